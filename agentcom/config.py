@@ -1,0 +1,254 @@
+"""Settings: config.toml in AGENTCOM_HOME, then the environment (AGENTCOM_<SECTION>_<KEY>), checked once.
+
+Every setting is a field of a section Struct with its bounds in the type; an unknown section or key, or a
+value out of bounds, is refused by name. `Home` owns the layout of AGENTCOM_HOME and its permissions.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from agentcom.errors import ConfigError
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Seconds = Annotated[float, Meta(gt=0, le=7 * 24 * 3600)]
+
+
+class HubSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[hub]: where the hub listens (port 0 takes a free one) and what it stores at most."""
+
+    bind: str = "127.0.0.1"
+    port: Port = 7420
+    feed_port: Port = 7421
+    public_address: str = ""
+    map_gib: Annotated[int, Meta(ge=1, le=4096)] = 64
+
+
+class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[queue]: leases, retries and waits. Seconds throughout."""
+
+    heartbeat_s: Seconds = 5
+    lease_s: Seconds = 45
+    accept_s: Seconds = 15
+    offline_s: Seconds = 15
+    max_retries: Annotated[int, Meta(ge=0, le=100)] = 3
+    max_losses: Annotated[int, Meta(ge=1, le=100)] = 3
+    max_infrastructure: Annotated[int, Meta(ge=1, le=1000)] = 20
+    max_fix_attempts: Annotated[int, Meta(ge=0, le=20)] = 2
+    backoff_s: Seconds = 2
+    backoff_max_s: Seconds = 300
+    park_s: Seconds = 60
+    task_timeout_s: Annotated[int, Meta(ge=1, le=7 * 24 * 3600)] = 1800
+    ttl_s: Annotated[int, Meta(ge=1)] = 30 * 24 * 3600
+    held_s: Annotated[int, Meta(ge=1)] = 14 * 24 * 3600
+    high_delay_s: Annotated[int, Meta(ge=0)] = 600
+    normal_delay_s: Annotated[int, Meta(ge=0)] = 3600
+    low_delay_s: Annotated[int, Meta(ge=0)] = 4 * 3600
+
+
+class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[models]: what a tier runs on when the task names no model; num_ctx is sent with every local call."""
+
+    standard: str = "qwen2.5-coder:7b"
+    complex: str = "claude-opus-5-5"
+    compare: str = "claude-sonnet-5-5"
+    num_ctx: Annotated[int, Meta(ge=512, le=10_000_000)] = 8192
+
+
+class EndpointSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[endpoints]: health checks; `discover` lists loopback URLs that a sidecar looks at by itself."""
+
+    probe_every_s: Seconds = 10
+    probe_timeout_s: Seconds = 5
+    discover: tuple[str, ...] = ("http://127.0.0.1:11434",)
+
+
+class SidecarSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[sidecar]: local to a host. `agents` are made on first start, named after ships."""
+
+    agents: Annotated[int, Meta(ge=1, le=64)] = 2
+    name: str = ""
+    capabilities: tuple[str, ...] = ()
+    first_byte_s: Seconds = 300
+    idle_s: Seconds = 60
+    fetch_s: Seconds = 120
+    keep_worktrees_s: Annotated[int, Meta(ge=0)] = 7 * 24 * 3600
+    max_output_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
+    kill_grace_s: Annotated[float, Meta(ge=0, le=60)] = 2
+    silence_s: Annotated[float, Meta(ge=0, le=7 * 24 * 3600)] = 0
+
+
+class SandboxSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[sandbox]: local to a host; the hub cannot widen it."""
+
+    mode: Literal["require", "auto", "off"] = "auto"
+    accept_unisolated: bool = False
+
+
+class AnthropicSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[anthropic]: local to a host. `key_file` is a 0600 file; ANTHROPIC_API_KEY comes first. The key is sent
+    to `base_url` only."""
+
+    key_file: str = ""
+    base_url: str = "https://api.anthropic.com"
+    prices_file: str = ""
+
+
+class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[http]: the dashboard and the HTTP API."""
+
+    bind: str = "127.0.0.1"
+    port: Port = 7422
+    allowed_hosts: tuple[str, ...] = ()
+    tls_cert: str = ""
+    tls_key: str = ""
+    behind_proxy: bool = False
+
+
+class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[log]"""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """All sections with their defaults."""
+
+    hub: HubSettings = HubSettings()
+    queue: QueueSettings = QueueSettings()
+    models: ModelSettings = ModelSettings()
+    endpoints: EndpointSettings = EndpointSettings()
+    sidecar: SidecarSettings = SidecarSettings()
+    sandbox: SandboxSettings = SandboxSettings()
+    anthropic: AnthropicSettings = AnthropicSettings()
+    http: HttpSettings = HttpSettings()
+    log: LogSettings = LogSettings()
+
+
+SECTIONS: dict[str, type[Struct]] = {f.name: f.type for f in msgspec.structs.fields(Settings)}
+RESERVED_ENVIRONMENT = {"AGENTCOM_HOME", "AGENTCOM_HUB", "AGENTCOM_TOKEN", "AGENTCOM_SCHED", "AGENTCOM_DEBUG"}
+
+
+def load(home: Path, environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings of `home`: config.toml, overridden by the environment.
+
+    Raises ConfigError that names the file or variable, the value and the bound.
+    """
+    environ = os.environ if environment is None else environment
+    path = home / "config.toml"
+    tables: dict[str, Any] = {}
+    if path.exists():
+        try:
+            tables = tomllib.loads(path.read_text())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+    if "anthropic" not in tables and environ.get("ANTHROPIC_BASE_URL"):
+        tables["anthropic"] = {}
+    for name, section in SECTIONS.items():
+        overrides = _from_environment(name, section, environ)
+        if overrides:
+            tables[name] = {**tables.get(name, {}), **overrides}
+    if environ.get("ANTHROPIC_BASE_URL"):
+        tables["anthropic"].setdefault("base_url", environ["ANTHROPIC_BASE_URL"])
+    try:
+        settings = msgspec.convert(tables, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path} or AGENTCOM_* environment: {_explain(error)}") from error
+    if settings.queue.lease_s < 3 * settings.queue.heartbeat_s:
+        raise ConfigError(
+            f"queue.lease_s is {settings.queue.lease_s} and queue.heartbeat_s {settings.queue.heartbeat_s}: "
+            "a lease must outlast three heartbeats"
+        )
+    return settings
+
+
+def _from_environment(name: str, section: type[Struct], environ: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for setting in msgspec.structs.fields(section):
+        text = environ.get(f"AGENTCOM_{name}_{setting.name}".upper())
+        if text is None:
+            continue
+        found[setting.name] = [t for t in text.split(",") if t] if isinstance(setting.default, tuple) else text
+    return found
+
+
+def _explain(error: Exception) -> str:
+    return re.sub(r" - at `\$\.?(.*)`$", r" (setting \1)", str(error))
+
+
+def home_path() -> Path:
+    """AGENTCOM_HOME, or ~/.agentcom."""
+    return Path(os.environ.get("AGENTCOM_HOME") or Path.home() / ".agentcom").expanduser().absolute()
+
+
+class Home:
+    """The layout of an AGENTCOM_HOME. Every directory is 0700, every file with a secret 0600."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.keys = path / "keys"
+        self.store = path / "store"
+        self.run = path / "run"
+        self.logs = path / "logs"
+        self.sidecar = path / "sidecar"
+
+    def prepare(self) -> Home:
+        """Make what is missing; refuse a home that others can read or that is not ours."""
+        try:
+            for folder in (self.path, self.keys, self.store, self.run, self.logs, self.sidecar):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot make {error.filename}: {error.strerror}; set AGENTCOM_HOME") from error
+        self.check()
+        return self
+
+    def check(self) -> Home:
+        """Raise ConfigError, with the remedy, if the home is missing, not ours, or open to others."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            raise ConfigError(f"{self.path} does not exist; run `agentcom up` or set AGENTCOM_HOME") from None
+        if found.st_uid != os.geteuid():
+            raise ConfigError(f"{self.path} belongs to user id {found.st_uid}; set AGENTCOM_HOME to your own")
+        for folder in (self.path, self.keys):
+            if folder.exists() and stat.S_IMODE(folder.stat().st_mode) & 0o077:
+                mode = stat.S_IMODE(folder.stat().st_mode)
+                raise ConfigError(f"{folder} has mode {mode:04o}, others can read it; run: chmod 700 {folder}")
+        return self
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write `content` to `path` as 0600, replaced at once and on disk when this returns."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_private(path: Path) -> bytes:
+    """The content of a secret file; refuses one that others can read."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise ConfigError(f"{path} has mode {mode:04o}, others can read it; run: chmod 600 {path}")
+    return path.read_bytes()

@@ -1,0 +1,85 @@
+"""Every bound in one place: the figure, its unit, why it is what it is, and what happens at the bound.
+
+Settings that people may change have their defaults in config.py; what stands here is fixed, because the two
+ends of a connection must agree on it or because memory is reserved by it. Relations between bounds are
+asserted when the module is imported.
+"""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# The wire. Above FRAME_BYTES_MAX libzmq closes the connection without an answer, so clients check first;
+# between REQUEST_BYTES_MAX and it the hub refuses with a code and the limit.
+PROTOCOL_VERSION: Final = 1
+FRAME_BYTES_MAX: Final = 4 * MIB
+REQUEST_BYTES_MAX: Final = 256 * KIB
+REPLY_BYTES_MAX: Final = 4 * MIB
+SESSION_TOKEN_BYTES: Final = 16
+PEERS_MAX: Final = 4096  # routing ids the hub remembers; the longest silent one is dropped
+SESSIONS_PER_KEY_MAX: Final = 64  # a person with many shells; a 65th hello is refused
+PEER_OUTBOX_MAX: Final = 1024  # messages kept for a peer that does not read; then its session ends
+TICK_MESSAGES_MAX: Final = 1000  # one tick's drain: bounds the batch, so the commit and the reply latency
+TICK_DRAIN_MS_MAX: Final = 20
+WAITERS_MAX: Final = 4096  # parked `task_wait` requests; above it the request is answered at once
+WAIT_S_MAX: Final = 30
+
+# A task as people submit it. The sum must fit REQUEST_BYTES_MAX; each field has its own bound so that the
+# error can name the field.
+BATCH_TASKS_MAX: Final = 1000
+DESCRIPTION_CHARS_MAX: Final = 131_072
+NAME_CHARS_MAX: Final = 64
+LABEL_CHARS_MAX: Final = 128
+URL_CHARS_MAX: Final = 2048
+PATH_CHARS_MAX: Final = 4096
+COMMAND_CHARS_MAX: Final = 32_768
+REASON_CHARS_MAX: Final = 2000
+KEY_CHARS_MAX: Final = 200
+FILES_MAX: Final = 200
+CRITERIA_MAX: Final = 100
+CHECKS_MAX: Final = 50
+NEEDS_MAX: Final = 32
+LABELS_MAX: Final = 32
+DEPENDS_MAX: Final = 100
+RETRIES_MAX: Final = 100
+FIX_ATTEMPTS_MAX: Final = 20
+TIMEOUT_S_MAX: Final = 7 * 24 * 3600
+TTL_S_MAX: Final = 366 * 24 * 3600
+PAGE_MAX: Final = 500
+SCAN_ROWS_MAX: Final = 5000  # rows one list request may read; the page is then short and has a cursor
+
+# Results and logs. A result must fit one message; outputs are cut (head and tail) to make it fit.
+OUTPUT_BYTES_MAX: Final = 64 * KIB
+CHECK_OUTPUT_BYTES_MAX: Final = 8 * KIB
+RESULT_BYTES_MAX: Final = 224 * KIB
+LOG_CHUNK_BYTES_MAX: Final = 16 * KIB
+LOG_TAIL_BYTES_MAX: Final = 256 * KIB  # kept by the hub per running attempt; the oldest goes first
+LOG_TOTAL_BYTES_MAX: Final = 64 * MIB
+HISTORY_OTHERS_MAX: Final = 8
+
+# Hosts and endpoints.
+AGENTS_PER_HOST_MAX: Final = 64
+ATTEMPTS_PER_HOST_MAX: Final = 256
+HOSTS_MAX: Final = 2000
+ENDPOINTS_MAX: Final = 2000
+MODELS_PER_ENDPOINT_MAX: Final = 500
+CAPABILITIES_MAX: Final = 200
+PROBE_ANSWER_BYTES_MAX: Final = 4 * MIB
+INVITES_MAX: Final = 200
+PRINCIPALS_MAX: Final = 10_000
+INVITE_TTL_S: Final = 3600
+PAGE_SESSION_TTL_S: Final = 12 * 3600
+LINK_TTL_S: Final = 600
+
+# The web process.
+SSE_STREAMS_MAX: Final = 48
+WEB_THREADS: Final = 64
+SNAPSHOT_TASKS_MAX: Final = 500
+
+assert REQUEST_BYTES_MAX < FRAME_BYTES_MAX
+assert REPLY_BYTES_MAX <= FRAME_BYTES_MAX
+assert RESULT_BYTES_MAX < REQUEST_BYTES_MAX
+assert OUTPUT_BYTES_MAX + CHECK_OUTPUT_BYTES_MAX < RESULT_BYTES_MAX
+assert DESCRIPTION_CHARS_MAX < REQUEST_BYTES_MAX
+assert SSE_STREAMS_MAX < WEB_THREADS

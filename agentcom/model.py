@@ -1,0 +1,480 @@
+"""The nouns of AgentCom, as they lie in the store, cross the wire and appear as JSON.
+
+Every type here is a msgspec Struct with its bounds in the type, so bytes are checked once, when they are
+decoded, and trusted afterwards. What people submit is a `TaskSpec`, kept byte for byte; what the hub adds
+lives in records of its own. Change a stored Struct only by adding fields with defaults.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+from agentcom import limits
+
+Name = Annotated[str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._'-]*$")]
+Label = Annotated[str, Meta(min_length=1, max_length=limits.LABEL_CHARS_MAX)]
+Url = Annotated[str, Meta(min_length=1, max_length=limits.URL_CHARS_MAX)]
+Reason = Annotated[str, Meta(max_length=limits.REASON_CHARS_MAX)]
+TaskId = Annotated[int, Meta(ge=1, le=2**62)]
+AttemptNo = Annotated[int, Meta(ge=0, le=2**31)]
+Count = Annotated[int, Meta(ge=0, le=2**62)]
+Percent = Annotated[float, Meta(ge=0, le=100_000)]
+
+
+class Lane(StrEnum):
+    urgent = "urgent"
+    high = "high"
+    normal = "normal"
+    low = "low"
+
+
+class Tier(StrEnum):
+    trivial = "trivial"
+    standard = "standard"
+    complex = "complex"
+
+
+class TierSource(StrEnum):
+    """Where a task's tier came from: the submitter, its command, or the heuristic."""
+
+    explicit = "explicit"
+    command = "command"
+    inferred = "inferred"
+
+
+class State(StrEnum):
+    """A task's state; the last four are final."""
+
+    waiting = "waiting"
+    delayed = "delayed"
+    ready = "ready"
+    assigned = "assigned"
+    working = "working"
+    held = "held"
+    completed = "completed"
+    dead = "dead"
+    cancelled = "cancelled"
+    expired = "expired"
+
+
+FINAL = frozenset({State.completed, State.dead, State.cancelled, State.expired})
+OPEN_ATTEMPT = frozenset({State.assigned, State.working})
+
+
+class CheckKind(StrEnum):
+    file_exists = "file_exists"
+    test_passes = "test_passes"
+    command_succeeds = "command_succeeds"
+    git_clean = "git_clean"
+
+
+class CheckStatus(StrEnum):
+    passed = "pass"
+    failed = "fail"
+    no_evidence = "no_evidence"
+    timed_out = "timed_out"
+    refused = "refused"
+    error = "error"
+
+
+class FailureClass(StrEnum):
+    """Who is at fault, which decides what happens next."""
+
+    infrastructure = "infrastructure"
+    usage_window = "usage_window"
+    task_error = "task_error"
+    verification = "verification"
+    configuration = "configuration"
+
+
+class ResultStatus(StrEnum):
+    skipped = "skipped"
+    already_done = "already_done"
+    no_change = "no_change"
+    unchecked = "unchecked"
+    verified = "verified"
+    partial_pass = "partial_pass"
+
+
+class Strategy(StrEnum):
+    trivial = "trivial"
+    local_llm = "local_llm"
+    cloud_llm = "cloud_llm"
+
+
+class Backend(StrEnum):
+    shell = "shell"
+    ollama = "ollama"
+    claude = "claude"
+
+
+BACKEND_OF = {
+    Strategy.trivial: Backend.shell,
+    Strategy.local_llm: Backend.ollama,
+    Strategy.cloud_llm: Backend.claude,
+}
+STRATEGY_OF = {
+    Tier.trivial: Strategy.trivial,
+    Tier.standard: Strategy.local_llm,
+    Tier.complex: Strategy.cloud_llm,
+}
+
+
+class AgentState(StrEnum):
+    offline = "offline"
+    idle = "idle"
+    assigned = "assigned"
+    working = "working"
+    blocked = "blocked"
+
+
+class Role(StrEnum):
+    """What a key or a token may do; see `agentcom.auth` for the table of rights."""
+
+    view = "view"
+    submit = "submit"
+    operate = "operate"
+    admin = "admin"
+    host = "host"
+    web = "web"
+
+
+class FileRef(Struct, frozen=True, forbid_unknown_fields=True):
+    """A file that matters to a task: its path in the repository and why."""
+
+    path: Annotated[str, Meta(min_length=1, max_length=limits.PATH_CHARS_MAX)]
+    reason: Reason = ""
+
+
+class CheckSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """One verification step. `target` is a path or a command, by kind; `timeout_s` bounds a command."""
+
+    kind: CheckKind
+    target: Annotated[str, Meta(max_length=limits.COMMAND_CHARS_MAX)] = ""
+    timeout_s: Annotated[int, Meta(ge=1, le=limits.TIMEOUT_S_MAX)] = 300
+
+
+class TaskSpec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A task as its submitter gave it. Only `description` is required.
+
+    `not_before` is RFC 3339; the other times are durations with the unit in the name. `verify` false asks for
+    no checks to run (`--no-verify`).
+    """
+
+    description: Annotated[str, Meta(min_length=1, max_length=limits.DESCRIPTION_CHARS_MAX)]
+    lane: Lane = Lane.normal
+    needs: Annotated[tuple[Label, ...], Meta(max_length=limits.NEEDS_MAX)] = ()
+    repo: Url | None = None
+    branch: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
+    files: Annotated[tuple[FileRef, ...], Meta(max_length=limits.FILES_MAX)] = ()
+    success_criteria: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=limits.REASON_CHARS_MAX)], ...],
+        Meta(max_length=limits.CRITERIA_MAX),
+    ] = ()
+    checks: Annotated[tuple[CheckSpec, ...], Meta(max_length=limits.CHECKS_MAX)] = ()
+    tier: Tier | None = None
+    command: Annotated[str, Meta(min_length=1, max_length=limits.COMMAND_CHARS_MAX)] | None = None
+    model: Label | None = None
+    max_retries: Annotated[int, Meta(ge=0, le=limits.RETRIES_MAX)] | None = None
+    max_fix_attempts: Annotated[int, Meta(ge=0, le=limits.FIX_ATTEMPTS_MAX)] | None = None
+    timeout_s: Annotated[int, Meta(ge=1, le=limits.TIMEOUT_S_MAX)] | None = None
+    not_before: Annotated[str, Meta(max_length=40)] | None = None
+    ttl_s: Annotated[int, Meta(ge=1, le=limits.TTL_S_MAX)] | None = None
+    idempotency_key: Annotated[str, Meta(min_length=1, max_length=limits.KEY_CHARS_MAX)] | None = None
+    labels: Annotated[tuple[Label, ...], Meta(max_length=limits.LABELS_MAX)] = ()
+    allow: Annotated[tuple[Literal["lower", "raise", "network"], ...], Meta(max_length=3)] = ()
+    verify: bool = True
+
+
+class TaskRow(Struct, array_like=True):
+    """The small mutable record of a task; one lies in the store for each task, live or final."""
+
+    id: int
+    state: State
+    lane: Lane
+    group: int
+    submitter: int
+    tier: Tier
+    tier_source: TierSource
+    inferred_tier: Tier
+    created_ms: int
+    order_key: int
+    max_retries: int
+    attempt: int = 0
+    retries_used: int = 0
+    losses: int = 0
+    parked_count: int = 0
+    agent: int = 0
+    host: int = 0
+    assigned_ms: int = 0
+    finished_ms: int = 0
+    delay_ms: int = 0
+    expires_ms: int = 0
+    error_class: str = ""
+    error_code: str = ""
+    error_message: str = ""
+
+
+class Group(Struct, frozen=True, array_like=True):
+    """What a set of tasks asks of a place to run: tasks with equal groups are interchangeable to routing."""
+
+    tier: Tier
+    model: str
+    needs: tuple[str, ...]
+    repo: str
+
+
+class ScorePart(Struct, frozen=True, omit_defaults=True):
+    """One candidate of a routing decision. `cost_us` is the expected finish time; `parts` adds up to it."""
+
+    agent: str
+    host: str
+    endpoint: str | None = None
+    cost_us: int = 0
+    parts: dict[str, int] = {}
+
+
+class Route(Struct, frozen=True, kw_only=True):
+    """Where a task was sent and why; stored per attempt, sent with the assignment, published."""
+
+    strategy: Strategy
+    backend: Backend
+    agent: str
+    host: str
+    model: str
+    endpoint: str | None = None
+    endpoint_url: str | None = None
+    num_ctx: int | None = None
+    reason: str
+    tier: Tier
+    score: ScorePart | None = None
+    others: tuple[ScorePart, ...] = ()
+    refused: dict[str, int] = {}
+
+
+class CheckReport(Struct, frozen=True, kw_only=True):
+    kind: CheckKind
+    target: str
+    status: CheckStatus
+    output: str = ""
+    duration_ms: Count = 0
+
+
+class Iteration(Struct, frozen=True, kw_only=True):
+    """One round of work and its checks; `n` counts from 1. `status` is `pass`, `fail` or `none` (no checks)."""
+
+    n: Annotated[int, Meta(ge=1, le=1000)]
+    status: Literal["pass", "fail", "none"]
+    checks: tuple[CheckReport, ...] = ()
+    tokens_in: Count = 0
+    tokens_out: Count = 0
+    duration_ms: Count = 0
+
+
+class TaskResult(Struct, frozen=True, kw_only=True):
+    """What an attempt brought back. Costs are USD; null means unknown, never zero by default.
+
+    `tokens_in` counts the whole prompt, cached tokens included; `tokens_cached` says how many of them were
+    read from a cache. `cloud_cost_usd` is what the same tokens would have cost at `cloud_model`.
+    `spec_sha256` is over the task's bytes as the sidecar received them.
+    """
+
+    status: ResultStatus
+    output: str = ""
+    output_truncated_bytes: Count = 0
+    backend: Backend
+    model: str
+    tokens_in: Count = 0
+    tokens_out: Count = 0
+    tokens_cached: Count = 0
+    cost_usd: Annotated[float, Meta(ge=0)] | None = None
+    cloud_model: str | None = None
+    cloud_cost_usd: Annotated[float, Meta(ge=0)] | None = None
+    prices_as_of: str | None = None
+    duration_ms: Count = 0
+    durations_ms: dict[str, int] = {}
+    sandbox: str = "none"
+    exit_code: int | None = None
+    commit: str | None = None
+    tree: str | None = None
+    branch: str | None = None
+    pull_request: str | None = None
+    files_changed: tuple[str, ...] = ()
+    context_truncated: bool = False
+    stop_reason: str | None = None
+    warnings: tuple[str, ...] = ()
+    spec_sha256: str | None = None
+    iterations: tuple[Iteration, ...] = ()
+
+
+class TaskError(Struct, frozen=True, kw_only=True):
+    """Why an attempt failed: its class decides what happens, `message` says what to do."""
+
+    failure_class: FailureClass = field(name="class")
+    code: Annotated[str, Meta(max_length=64)]
+    message: Annotated[str, Meta(max_length=limits.REASON_CHARS_MAX * 2)]
+    retry_after_s: Annotated[float, Meta(ge=0, le=30 * 24 * 3600)] | None = None
+
+
+class AttemptRecord(Struct, kw_only=True, omit_defaults=True):
+    """One lease of a task, kept for ever as history. `outcome` is empty while it is open."""
+
+    task: int
+    attempt: int
+    agent: str
+    host: str
+    host_id: int
+    started_ms: int
+    ended_ms: int = 0
+    outcome: str = ""
+    error: TaskError | None = None
+    late_outcome: str = ""
+
+
+class Gpu(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One GPU as its host reports it; what cannot be had is null."""
+
+    name: Annotated[str, Meta(max_length=200)]
+    uuid: Annotated[str, Meta(max_length=100)] | None = None
+    vram_total_bytes: Count | None = None
+    vram_used_bytes: Count | None = None
+    utilisation_percent: Percent | None = None
+    temperature_c: Annotated[float, Meta(ge=-273, le=10_000)] | None = None
+    power_w: Annotated[float, Meta(ge=0, le=1_000_000)] | None = None
+    source: Annotated[str, Meta(max_length=20)] = ""
+
+
+class Resources(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A host's resources at one moment. Null means that the figure cannot be had there."""
+
+    cpu_percent: Percent | None = None
+    cpu_per_logical: Annotated[tuple[Percent, ...], Meta(max_length=4096)] = ()
+    logical_cpus: Annotated[int, Meta(ge=0, le=65_536)] | None = None
+    load_1m: Annotated[float, Meta(ge=0)] | None = None
+    load_5m: Annotated[float, Meta(ge=0)] | None = None
+    load_15m: Annotated[float, Meta(ge=0)] | None = None
+    ram_total_bytes: Count | None = None
+    ram_available_bytes: Count | None = None
+    swap_total_bytes: Count | None = None
+    swap_used_bytes: Count | None = None
+    disk_total_bytes: Count | None = None
+    disk_free_bytes: Count | None = None
+    gpus: Annotated[tuple[Gpu, ...], Meta(max_length=64)] = ()
+    vram_source: Annotated[str, Meta(max_length=20)] | None = None
+
+
+class EndpointModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A model on an endpoint: `warm` means loaded now. Sizes in bytes."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=400)]
+    digest: Annotated[str, Meta(max_length=100)] = ""
+    size_bytes: Count = 0
+    warm: bool = False
+    vram_bytes: Count = 0
+    context_length: Count = 0
+    remote: bool = False
+    parameter_size: Annotated[str, Meta(max_length=40)] = ""
+    quantization: Annotated[str, Meta(max_length=40)] = ""
+
+
+class EndpointProbe(Struct, frozen=True, kw_only=True):
+    """What one health check found. `models` is None when the list could not be read this time."""
+
+    healthy: bool
+    reason: Reason = ""
+    version: Annotated[str, Meta(max_length=100)] = ""
+    models: Annotated[tuple[EndpointModel, ...], Meta(max_length=limits.MODELS_PER_ENDPOINT_MAX)] | None = None
+    warm_known: bool = False
+    duration_ms: Count = 0
+
+
+class EndpointKind(StrEnum):
+    ollama = "ollama"
+
+
+class EndpointRecord(Struct, kw_only=True):
+    """An LLM server as the registry keeps it. `seen_from` is 0 for the hub, otherwise a host id."""
+
+    id: int
+    name: str
+    kind: EndpointKind
+    url: str
+    seen_from: int = 0
+    cap: int = 1
+    num_ctx: int = 0
+    found: bool = False
+    created_ms: int = 0
+    healthy: bool = False
+    reason: str = "not checked yet"
+    since_ms: int = 0
+    checked_ms: int = 0
+    version: str = ""
+    models: tuple[EndpointModel, ...] = ()
+
+
+class HostRecord(Struct, kw_only=True):
+    id: int
+    name: str
+    principal: int
+    created_ms: int = 0
+    last_seen_ms: int = 0
+    capabilities: tuple[str, ...] = ()
+    resources: Resources | None = None
+    resources_ms: int = 0
+    resources_every_s: int = 5
+    software: str = ""
+    sandbox: str = ""
+    draining: bool = False
+
+
+class AgentRecord(Struct, kw_only=True):
+    """`local_name` is what its host calls it; `name` is unique on the hub."""
+
+    id: int
+    name: str
+    local_name: str
+    host: int
+    backends: tuple[Backend, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    created_ms: int = 0
+    cordoned: bool = False
+    completed_count: int = 0
+    failed_count: int = 0
+
+
+class PrincipalRecord(Struct, kw_only=True):
+    """Who may call: a CURVE public key (z85) or the SHA-256 of a bearer token, and a role.
+
+    `web_process` binds a page's session to the web process that traded it; it is void with that process.
+    """
+
+    id: int
+    name: str
+    role: Role
+    key: str | None = None
+    signing_key: str | None = None
+    token_sha256: str | None = None
+    created_ms: int = 0
+    expires_ms: int = 0
+    revoked: bool = False
+    parent: int = 0
+    web_process: str = ""
+
+
+class InviteRecord(Struct, kw_only=True):
+    """A one-time key: its public half, what it may enrol, until when, and whom it has enrolled."""
+
+    id: int
+    key: str
+    role: Role
+    name: str = ""
+    created_ms: int = 0
+    expires_ms: int = 0
+    bound_key: str = ""
+    principal: int = 0
+
+
+JsonObject = dict[str, Any]

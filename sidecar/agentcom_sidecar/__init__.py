@@ -1,0 +1,1 @@
+"""The daemon that runs on every host: agents, worktrees, commands, verification, outbox."""
