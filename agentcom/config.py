@@ -177,7 +177,9 @@ def _from_environment(name: str, section: type[Struct], environ: Mapping[str, st
         text = environ.get(f"AGENTCOM_{name}_{setting.name}".upper())
         if text is None:
             continue
-        found[setting.name] = [t for t in text.split(",") if t] if isinstance(setting.default, tuple) else text
+        found[setting.name] = (
+            [t for t in text.split(",") if t] if isinstance(setting.default, tuple) else text
+        )
     return found
 
 
@@ -222,7 +224,9 @@ class Home:
         for folder in (self.path, self.keys):
             if folder.exists() and stat.S_IMODE(folder.stat().st_mode) & 0o077:
                 mode = stat.S_IMODE(folder.stat().st_mode)
-                raise ConfigError(f"{folder} has mode {mode:04o}, others can read it; run: chmod 700 {folder}")
+                raise ConfigError(
+                    f"{folder} has mode {mode:04o}, others can read it; run: chmod 700 {folder}"
+                )
         return self
 
 

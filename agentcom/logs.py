@@ -14,7 +14,9 @@ from typing import Any
 import structlog
 
 SECRET_FIELDS = re.compile(r"(token|secret|password|authorization|api_?key|bearer|cookie)", re.IGNORECASE)
-SECRET_VALUES = re.compile(r"(sk-[A-Za-z0-9_-]{8,}|ac[tsl]_[A-Za-z0-9_-]{16,}|acj1\.[A-Za-z0-9_.-]+|gh[pousr]_\w{16,})")
+SECRET_VALUES = re.compile(
+    r"(sk-[A-Za-z0-9_-]{8,}|ac[tsl]_[A-Za-z0-9_-]{16,}|acj1\.[A-Za-z0-9_.-]+|gh[pousr]_\w{16,})"
+)
 COUNT_FIELDS = {"tokens_in", "tokens_out", "tokens_cached"}
 
 

@@ -14,7 +14,9 @@ from msgspec import Meta, Struct, field
 
 from agentcom import limits
 
-Name = Annotated[str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._'-]*$")]
+Name = Annotated[
+    str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._'-]*$")
+]
 Label = Annotated[str, Meta(min_length=1, max_length=limits.LABEL_CHARS_MAX)]
 Url = Annotated[str, Meta(min_length=1, max_length=limits.URL_CHARS_MAX)]
 Reason = Annotated[str, Meta(max_length=limits.REASON_CHARS_MAX)]
@@ -213,6 +215,8 @@ class TaskRow(Struct, array_like=True):
     finished_ms: int = 0
     delay_ms: int = 0
     expires_ms: int = 0
+    infra_count: int = 0
+    not_before_ms: int = 0
     error_class: str = ""
     error_code: str = ""
     error_message: str = ""
@@ -386,7 +390,9 @@ class EndpointProbe(Struct, frozen=True, kw_only=True):
     healthy: bool
     reason: Reason = ""
     version: Annotated[str, Meta(max_length=100)] = ""
-    models: Annotated[tuple[EndpointModel, ...], Meta(max_length=limits.MODELS_PER_ENDPOINT_MAX)] | None = None
+    models: Annotated[tuple[EndpointModel, ...], Meta(max_length=limits.MODELS_PER_ENDPOINT_MAX)] | None = (
+        None
+    )
     warm_known: bool = False
     duration_ms: Count = 0
 

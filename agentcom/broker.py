@@ -1,0 +1,470 @@
+"""The hub's loop: the only module here that owns sockets. The order inside a tick is law.
+
+1. Drain the ROUTER, bounded by count and time; decode and admit each message.
+2. The core: due timers (only after a drain that emptied the socket), each message, then one schedule.
+3. One batch for the whole tick, committed with sync.
+4. Only now replies, assignments and publications: nothing is acknowledged before it is committed.
+5. One slice of housekeeping that changes no task state; then sleep until a socket or a timer is due.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NamedTuple
+
+import msgspec
+import zmq
+
+from agentcom import auth, lifeline, limits, logs, sched
+from agentcom import messages as m
+from agentcom.clock import Clock, Now, SystemClock, rfc3339
+from agentcom.config import Home, Settings
+from agentcom.core.effects import (
+    Delete,
+    Effect,
+    EndSession,
+    Event,
+    Incoming,
+    KeysChanged,
+    LogPiece,
+    PeerGone,
+    Probed,
+    ProbeEndpoint,
+    Publish,
+    Put,
+    Read,
+    Send,
+    SendAssign,
+    TaskChanged,
+    Timers,
+    key_u64,
+)
+from agentcom.core.hub import Hub
+from agentcom.errors import AgentComError, ConfigError, Refused, StoreError, StoreFull
+from agentcom.feed import Feed
+from agentcom.gate import HUB_DOMAIN, Gate
+from agentcom.loading import first_principals, load
+from agentcom.logbook import LogBook
+from agentcom.peers import Peers
+from agentcom.probe import Prober
+from agentcom.queries import Queries
+from agentcom.store.base import Batch, Store
+from agentcom.store.lmdb_store import LmdbStore
+
+POLL_MS_MAX = 250  # housekeeping (feed, outboxes) runs at least this often
+GAP_MS = 1000  # two ticks further apart than this: the loop was away, deadlines move
+DEGRADED_MS = 10_000  # after a full disk, submits are refused for so long before one is tried again
+GIB = 1 << 30
+
+
+class Keys(NamedTuple):
+    hub: auth.KeyPair
+    admin: auth.KeyPair
+    web: auth.KeyPair
+
+
+class Broker:
+    """Sockets, store and core of one hub. `after_step` is called between the steps of a tick, for tests."""
+
+    def __init__(
+        self,
+        home: Home,
+        settings: Settings,
+        store: Store,
+        clock: Clock,
+        after_step: Callable[[int], None] | None = None,
+    ) -> None:
+        self._home, self._settings, self._store, self._clock = home, settings, store, clock
+        self._after_step = after_step or (lambda _step: None)
+        self._log = logs.get()
+        keys = home.keys
+        self.keys = Keys(*(auth.load_or_make_key(keys / f"{name}.key") for name in ("hub", "admin", "web")))
+        self._epoch = secrets.token_hex(8)
+        self._started_ms = clock.now().wall_ms
+        self._last_mono_ms = clock.now().mono_ms
+        self._degraded_until_ms = 0
+        self._timer_ms = 0
+        self._running = True
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self._logbook = LogBook()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._gate = Gate(self._context)
+        self._router = self._bind_router()
+        self._peers = Peers(self._router)
+        first_principals(store, self.keys.admin, self.keys.web, clock.now())
+        self.hub = Hub(settings, random.Random(secrets.randbits(64)), self._epoch)  # noqa: S311
+        self._queries = Queries(self.hub, store, clock, self._logbook, self._started_ms)
+        self._feed = self._open_feed()
+        self._prober = Prober(self._wake, settings.endpoints.probe_timeout_s)
+        self._take_over(self.hub)
+
+    # --- life -------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Tick until `stop`."""
+        poller = zmq.Poller()
+        poller.register(self._router, zmq.POLLIN)
+        poller.register(self._wake_read.fileno(), zmq.POLLIN)
+        while self._running:
+            poller.poll(self._sleep_ms())
+            self._drain_wakes()
+            self.tick()
+
+    def stop(self) -> None:
+        """End after the current tick; safe in a signal handler."""
+        self._running = False
+        self._wake()
+
+    def close(self) -> None:
+        self._prober.close()
+        self._feed.close()
+        self._router.close(linger=200)
+        self._gate.stop()
+        self._context.term()
+        self._store.close()
+        self._wake_read.close()
+        self._wake_write.close()
+
+    @property
+    def address(self) -> auth.HubAddress:
+        """What run/hub.json says: how this machine reaches the hub."""
+        return auth.HubAddress(
+            hub=self._endpoint, key=self.keys.hub.public, feed=self._feed.address, feed_key=self.keys.hub.public,
+            pid=os.getpid(),
+        )  # fmt: skip
+
+    def tick(self) -> None:
+        """One tick; the steps are those at the head of this module."""
+        events, drained = self._drain()
+        self._after_step(1)
+        now = self._clock.now()
+        gap_ms = now.mono_ms - self._last_mono_ms
+        self._last_mono_ms = now.mono_ms
+        if drained and (gap_ms > GAP_MS or now.mono_ms >= self._timer_ms):
+            events.append(Timers(drained=True, gap_ms=gap_ms if gap_ms > GAP_MS else 0))
+        later = self._handle(events, now)
+        if later:
+            self._carry_out(later)
+        self._after_step(4)
+        self._housekeeping(now)
+
+    # --- step 1 -----------------------------------------------------------------------------------------
+
+    def _drain(self) -> tuple[list[Event], bool]:
+        """Everything that has arrived, within bounds; True if the socket was read empty."""
+        events: list[Event] = [Probed(endpoint, probe) for endpoint, probe in self._prober.take()]
+        events.extend(PeerGone(peer) for peer in self._peers.take_gone())
+        until = time.monotonic() + limits.TICK_DRAIN_MS_MAX / 1000
+        for n in range(limits.TICK_MESSAGES_MAX):
+            if n % 64 == 63 and time.monotonic() > until:
+                return events, False
+            try:
+                address = self._router.recv(zmq.NOBLOCK)
+                frame = self._router.recv(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return events, True
+            event = self._admit(address, frame)
+            if event is not None:
+                events.append(event)
+        return events, False
+
+    def _admit(self, address: bytes, frame: zmq.Frame) -> Incoming | None:
+        """One message: identity from its key, schema from its bytes. A refusal answers at once, since it
+        changes nothing."""
+        peer = self._peers.number(address)
+        if frame.more:
+            # The rest belongs to this message: left unread it would be taken for somebody's address.
+            while self._router.getsockopt(zmq.RCVMORE):
+                self._router.recv(zmq.NOBLOCK, copy=False)
+            self._refuse(peer, None, Refused("multi_frame", "a message is one frame; this one had more"))
+            return None
+        key = _user_id(frame)
+        body = frame.buffer
+        if len(body) > limits.REQUEST_BYTES_MAX:
+            text = f"the message has {len(body)} bytes, {limits.REQUEST_BYTES_MAX} are allowed; send less at a time"
+            self._refuse(peer, m.request_id_of(body), Refused("too_large", text))
+            return None
+        if not self._gate.admits(key):
+            self._refuse(peer, None, Refused("revoked", "this key is not enrolled here, or was revoked"))
+            return None
+        try:
+            message = m.decode_to_hub(body)
+        except Refused as refused:
+            self._refuse(peer, m.request_id_of(body), refused)
+            return None
+        return Incoming(peer, key, message, secrets.token_bytes(limits.SESSION_TOKEN_BYTES))
+
+    def _refuse(self, peer: int, request: int | None, why: Refused) -> None:
+        self._log.info("message_refused", peer=peer, code=why.code, field=why.field)
+        error = m.Error(id=request, code=why.code, message=why.message, field=why.field)
+        self._peers.send(peer, m.encode(error))
+
+    # --- steps 2 and 3 ----------------------------------------------------------------------------------
+
+    def _handle(self, events: list[Event], now: Now) -> list[Effect]:
+        """The core's effects of this tick, its records committed; what is left is to be carried out."""
+        batch, later = Batch(), []
+        for event in events:
+            later += self._apply(self._handle_one(event, now), batch)
+        later += self._apply(self.hub.schedule(now), batch)
+        self._after_step(2)
+        if len(batch):
+            try:
+                self._store.commit(batch, self._store.sequence + 1)
+            except StoreFull as error:
+                return self._start_again(error, now)
+        self.hub.end_tick()
+        self._after_step(3)
+        due_ms = self.hub.next_due_ms(now)
+        self._timer_ms = now.mono_ms + 1000 if due_ms is None else due_ms
+        return later
+
+    def _handle_one(self, event: Event, now: Now) -> list[Effect]:
+        if isinstance(event, Incoming):
+            wanted = self.hub.lookups(event, now)
+            if wanted:
+                found = {place: self._store.get(*place) for place in wanted}
+                event = event._replace(found={p: body for p, body in found.items() if body is not None})
+        return self.hub.handle(event, now)
+
+    @staticmethod
+    def _apply(effects: list[Effect], batch: Batch) -> list[Effect]:
+        """Records into the batch; the rest is for after the commit."""
+        later: list[Effect] = []
+        for effect in effects:
+            if isinstance(effect, Put):
+                batch.put(effect.database, effect.key, effect.body)
+            elif isinstance(effect, Delete):
+                batch.delete(effect.database, effect.key)
+            else:
+                later.append(effect)
+        return later
+
+    def _start_again(self, error: StoreFull, now: Now) -> list[Effect]:
+        """The commit failed for want of room: nothing of the tick is sent. The core is made anew from the
+        store by the code used at start; callers say hello again and repeat what was not answered."""
+        self._log.error("store_full", error=str(error))
+        self.hub = Hub(self._settings, random.Random(secrets.randbits(64)), self._epoch)  # noqa: S311
+        self._queries.hub = self.hub
+        self._take_over(self.hub)
+        self.hub.degraded = True
+        self._degraded_until_ms = now.mono_ms + DEGRADED_MS
+        return []
+
+    def _take_over(self, hub: Hub) -> None:
+        """Load the core from the store and commit what starting again changes (leases of lost agents)."""
+        now = self._clock.now()
+        bind = self._settings.hub.bind
+        loopback = bind.startswith("127.") or bind in ("localhost", "::1")
+        public = self._settings.hub.public_address or self._endpoint
+        hub.addresses = {
+            "address": public,
+            "hub_key": self.keys.hub.public,
+            "loopback_only": loopback and not self._settings.hub.public_address,
+            "note": "this hub listens on loopback: the code works on this machine only; "
+            "set hub.bind and hub.public_address for others"
+            if loopback and not self._settings.hub.public_address
+            else "",
+        }
+        hub.feed_address, hub.feed_key = self._feed.address, self.keys.hub.public
+        batch = Batch()
+        later = self._apply(hub.load(load(self._store), now), batch)
+        if len(batch):
+            self._store.commit(batch, self._store.sequence + 1)
+        self._gate.admit(*hub.principals.admitted(now))
+        self._carry_out(later)
+
+    # --- step 4 -----------------------------------------------------------------------------------------
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send():
+                    self._peers.send(effect.peer, m.encode(effect.message))
+                case SendAssign():
+                    self._send_assignment(effect)
+                case Read():
+                    self._answer(effect)
+                case TaskChanged():
+                    self._feed.task_changed(effect.task)
+                case Publish():
+                    self._feed.publish(effect.topic, effect.event)
+                case LogPiece():
+                    self._logbook.add(effect.task, effect.attempt, effect.offset, effect.text)
+                    self._feed.publish("log", {"event": "task_log", **effect._asdict()})
+                case KeysChanged():
+                    self._gate.admit(*self.hub.principals.admitted(self._clock.now()))
+                    if effect.revoked:
+                        self._feed.rebind()
+                case ProbeEndpoint():
+                    record = self.hub.registry.endpoints.get(effect.endpoint)
+                    if record is not None:
+                        self._prober.ask(record.id, record.url)
+                case EndSession():
+                    self._log.info("session_ended", peer=effect.peer)
+                case _:
+                    raise AssertionError(f"{type(effect).__name__} is not for after the commit")
+
+    def _send_assignment(self, effect: SendAssign) -> None:
+        """Put the task's bytes, and what of it overrides a default, into the assignment."""
+        assign = effect.message
+        body = self._store.get("bodies", key_u64(assign.task))
+        assert body is not None, f"task {assign.task} was assigned and has no body"
+        spec = m.decode_spec(body)
+        fixes = assign.max_fix_attempts if spec.max_fix_attempts is None else spec.max_fix_attempts
+        whole = msgspec.structs.replace(
+            assign,
+            spec=msgspec.Raw(body),
+            max_fix_attempts=fixes,
+            timeout_s=spec.timeout_s or assign.timeout_s,
+        )
+        self._log.info(
+            "task_assigned",
+            task=assign.task,
+            attempt=assign.attempt,
+            agent=assign.route.agent,
+            host=assign.route.host,
+            strategy=assign.route.strategy.value,
+            model=assign.route.model,
+            endpoint=assign.route.endpoint,
+            reason=assign.route.reason,
+        )
+        self._peers.send(effect.peer, m.encode(whole))
+
+    def _answer(self, read: Read) -> None:
+        self._queries.sequences = self._feed.sequences
+        try:
+            reply: Any = m.Reply(id=read.request, value=self._queries.answer(read))
+        except Refused as refused:
+            reply = m.Error(id=read.request, code=refused.code, message=refused.message, field=refused.field)
+        self._peers.send(read.peer, m.encode(reply))
+
+    # --- step 5 -----------------------------------------------------------------------------------------
+
+    def _housekeeping(self, now: Now) -> None:
+        self._peers.flush()
+        self._feed.flush(now.mono_ms)
+        if self.hub.degraded and now.mono_ms > self._degraded_until_ms:
+            self.hub.degraded = False
+
+    def _sleep_ms(self) -> int:
+        if self._peers.waiting:
+            return 5
+        now = self._clock.now()
+        return int(max(0, min(POLL_MS_MAX, self._timer_ms - now.mono_ms)))
+
+    # --- sockets ----------------------------------------------------------------------------------------
+
+    def _bind_router(self) -> zmq.Socket[bytes]:
+        router = self._context.socket(zmq.ROUTER)
+        router.setsockopt(zmq.LINGER, 0)
+        router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        router.setsockopt(zmq.MAXMSGSIZE, limits.FRAME_BYTES_MAX)
+        router.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+        router.setsockopt(zmq.CURVE_SERVER, 1)
+        router.setsockopt_string(zmq.CURVE_SECRETKEY, self.keys.hub.secret)
+        router.setsockopt_string(zmq.ZAP_DOMAIN, HUB_DOMAIN)
+        self._bind(router, self._settings.hub.port, "hub.port")
+        bound = router.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._endpoint = bound.replace("//0.0.0.0:", "//127.0.0.1:")
+        return router
+
+    def _bind(self, router: zmq.Socket[bytes], port: int, setting: str) -> None:
+        where = f"tcp://{self._settings.hub.bind}:{port or '*'}"
+        try:
+            router.bind(where)
+        except zmq.ZMQError as error:
+            raise ConfigError(
+                f"cannot listen on {where}: {error.strerror}; choose another {setting}"
+            ) from error
+
+    def _open_feed(self) -> Feed:
+        where = f"tcp://{self._settings.hub.bind}:{self._settings.hub.feed_port or '*'}"
+        try:
+            return Feed(
+                self._context,
+                where,
+                self.keys.hub.secret,
+                self._epoch,
+                self._queries.brief,
+                self._queries.counts,
+                lambda: rfc3339(self._clock.now().wall_ms) or "",
+            )
+        except zmq.ZMQError as error:
+            raise ConfigError(
+                f"cannot listen on {where}: {error.strerror}; choose another hub.feed_port"
+            ) from error
+
+    def _wake(self) -> None:
+        try:
+            self._wake_write.send(b"\0")
+        except OSError:
+            return  # a full pipe wakes the loop as well; a closed one has no loop to wake
+
+    def _drain_wakes(self) -> None:
+        try:
+            while self._wake_read.recv(4096):
+                continue
+        except BlockingIOError:
+            return
+
+
+def _user_id(frame: zmq.Frame) -> str:
+    """The public key that ZAP handed over for the connection that this frame came on."""
+    value = frame.get("User-Id")
+    return value if isinstance(value, str) else str(value)
+
+
+def main(home: Home, settings: Settings) -> int:
+    """Run a hub on `home` until SIGTERM or SIGINT. Returns the exit status."""
+    lifeline.follow_parent()
+    logs.configure("hub", settings.log.level)
+    log = logs.get()
+    store = LmdbStore(home.store, map_bytes=settings.hub.map_gib * GIB)
+    try:
+        broker = Broker(home, settings, store, SystemClock())
+    except BaseException:
+        store.close()
+        raise
+    stopping = deque[int](maxlen=1)
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        stopping.append(number)
+        broker.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    auth.write_hub_address(home.run / "hub.json", broker.address)
+    note = f" ({sched.why_python})" if sched.why_python else ""
+    log.info("hub_started", hub=broker.address.hub, scheduler=sched.IMPLEMENTATION + note)
+    print(
+        auth.ready_line(
+            hub=broker.address.hub,
+            feed=broker.address.feed,
+            pid=os.getpid(),
+            home=str(home.path),
+            scheduler=sched.IMPLEMENTATION,
+        ),
+        flush=True,
+    )
+    try:
+        broker.run()
+    except (StoreError, AgentComError) as error:
+        log.error("hub_failed", code=error.code, error=str(error))
+        print(f"agentcom hub: {error}", file=sys.stderr)
+        return 1
+    finally:
+        broker.close()
+    log.info("hub_stopped")
+    return 0

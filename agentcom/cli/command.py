@@ -1,0 +1,86 @@
+"""What all commands share: the options --json, --hub and --debug, and the way to the hub.
+
+A command parses, calls, prints. Errors are raised, and turned into one line and an exit code by `main`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from agentcom.client import Client
+from agentcom.config import Home, home_path
+
+REACH_S = 4.0  # with the start of the interpreter a hub that is not there is told within 5 s
+
+
+class Invocation:
+    """One run of the command line."""
+
+    def __init__(self) -> None:
+        self.as_json = False
+        self.hub: str | None = None
+        self.debug = os.environ.get("AGENTCOM_DEBUG", "") not in ("", "0")
+
+    @property
+    def home(self) -> Home:
+        return Home(home_path())
+
+    def client(self, timeout_s: float = REACH_S) -> Client:
+        """A connected client; the caller closes it."""
+        return Client.connect(self.home, self.hub, timeout_s)
+
+
+pass_invocation = click.make_pass_decorator(Invocation, ensure=True)
+
+
+def _remember(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def callback(context: click.Context, _parameter: click.Parameter, value: Any) -> None:
+        if value:
+            setattr(context.ensure_object(Invocation), name, value)
+
+    return callback
+
+
+def _flag(flag: str, name: str, text: str, **rest: Any) -> click.Option:
+    return click.Option([flag, name], expose_value=False, callback=_remember(name), help=text, **rest)
+
+
+def debug_option() -> click.Option:
+    return _flag("--debug", "debug", "Show a traceback with an error.", is_flag=True)
+
+
+def hub_option() -> click.Option:
+    return _flag("--hub", "hub", "Address of the hub, tcp://HOST:PORT.", metavar="ADDRESS")
+
+
+def json_option() -> click.Option:
+    return _flag("--json", "as_json", "Print one JSON document.", is_flag=True)
+
+
+class HubCommand(click.Command):
+    """A command that asks the hub: takes --json, --hub and --debug."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += [json_option(), hub_option(), debug_option()]
+
+
+class LocalCommand(click.Command):
+    """A command that runs a daemon of this home: takes --debug."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(debug_option())
+
+
+class Group(click.Group):
+    """A noun: its commands ask the hub unless they say otherwise."""
+
+    command_class = HubCommand
+
+
+Group.group_class = Group

@@ -1,0 +1,103 @@
+"""`agentcom host`: list, invite, remove, drain."""
+
+from __future__ import annotations
+
+import click
+
+from agentcom.cli import output
+from agentcom.cli.command import Group, Invocation, pass_invocation
+from agentcom.model import JsonObject
+
+name = click.argument("name", metavar="NAME")
+
+
+@click.group(cls=Group)
+def host() -> None:
+    """The machines that run agents."""
+
+
+@host.command("list")
+@pass_invocation
+def list_hosts(invocation: Invocation) -> None:
+    """List hosts with their load."""
+    with invocation.client() as client:
+        found = client.host_list()
+    if invocation.as_json:
+        output.document(found)
+        return
+    output.table(
+        ("NAME", "STATE", "SEEN", "AGENTS", "CPU", "RAM FREE", "GPU", "SANDBOX", "FLAGS"),
+        [
+            (
+                each["name"],
+                each["state"],
+                output.since(each.get("last_seen")),
+                len(each.get("agents") or []),
+                *_load(each.get("resources") or {}),
+                each.get("sandbox"),
+                "draining" if each.get("draining") else "",
+            )
+            for each in found["hosts"]
+        ],
+        "no hosts; join one with a code from: agentcom host invite",
+    )
+
+
+def _load(resources: JsonObject) -> tuple[str, str, str]:
+    cpu = resources.get("cpu_percent")
+    gpus = resources.get("gpus") or []
+    return (
+        "" if cpu is None else f"{cpu:.0f}%",
+        output.size(resources.get("ram_available_bytes")),
+        ", ".join(str(gpu.get("name", "")) for gpu in gpus),
+    )
+
+
+@host.command()
+@click.option("--role", default="host", show_default=True, metavar="ROLE", help="host, view, submit, operate or admin.")
+@click.option("--name", default="", metavar="NAME", help="What it will be called.")
+@pass_invocation
+def invite(invocation: Invocation, role: str, name: str) -> None:
+    """Print a join code: good for one key, for one hour."""
+    with invocation.client() as client:
+        code, answer = client.host_invite(role, name)
+    if invocation.as_json:
+        output.document({"code": code.text(), "role": role, **answer})
+        return
+    output.line(code.text())
+    output.note(f"on the other machine run: agentcom join CODE   (good once, until {answer['expires']})")
+    if answer.get("loopback_only"):
+        output.note(
+            "this hub listens on loopback, so the code works on this machine only; for others set "
+            "hub.bind (and hub.public_address) in config.toml and start the hub again"
+        )
+    elif answer.get("note"):
+        output.note(output.plain(answer["note"]))
+
+
+@host.command()
+@name
+@pass_invocation
+def remove(invocation: Invocation, name: str) -> None:
+    """Revoke a host's key; its work goes back to the queue."""
+    with invocation.client() as client:
+        found = client.host_remove(name)
+    _done(invocation, found, f"{output.plain(name)} is removed and its key revoked")
+
+
+@host.command()
+@name
+@click.option("--undo", is_flag=True, help="Give it work again.")
+@pass_invocation
+def drain(invocation: Invocation, name: str, undo: bool) -> None:
+    """Give a host no new work; what it has it finishes."""
+    with invocation.client() as client:
+        found = client.host_drain(name, not undo)
+    _done(invocation, found, f"{output.plain(name)} gets {'work again' if undo else 'no new work'}")
+
+
+def _done(invocation: Invocation, found: JsonObject, text: str) -> None:
+    if invocation.as_json:
+        output.document(found)
+    else:
+        output.line(text)

@@ -1,0 +1,114 @@
+"""What commands print: one JSON document, or aligned text for people.
+
+Texts of others (descriptions, outputs, names) go through `plain`, so that no escape sequence reaches a
+terminal. Colours appear on a terminal only, never with NO_COLOR, and never carry meaning alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+STATE_COLOURS = {
+    "completed": "green", "working": "cyan", "assigned": "cyan", "ready": "blue", "held": "yellow",
+    "delayed": "yellow", "waiting": "yellow", "dead": "red", "expired": "red", "cancelled": "bright_black",
+    "online": "green", "idle": "green", "offline": "bright_black", "blocked": "yellow",
+    "verified": "green", "already_done": "green", "partial_pass": "red", "no_change": "yellow",
+    "pass": "green", "fail": "red", "ok": "green", "warn": "yellow",
+}  # fmt: skip
+
+
+def document(value: object) -> None:
+    """The one JSON document of a command with --json."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+
+
+def line(text: str = "") -> None:
+    click.echo(text)
+
+
+def note(text: str) -> None:
+    """A line for people beside the result: on stderr, so that scripts never read it."""
+    click.echo(text, err=True)
+
+
+def coloured(text: str, colour: str | None = None) -> str:
+    """`text` in the colour of the state that it names, or in `colour`; plain where colours do not belong."""
+    chosen = colour or STATE_COLOURS.get(text)
+    if chosen is None or not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return click.style(text, fg=chosen)
+
+
+def plain(text: object, keep_lines: bool = False) -> str:
+    """`text` without control characters; in one line unless `keep_lines`."""
+    kept = {"\n", "\t"} if keep_lines else set()
+    return "".join(c if c.isprintable() or c in kept else " " for c in str(text))
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
+    """Aligned columns; the last one is cut to the width of the terminal. `empty` is said when there are no
+    rows."""
+    cells = [[plain("" if cell is None else cell) for cell in row] for row in rows]
+    if not cells:
+        line(empty)
+        return
+    widths = [max(len(header), *(len(row[n]) for row in cells)) for n, header in enumerate(headers)]
+    room = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 10_000
+    last = max(16, room - sum(widths[:-1]) - 2 * (len(widths) - 1))
+    line("  ".join(header.ljust(width) for header, width in zip(headers, widths, strict=True)).rstrip())
+    for row in cells:
+        row[-1] = row[-1] if len(row[-1]) <= last else row[-1][: last - 1] + "…"
+        padded = [coloured(cell) + " " * (width - len(cell)) for cell, width in zip(row, widths, strict=True)]
+        line("  ".join(padded).rstrip())
+
+
+def pairs(values: Iterable[tuple[str, object]]) -> None:
+    """Labelled values, those that are empty left out."""
+    shown = [(label, plain(value)) for label, value in values if value not in (None, "", [], {})]
+    width = max((len(label) for label, _ in shown), default=0)
+    for label, value in shown:
+        line(f"  {label.ljust(width)}  {coloured(value)}")
+
+
+def block(text: str, indent: str = "    ") -> None:
+    """Text of many lines, indented, its control characters taken out."""
+    for part in plain(text, keep_lines=True).rstrip("\n").split("\n"):
+        line(f"{indent}{part}")
+
+
+def seconds(value: float | None) -> str:
+    """A duration in the largest unit that fits: 850 ms, 12 s, 5 min, 3 h, 2 d."""
+    if value is None:
+        return ""
+    if value < 1:
+        return f"{round(value * 1000)} ms"
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if value >= 2 * size:
+            return f"{int(value // size)} {unit}"
+    return f"{round(value, 1):g} s" if value < 10 else f"{round(value)} s"
+
+
+def since(moment: str | None) -> str:
+    """How long ago an RFC 3339 time was."""
+    if not moment:
+        return ""
+    try:
+        then = datetime.fromisoformat(moment)
+    except ValueError:
+        return moment
+    return seconds(max(0.0, (datetime.now(UTC) - then).total_seconds()))
+
+
+def size(count: int | None) -> str:
+    """Bytes as MiB or GiB."""
+    if not count:
+        return ""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,264 @@
+"""`agentcom task`: list, show, why, log, cancel, retry, hold, release."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from agentcom import limits
+from agentcom.cli import output
+from agentcom.cli.command import Group, Invocation, pass_invocation
+from agentcom.client import Client
+from agentcom.model import JsonObject
+
+PAGES_MAX = 50  # a page may be short, so a list asks on; the bound keeps a search for nothing finite
+
+task_id = click.argument("task_id", type=click.IntRange(min=1), metavar="ID")
+
+
+@click.group(cls=Group)
+def task() -> None:
+    """Look at tasks and steer them."""
+
+
+@task.command("list")
+@click.option("--state", metavar="STATE", help="waiting, delayed, ready, assigned, working, held, completed, ...")
+@click.option("--lane", metavar="LANE", help="urgent, high, normal or low.")
+@click.option("--tier", metavar="TIER", help="trivial, standard or complex.")
+@click.option("--repo", metavar="URL")
+@click.option("--label", metavar="LABEL")
+@click.option("--limit", type=click.IntRange(1, limits.PAGE_MAX), default=50, show_default=True)
+@click.option("--cursor", type=int, help="Where the list before ended.")
+@pass_invocation
+def list_tasks(invocation: Invocation, limit: int, cursor: int | None, **filters: str | None) -> None:
+    """List tasks, newest first."""
+    with invocation.client() as client:
+        found = _collect(client, limit, cursor, filters)
+    if invocation.as_json:
+        output.document(found)
+        return
+    output.table(
+        ("ID", "STATE", "LANE", "TIER", "RESULT", "AGENT", "AGE", "DESCRIPTION"),
+        [row(each) for each in found["tasks"]],
+        "no tasks; add one with: agentcom submit TEXT",
+    )
+    if found["next_cursor"] is not None:
+        output.note(f"more with: --cursor {found['next_cursor']}")
+
+
+def _collect(client: Client, limit: int, cursor: int | None, filters: dict[str, Any]) -> JsonObject:
+    tasks: list[JsonObject] = []
+    for _ in range(PAGES_MAX):
+        page = client.task_list(cursor=cursor, limit=limit - len(tasks), **filters)
+        tasks += page["tasks"]
+        cursor = page["next_cursor"]
+        if cursor is None or len(tasks) >= limit:
+            break
+    return {"tasks": tasks, "next_cursor": cursor}
+
+
+def row(found: JsonObject) -> tuple[Any, ...]:
+    """A task, whole or brief, as a line of a table."""
+    result, route = found.get("result") or {}, found.get("route") or {}
+    return (
+        found["id"],
+        found["state"],
+        found["lane"],
+        found["tier"],
+        result.get("status") or found.get("status") or (found.get("error") or {}).get("code", ""),
+        route.get("agent") or found.get("agent") or "",
+        output.since(found.get("created_at")),
+        found["description"].split("\n", 1)[0],
+    )
+
+
+@task.command()
+@task_id
+@pass_invocation
+def show(invocation: Invocation, task_id: int) -> None:
+    """Show all of a task: its state, its route, its result with every check."""
+    with invocation.client() as client:
+        found = client.task_get(task_id)
+    show_task(invocation, found)
+
+
+def show_task(invocation: Invocation, found: JsonObject) -> None:
+    """Print a task, as JSON or for people."""
+    if invocation.as_json:
+        output.document(found)
+        return
+    status = (found.get("result") or {}).get("status")
+    mark = output.coloured(found["state"]) + (f" {output.coloured(status)}" if status else "")
+    output.line(f"task {found['id']}  {mark}")
+    output.block(found["description"])
+    output.pairs(
+        [
+            ("lane", found["lane"]),
+            ("tier", f"{found['tier']} ({found['tier_source']}; looks {found['inferred_tier']})"),
+            ("repo", found.get("repo")),
+            ("branch", found.get("branch")),
+            ("files", ", ".join(each["path"] for each in found.get("files") or [])),
+            ("criteria", "; ".join(found.get("success_criteria") or [])),
+            ("checks", ", ".join(_check(each) for each in found.get("checks") or [])),
+            ("attempt", found.get("attempt")),
+            ("retries used", found.get("retries_used")),
+            ("losses", found.get("losses")),
+            ("created", found.get("created_at")),
+            ("assigned", found.get("assigned_at")),
+            ("finished", found.get("finished_at")),
+            ("labels", ", ".join(found.get("labels") or [])),
+        ]
+    )
+    _show_route(found.get("route"))
+    _show_error(found.get("error"))
+    _show_result(found.get("result"))
+
+
+def _check(check: JsonObject) -> str:
+    return f"{check['kind']}={check['target']}" if check.get("target") else str(check["kind"])
+
+
+def _show_route(route: JsonObject | None) -> None:
+    if route:
+        at = f" at {route['endpoint']}" if route.get("endpoint") else ""
+        text = f"{route['strategy']} -> {route['agent']} on {route['host']}, {route['backend']} {route['model']}{at}"
+        output.line(f"  route: {output.plain(text)} ({output.plain(route['reason'])})")
+
+
+def _show_error(error: JsonObject | None) -> None:
+    if error:
+        kind = "/".join(str(error[part]) for part in ("class", "code") if error.get(part))
+        output.line(f"  {output.coloured('error', 'red')}: {kind}: {output.plain(error['message'])}")
+
+
+def _show_result(result: JsonObject | None) -> None:
+    if not result:
+        return
+    cost = "unknown cost" if result.get("cost_usd") is None else f"{result['cost_usd']:.4f} USD"
+    tokens = f"{result.get('tokens_in', 0)} tokens in, {result.get('tokens_out', 0)} out"
+    took = output.seconds(result.get("duration_ms", 0) / 1000)
+    output.line(f"  result: {output.coloured(result['status'])} in {took}, {tokens}, {cost}")
+    output.pairs(
+        [(name, result.get(name)) for name in ("branch", "commit", "pull_request", "sandbox")]
+        + [("warnings", "; ".join(result.get("warnings") or []))]
+    )
+    for iteration in result.get("iterations") or []:
+        for check in iteration["checks"]:
+            mark = output.coloured(str(check["status"]))
+            output.line(f"    {iteration['n']}. {mark} {output.plain(_check(check))}")
+            if check["status"] != "pass" and check.get("output"):
+                output.block(check["output"], "         ")
+    if result.get("output"):
+        output.line("  output:")
+        output.block(result["output"])
+
+
+@task.command()
+@task_id
+@pass_invocation
+def why(invocation: Invocation, task_id: int) -> None:
+    """Say why a task is where it is, and what would let it run."""
+    with invocation.client() as client:
+        found = client.task_why(task_id)
+    if invocation.as_json:
+        output.document(found)
+        return
+    basis = "from the present state" if found.get("shows") == "present" else "as it was decided"
+    output.line(f"task {found['id']} is {output.coloured(found['state'])} ({basis}): {output.plain(found['reason'])}")
+    hosts = found.get("hosts") or []
+    if hosts:
+        output.table(
+            ("HOST", "AGENT", "FAILS", "BECAUSE", "WHAT WOULD HELP"),
+            [
+                (each["host"], each.get("agent"), each["fails"], each.get("message"), each.get("change"))
+                for each in hosts
+            ],
+            "",
+        )
+    _show_route(found.get("route"))
+
+
+@task.command()
+@task_id
+@click.option("--follow", "-f", is_flag=True, help="Go on until the task is final.")
+@click.option("--attempt", type=click.IntRange(min=1), help="Which attempt; the latest by default.")
+@pass_invocation
+def log(invocation: Invocation, task_id: int, follow: bool, attempt: int | None) -> None:
+    """Print the output of an attempt."""
+    pieces: list[JsonObject] = []
+    with invocation.client() as client:
+        for piece in client.log(task_id, follow, attempt):
+            if invocation.as_json:
+                pieces.append(piece)
+            else:
+                _print_piece(piece)
+        if invocation.as_json:
+            output.document(_joined(client, task_id, attempt, pieces))
+
+
+def _print_piece(piece: JsonObject) -> None:
+    if piece.get("lost_bytes"):
+        output.note(f"[{piece['lost_bytes']} bytes of output were not kept]")
+    text = piece["text"]
+    click.echo(output.plain(text, keep_lines=True) if sys.stdout.isatty() else text, nl=False)
+    sys.stdout.flush()
+
+
+def _joined(client: Client, task_id: int, attempt: int | None, pieces: list[JsonObject]) -> JsonObject:
+    """The pieces of the last attempt seen as one document."""
+    if not pieces:
+        return client.task_log(task_id, attempt)
+    last = [piece for piece in pieces if piece["attempt"] == pieces[-1]["attempt"]]
+    return {
+        **last[-1],
+        "offset": last[0]["offset"],
+        "text": "".join(piece["text"] for piece in last),
+        "lost_bytes": sum(piece.get("lost_bytes", 0) for piece in last),
+    }
+
+
+def _done(invocation: Invocation, found: JsonObject) -> None:
+    if invocation.as_json:
+        output.document(found)
+    else:
+        output.line(f"task {found['id']} is {output.coloured(found['state'])}")
+
+
+@task.command()
+@task_id
+@click.option("--reason", default="", help="Kept with the task.")
+@pass_invocation
+def cancel(invocation: Invocation, task_id: int, reason: str) -> None:
+    """Cancel a task. That is final at once; what runs is killed."""
+    with invocation.client() as client:
+        _done(invocation, client.task_cancel(task_id, reason))
+
+
+@task.command()
+@task_id
+@pass_invocation
+def retry(invocation: Invocation, task_id: int) -> None:
+    """Put a dead, cancelled or expired task back into its lane."""
+    with invocation.client() as client:
+        _done(invocation, client.task_retry(task_id))
+
+
+@task.command()
+@task_id
+@click.option("--reason", default="", help="Kept with the task.")
+@pass_invocation
+def hold(invocation: Invocation, task_id: int, reason: str) -> None:
+    """Keep a task from running until it is released."""
+    with invocation.client() as client:
+        _done(invocation, client.task_hold(task_id, reason))
+
+
+@task.command()
+@task_id
+@pass_invocation
+def release(invocation: Invocation, task_id: int) -> None:
+    """Let a held task run."""
+    with invocation.client() as client:
+        _done(invocation, client.task_release(task_id))

@@ -1,0 +1,144 @@
+"""Whether a task may enter the queue, and as what: tier, group, times. Pure; refuses with the field's path."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+from agentcom.clock import Now
+from agentcom.config import Settings
+from agentcom.core.complexity import classify
+from agentcom.errors import Refused
+from agentcom.model import CheckKind, Group, Role, TaskSpec, Tier, TierSource
+
+
+class Admitted(NamedTuple):
+    """What the hub adds to a task that it takes. Times are wall ms, 0 for none."""
+
+    spec: TaskSpec
+    tier: Tier
+    tier_source: TierSource
+    inferred_tier: Tier
+    signals: tuple[str, ...]
+    not_before_ms: int
+    expires_ms: int
+
+    @property
+    def group(self) -> Group:
+        spec = self.spec
+        return Group(self.tier, spec.model or "", tuple(sorted(set(spec.needs))), spec.repo or "")
+
+
+def admit(spec: TaskSpec, role: Role, settings: Settings, now: Now, at: str) -> Admitted:
+    """The task as the queue takes it; `at` is its path in the request (`tasks[0]`)."""
+    if not spec.description.strip():
+        raise Refused(
+            "invalid", f"{at}.description: it is empty; say what is to be done", field=f"{at}.description"
+        )
+    _check_paths(spec, at)
+    _check_repo(spec, role, at)
+    found = classify(
+        spec.description,
+        files=len(spec.files),
+        checks=len(spec.checks),
+        success_criteria=len(spec.success_criteria),
+        has_command=spec.command is not None,
+    )
+    inferred = Tier(found.tier)
+    tier, source = _tier(spec, inferred, at)
+    ttl_ms = (spec.ttl_s or settings.queue.ttl_s) * 1000
+    not_before_ms = _wall_ms(spec.not_before, f"{at}.not_before")
+    return Admitted(
+        spec=spec,
+        tier=tier,
+        tier_source=source,
+        inferred_tier=inferred,
+        signals=tuple(found.signals),
+        not_before_ms=not_before_ms if not_before_ms > now.wall_ms else 0,
+        expires_ms=max(now.wall_ms, not_before_ms) + ttl_ms,
+    )
+
+
+def _tier(spec: TaskSpec, inferred: Tier, at: str) -> tuple[Tier, TierSource]:
+    """The explicit tier wins; a command makes a task trivial; nothing else leads to the shell."""
+    if spec.tier is None:
+        if spec.command is not None:
+            return Tier.trivial, TierSource.command
+        return (Tier.standard if inferred is Tier.trivial else inferred), TierSource.inferred
+    if spec.tier is Tier.trivial and spec.command is None:
+        raise Refused(
+            "command_required",
+            f"{at}.command: a trivial task needs the command to run",
+            field=f"{at}.command",
+        )
+    if spec.tier is not Tier.trivial and spec.command is not None:
+        raise Refused(
+            "command_not_allowed",
+            f"{at}.command: only a trivial task runs a command; leave out the tier or the command",
+            field=f"{at}.command",
+        )
+    return spec.tier, TierSource.explicit
+
+
+def _check_paths(spec: TaskSpec, at: str) -> None:
+    for n, file in enumerate(spec.files):
+        _check_path(file.path, f"{at}.files[{n}].path")
+    for n, check in enumerate(spec.checks):
+        where = f"{at}.checks[{n}].target"
+        if check.kind is CheckKind.file_exists:
+            _check_path(check.target, where)
+        elif check.kind is CheckKind.command_succeeds and not check.target.strip():
+            raise Refused("invalid", f"{where}: command_succeeds needs a command", field=where)
+        elif "\0" in check.target:
+            raise Refused("invalid", f"{where}: it contains a zero byte", field=where)
+    if spec.command is not None and "\0" in spec.command:
+        raise Refused("invalid", f"{at}.command: it contains a zero byte", field=f"{at}.command")
+
+
+def _check_path(path: str, where: str) -> None:
+    parts = path.replace("\\", "/").split("/")
+    if not path.strip() or "\0" in path:
+        raise Refused("invalid", f"{where}: it is empty or contains a zero byte", field=where)
+    if path.startswith(("/", "~")) or ".." in parts:
+        raise Refused(
+            "path_outside", f"{where}: {path!r} leaves the worktree; give a path inside it", field=where
+        )
+
+
+def _check_repo(spec: TaskSpec, role: Role, at: str) -> None:
+    if spec.branch is not None and (spec.branch.startswith("-") or spec.repo is None):
+        reason = "a branch needs a repo" if spec.repo is None else "a branch cannot begin with '-'"
+        raise Refused("invalid", f"{at}.branch: {reason}", field=f"{at}.branch")
+    if spec.repo is None:
+        return
+    where = f"{at}.repo"
+    if spec.repo.startswith("-") or "\0" in spec.repo or "\n" in spec.repo:
+        raise Refused("invalid", f"{where}: {spec.repo!r} is not a repository address", field=where)
+    scheme, separator, _ = spec.repo.partition("://")
+    if separator and scheme not in ("https", "ssh", "file"):
+        raise Refused(
+            "invalid", f"{where}: only https, ssh and local paths are taken, not {scheme}", field=where
+        )
+    local = scheme == "file" or (not separator and (":" not in spec.repo or spec.repo.startswith(("/", "."))))
+    if local and role not in (Role.operate, Role.admin):
+        raise Refused(
+            "forbidden",
+            f"{where}: a local path is only taken from `operate` and `admin`; give a URL",
+            field=where,
+        )
+    if local and not spec.repo.removeprefix("file://").startswith("/"):
+        raise Refused("invalid", f"{where}: a local repository needs its absolute path", field=where)
+
+
+def _wall_ms(text: str | None, where: str) -> int:
+    if text is None:
+        return 0
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise Refused(
+            "invalid", f"{where}: {text!r} is not RFC 3339 with a zone, as 2027-01-31T08:00:00Z", field=where
+        )
+    return int(moment.timestamp() * 1000)

@@ -1,0 +1,294 @@
+"""Hosts and their agents: who is there, who is free, since when.
+
+An agent does one task at a time. Its state follows from its host's session and its attempt: `offline` without a
+session that has been heard lately, `assigned` and `working` with an attempt, else `idle`. `cordoned`,
+`draining` and `unresponsive` are flags beside the state. An agent whose task was cancelled stays taken until
+its host says that every process has ended, or until the lease of that attempt ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentcom import limits
+from agentcom import messages as m
+from agentcom.clock import Now, rfc3339
+from agentcom.core.effects import key_u64
+from agentcom.core.outlet import Outlet
+from agentcom.core.sessions import Session
+from agentcom.errors import NotFound, Refused
+from agentcom.model import (
+    AgentRecord,
+    AgentState,
+    Backend,
+    HostRecord,
+    JsonObject,
+    PrincipalRecord,
+    Resources,
+)
+
+REPORTS_UNKNOWN_AFTER = 3  # figures older than this many reports are unknown
+
+
+@dataclass(slots=True)
+class Agent:
+    """An agent at work: its record, and the attempt it holds (0: none). Times are monotonic ms."""
+
+    record: AgentRecord
+    host: Host
+    task: int = 0
+    attempt: int = 0
+    working: bool = False
+    since_ms: int = 0
+    since_wall_ms: int = 0
+    offered: bool = False
+    unresponsive: bool = False
+    free_by_ms: int = 0
+
+    @property
+    def state(self) -> AgentState:
+        if not self.host.online or not self.offered:
+            return AgentState.offline
+        if self.task:
+            return AgentState.working if self.working else AgentState.assigned
+        return AgentState.idle
+
+    @property
+    def takes_work(self) -> bool:
+        return (
+            self.state is AgentState.idle
+            and not self.record.cordoned
+            and not self.unresponsive
+            and not self.host.record.draining
+        )
+
+
+@dataclass(slots=True)
+class Host:
+    record: HostRecord
+    session: Session | None = None
+    online: bool = False
+    busy_count: int = 0
+    heard_ms: int = 0
+
+
+class Fleet:
+    """All hosts and agents by id and by name."""
+
+    def __init__(self, out: Outlet) -> None:
+        self._out = out
+        self.hosts: dict[int, Host] = {}
+        self.agents: dict[int, Agent] = {}
+        self.host_by_name: dict[str, Host] = {}
+        self.agent_by_name: dict[str, Agent] = {}
+        self._next_host = 1
+        self._next_agent = 1
+
+    def load_host(self, record: HostRecord) -> Host:
+        host = Host(record)
+        self.hosts[record.id] = host
+        self.host_by_name[record.name] = host
+        self._next_host = max(self._next_host, record.id + 1)
+        return host
+
+    def load_agent(self, record: AgentRecord) -> Agent:
+        agent = Agent(record, self.hosts[record.host])
+        self.agents[record.id] = agent
+        self.agent_by_name[record.name] = agent
+        self._next_agent = max(self._next_agent, record.id + 1)
+        return agent
+
+    def agents_of(self, host: Host) -> list[Agent]:
+        return [a for a in self.agents.values() if a.host is host]
+
+    def host_named(self, name: str) -> Host:
+        try:
+            return self.host_by_name[name]
+        except KeyError:
+            raise NotFound(f"no host is named {name}; see `agentcom host list`", field="host") from None
+
+    def agent_named(self, name: str) -> Agent:
+        try:
+            return self.agent_by_name[name]
+        except KeyError:
+            raise NotFound(f"no agent is named {name}; see `agentcom agent list`", field="agent") from None
+
+    def connect(self, session: Session, offer: m.HostOffer, software: str, now: Now) -> Host:
+        """Register what a host says of itself in hello; its agents become known and online."""
+        host = self._host_of(session.principal, now)
+        record = host.record
+        record.capabilities = offer.capabilities
+        record.software = software
+        record.sandbox = offer.sandbox
+        host.session, host.online, host.heard_ms = session, True, now.mono_ms
+        record.last_seen_ms = now.wall_ms
+        if offer.resources is not None:
+            record.resources, record.resources_ms = offer.resources, now.wall_ms
+        session.host = record.id
+        self.save_host(host)
+        self._offer_agents(host, offer, now)
+        self.publish_host(host, now)
+        return host
+
+    def disconnect(self, host: Host, now: Now) -> None:
+        """The host's session has ended or fallen silent: its agents are offline. Their leases run on."""
+        host.online = False
+        host.session = None
+        self.save_host(host)
+        self.publish_host(host, now)
+        for agent in self.agents_of(host):
+            self.publish_agent(agent, now)
+
+    def beat(self, host: Host, resources: Resources | None, now: Now) -> None:
+        host.heard_ms = now.mono_ms
+        host.record.last_seen_ms = now.wall_ms
+        if resources is not None:
+            host.record.resources, host.record.resources_ms = resources, now.wall_ms
+            self.save_host(host)
+            self.publish_host(host, now)
+
+    def take(self, agent: Agent, task: int, attempt: int, now: Now) -> None:
+        assert agent.takes_work, f"{agent.record.name} was given task {task} while {agent.state}"
+        agent.task, agent.attempt, agent.working = task, attempt, False
+        agent.host.busy_count += 1
+        self._moved(agent, now)
+
+    def hold(self, agent: Agent, task: int, attempt: int, now: Now) -> None:
+        """As `take`, for an attempt that was open when the hub started."""
+        agent.task, agent.attempt = task, attempt
+        agent.host.busy_count += 1
+        self._moved(agent, now, publish=False)
+
+    def start(self, agent: Agent, now: Now) -> None:
+        agent.working = True
+        self._moved(agent, now)
+
+    def free(self, agent: Agent, now: Now) -> None:
+        if agent.task:
+            agent.host.busy_count -= 1
+        agent.task = agent.attempt = agent.free_by_ms = 0
+        agent.working = False
+        self._moved(agent, now)
+
+    def remove_agent(self, agent: Agent) -> None:
+        if agent.state is not AgentState.offline:
+            raise Refused(
+                "not_offline", f"{agent.record.name} is {agent.state}; stop its host first, or cordon it"
+            )
+        if agent.task:
+            raise Refused(
+                "busy", f"{agent.record.name} still holds task {agent.task}; wait for its lease to end"
+            )
+        self._drop_agent(agent)
+
+    def remove_host(self, host: Host) -> None:
+        for agent in self.agents_of(host):
+            self._drop_agent(agent)
+        del self.hosts[host.record.id], self.host_by_name[host.record.name]
+        self._out.delete("hosts", key_u64(host.record.id))
+        self._out.publish("host", "host_removed", name=host.record.name)
+
+    def save_host(self, host: Host) -> None:
+        self._out.put("hosts", key_u64(host.record.id), host.record)
+
+    def save_agent(self, agent: Agent) -> None:
+        self._out.put("agents", key_u64(agent.record.id), agent.record)
+
+    def publish_host(self, host: Host, now: Now) -> None:
+        self._out.publish("host", "host_changed", host=self.host_view(host, now))
+
+    def publish_agent(self, agent: Agent, now: Now) -> None:
+        self._out.publish("agent", "agent_changed", agent=agent_view(agent))
+
+    def host_view(self, host: Host, now: Now) -> JsonObject:
+        """A host as people see it; resources too old to trust are null, with their age."""
+        record = host.record
+        age_ms = now.wall_ms - record.resources_ms if record.resources_ms else None
+        known = age_ms is not None and age_ms <= REPORTS_UNKNOWN_AFTER * record.resources_every_s * 1000
+        return {
+            "name": record.name,
+            "state": "online" if host.online else "offline",
+            "last_seen": rfc3339(record.last_seen_ms) if record.last_seen_ms else None,
+            "agents": [a.record.name for a in self.agents_of(host)],
+            "busy": host.busy_count,
+            "capabilities": list(record.capabilities),
+            "resources": record.resources if known else None,
+            "resources_age_s": None if age_ms is None else max(0, age_ms) / 1000,
+            "draining": record.draining,
+            "sandbox": record.sandbox,
+            "software": record.software,
+        }
+
+    def _host_of(self, principal: PrincipalRecord, now: Now) -> Host:
+        for host in self.hosts.values():
+            if host.record.principal == principal.id:
+                return host
+        if len(self.hosts) >= limits.HOSTS_MAX:
+            raise Refused("limit", f"this hub already has {limits.HOSTS_MAX} hosts")
+        return self.load_host(
+            HostRecord(
+                id=self._next_host, name=principal.name, principal=principal.id, created_ms=now.wall_ms
+            )
+        )
+
+    def _offer_agents(self, host: Host, offer: m.HostOffer, now: Now) -> None:
+        known = {a.record.local_name: a for a in self.agents_of(host)}
+        offered = {o.name for o in offer.agents}
+        for local_name, agent in known.items():
+            agent.offered = local_name in offered
+        for one in offer.agents:
+            agent = known.get(one.name) or self._add_agent(host, one.name, now)
+            agent.offered = True
+            agent.unresponsive = False
+            agent.record.backends, agent.record.capabilities = one.backends, one.capabilities
+            self.save_agent(agent)
+            self.publish_agent(agent, now)
+
+    def _add_agent(self, host: Host, local_name: str, now: Now) -> Agent:
+        name, n = local_name, 2
+        while name in self.agent_by_name:
+            name, n = f"{local_name[: limits.NAME_CHARS_MAX - 6]}-{n}", n + 1
+        agent = self.load_agent(
+            AgentRecord(
+                id=self._next_agent,
+                name=name,
+                local_name=local_name,
+                host=host.record.id,
+                created_ms=now.wall_ms,
+            )
+        )
+        agent.since_ms, agent.since_wall_ms = now.mono_ms, now.wall_ms
+        return agent
+
+    def _drop_agent(self, agent: Agent) -> None:
+        del self.agents[agent.record.id], self.agent_by_name[agent.record.name]
+        self._out.delete("agents", key_u64(agent.record.id))
+        self._out.publish("agent", "agent_removed", name=agent.record.name)
+
+    def _moved(self, agent: Agent, now: Now, publish: bool = True) -> None:
+        agent.since_ms, agent.since_wall_ms = now.mono_ms, now.wall_ms
+        if publish:
+            self.publish_agent(agent, now)
+
+
+def agent_view(agent: Agent) -> JsonObject:
+    record = agent.record
+    return {
+        "name": record.name,
+        "host": agent.host.record.name,
+        "state": agent.state.value,
+        "since": rfc3339(agent.since_wall_ms) if agent.since_wall_ms else None,
+        "task": agent.task or None,
+        "attempt": agent.attempt or None,
+        "backends": [b.value for b in record.backends],
+        "capabilities": list(record.capabilities),
+        "cordoned": record.cordoned,
+        "draining": agent.host.record.draining,
+        "unresponsive": agent.unresponsive,
+        "completed_count": record.completed_count,
+        "failed_count": record.failed_count,
+    }
+
+
+def offers(agent: Agent, backend: Backend) -> bool:
+    return backend in agent.record.backends

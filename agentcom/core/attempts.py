@@ -1,0 +1,470 @@
+"""Leases: giving a task to an agent, hearing of it, taking its result, taking it back.
+
+`attempt` rises with every lease and is the fence: a result counts only for the open attempt of the task, from
+the host that holds it. An attempt closes when its lease is reclaimed; what comes later is kept as evidence and
+changes nothing. Deadlines are monotonic and never stored: at start every open attempt gets a fresh lease.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from agentcom import messages as m
+from agentcom.clock import Now
+from agentcom.core.agents import Agent, Fleet, Host
+from agentcom.core.effects import LogPiece, RecordKey, SendAssign, key_u64x2
+from agentcom.core.outlet import Outlet
+from agentcom.core.registry import Registry, canonical_model
+from agentcom.core.routing import Candidate
+from agentcom.core.tasks import OPEN, Jitter, Move, Tasks
+from agentcom.errors import Refused
+from agentcom.model import (
+    AttemptRecord,
+    FailureClass,
+    PrincipalRecord,
+    Role,
+    Route,
+    State,
+    Strategy,
+    TaskError,
+    TaskRow,
+    Tier,
+)
+
+NO_BODY = msgspec.Raw(b"\xc0")  # the shell puts the task's bytes in when it sends the assignment
+DOUBLINGS_MAX = 16
+LATE = b"late"
+Outcome = Literal["completed", "failed", "interrupted", "cancelled", "lost", "declined", "unaccepted"]
+
+
+class Attempts:
+    """Open attempts and their timers. `clock_ms` is monotonic time less the time the loop was away."""
+
+    def __init__(self, out: Outlet, tasks: Tasks, fleet: Fleet, registry: Registry, jitter: Jitter) -> None:
+        self._out = out
+        self._tasks = tasks
+        self._table = tasks.table
+        self._fleet = fleet
+        self._registry = registry
+        self._jitter = jitter
+        self._away_ms = 0
+        self._timers: list[tuple[int, int, int]] = []  # (due on the lease clock, task, attempt)
+        self._calls: dict[int, tuple[int, str]] = {}  # task -> (endpoint, model) in flight
+        self._closing: dict[tuple[int, int], Agent] = {}  # cancelled attempts whose agent is not free yet
+
+    def clock_ms(self, now: Now) -> int:
+        return now.mono_ms - self._away_ms
+
+    def away(self, gap_ms: int) -> None:
+        """The loop was away: nothing was heard because nobody listened, so every deadline moves."""
+        self._away_ms += gap_ms
+
+    def next_due_ms(self) -> int | None:
+        """The next deadline in monotonic ms."""
+        return self._timers[0][0] + self._away_ms if self._timers else None
+
+    # --- giving out -------------------------------------------------------------------------------------
+
+    def load(self, slot: int, route: Route | None, now: Now) -> None:
+        """An attempt that was open when the hub stopped: fresh lease, its agent taken."""
+        table = self._table
+        agent = self._fleet.agents.get(table.agent[slot])
+        if agent is None or agent.task:
+            self._take_back(slot, "lost", _lost("its agent is no longer known"), now)
+            return
+        self._fleet.hold(agent, table.id[slot], table.attempt[slot], now)
+        agent.working = table.state_of(slot) is State.working
+        if route is not None and route.endpoint is not None:
+            for endpoint in self._registry.endpoints.values():
+                if endpoint.name == route.endpoint:
+                    self._count_call(table.id[slot], endpoint.id, route.model)
+        self._renew(slot, now)
+        table.accept_ms[slot] = table.lease_ms[slot]
+        heapq.heappush(self._timers, (table.lease_ms[slot], table.id[slot], table.attempt[slot]))
+
+    def assign(
+        self, slot: int, chosen: Candidate, route: Route, submitter: PrincipalRecord | None, now: Now
+    ) -> None:
+        """Lease the task to the chosen agent and send it."""
+        table, agent = self._table, chosen.agent
+        queue = self._tasks.settings.queue
+        task = table.id[slot]
+        table.attempt[slot] += 1
+        attempt = table.attempt[slot]
+        table.agent[slot], table.host[slot] = agent.record.id, agent.host.record.id
+        table.assigned_ms[slot] = now.wall_ms
+        self._renew(slot, now)
+        table.accept_ms[slot] = self.clock_ms(now) + int(queue.accept_s * 1000)
+        heapq.heappush(self._timers, (min(table.accept_ms[slot], table.lease_ms[slot]), task, attempt))
+        self._fleet.take(agent, task, attempt, now)
+        if chosen.endpoint is not None:
+            self._count_call(task, chosen.endpoint.id, chosen.model)
+        self._tasks.move(slot, Move.assign, now)
+        self._out.put("attempts", key_u64x2(task, attempt), self._record(slot, "", None, 0))
+        self._out.put("routes", key_u64x2(task, attempt), route)
+        self._out.publish("route", "task_routed", task=task, attempt=attempt, route=route)
+        assert agent.host.session is not None, "a free agent's host has a session"
+        self._out.add(SendAssign(agent.host.session.peer, self._assignment(slot, agent, route, submitter)))
+
+    def _assignment(
+        self, slot: int, agent: Agent, route: Route, submitter: PrincipalRecord | None
+    ) -> m.Assign:
+        settings = self._tasks.settings
+        return m.Assign(
+            task=self._table.id[slot],
+            attempt=self._table.attempt[slot],
+            agent=agent.record.local_name,
+            lease_s=settings.queue.lease_s,
+            spec=NO_BODY,
+            route=route,
+            tier=Tier(self._tasks.tier_of(slot)),
+            submitter=submitter.name if submitter else "",
+            submitter_role=submitter.role if submitter else Role.submit,
+            max_fix_attempts=settings.queue.max_fix_attempts,
+            timeout_s=settings.queue.task_timeout_s,
+            cloud_model=settings.models.compare if route.strategy is Strategy.local_llm else "",
+        )
+
+    # --- hearing of it ----------------------------------------------------------------------------------
+
+    def held_by(self, host: Host, task: int, attempt: int) -> int | None:
+        """The slot of the task if this host holds its open attempt of that number."""
+        slot = self._table.slot_of.get(task)
+        if slot is None or self._table.state_of(slot) not in OPEN:
+            return None
+        if self._table.attempt[slot] != attempt or self._table.host[slot] != host.record.id:
+            return None
+        return slot
+
+    def accept(self, host: Host, task: int, attempt: int, now: Now) -> bool:
+        """The assignment lies on the host's disk; a repeat changes nothing. False: not leased to it."""
+        slot = self.held_by(host, task, attempt)
+        if slot is None:
+            return False
+        self._renew(slot, now)
+        if self._table.state_of(slot) is State.assigned:
+            self._fleet.start(self._fleet.agents[self._table.agent[slot]], now)
+            self._tasks.move(slot, Move.start, now)
+        return True
+
+    def beat(self, host: Host, beats: tuple[m.AttemptBeat, ...], now: Now) -> tuple[m.AttemptBeat, ...]:
+        """Renew what is listed; returns the attempts that are not leased to this host, to be killed."""
+        stray = []
+        for one in beats:
+            if not self.accept(host, one.task, one.attempt, now):
+                stray.append(one)
+            else:
+                self._table.progress[self._table.slot_of[one.task]] = one.progress
+        return tuple(stray)
+
+    def decline(self, host: Host, message: m.Decline, now: Now) -> None:
+        slot = self.held_by(host, message.task, message.attempt)
+        if slot is not None:
+            error = TaskError(
+                failure_class=message.failure_class,
+                code=message.code,
+                message=message.message or "the host declined",
+            )
+            self._fail(slot, "declined", error, now)
+
+    def reconcile(self, host: Host, held: tuple[m.AttemptHeld, ...], now: Now) -> tuple[m.Verdict, ...]:
+        """What hello's list means: keep, kill or report each; what is not on it is not running there."""
+        verdicts = []
+        for one in held:
+            slot = self.held_by(host, one.task, one.attempt)
+            if slot is None:
+                verdict: Literal["keep", "kill", "report"] = "report" if one.state == "finished" else "kill"
+            elif one.state == "running":
+                verdict = "keep"
+                self.accept(host, one.task, one.attempt, now)
+            else:
+                verdict = "report"
+                self._renew(slot, now)
+            verdicts.append(m.Verdict(task=one.task, attempt=one.attempt, verdict=verdict))
+        listed = {(one.task, one.attempt) for one in held}
+        for agent in self._fleet.agents_of(host):
+            if agent.task and (agent.task, agent.attempt) not in listed:
+                self._not_there(agent, now)
+        return tuple(verdicts)
+
+    def _not_there(self, agent: Agent, now: Now) -> None:
+        """Its host says hello and does not have the attempt: it is lost, or was never received."""
+        slot = self.held_by(agent.host, agent.task, agent.attempt)
+        if slot is None:
+            self._release_closing(agent, now)
+        elif self._table.state_of(slot) is State.assigned:
+            self._take_back(slot, "unaccepted", None, now)
+        else:
+            self._take_back(slot, "lost", _lost("its sidecar came back without it"), now)
+
+    # --- the end of an attempt --------------------------------------------------------------------------
+
+    def result(
+        self, host: Host, message: m.Result, now: Now, found: Mapping[RecordKey, bytes]
+    ) -> Literal["accepted", "duplicate", "stale", "unknown"]:
+        """Take a result if its attempt is open and held by this host; otherwise keep it as evidence."""
+        slot = self.held_by(host, message.task, message.attempt)
+        agent = self._closing.get((message.task, message.attempt))
+        if agent is not None and agent.host is host:
+            self._release_closing(agent, now)
+        if slot is None:
+            return self._late(host, message, found)
+        if message.result is not None:
+            self._out.put("reports", key_u64x2(message.task, message.attempt), message.result)
+        if message.outcome == "completed":
+            if message.result is None:
+                raise Refused("invalid", "result: a completed attempt needs its result", field="result")
+            self._complete(slot, now)
+        elif message.outcome == "failed":
+            error = message.error or TaskError(
+                failure_class=FailureClass.task_error, code="no_reason", message="the sidecar gave no reason"
+            )
+            self._fail(slot, "failed", error, now)
+        else:
+            self._take_back(slot, "interrupted", message.error or _lost("its sidecar was interrupted"), now)
+        return "accepted"
+
+    def cancel(self, slot: int, now: Now) -> None:
+        """Final at once: the fence. A running attempt's agent stays taken until its processes have ended."""
+        table = self._table
+        task, attempt = table.id[slot], table.attempt[slot]
+        agent = self._fleet.agents.get(table.agent[slot]) if table.state_of(slot) in OPEN else None
+        if agent is not None:
+            self._close(slot, "cancelled", None, now)
+            self._closing[task, attempt] = agent
+            agent.free_by_ms = self.clock_ms(now) + int(self._tasks.settings.queue.lease_s * 1000)
+            heapq.heappush(self._timers, (agent.free_by_ms, task, attempt))
+            if agent.host.session is not None:
+                self._out.send(
+                    agent.host.session.peer, m.Cancel(task=task, attempt=attempt, reason="cancelled")
+                )
+        self._tasks.move(slot, Move.cancel, now)
+
+    def expire(self, now: Now) -> None:
+        """Due deadlines: leases that ran out, assignments that nobody accepted, agents not freed in time.
+        Only called after a drain that emptied the socket."""
+        clock_ms = self.clock_ms(now)
+        while self._timers and self._timers[0][0] <= clock_ms:
+            _, task, attempt = heapq.heappop(self._timers)
+            closing = self._closing.get((task, attempt))
+            if closing is not None and closing.free_by_ms <= clock_ms:
+                self._release_closing(closing, now)
+            slot = self._table.slot_of.get(task)
+            if slot is not None and self._table.attempt[slot] == attempt:
+                self._due(slot, clock_ms, now)
+
+    def _due(self, slot: int, clock_ms: int, now: Now) -> None:
+        table = self._table
+        state = table.state_of(slot)
+        if state is State.delayed and not table.not_before_ms[slot] and table.lease_ms[slot] <= clock_ms:
+            table.delay_ms[slot] = 0
+            self._tasks.move(slot, Move.due, now)
+        elif state in OPEN and table.lease_ms[slot] <= clock_ms:
+            self._take_back(slot, "lost", _lost("its lease ran out: no heartbeat was read"), now)
+        elif state is State.assigned and table.accept_ms[slot] <= clock_ms:
+            agent = self._fleet.agents[table.agent[slot]]
+            agent.unresponsive = True
+            if agent.host.session is not None:
+                self._out.send(agent.host.session.peer, m.Ping(agent=agent.record.local_name))
+            self._take_back(slot, "unaccepted", None, now)
+        elif state in OPEN or state is State.delayed:
+            due_ms = table.lease_ms[slot]
+            if state is State.assigned:
+                due_ms = min(due_ms, table.accept_ms[slot])
+            heapq.heappush(self._timers, (due_ms, table.id[slot], table.attempt[slot]))
+
+    def _complete(self, slot: int, now: Now) -> None:
+        agent = self._fleet.agents[self._table.agent[slot]]
+        agent.record.completed_count += 1
+        self._fleet.save_agent(agent)
+        self._table.errors.pop(self._table.id[slot], None)
+        self._end(slot, "completed", None, now)
+        self._tasks.move(slot, Move.complete, now)
+
+    def _fail(self, slot: int, outcome: Outcome, error: TaskError, now: Now) -> None:
+        """By class: elsewhere after a backoff, parked until the window opens, a retry spent, or held."""
+        table, queue = self._table, self._tasks.settings.queue
+        task = table.id[slot]
+        agent = self._fleet.agents[table.agent[slot]]
+        agent.record.failed_count += 1
+        self._fleet.save_agent(agent)
+        call = self._calls.get(task)
+        self._end(slot, outcome, error, now)
+        table.errors[task] = error
+        if error.failure_class is FailureClass.configuration:
+            self._tasks.hold(slot, error, now)
+        elif error.failure_class is FailureClass.usage_window:
+            table.parked_count[slot] += 1
+            self._delay(slot, int((error.retry_after_s or queue.park_s) * 1000), now)
+        elif error.failure_class is FailureClass.infrastructure:
+            if call is not None:
+                self._registry.call_failed(call[0], agent.host.record.id, now)
+            table.infra_count[slot] += 1
+            self._again(
+                slot, table.infra_count[slot], queue.max_infrastructure, "infrastructure_exhausted", now
+            )
+        else:
+            table.retries_used[slot] += 1
+            self._again(slot, table.retries_used[slot], table.max_retries[slot], error.code, now)
+
+    def _again(self, slot: int, used: int, allowed: int, code: str, now: Now) -> None:
+        """Back to the queue after a backoff, or dead with the reason when `used` is past what is allowed."""
+        if used <= allowed:
+            self._delay(slot, self._backoff_ms(used), now)
+            return
+        last = self._table.errors[self._table.id[slot]]
+        tries = f"gave up after {self._table.attempt[slot]} attempts; the last: {last.message}"
+        self._table.errors[self._table.id[slot]] = TaskError(
+            failure_class=last.failure_class, code=code, message=tries[:4000]
+        )
+        if self._table.retries_used[slot] > self._table.max_retries[slot]:
+            self._table.retries_used[slot] = self._table.max_retries[slot]
+        self._tasks.move(slot, Move.kill, now)
+
+    def _take_back(self, slot: int, outcome: Outcome, error: TaskError | None, now: Now) -> None:
+        """The lease is reclaimed. A lost worker counts; an assignment that was never accepted does not."""
+        self._end(slot, outcome, error, now)
+        if error is None:
+            self._tasks.move(slot, Move.back, now)
+            return
+        self._table.errors[self._table.id[slot]] = error
+        self._table.losses[slot] += 1
+        losses = self._table.losses[slot]
+        if losses >= self._tasks.settings.queue.max_losses:
+            self._again(slot, losses, losses - 1, "worker_lost", now)
+        else:
+            self._tasks.move(slot, Move.back, now)
+
+    def _delay(self, slot: int, ms: int, now: Now) -> None:
+        self._table.delay_ms[slot] = ms
+        self._table.lease_ms[slot] = self.clock_ms(now) + ms
+        self._tasks.move(slot, Move.delay, now)
+        self.delayed(slot)
+
+    def delayed(self, slot: int) -> None:
+        """Set the timer of a delayed task (also of one that was loaded at start)."""
+        heapq.heappush(
+            self._timers, (self._table.lease_ms[slot], self._table.id[slot], self._table.attempt[slot])
+        )
+
+    def load_delayed(self, slot: int, now: Now) -> None:
+        """A delay is stored as what was left of it and starts anew."""
+        self._table.lease_ms[slot] = self.clock_ms(now) + self._table.delay_ms[slot]
+        self.delayed(slot)
+
+    def _backoff_ms(self, used: int) -> int:
+        """Exponential with jitter: between a half and the whole of backoff_s x 2^(used-1), capped."""
+        queue = self._tasks.settings.queue
+        full_ms = min(
+            int(queue.backoff_s * 1000) << min(used - 1, DOUBLINGS_MAX), int(queue.backoff_max_s * 1000)
+        )
+        return full_ms // 2 + self._jitter.randrange(full_ms // 2 + 1)
+
+    def _end(self, slot: int, outcome: Outcome, error: TaskError | None, now: Now) -> None:
+        """Close the attempt and free its agent."""
+        agent = self._fleet.agents.get(self._table.agent[slot])
+        self._close(slot, outcome, error, now)
+        self._table.agent[slot] = 0 if outcome != "completed" else self._table.agent[slot]
+        if agent is not None and agent.task == self._table.id[slot]:
+            self._fleet.free(agent, now)
+            self._tasks.changed = True
+
+    def _close(self, slot: int, outcome: Outcome, error: TaskError | None, now: Now) -> None:
+        task, attempt = self._table.id[slot], self._table.attempt[slot]
+        self._out.put("attempts", key_u64x2(task, attempt), self._record(slot, outcome, error, now.wall_ms))
+        call = self._calls.pop(task, None)
+        if call is not None:
+            self._registry.ended(*call)
+            self._tasks.changed = True
+
+    def _release_closing(self, agent: Agent, now: Now) -> None:
+        self._closing.pop((agent.task, agent.attempt), None)
+        self._fleet.free(agent, now)
+        self._tasks.changed = True
+
+    def _late(
+        self, host: Host, message: m.Result, found: Mapping[RecordKey, bytes]
+    ) -> Literal["duplicate", "stale", "unknown"]:
+        """A result whose attempt is closed: evidence, kept once."""
+        place = key_u64x2(message.task, message.attempt)
+        stored = found.get(("attempts", place))
+        if stored is None:
+            return "unknown"
+        record = msgspec.msgpack.decode(stored, type=AttemptRecord)
+        if record.host_id != host.record.id:
+            return "unknown"
+        if record.outcome == message.outcome:
+            return "duplicate"
+        if not record.late_outcome:
+            record.late_outcome = message.outcome
+            self._out.put("attempts", place, record)
+            if message.result is not None:
+                self._out.put("reports", place + LATE, message.result)
+            self._out.publish(
+                "task", "late_result", task=message.task, attempt=message.attempt, outcome=message.outcome
+            )
+        return "stale"
+
+    def log(self, host: Host, message: m.Log) -> None:
+        """Output of an open attempt; of any other it is dropped."""
+        if self.held_by(host, message.task, message.attempt) is not None:
+            self._out.add(LogPiece(message.task, message.attempt, message.offset, message.text))
+
+    def hold(self, slot: int, error: TaskError, now: Now) -> None:
+        """A person holds a task: a running attempt is ended as by a cancel, the task stays."""
+        if self._table.state_of(slot) in OPEN:
+            raise Refused("wrong_state", f"task {self._table.id[slot]} is running; cancel it, or wait")
+        self._tasks.hold(slot, error, now)
+
+    def host_gone(self, host: Host, now: Now) -> None:
+        """The host is removed: its work goes back to the queue and counts against nobody."""
+        for agent in self._fleet.agents_of(host):
+            slot = self.held_by(host, agent.task, agent.attempt)
+            if slot is not None:
+                self._take_back(slot, "unaccepted", None, now)
+            elif agent.task:
+                self._release_closing(agent, now)
+
+    def _renew(self, slot: int, now: Now) -> None:
+        self._table.lease_ms[slot] = self.clock_ms(now) + int(self._tasks.settings.queue.lease_s * 1000)
+
+    def _count_call(self, task: int, endpoint: int, model: str) -> None:
+        call = (endpoint, canonical_model(model))
+        self._calls[task] = call
+        self._registry.started(*call)
+
+    def _record(self, slot: int, outcome: str, error: TaskError | None, ended_ms: int) -> AttemptRecord:
+        agent = self._fleet.agents.get(self._table.agent[slot])
+        host = self._fleet.hosts.get(self._table.host[slot])
+        return AttemptRecord(
+            task=self._table.id[slot],
+            attempt=self._table.attempt[slot],
+            agent=agent.record.name if agent else "",
+            host=host.record.name if host else "",
+            host_id=self._table.host[slot],
+            started_ms=self._table.assigned_ms[slot],
+            ended_ms=ended_ms,
+            outcome=outcome,
+            error=error,
+        )
+
+
+def _lost(what: str) -> TaskError:
+    return TaskError(
+        failure_class=FailureClass.infrastructure, code="worker_lost", message=f"the worker was lost: {what}"
+    )
+
+
+def live_row(record: TaskRow) -> bool:
+    return record.state in (
+        State.waiting,
+        State.delayed,
+        State.ready,
+        State.assigned,
+        State.working,
+        State.held,
+    )

@@ -1,0 +1,144 @@
+"""What goes in through the one door (events) and what comes out (effects): plain values, no behaviour.
+
+Events carry everything that a decision needs: who sent it, fresh random bytes, records that the shell looked
+up because `Hub.lookups` asked for them. Effects are carried out by the shell in the order of the tick: records
+first, in one transaction; only then sends, reads, publications.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from agentcom.messages import Assign, FromHub, Operation, ToHub
+from agentcom.model import EndpointProbe
+
+RecordKey = tuple[str, bytes]
+
+
+class Incoming(NamedTuple):
+    """A decoded message. `peer` is the shell's number for the connection, `key` the public key it proved,
+    `fresh` 16 random bytes in case a token has to be made."""
+
+    peer: int
+    key: str
+    message: ToHub
+    fresh: bytes
+    found: Mapping[RecordKey, bytes] = {}
+
+
+class PeerGone(NamedTuple):
+    """A send to the peer failed for good: its session ends."""
+
+    peer: int
+
+
+class Probed(NamedTuple):
+    """A health check by the hub itself has ended."""
+
+    endpoint: int
+    probe: EndpointProbe
+
+
+class Timers(NamedTuple):
+    """Time has passed. `drained` says that the socket was read empty before, so that no unread heartbeat can
+    be overlooked; `gap_ms` is how long the loop was away beyond its own tick."""
+
+    drained: bool
+    gap_ms: int = 0
+
+
+Event = Incoming | PeerGone | Probed | Timers
+
+
+class Put(NamedTuple):
+    database: str
+    key: bytes
+    body: bytes
+
+
+class Delete(NamedTuple):
+    database: str
+    key: bytes
+
+
+class Send(NamedTuple):
+    peer: int
+    message: FromHub
+
+
+class SendAssign(NamedTuple):
+    """An assignment whose task body the shell reads from the store when it sends it."""
+
+    peer: int
+    message: Assign
+
+
+class Read(NamedTuple):
+    """A request that only reads: answered by the shell after the commit. `principal` limits what is shown to
+    the tasks of that submitter, unless it is 0."""
+
+    peer: int
+    request: int
+    op: Operation
+    principal: int
+
+
+class Publish(NamedTuple):
+    """An event for the feed, whole."""
+
+    topic: str
+    event: dict[str, Any]
+
+
+class TaskChanged(NamedTuple):
+    """A task whose brief the feed should show anew (coalesced by the shell)."""
+
+    task: int
+
+
+class LogPiece(NamedTuple):
+    task: int
+    attempt: int
+    offset: int
+    text: str
+
+
+class EndSession(NamedTuple):
+    """Forget the peer after what was sent to it."""
+
+    peer: int
+
+
+class KeysChanged(NamedTuple):
+    """The sets of admitted keys have changed; `revoked` asks for the feed's subscribers to be cut off."""
+
+    revoked: bool
+
+
+class ProbeEndpoint(NamedTuple):
+    endpoint: int
+
+
+Effect = (
+    Put
+    | Delete
+    | Send
+    | SendAssign
+    | Read
+    | Publish
+    | TaskChanged
+    | LogPiece
+    | EndSession
+    | KeysChanged
+    | ProbeEndpoint
+)
+
+
+def key_u64(number: int) -> bytes:
+    """A record key that sorts by number."""
+    return number.to_bytes(8, "big")
+
+
+def key_u64x2(first: int, second: int) -> bytes:
+    return first.to_bytes(8, "big") + second.to_bytes(8, "big")

@@ -1,0 +1,437 @@
+"""The one door: `Hub.handle(event, now)` and `Hub.schedule(now)` return effects; nothing else changes state.
+
+The hub is deterministic: the same events at the same times give the same effects. It reads no clock, no disk, no
+socket and no randomness of its own. A peer's mistake becomes an `error` to that peer; a broken invariant of ours
+is an AssertionError and ends the process, whose supervisor restarts it from what is on disk.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections.abc import Iterable
+from typing import NamedTuple, assert_never
+
+from agentcom import __version__, limits, sched
+from agentcom import messages as m
+from agentcom.clock import Now
+from agentcom.config import Settings
+from agentcom.core.agents import Fleet, Host
+from agentcom.core.attempts import Attempts
+from agentcom.core.effects import (
+    Effect,
+    EndSession,
+    Event,
+    Incoming,
+    PeerGone,
+    Probed,
+    ProbeEndpoint,
+    RecordKey,
+    Timers,
+    key_u64x2,
+)
+from agentcom.core.lanes import task_of
+from agentcom.core.outlet import Outlet
+from agentcom.core.principals import Principals
+from agentcom.core.registry import Registry
+from agentcom.core.requests import Requests
+from agentcom.core.routing import Candidate, Router
+from agentcom.core.sessions import Session, Sessions
+from agentcom.core.tasks import OPEN, Jitter, Tasks
+from agentcom.errors import Refused
+from agentcom.model import (
+    AgentRecord,
+    EndpointRecord,
+    Group,
+    HostRecord,
+    InviteRecord,
+    JsonObject,
+    PrincipalRecord,
+    Role,
+    Route,
+    State,
+    TaskRow,
+    TierSource,
+)
+
+
+class Loaded(NamedTuple):
+    """Everything that the core needs from the store at start."""
+
+    groups: list[Group]
+    principals: list[PrincipalRecord]
+    invites: list[InviteRecord]
+    hosts: list[HostRecord]
+    agents: list[AgentRecord]
+    endpoints: list[EndpointRecord]
+    rows: Iterable[TaskRow]
+    routes: dict[int, Route]
+    numbers: dict[str, int]
+    finals: dict[State, int]
+
+
+class Hub:
+    """All state of the hub, in memory; the store follows it batch by batch."""
+
+    def __init__(self, settings: Settings, jitter: Jitter, epoch: str) -> None:
+        self.settings = settings
+        self.epoch = epoch
+        self.out = Outlet()
+        self.principals = Principals(self.out)
+        self.sessions = Sessions()
+        self.fleet = Fleet(self.out)
+        self.registry = Registry(self.out, self._host_name)
+        self.tasks = Tasks(self.out, settings)
+        self.attempts = Attempts(self.out, self.tasks, self.fleet, self.registry, jitter)
+        self.router = Router(self.fleet, self.registry, settings)
+        self.requests = Requests(self)
+        self.paused = False
+        self.degraded = False
+        self.addresses: JsonObject = {}
+        self.feed_address = ""
+        self.feed_key = ""
+        self._waits: list[tuple[int, int, int, int]] = []
+        self._probe_due_ms = 0
+
+    # --- at start ---------------------------------------------------------------------------------------
+
+    def load(self, loaded: Loaded, now: Now) -> list[Effect]:
+        """Take over what the store holds; open attempts get a fresh lease."""
+        for number, group in enumerate(loaded.groups):
+            self.tasks.load_group(number, group)
+        for principal in loaded.principals:
+            self.principals.load(principal)
+        for invite in loaded.invites:
+            self.principals.load_invite(invite)
+        for host in loaded.hosts:
+            self.fleet.load_host(host)
+        for agent in loaded.agents:
+            self.fleet.load_agent(agent)
+        for endpoint in loaded.endpoints:
+            self.registry.load(endpoint)
+        self.paused = bool(loaded.numbers.get("paused", 0))
+        self.tasks.next_id = max(1, loaded.numbers.get("next_task", 1))
+        self.tasks.counts.update(loaded.finals)
+        slots = [self.tasks.load(row, now) for row in loaded.rows]
+        self.tasks.begin(now)
+        for slot in slots:
+            state = self.tasks.table.state_of(slot)
+            if state in OPEN:
+                self.attempts.load(slot, loaded.routes.get(self.tasks.table.id[slot]), now)
+            elif state is State.delayed and not self.tasks.table.not_before_ms[slot]:
+                self.attempts.load_delayed(slot, now)
+        return self.out.take()
+
+    # --- the door ---------------------------------------------------------------------------------------
+
+    def lookups(self, event: Incoming, now: Now) -> list[RecordKey]:
+        """The records that the shell must put into the event before it is handled."""
+        message = event.message
+        if isinstance(message, m.Request):
+            session = self.sessions.find(event.peer, event.key, message.session)
+            if session is None:
+                return []
+            try:
+                return self.requests.lookups(session, message, now)
+            except Refused:
+                return []  # handle() will refuse it with the same words
+        if isinstance(message, m.Result):
+            return [("attempts", key_u64x2(message.task, message.attempt))]
+        return []
+
+    def handle(self, event: Event, now: Now) -> list[Effect]:
+        """Apply one event; returns what the shell must do. Effects are in order."""
+        match event:
+            case Incoming():
+                self._incoming(event, now)
+            case PeerGone():
+                session = self.sessions.by_peer.get(event.peer)
+                if session is not None:
+                    self._close(session, now)
+            case Probed():
+                record = self.registry.endpoints.get(event.endpoint)
+                if record is not None:
+                    self.registry.probed(record, event.probe, now)
+                    self.tasks.changed = True
+            case Timers():
+                self._timers(event, now)
+            case _:
+                assert_never(event)
+        return self.out.take()
+
+    def schedule(self, now: Now) -> list[Effect]:
+        """Give ready tasks to free agents; does nothing if nothing has changed since the last call."""
+        if not self.tasks.changed or self.paused:
+            return []
+        self.tasks.changed = False
+        free = sum(1 for agent in self.fleet.agents.values() if agent.takes_work)
+        if free == 0:
+            return []
+        queued = sorted(
+            (entry, group)
+            for group in self.tasks.ready.groups()
+            for entry in self.tasks.ready.first(group, free)
+        )
+        if queued:
+            self._dispatch(queued, now)
+        return self.out.take()
+
+    def next_due_ms(self, now: Now) -> int | None:
+        """When the next timer is due, in monotonic ms; None when there is none."""
+        due = [
+            d
+            for d in (self.attempts.next_due_ms(), self._waits[0][0] if self._waits else None)
+            if d is not None
+        ]
+        wall_ms = self.tasks.next_wall_ms()
+        if wall_ms is not None:
+            due.append(now.mono_ms + max(0, wall_ms - now.wall_ms))
+        if any(h.online for h in self.fleet.hosts.values()):
+            due.append(now.mono_ms + 1000)
+        return min(due) if due else None
+
+    def end_tick(self) -> None:
+        """The tick's batch is committed."""
+        self.tasks.end_tick()
+
+    # --- used by the parts ------------------------------------------------------------------------------
+
+    def wait_until(self, due_ms: int, task: int, peer: int, request: int) -> None:
+        heapq.heappush(self._waits, (due_ms, task, peer, request))
+
+    def address_view(self) -> JsonObject:
+        return dict(self.addresses)
+
+    def end_sessions(self, principal: int, code: str, message: str, now: Now) -> None:
+        """Tell every session of a principal why it ends, and end it."""
+        for session in self.sessions.of_principal(principal):
+            self.out.refuse(session.peer, code, message)
+            self._close(session, now)
+            self.out.add(EndSession(session.peer))
+
+    # --- messages ---------------------------------------------------------------------------------------
+
+    def _incoming(self, event: Incoming, now: Now) -> None:
+        message = event.message
+        request = message.id if isinstance(message, m.Request) else None
+        try:
+            if isinstance(message, m.Hello):
+                self._hello(event, message, now)
+            elif isinstance(message, m.Enrol):
+                record = self.principals.enrol(event.key, message, now)
+                self.out.send(event.peer, m.Enrolled(name=record.name, role=record.role))
+            else:
+                self._of_session(event, message, now)
+        except Refused as refused:
+            self.out.refuse(
+                event.peer,
+                refused.code,
+                refused.message,
+                id=request,
+                field=refused.field,
+                retry_after_s=refused.retry_after_s,
+            )
+
+    def _hello(self, event: Incoming, hello: m.Hello, now: Now) -> None:
+        principal = self.principals.by_key.get(event.key)
+        if principal is None or principal.revoked:
+            raise Refused("not_enrolled", "this key is not enrolled here; run `agentcom join CODE`")
+        if hello.protocol != limits.PROTOCOL_VERSION:
+            raise Refused(
+                "protocol_version",
+                f"this hub speaks protocol {limits.PROTOCOL_VERSION}, the caller {hello.protocol}; install version {__version__}",
+                field="protocol",
+            )
+        if (principal.role is Role.host) != (hello.host is not None):
+            raise Refused("invalid", "host: a host's key says what it runs, other keys do not", field="host")
+        fresh_ms = int(self.settings.queue.offline_s * 1000)
+        session, replaced = self.sessions.open(
+            event.peer, principal, hello.process, event.fresh, now, fresh_ms
+        )
+        session.software = hello.software
+        for old in replaced:
+            self._forget_waits(old)
+            if old.peer != session.peer:
+                self.out.refuse(old.peer, "replaced", "another process of this key has connected")
+                self.out.add(EndSession(old.peer))
+        verdicts, names = self._welcome_host(session, hello, now)
+        queue = self.settings.queue
+        reads_feed = principal.role in (Role.web, Role.view, Role.operate, Role.admin)
+        self.out.send(
+            event.peer,
+            m.Welcome(
+                session=session.token,
+                epoch=self.epoch,
+                name=principal.name,
+                role=principal.role,
+                software=f"agentcom {__version__}",
+                heartbeat_s=queue.heartbeat_s,
+                lease_s=queue.lease_s,
+                feed=self.feed_address if reads_feed else "",
+                feed_key=self.feed_key if reads_feed else "",
+                verdicts=verdicts,
+                names=names,
+                probe=self.registry.probe_urls(session.host) if session.host else (),
+                probe_every_s=self.settings.endpoints.probe_every_s,
+            ),
+        )
+
+    def _welcome_host(
+        self, session: Session, hello: m.Hello, now: Now
+    ) -> tuple[tuple[m.Verdict, ...], dict[str, str]]:
+        if hello.host is None:
+            return (), {}
+        host = self.fleet.connect(session, hello.host, hello.software, now)
+        verdicts = self.attempts.reconcile(host, hello.host.attempts, now)
+        self.tasks.changed = True
+        return verdicts, {a.record.local_name: a.record.name for a in self.fleet.agents_of(host) if a.offered}
+
+    def _of_session(self, event: Incoming, message: m.ToHub, now: Now) -> None:
+        assert not isinstance(message, m.Hello | m.Enrol)
+        session = self.sessions.find(event.peer, event.key, message.session)
+        if session is None:
+            raise Refused("no_session", "this session is not known here; say hello again")
+        session.heard_ms = now.mono_ms
+        if isinstance(message, m.Request):
+            self.requests.handle(session, message, now, event.found)
+        elif isinstance(message, m.Bye):
+            self._close(session, now)
+            self.out.add(EndSession(session.peer))
+        else:
+            host = self.fleet.hosts.get(session.host)
+            if host is None:
+                raise Refused("forbidden", "only a host's session may send this")
+            self._of_host(host, session, message, event, now)
+
+    def _of_host(self, host: Host, session: Session, message: m.ToHub, event: Incoming, now: Now) -> None:
+        peer = session.peer
+        if not host.online:
+            # It was silent for a while and is heard again in the same session.
+            host.online, host.session = True, session
+            self.tasks.changed = True
+            self._publish_agents(host, now)
+        host.heard_ms = now.mono_ms
+        match message:
+            case m.Heartbeat():
+                kill = self.attempts.beat(host, message.attempts, now)
+                self.fleet.beat(host, message.resources, now)
+                probe = self.registry.probe_urls(host.record.id)
+                self.out.send(peer, m.Beat(beat=message.beat, kill=kill, probe=probe))
+            case m.Accept():
+                if not self.attempts.accept(host, message.task, message.attempt, now):
+                    self.out.send(
+                        peer, m.Cancel(task=message.task, attempt=message.attempt, reason="not leased")
+                    )
+            case m.Decline():
+                self.attempts.decline(host, message, now)
+            case m.Log():
+                self.attempts.log(host, message)
+            case m.Result():
+                verdict = self.attempts.result(host, message, now, event.found)
+                self.out.send(peer, m.ResultAck(task=message.task, attempt=message.attempt, verdict=verdict))
+            case m.Endpoints():
+                for sighting in message.sightings:
+                    self.registry.sighted(host.record.id, host.record.name, sighting, now)
+                self.tasks.changed = True
+            case m.Pong():
+                for agent in self.fleet.agents_of(host):
+                    if agent.record.local_name == message.agent and agent.unresponsive:
+                        agent.unresponsive = False
+                        self.tasks.changed = True
+                        self.fleet.publish_agent(agent, now)
+
+    # --- time -------------------------------------------------------------------------------------------
+
+    def _timers(self, event: Timers, now: Now) -> None:
+        if event.gap_ms:
+            self.attempts.away(event.gap_ms)
+            for host in self.fleet.hosts.values():
+                host.heard_ms += event.gap_ms
+        while self._waits and self._waits[0][0] <= now.mono_ms:
+            _, task, peer, request = heapq.heappop(self._waits)
+            self.tasks.stop_waiting(task, peer, request)
+        self.tasks.sweep(now)
+        if event.drained:
+            self.attempts.expire(now)
+            self._silent_hosts(now)
+        probe_ms = int(self.settings.endpoints.probe_every_s * 1000)
+        if now.mono_ms >= self._probe_due_ms:
+            self._probe_due_ms = now.mono_ms + probe_ms
+            if self.registry.expire(probe_ms, now):
+                self.tasks.changed = True
+            for endpoint in self.registry.endpoints.values():
+                if endpoint.seen_from == 0:
+                    self.out.add(ProbeEndpoint(endpoint.id))
+
+    def _silent_hosts(self, now: Now) -> None:
+        silent_ms = self.settings.queue.offline_s * 1000
+        for host in self.fleet.hosts.values():
+            if host.online and now.mono_ms - host.heard_ms > silent_ms:
+                host.online = False
+                self.fleet.publish_host(host, now)
+                self._publish_agents(host, now)
+
+    def _publish_agents(self, host: Host, now: Now) -> None:
+        for agent in self.fleet.agents_of(host):
+            self.fleet.publish_agent(agent, now)
+
+    # --- dispatch ---------------------------------------------------------------------------------------
+
+    def _dispatch(self, queued: list[tuple[int, int]], now: Now) -> None:
+        """One scheduler call over the heads of all groups, then one assignment per choice."""
+        order = sorted({group for _, group in queued})
+        board = self.router.board([self.tasks.groups[g] for g in order], now)
+        index = {group: n for n, group in enumerate(order)}
+        choice = array("i", [-1] * len(queued))
+        sched.assign(
+            array("i", [index[group] for _, group in queued]),
+            board.cand_start,
+            board.cand_agent,
+            board.cand_endpoint,
+            board.cand_cost_us,
+            board.agent_rank,
+            board.agent_free,
+            board.endpoint_free,
+            board.endpoint_step_us,
+            choice,
+        )
+        for (entry, group), chosen in zip(queued, choice, strict=True):
+            if chosen >= 0:
+                n = index[group]
+                ways = board.candidates[board.cand_start[n] : board.cand_start[n + 1]]
+                self._assign(task_of(entry), self.tasks.groups[group], board.candidates[chosen], ways, now)
+
+    def _assign(self, task: int, group: Group, chosen: Candidate, ways: list[Candidate], now: Now) -> None:
+        slot = self.tasks.table.slot_of[task]
+        others = [way for way in ways if way is not chosen and way.agent.takes_work]
+        record = self.tasks.table.record(slot)
+        route = self.router.route(group, chosen, others, _reason(record))
+        submitter = self.principals.by_id.get(record.submitter)
+        self.attempts.assign(slot, chosen, route, submitter, now)
+
+    # --- sessions ---------------------------------------------------------------------------------------
+
+    def _close(self, session: Session, now: Now) -> None:
+        self._forget_waits(session)
+        self.sessions.close(session)
+        host = self.fleet.hosts.get(session.host)
+        if host is not None and host.session is session:
+            self.fleet.disconnect(host, now)
+
+    def _forget_waits(self, session: Session) -> None:
+        for task, _ in session.waits:
+            self.tasks.stop_waiting(task, session.peer)
+        session.waits.clear()
+
+    def _host_name(self, host: int) -> str | None:
+        found = self.fleet.hosts.get(host)
+        return found.record.name if found else None
+
+
+def _reason(record: TaskRow) -> str:
+    """Why the task has this tier, in the words of the glossary."""
+    if record.tier_source is TierSource.explicit:
+        return "explicit_tier"
+    if record.tier_source is TierSource.command:
+        return "command"
+    return "no_command" if record.inferred_tier is not record.tier else "inferred_tier"

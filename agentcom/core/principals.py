@@ -1,0 +1,277 @@
+"""Who may call, and what: keys, tokens, one-time keys, roles.
+
+Identity is a CURVE public key, or the SHA-256 of a bearer token that the web process forwards. Names are
+unique. A revoked principal stays as a record, so that its key can never be enrolled again.
+"""
+
+from __future__ import annotations
+
+from agentcom import limits
+from agentcom import messages as m
+from agentcom.clock import Now
+from agentcom.core.effects import KeysChanged, key_u64
+from agentcom.core.outlet import Outlet
+from agentcom.errors import NotFound, Refused
+from agentcom.model import InviteRecord, PrincipalRecord, Role
+
+READERS = frozenset({Role.view, Role.operate, Role.admin})
+OPERATORS = frozenset({Role.operate, Role.admin})
+ADMINS = frozenset({Role.admin})
+SUBMITTERS = frozenset({Role.submit, Role.operate, Role.admin})
+ANY_PERSON = frozenset({Role.view, Role.submit, Role.operate, Role.admin})
+OWN_READERS = READERS | {Role.submit}
+
+RIGHTS: dict[type, frozenset[Role]] = {
+    m.Submit: SUBMITTERS,
+    m.TaskGet: OWN_READERS,
+    m.TaskWait: OWN_READERS,
+    m.TaskList: OWN_READERS,
+    m.TaskWhy: OWN_READERS,
+    m.TaskLog: OWN_READERS,
+    m.TaskReports: OWN_READERS,
+    m.TaskCancel: SUBMITTERS,
+    m.TaskRetry: SUBMITTERS,
+    m.TaskHold: OPERATORS,
+    m.TaskRelease: OPERATORS,
+    m.DeadList: READERS,
+    m.DeadRetry: OPERATORS,
+    m.DeadPurge: OPERATORS,
+    m.AgentList: READERS,
+    m.AgentCordon: OPERATORS,
+    m.AgentRemove: OPERATORS,
+    m.HostList: READERS,
+    m.HostInvite: ADMINS,
+    m.HostRemove: ADMINS,
+    m.HostDrain: ADMINS,
+    m.EndpointList: READERS,
+    m.EndpointAdd: OPERATORS,
+    m.EndpointUpdate: OPERATORS,
+    m.EndpointRemove: OPERATORS,
+    m.EndpointProbeNow: OPERATORS,
+    m.QueueStats: READERS,
+    m.QueuePause: OPERATORS,
+    m.TokenAdd: ADMINS,
+    m.TokenList: ADMINS,
+    m.TokenRevoke: ADMINS,
+    m.TokenLink: ANY_PERSON,
+    m.LinkTrade: frozenset({Role.web}),
+    m.Whoami: ANY_PERSON | {Role.web},
+    m.Snapshot: READERS | {Role.web},
+    m.HubStatus: READERS,
+}
+FEED_ROLES = frozenset({Role.web, Role.view, Role.operate, Role.admin})
+
+
+class Principals:
+    """All principals and live invites, by every key that they are looked up with."""
+
+    def __init__(self, out: Outlet) -> None:
+        self._out = out
+        self.by_id: dict[int, PrincipalRecord] = {}
+        self.by_key: dict[str, PrincipalRecord] = {}
+        self.by_token: dict[str, PrincipalRecord] = {}
+        self.by_name: dict[str, PrincipalRecord] = {}
+        self.invites: dict[str, InviteRecord] = {}
+        self._links: dict[str, PrincipalRecord] = {}
+        self._next = 1
+
+    def load(self, record: PrincipalRecord) -> None:
+        self.by_id[record.id] = record
+        self._next = max(self._next, record.id + 1)
+        if record.key:
+            self.by_key[record.key] = record
+        if record.token_sha256:
+            self.by_token[record.token_sha256] = record
+        if not record.revoked:
+            self.by_name[record.name] = record
+
+    def load_invite(self, record: InviteRecord) -> None:
+        self.invites[record.key] = record
+        self._next = max(self._next, record.id + 1)
+
+    def add(self, record: PrincipalRecord) -> PrincipalRecord:
+        """Store a new principal under the next id."""
+        if len(self.by_id) >= limits.PRINCIPALS_MAX:
+            raise Refused("limit", f"there are already {limits.PRINCIPALS_MAX} keys and tokens; revoke some")
+        record.id = self._next
+        self.load(record)
+        self._save(record)
+        return record
+
+    def of_token(self, token_sha256: str, now: Now, web_process: str) -> PrincipalRecord:
+        """The principal of a bearer token; refused if unknown, revoked, expired, or of another web process."""
+        record = self.by_token.get(token_sha256)
+        if record is None or record.revoked:
+            raise Refused("unauthorised", "this token is not known here or was revoked; ask for a new one")
+        parent = self.by_id.get(record.parent) if record.parent else None
+        expired = record.expires_ms and record.expires_ms <= now.wall_ms
+        if expired or (record.parent and (parent is None or parent.revoked)):
+            raise Refused(
+                "unauthorised", "this session has ended; open a new link from `agentcom token link`"
+            )
+        if record.web_process and record.web_process != web_process:
+            raise Refused("unauthorised", "the page's session ended with the web process; open a new link")
+        return record
+
+    def admitted(self, now: Now) -> tuple[frozenset[str], frozenset[str]]:
+        """The keys that may connect: (to the hub, to the feed)."""
+        keys = {r.key for r in self.by_key.values() if r.key and not r.revoked}
+        invites = {i.key for i in self.invites.values() if i.expires_ms > now.wall_ms}
+        feed = {r.key for r in self.by_key.values() if r.key and not r.revoked and r.role in FEED_ROLES}
+        return frozenset(keys | invites), frozenset(feed)
+
+    def invite(self, op: m.HostInvite, now: Now) -> InviteRecord:
+        if op.role is Role.web:
+            raise Refused("invalid", "role: only the hub makes keys for the web process", field="role")
+        for invite in [i for i in self.invites.values() if i.expires_ms <= now.wall_ms]:
+            self._drop_invite(invite)
+        if len(self.invites) >= limits.INVITES_MAX:
+            raise Refused(
+                "limit", f"there are already {limits.INVITES_MAX} open invitations; they end after an hour"
+            )
+        if op.key in self.by_key or op.key in self.invites:
+            raise Refused("key_known", "key: this key is already known", field="key")
+        record = InviteRecord(
+            id=self._next,
+            key=op.key,
+            role=op.role,
+            name=op.name,
+            created_ms=now.wall_ms,
+            expires_ms=now.wall_ms + limits.INVITE_TTL_S * 1000,
+        )
+        self.load_invite(record)
+        self._out.put("principals", b"i" + key_u64(record.id), record)
+        self._out.add(KeysChanged(revoked=False))
+        return record
+
+    def enrol(self, one_time_key: str, message: m.Enrol, now: Now) -> PrincipalRecord:
+        """Enrol `message.key` with a one-time key; the same key again gets the same answer."""
+        invite = self.invites.get(one_time_key)
+        if invite is None or invite.expires_ms <= now.wall_ms:
+            raise Refused(
+                "invite_unknown", "this join code has expired or is not one of this hub; ask for a new one"
+            )
+        if invite.bound_key:
+            if invite.bound_key == message.key:
+                return self.by_id[invite.principal]
+            raise Refused("invite_used", "this join code was already used by another key; ask for a new one")
+        if message.key in self.by_key or message.key in self.invites:
+            raise Refused(
+                "key_known", "this key is already enrolled or was revoked; remove it and join again"
+            )
+        record = self.add(
+            PrincipalRecord(
+                id=0,
+                name=self.free_name(invite.name or message.name),
+                role=invite.role,
+                key=message.key,
+                signing_key=message.signing_key,
+                created_ms=now.wall_ms,
+            )
+        )
+        invite.bound_key, invite.principal = message.key, record.id
+        self._out.put("principals", b"i" + key_u64(invite.id), invite)
+        self._out.add(KeysChanged(revoked=False))
+        return record
+
+    def add_token(self, op: m.TokenAdd, now: Now) -> PrincipalRecord:
+        if op.role not in ANY_PERSON:
+            raise Refused("invalid", "role: a token is for view, submit, operate or admin", field="role")
+        if op.name in self.by_name:
+            raise Refused(
+                "name_taken", f"name: {op.name} is taken; revoke it first or choose another", field="name"
+            )
+        if op.token_sha256 in self.by_token:
+            raise Refused("token_known", "this token is already registered", field="token_sha256")
+        return self.add(
+            PrincipalRecord(
+                id=0, name=op.name, role=op.role, token_sha256=op.token_sha256, created_ms=now.wall_ms
+            )
+        )
+
+    def revoke(self, name: str) -> PrincipalRecord:
+        record = self.by_name.get(name)
+        if record is None:
+            raise NotFound(f"no key or token is named {name}; see `agentcom token list`", field="name")
+        if record.role is Role.admin and record.key and self._admin_keys() == 1:
+            raise Refused("last_admin", "this is the last admin key; make another before you revoke it")
+        if record.role is Role.web:
+            raise Refused(
+                "forbidden", "the web process's own key cannot be revoked; stop `agentcom web` instead"
+            )
+        record.revoked = True
+        del self.by_name[record.name]
+        self._save(record)
+        for child in [p for p in self.by_token.values() if p.parent == record.id]:
+            self._forget(child)
+        self._out.add(KeysChanged(revoked=True))
+        return record
+
+    def link(self, op: m.TokenLink, caller: PrincipalRecord, now: Now) -> PrincipalRecord:
+        """Register a one-time secret for the page; the session it is traded for ends with `caller`."""
+        role = op.role or caller.role
+        allowed = {caller.role} | (ANY_PERSON if caller.role is Role.admin else frozenset())
+        if caller.role is Role.operate:
+            allowed = {Role.view, Role.submit, Role.operate}
+        if role not in allowed:
+            raise Refused("forbidden", f"role: {caller.role} cannot give {role}", field="role")
+        for secret in [s for s, r in self._links.items() if r.expires_ms <= now.wall_ms]:
+            del self._links[secret]
+        if len(self._links) >= limits.INVITES_MAX:
+            raise Refused(
+                "limit", f"there are already {limits.INVITES_MAX} open links; they end after ten minutes"
+            )
+        owner = caller.parent or caller.id
+        record = PrincipalRecord(
+            id=0, name="", role=role, parent=owner, expires_ms=now.wall_ms + limits.LINK_TTL_S * 1000
+        )
+        self._links[op.secret_sha256] = record
+        return record
+
+    def trade(self, op: m.LinkTrade, web_process: str, now: Now) -> PrincipalRecord:
+        """A page session for a one-time secret, bound to the web process that asked."""
+        link = self._links.pop(op.secret_sha256, None)
+        if link is None or link.expires_ms <= now.wall_ms or op.token_sha256 in self.by_token:
+            raise Refused(
+                "unauthorised", "this link was used before or has expired; get one by `agentcom token link`"
+            )
+        for old in [p for p in self.by_token.values() if p.parent and p.expires_ms <= now.wall_ms]:
+            self._forget(old)
+        return self.add(
+            PrincipalRecord(
+                id=0,
+                name=f"page-{self._next}",
+                role=link.role,
+                token_sha256=op.token_sha256,
+                created_ms=now.wall_ms,
+                expires_ms=now.wall_ms + limits.PAGE_SESSION_TTL_S * 1000,
+                parent=link.parent,
+                web_process=web_process,
+            )
+        )
+
+    def free_name(self, wanted: str) -> str:
+        """`wanted`, with a number behind it when it is taken."""
+        if wanted not in self.by_name:
+            return wanted
+        return next(
+            name
+            for n in range(2, limits.PRINCIPALS_MAX + 2)
+            if (name := f"{wanted[: limits.NAME_CHARS_MAX - 6]}-{n}") not in self.by_name
+        )
+
+    def _admin_keys(self) -> int:
+        return sum(1 for p in self.by_name.values() if p.role is Role.admin and p.key)
+
+    def _forget(self, record: PrincipalRecord) -> None:
+        self.by_id.pop(record.id, None)
+        self.by_token.pop(record.token_sha256 or "", None)
+        self.by_name.pop(record.name, None)
+        self._out.delete("principals", b"p" + key_u64(record.id))
+
+    def _drop_invite(self, invite: InviteRecord) -> None:
+        del self.invites[invite.key]
+        self._out.delete("principals", b"i" + key_u64(invite.id))
+
+    def _save(self, record: PrincipalRecord) -> None:
+        self._out.put("principals", b"p" + key_u64(record.id), record)

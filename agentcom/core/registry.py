@@ -1,0 +1,276 @@
+"""The registry of LLM endpoints: where they are, who sees them, whether they are healthy, what they hold.
+
+`seen_from` 0 is the hub, which probes such an endpoint itself; otherwise the host whose loopback it is on, whose
+sidecar probes it and whose agents alone may use it. Two reports of one server are one endpoint. In-flight calls
+are counted here per (endpoint, model): the hub is the only dispatcher, and servers do not tell.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from agentcom import limits
+from agentcom import messages as m
+from agentcom.clock import Now, rfc3339
+from agentcom.core.effects import ProbeEndpoint, key_u64
+from agentcom.core.outlet import Outlet
+from agentcom.errors import NotFound, Refused
+from agentcom.model import EndpointKind, EndpointProbe, EndpointRecord, JsonObject
+
+PENALTY_MS = 60_000  # a call that failed counts against the endpoint for this long
+UNHEARD_CYCLES = 3  # a host's endpoint that no cycle has reported for so long is not healthy
+
+
+def canonical_model(name: str) -> str:
+    """An Ollama model name as a key: lower case, default library dropped, tag always there."""
+    key = name.strip().lower()
+    key = key.rsplit("library/", 1)[-1] if key.startswith("library/") or "/library/" in key else key
+    return key if ":" in key.rsplit("/", 1)[-1] else key + ":latest"
+
+
+def checked_url(url: str) -> tuple[str, bool]:
+    """(the URL without a trailing slash, whether it is on loopback); Refused with the reason otherwise."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Refused("address_refused", f"url: {url!r} is not an http or https address", field="url")
+    if parts.query or parts.fragment or parts.username or parts.password:
+        raise Refused(
+            "address_refused", "url: no user, query or fragment belongs in an endpoint", field="url"
+        )
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        raise Refused("address_refused", f"url: {url!r} has no valid port", field="url") from None
+    loopback = _check_host(parts.hostname)
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}:{port}{parts.path.rstrip('/')}", loopback
+
+
+def _check_host(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    if address.is_link_local or address.is_multicast or address.is_unspecified:
+        raise Refused(
+            "address_refused", f"url: {host} is a link-local, multicast or unspecified address", field="url"
+        )
+    return address.is_loopback
+
+
+class Registry:
+    """Endpoints by id, and what is in flight on them."""
+
+    def __init__(self, out: Outlet, host_name: Callable[[int], str | None]) -> None:
+        self._out = out
+        self._host_name = host_name
+        self.endpoints: dict[int, EndpointRecord] = {}
+        self.in_flight: dict[tuple[int, str], int] = {}
+        self.failed_ms: dict[tuple[int, int], int] = {}
+        self.heard_ms: dict[int, int] = {}
+        self._next = 1
+
+    def load(self, record: EndpointRecord) -> None:
+        self.endpoints[record.id] = record
+        self._next = max(self._next, record.id + 1)
+
+    def named(self, wanted: str) -> EndpointRecord:
+        """By name, id or URL."""
+        for record in self.endpoints.values():
+            if wanted in (record.name, str(record.id), record.url):
+                return record
+        raise NotFound(f"no endpoint is named {wanted}; see `agentcom endpoint list`", field="endpoint")
+
+    def add(self, op: m.EndpointAdd, host: int | None, now: Now) -> EndpointRecord:
+        url, loopback = checked_url(op.url)
+        if loopback and host is None:
+            raise Refused(
+                "host_required",
+                f"url: {url} is a loopback address; say which host it is on (--host NAME)",
+                field="host",
+            )
+        seen_from = host or 0
+        for other in self.endpoints.values():
+            if other.url == url and other.seen_from == seen_from:
+                if not other.found:
+                    raise Refused(
+                        "endpoint_known", f"url: {url} is already registered as {other.name}", field="url"
+                    )
+                other.found, other.cap, other.num_ctx = False, op.cap, op.num_ctx
+                other.name = self._free_name(op.name, other) if op.name else other.name
+                self.save(other, now)
+                return other
+        return self._add(
+            op.kind, url, seen_from, op.name, cap=op.cap, num_ctx=op.num_ctx, found=False, now=now
+        )
+
+    def update(self, op: m.EndpointUpdate, now: Now) -> EndpointRecord:
+        record = self.named(op.endpoint)
+        if op.name is not None and op.name != record.name:
+            if any(e.name == op.name for e in self.endpoints.values()):
+                raise Refused("name_taken", f"name: an endpoint is already named {op.name}", field="name")
+            record.name = op.name
+        if op.cap is not None:
+            record.cap = op.cap
+        if op.num_ctx is not None:
+            record.num_ctx = op.num_ctx
+        self.save(record, now)
+        return record
+
+    def remove(self, record: EndpointRecord) -> None:
+        del self.endpoints[record.id]
+        self.heard_ms.pop(record.id, None)
+        for counted in [k for k in self.in_flight if k[0] == record.id]:
+            del self.in_flight[counted]
+        self._out.delete("endpoints", key_u64(record.id))
+        self._out.publish("endpoint", "endpoint_removed", id=record.id, name=record.name)
+
+    def sighted(self, host: int, host_name: str, sighting: m.EndpointSighting, now: Now) -> None:
+        """A host's probe of an endpoint on its own loopback, found by itself or asked for."""
+        try:
+            url, loopback = checked_url(sighting.url)
+        except Refused:
+            return
+        if not loopback:
+            return
+        for record in self.endpoints.values():
+            if record.url == url and record.seen_from == host:
+                self.probed(record, sighting.probe, now)
+                return
+        if sighting.probe.healthy and len(self.endpoints) < limits.ENDPOINTS_MAX:
+            record = self._add(
+                sighting.kind,
+                url,
+                host,
+                f"{sighting.kind}-{host_name}",
+                cap=1,
+                num_ctx=0,
+                found=True,
+                now=now,
+            )
+            self.probed(record, sighting.probe, now)
+
+    def probed(self, record: EndpointRecord, probe: EndpointProbe, now: Now) -> None:
+        """Take over what a health check found. A model list that could not be read keeps the last one."""
+        self.heard_ms[record.id] = now.mono_ms
+        before = (record.healthy, record.reason, record.version, record.models)
+        if probe.healthy != record.healthy or not record.since_ms:
+            record.since_ms = now.wall_ms
+        record.healthy = probe.healthy
+        record.reason = probe.reason
+        record.version = probe.version or record.version
+        if probe.models is not None:
+            record.models = probe.models
+        first = not record.checked_ms
+        record.checked_ms = now.wall_ms
+        if first or before != (record.healthy, record.reason, record.version, record.models):
+            self.save(record, now)
+
+    def expire(self, probe_every_ms: int, now: Now) -> bool:
+        """Mark endpoints whose host has sent no check for three cycles; True if any changed."""
+        changed = False
+        for record in self.endpoints.values():
+            heard = self.heard_ms.setdefault(record.id, now.mono_ms)
+            if record.healthy and now.mono_ms - heard > UNHEARD_CYCLES * probe_every_ms:
+                self.probed(
+                    record, EndpointProbe(healthy=False, reason="no health check for three cycles"), now
+                )
+                changed = True
+        return changed
+
+    def call_failed(self, endpoint: int, host: int, now: Now) -> None:
+        """A call ended in an infrastructure error: prefer others for a while and look at it again now."""
+        if endpoint in self.endpoints:
+            self.failed_ms[endpoint, host] = now.mono_ms
+            if self.endpoints[endpoint].seen_from == 0:
+                self._out.add(ProbeEndpoint(endpoint))
+
+    def penalised(self, endpoint: int, host: int, now: Now) -> bool:
+        failed = self.failed_ms.get((endpoint, host))
+        if failed is None:
+            return False
+        if now.mono_ms - failed > PENALTY_MS:
+            del self.failed_ms[endpoint, host]
+            return False
+        return True
+
+    def started(self, endpoint: int, model: str) -> None:
+        self.in_flight[endpoint, model] = self.in_flight.get((endpoint, model), 0) + 1
+
+    def ended(self, endpoint: int, model: str) -> None:
+        left = self.in_flight.get((endpoint, model), 0) - 1
+        if left > 0:
+            self.in_flight[endpoint, model] = left
+        else:
+            self.in_flight.pop((endpoint, model), None)
+
+    def probe_urls(self, host: int) -> tuple[str, ...]:
+        """What a host shall probe beside what it finds by itself."""
+        return tuple(e.url for e in self.endpoints.values() if e.seen_from == host)
+
+    def save(self, record: EndpointRecord, now: Now) -> None:
+        self._out.put("endpoints", key_u64(record.id), record)
+        self._out.publish("endpoint", "endpoint_changed", endpoint=self.view(record))
+
+    def view(self, record: EndpointRecord) -> JsonObject:
+        in_flight = {model: n for (e, model), n in self.in_flight.items() if e == record.id}
+        return {
+            "id": record.id,
+            "name": record.name,
+            "kind": record.kind.value,
+            "url": record.url,
+            "seen_from": "hub" if not record.seen_from else "host",
+            "host": self._host_name(record.seen_from) if record.seen_from else None,
+            "healthy": record.healthy,
+            "reason": record.reason,
+            "since": rfc3339(record.since_ms) if record.since_ms else None,
+            "checked": rfc3339(record.checked_ms) if record.checked_ms else None,
+            "version": record.version,
+            "cap": record.cap,
+            "num_ctx": record.num_ctx or None,
+            "found": record.found,
+            "in_flight": in_flight,
+            "models": list(record.models),
+        }
+
+    def _add(
+        self,
+        kind: EndpointKind,
+        url: str,
+        seen_from: int,
+        name: str,
+        *,
+        cap: int,
+        num_ctx: int,
+        found: bool,
+        now: Now,
+    ) -> EndpointRecord:
+        if len(self.endpoints) >= limits.ENDPOINTS_MAX:
+            raise Refused("limit", f"this hub already has {limits.ENDPOINTS_MAX} endpoints")
+        record = EndpointRecord(
+            id=self._next,
+            name=self._free_name(name or f"{kind}-{self._next}", None),
+            kind=kind,
+            url=url,
+            seen_from=seen_from,
+            cap=cap,
+            num_ctx=num_ctx,
+            found=found,
+            created_ms=now.wall_ms,
+        )
+        self.load(record)
+        self.save(record, now)
+        if seen_from == 0:
+            self._out.add(ProbeEndpoint(record.id))
+        return record
+
+    def _free_name(self, wanted: str, but: EndpointRecord | None) -> str:
+        taken = {e.name for e in self.endpoints.values() if e is not but}
+        name, n = wanted, 2
+        while name in taken:
+            name, n = f"{wanted[: limits.NAME_CHARS_MAX - 6]}-{n}", n + 1
+        return name

@@ -1,0 +1,320 @@
+"""What people and programs may ask for: rights first, then one small function per operation.
+
+Reads are answered by the shell after the commit, from the core and the store; an operation that changes
+something either changes all of it or raises Refused before it has changed anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from agentcom import limits
+from agentcom import messages as m
+from agentcom.clock import Now, rfc3339
+from agentcom.core.attempts import live_row
+from agentcom.core.effects import ProbeEndpoint, Read, RecordKey, key_u64
+from agentcom.core.principals import RIGHTS
+from agentcom.core.sessions import Session
+from agentcom.core.tasks import Move, may_touch, owner_of
+from agentcom.errors import NotFound, Refused
+from agentcom.model import FailureClass, PrincipalRecord, Role, State, TaskError, TaskRow
+
+if TYPE_CHECKING:
+    from agentcom.core.hub import Hub
+
+Found = Mapping[RecordKey, bytes]
+READS = (
+    m.TaskGet, m.TaskList, m.TaskWhy, m.TaskLog, m.TaskReports, m.DeadList, m.AgentList, m.HostList,
+    m.EndpointList, m.QueueStats, m.TokenList, m.Snapshot, m.HubStatus,
+)  # fmt: skip
+
+
+class Requests:
+    """Carries out requests on the hub's parts."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._out = hub.out
+        self._changes: dict[type, Callable[[Any, PrincipalRecord, Session, Now, Found], object]] = {
+            m.Submit: self._submit,
+            m.TaskCancel: self._cancel,
+            m.TaskRetry: self._retry,
+            m.TaskHold: self._hold,
+            m.TaskRelease: self._release,
+            m.DeadRetry: self._dead_retry,
+            m.DeadPurge: self._dead_purge,
+            m.AgentCordon: self._cordon,
+            m.AgentRemove: self._agent_remove,
+            m.HostInvite: self._invite,
+            m.HostRemove: self._host_remove,
+            m.HostDrain: self._drain,
+            m.EndpointAdd: self._endpoint_add,
+            m.EndpointUpdate: self._endpoint_update,
+            m.EndpointRemove: self._endpoint_remove,
+            m.EndpointProbeNow: self._endpoint_probe,
+            m.QueuePause: self._pause,
+            m.TokenAdd: self._token_add,
+            m.TokenRevoke: self._token_revoke,
+            m.TokenLink: self._token_link,
+            m.LinkTrade: self._link_trade,
+            m.Whoami: self._whoami,
+        }
+
+    def handle(self, session: Session, request: m.Request, now: Now, found: Found) -> None:
+        caller = self.caller(session, request, now)
+        op = request.op
+        if caller.role not in RIGHTS[type(op)]:
+            needed = " or ".join(sorted(r.value for r in RIGHTS[type(op)]))
+            raise Refused(
+                "forbidden", f"this needs the role {needed}; {caller.name or 'this key'} is {caller.role}"
+            )
+        mine = owner_of(caller) if caller.role is Role.submit else 0
+        if isinstance(op, m.TaskWait):
+            if not self._hub.tasks.wait(op.task, session.peer, request.id, mine):
+                self._out.add(Read(session.peer, request.id, m.TaskGet(task=op.task), mine))
+            else:
+                session.waits.add((op.task, request.id))
+                self._hub.wait_until(
+                    now.mono_ms + int(op.timeout_s * 1000), op.task, session.peer, request.id
+                )
+        elif isinstance(op, READS):
+            self._out.add(Read(session.peer, request.id, op, mine))
+        else:
+            value = self._changes[type(op)](op, caller, session, now, found)
+            if isinstance(value, Read):
+                value = value._replace(peer=session.peer, request=request.id, principal=mine)
+                self._out.add(value)
+            else:
+                self._out.send(session.peer, m.Reply(id=request.id, value=value))
+
+    def caller(self, session: Session, request: m.Request, now: Now) -> PrincipalRecord:
+        """Whose rights apply: the session's own, or those of the token that the web process forwards."""
+        if request.bearer is None:
+            return session.principal
+        if session.principal.role is not Role.web:
+            raise Refused("forbidden", "bearer: only the web process may forward tokens", field="bearer")
+        return self._hub.principals.of_token(_sha256(request.bearer), now, session.process)
+
+    def lookups(self, session: Session, request: m.Request, now: Now) -> list[RecordKey]:
+        """The records that this request's decision needs from the store."""
+        op, tasks = request.op, self._hub.tasks
+        if isinstance(op, m.Submit):
+            if all(spec.idempotency_key is None for spec in op.tasks):
+                return []
+            owner = owner_of(self.caller(session, request, now))
+            return [("idempotency", place) for place in tasks.idempotency_keys(op, owner)]
+        if (
+            isinstance(op, m.TaskRetry | m.TaskCancel | m.TaskHold | m.TaskRelease)
+            and op.task not in tasks.table
+        ):
+            return [("tasks", key_u64(op.task))]
+        if isinstance(op, m.DeadRetry | m.DeadPurge):
+            return [("tasks", key_u64(task)) for task in op.tasks]
+        return []
+
+    # --- tasks ------------------------------------------------------------------------------------------
+
+    def _submit(self, op: m.Submit, caller: PrincipalRecord, _s: Session, now: Now, found: Found) -> object:
+        if self._hub.degraded:
+            raise Refused(
+                "storage_full", "the hub's disk is full: no new tasks until there is room", retry_after_s=30
+            )
+        return {"tasks": self._hub.tasks.submit(op, caller, now, found)}
+
+    def _cancel(
+        self, op: m.TaskCancel, caller: PrincipalRecord, _s: Session, now: Now, found: Found
+    ) -> object:
+        if op.task not in self._hub.tasks.table:
+            record = self._final(op.task, caller, found)
+            if record.state is not State.cancelled:
+                raise Refused("wrong_state", f"task {op.task} is already {record.state}")
+            return _task(op.task)
+        slot = self._hub.tasks.slot(op.task, caller)
+        self._hub.attempts.cancel(slot, now)
+        return _task(op.task)
+
+    def _retry(self, op: m.TaskRetry, caller: PrincipalRecord, _s: Session, now: Now, found: Found) -> object:
+        if op.task in self._hub.tasks.table:
+            state = self._hub.tasks.table.state_of(self._hub.tasks.slot(op.task, caller))
+            raise Refused(
+                "wrong_state", f"task {op.task} is {state}: only a dead, cancelled or expired one is retried"
+            )
+        self._hub.tasks.retry(self._final(op.task, caller, found), now)
+        return _task(op.task)
+
+    def _hold(self, op: m.TaskHold, caller: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
+        slot = self._hub.tasks.slot(op.task, caller)
+        error = TaskError(
+            failure_class=FailureClass.configuration,
+            code="held_by_user",
+            message=op.reason or f"held by {caller.name}",
+        )
+        self._hub.attempts.hold(slot, error, now)
+        return _task(op.task)
+
+    def _release(
+        self, op: m.TaskRelease, caller: PrincipalRecord, _s: Session, now: Now, _f: Found
+    ) -> object:
+        self._hub.tasks.move(self._hub.tasks.slot(op.task, caller), Move.release, now)
+        return _task(op.task)
+
+    def _dead_retry(
+        self, op: m.DeadRetry, caller: PrincipalRecord, _s: Session, now: Now, found: Found
+    ) -> object:
+        records = [self._final(task, caller, found) for task in op.tasks]
+        for record in records:
+            if record.state not in (State.dead, State.expired, State.cancelled):
+                raise Refused("wrong_state", f"task {record.id} is {record.state}: it is not dead")
+        for record in records:
+            self._hub.tasks.retry(record, now)
+        return {"tasks": [record.id for record in records]}
+
+    def _dead_purge(
+        self, op: m.DeadPurge, caller: PrincipalRecord, _s: Session, _n: Now, found: Found
+    ) -> object:
+        records = [self._final(task, caller, found) for task in op.tasks]
+        for record in records:
+            if record.state not in (State.dead, State.expired, State.cancelled):
+                raise Refused("wrong_state", f"task {record.id} is {record.state}: it is not dead")
+        for record in records:
+            self._purge(record)
+        return {"purged": len(records)}
+
+    def _purge(self, record: TaskRow) -> None:
+        key = key_u64(record.id)
+        for database in ("tasks", "bodies", "dead"):
+            self._out.delete(database, key)
+        for attempt in range(1, record.attempt + 1):
+            for database in ("attempts", "routes", "reports"):
+                self._out.delete(database, key + key_u64(attempt))
+        self._hub.tasks.counts[record.state] -= 1
+        self._out.publish("task", "task_purged", task=record.id)
+
+    def _final(self, task: int, caller: PrincipalRecord, found: Found) -> TaskRow:
+        stored = found.get(("tasks", key_u64(task)))
+        record = msgspec.msgpack.decode(stored, type=TaskRow) if stored is not None else None
+        if record is None or not may_touch(caller, record.submitter):
+            raise NotFound(f"there is no task {task}", field="task")
+        if live_row(record):
+            raise Refused("wrong_state", f"task {task} is {record.state}: it is not final")
+        return record
+
+    # --- agents, hosts, endpoints -----------------------------------------------------------------------
+
+    def _cordon(self, op: m.AgentCordon, _c: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
+        fleet = self._hub.fleet
+        agent = fleet.agent_named(op.agent)
+        agent.record.cordoned = op.cordoned
+        fleet.save_agent(agent)
+        fleet.publish_agent(agent, now)
+        self._hub.tasks.changed = True
+        return {"agent": agent.record.name, "cordoned": op.cordoned}
+
+    def _agent_remove(
+        self, op: m.AgentRemove, _c: PrincipalRecord, _s: Session, _n: Now, _f: Found
+    ) -> object:
+        self._hub.fleet.remove_agent(self._hub.fleet.agent_named(op.agent))
+        return {"agent": op.agent, "removed": True}
+
+    def _invite(self, op: m.HostInvite, _c: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
+        invite = self._hub.principals.invite(op, now)
+        return {"expires": rfc3339(invite.expires_ms), "role": invite.role.value, **self._hub.address_view()}
+
+    def _host_remove(self, op: m.HostRemove, _c: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
+        hub = self._hub
+        host = hub.fleet.host_named(op.host)
+        hub.attempts.host_gone(host, now)
+        for endpoint in [e for e in hub.registry.endpoints.values() if e.seen_from == host.record.id]:
+            hub.registry.remove(endpoint)
+        principal = hub.principals.by_id[host.record.principal]
+        if not principal.revoked:
+            hub.principals.revoke(principal.name)
+            hub.end_sessions(principal.id, "revoked", "this host was removed from the hub", now)
+        hub.fleet.remove_host(host)
+        return {"host": op.host, "removed": True}
+
+    def _drain(self, op: m.HostDrain, _c: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
+        host = self._hub.fleet.host_named(op.host)
+        host.record.draining = op.draining
+        self._hub.fleet.save_host(host)
+        self._hub.fleet.publish_host(host, now)
+        self._hub.tasks.changed = True
+        return {"host": op.host, "draining": op.draining}
+
+    def _endpoint_add(
+        self, op: m.EndpointAdd, _c: PrincipalRecord, _s: Session, now: Now, _f: Found
+    ) -> object:
+        host = self._hub.fleet.host_named(op.host).record.id if op.host is not None else None
+        record = self._hub.registry.add(op, host, now)
+        return self._hub.registry.view(record)
+
+    def _endpoint_update(
+        self, op: m.EndpointUpdate, _c: PrincipalRecord, _s: Session, now: Now, _f: Found
+    ) -> object:
+        record = self._hub.registry.update(op, now)
+        self._hub.tasks.changed = True
+        return self._hub.registry.view(record)
+
+    def _endpoint_remove(
+        self, op: m.EndpointRemove, _c: PrincipalRecord, _s: Session, _n: Now, _f: Found
+    ) -> object:
+        self._hub.registry.remove(self._hub.registry.named(op.endpoint))
+        return {"ok": True}
+
+    def _endpoint_probe(
+        self, op: m.EndpointProbeNow, _c: PrincipalRecord, _s: Session, _n: Now, _f: Found
+    ) -> object:
+        record = self._hub.registry.named(op.endpoint)
+        if record.seen_from == 0:
+            self._out.add(ProbeEndpoint(record.id))
+        return {"ok": True}
+
+    # --- the hub itself ---------------------------------------------------------------------------------
+
+    def _pause(self, op: m.QueuePause, _c: PrincipalRecord, _s: Session, _n: Now, _f: Found) -> object:
+        self._hub.paused = op.paused
+        self._out.number("paused", int(op.paused))
+        self._hub.tasks.changed = True
+        return {"paused": op.paused}
+
+    def _token_add(self, op: m.TokenAdd, _c: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
+        record = self._hub.principals.add_token(op, now)
+        return {"name": record.name, "role": record.role.value}
+
+    def _token_revoke(
+        self, op: m.TokenRevoke, _c: PrincipalRecord, _s: Session, now: Now, _f: Found
+    ) -> object:
+        record = self._hub.principals.revoke(op.name)
+        self._hub.end_sessions(record.id, "revoked", "this key was revoked", now)
+        return {"name": op.name, "revoked": True}
+
+    def _token_link(
+        self, op: m.TokenLink, caller: PrincipalRecord, _s: Session, now: Now, _f: Found
+    ) -> object:
+        link = self._hub.principals.link(op, caller, now)
+        return {"role": link.role.value, "expires": rfc3339(link.expires_ms)}
+
+    def _link_trade(
+        self, op: m.LinkTrade, _c: PrincipalRecord, session: Session, now: Now, _f: Found
+    ) -> object:
+        record = self._hub.principals.trade(op, session.process, now)
+        return {"name": record.name, "role": record.role.value, "expires": rfc3339(record.expires_ms)}
+
+    def _whoami(self, _o: m.Whoami, caller: PrincipalRecord, _s: Session, _n: Now, _f: Found) -> object:
+        return {"name": caller.name, "role": caller.role.value}
+
+
+def _task(task: int) -> Read:
+    """The task as it is after this change, read after the commit."""
+    return Read(0, 0, m.TaskGet(task=task), 0)
+
+
+def _sha256(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+assert limits.PAGE_MAX <= limits.SCAN_ROWS_MAX

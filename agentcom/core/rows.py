@@ -1,0 +1,148 @@
+"""The compact table of live tasks: one fixed-width row of 64-bit columns per non-final task.
+
+200 bytes a task at most, struct of arrays, so that a million queued tasks fit in memory and the compiled
+scheduler can read columns in place. Bodies (description, files, checks) stay in the store. Slots are reused;
+an id is never.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from agentcom.model import Lane, State, TaskError, TaskRow, Tier, TierSource
+
+STATES = tuple(State)
+LANES = tuple(Lane)
+TIERS = tuple(Tier)
+SOURCES = tuple(TierSource)
+STATE_CODE = {state: code for code, state in enumerate(STATES)}
+LANE_CODE = {lane: code for code, lane in enumerate(LANES)}
+TIER_CODE = {tier: code for code, tier in enumerate(TIERS)}
+SOURCE_CODE = {source: code for code, source in enumerate(SOURCES)}
+
+COLUMNS = (
+    "id", "state", "lane", "group", "submitter", "tier", "tier_source", "inferred", "created_ms", "order_key",
+    "max_retries", "attempt", "retries_used", "losses", "parked_count", "infra_count", "agent", "host",
+    "assigned_ms", "delay_ms", "expires_ms", "lease_ms", "accept_ms", "not_before_ms", "progress",
+)  # fmt: skip
+ROW_BYTES = 8 * len(COLUMNS)
+assert ROW_BYTES <= 200
+
+
+class TaskTable:
+    """Columns by name; `slot_of` maps a live task's id to its slot."""
+
+    id: array[int]
+    state: array[int]
+    lane: array[int]
+    group: array[int]
+    submitter: array[int]
+    tier: array[int]
+    tier_source: array[int]
+    inferred: array[int]
+    created_ms: array[int]
+    order_key: array[int]
+    max_retries: array[int]
+    attempt: array[int]
+    retries_used: array[int]
+    losses: array[int]
+    parked_count: array[int]
+    infra_count: array[int]
+    agent: array[int]
+    host: array[int]
+    assigned_ms: array[int]
+    delay_ms: array[int]
+    expires_ms: array[int]
+    lease_ms: array[int]
+    accept_ms: array[int]
+    not_before_ms: array[int]
+    progress: array[int]
+
+    def __init__(self) -> None:
+        self._columns: list[array[int]] = []
+        for name in COLUMNS:
+            column = array("q")
+            setattr(self, name, column)
+            self._columns.append(column)
+        self.slot_of: dict[int, int] = {}
+        self.errors: dict[int, TaskError] = {}
+        self._free: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.slot_of)
+
+    def __contains__(self, task: int) -> bool:
+        return task in self.slot_of
+
+    def add(self, record: TaskRow) -> int:
+        """A slot for a live task, filled from its record. O(1)."""
+        assert record.id not in self.slot_of, f"task {record.id} is already live"
+        slot = self._take_slot()
+        self.slot_of[record.id] = slot
+        self.id[slot] = record.id
+        self.state[slot] = STATE_CODE[record.state]
+        self.lane[slot] = LANE_CODE[record.lane]
+        self.group[slot] = record.group
+        self.submitter[slot] = record.submitter
+        self.tier[slot] = TIER_CODE[record.tier]
+        self.tier_source[slot] = SOURCE_CODE[record.tier_source]
+        self.inferred[slot] = TIER_CODE[record.inferred_tier]
+        for name in (
+            "created_ms", "order_key", "max_retries", "attempt", "retries_used", "losses", "parked_count",
+            "agent", "host", "assigned_ms", "delay_ms", "expires_ms",
+            "infra_count", "not_before_ms",
+        ):  # fmt: skip
+            getattr(self, name)[slot] = getattr(record, name)
+        return slot
+
+    def remove(self, task: int) -> None:
+        slot = self.slot_of.pop(task)
+        self.errors.pop(task, None)
+        self.id[slot] = 0
+        self._free.append(slot)
+
+    def state_of(self, slot: int) -> State:
+        return STATES[self.state[slot]]
+
+    def record(self, slot: int, finished_ms: int = 0) -> TaskRow:
+        """The row as it is stored."""
+        task = self.id[slot]
+        error = self.errors.get(task)
+        return TaskRow(
+            id=task,
+            state=STATES[self.state[slot]],
+            lane=LANES[self.lane[slot]],
+            group=self.group[slot],
+            submitter=self.submitter[slot],
+            tier=TIERS[self.tier[slot]],
+            tier_source=SOURCES[self.tier_source[slot]],
+            inferred_tier=TIERS[self.inferred[slot]],
+            created_ms=self.created_ms[slot],
+            order_key=self.order_key[slot],
+            max_retries=self.max_retries[slot],
+            attempt=self.attempt[slot],
+            retries_used=self.retries_used[slot],
+            losses=self.losses[slot],
+            parked_count=self.parked_count[slot],
+            agent=self.agent[slot],
+            host=self.host[slot],
+            assigned_ms=self.assigned_ms[slot],
+            finished_ms=finished_ms,
+            delay_ms=self.delay_ms[slot],
+            expires_ms=self.expires_ms[slot],
+            not_before_ms=self.not_before_ms[slot],
+            infra_count=self.infra_count[slot],
+            error_class=error.failure_class.value if error else "",
+            error_code=error.code if error else "",
+            error_message=error.message if error else "",
+        )
+
+    def _take_slot(self) -> int:
+        if self._free:
+            slot = self._free.pop()
+            for column in self._columns:
+                column[slot] = 0
+            return slot
+        for column in self._columns:
+            column.append(0)
+        return len(self.id) - 1

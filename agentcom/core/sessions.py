@@ -1,0 +1,101 @@
+"""Sessions: (key, random token given in welcome). A message whose key or token does not fit is refused.
+
+The shell's peer number is an address, never an identity. A `host` key has one session; a second process of it
+is refused while the first has beaten lately, then replaces it. People may have several, up to a limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agentcom import limits
+from agentcom.clock import Now
+from agentcom.errors import Refused
+from agentcom.model import PrincipalRecord, Role
+
+IDLE_MS_MAX = 10 * 60 * 1000  # a person's silent session may be dropped after this when room is needed
+
+
+@dataclass(slots=True)
+class Session:
+    number: int
+    peer: int
+    token: bytes
+    principal: PrincipalRecord
+    process: str
+    heard_ms: int
+    software: str = ""
+    host: int = 0
+    waits: set[tuple[int, int]] = field(default_factory=set)
+
+
+class Sessions:
+    """Live sessions by token, by peer and by key."""
+
+    def __init__(self) -> None:
+        self.by_token: dict[bytes, Session] = {}
+        self.by_peer: dict[int, Session] = {}
+        self._by_key: dict[str, list[Session]] = {}
+        self._next = 1
+
+    def open(
+        self, peer: int, principal: PrincipalRecord, process: str, token: bytes, now: Now, fresh_ms: int
+    ) -> tuple[Session, list[Session]]:
+        """A new session and those that it replaces. `fresh_ms`: a host's first process holds its place while
+        it has been heard within that time."""
+        key = principal.key or ""
+        live = self._by_key.get(key, [])
+        replaced = [s for s in live if s.peer == peer or s.process == process]
+        if principal.role is Role.host:
+            self._check_host(live, process, now, fresh_ms)
+            replaced = list(live)
+        elif len(live) - len(replaced) >= limits.SESSIONS_PER_KEY_MAX:
+            idle = [s for s in live if now.mono_ms - s.heard_ms > IDLE_MS_MAX]
+            if not idle:
+                raise Refused("busy", f"this key has {limits.SESSIONS_PER_KEY_MAX} sessions open; close some")
+            replaced = [*replaced, *idle]
+        other = self.by_peer.get(peer)
+        if other is not None and other not in replaced:
+            replaced.append(other)
+        for old in replaced:
+            self.close(old)
+        session = Session(self._next, peer, token, principal, process, now.mono_ms)
+        self._next += 1
+        self.by_token[token] = session
+        self.by_peer[peer] = session
+        self._by_key.setdefault(key, []).append(session)
+        return session, replaced
+
+    def find(self, peer: int, key: str, token: bytes) -> Session | None:
+        """The session that a message belongs to, if its key and its token both fit. A peer that came back
+        under another address keeps its session."""
+        session = self.by_token.get(token)
+        if session is None or session.principal.key != key:
+            return None
+        if session.peer != peer:
+            self.by_peer.pop(session.peer, None)
+            session.peer = peer
+            self.by_peer[peer] = session
+        return session
+
+    def close(self, session: Session) -> None:
+        self.by_token.pop(session.token, None)
+        if self.by_peer.get(session.peer) is session:
+            del self.by_peer[session.peer]
+        of_key = self._by_key.get(session.principal.key or "", [])
+        if session in of_key:
+            of_key.remove(session)
+
+    def of_principal(self, principal: int) -> list[Session]:
+        return [s for s in self.by_token.values() if s.principal.id == principal]
+
+    @staticmethod
+    def _check_host(live: list[Session], process: str, now: Now, fresh_ms: int) -> None:
+        for session in live:
+            silent_ms = now.mono_ms - session.heard_ms
+            if session.process != process and silent_ms < fresh_ms:
+                raise Refused(
+                    "busy",
+                    "another sidecar with this host's key is connected; stop it, or give this home a key of its own",
+                    retry_after_s=round((fresh_ms - silent_ms) / 1000 + 0.5, 1),
+                )

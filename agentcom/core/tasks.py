@@ -1,0 +1,392 @@
+"""A task's life: one table from (state, event) to the state that follows; an unknown pair changes nothing.
+
+Every change writes the row, and a final state leaves the lanes, notifies who waits and releases what the task
+held in the same batch of effects. Attempts (leases, results) are in attempts.py, which moves tasks through the
+door here.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+from agentcom import limits
+from agentcom import messages as m
+from agentcom.clock import Now
+from agentcom.config import Settings
+from agentcom.core.admission import Admitted, admit
+from agentcom.core.effects import Read, RecordKey, key_u64
+from agentcom.core.lanes import ID_BITS, ReadyQueue, task_of
+from agentcom.core.outlet import Outlet
+from agentcom.core.rows import STATE_CODE, STATES, TIERS, TaskTable
+from agentcom.errors import NotFound, Refused
+from agentcom.model import (
+    FINAL,
+    FailureClass,
+    Group,
+    JsonObject,
+    Lane,
+    PrincipalRecord,
+    Role,
+    State,
+    TaskError,
+    TaskRow,
+    TaskSpec,
+)
+
+
+class Move(StrEnum):
+    """What can happen to a task."""
+
+    assign = "assign"
+    start = "start"
+    complete = "complete"
+    back = "back"
+    delay = "delay"
+    due = "due"
+    hold = "hold"
+    release = "release"
+    kill = "kill"
+    cancel = "cancel"
+    expire = "expire"
+    retry = "retry"
+
+
+QUEUED = (State.waiting, State.delayed, State.ready)
+OPEN = (State.assigned, State.working)
+LIVE = (*QUEUED, *OPEN, State.held)
+TABLE: dict[tuple[State, Move], State] = {
+    (State.ready, Move.assign): State.assigned,
+    (State.assigned, Move.start): State.working,
+    **{(state, Move.complete): State.completed for state in OPEN},
+    **{(state, Move.back): State.ready for state in OPEN},
+    **{(state, Move.delay): State.delayed for state in OPEN},
+    (State.delayed, Move.due): State.ready,
+    **{(state, Move.hold): State.held for state in (*QUEUED, *OPEN)},
+    (State.held, Move.release): State.ready,
+    **{(state, Move.kill): State.dead for state in OPEN},
+    **{(state, Move.cancel): State.cancelled for state in LIVE},
+    **{(state, Move.expire): State.expired for state in (*QUEUED, State.held)},
+    **{(state, Move.retry): State.ready for state in (State.dead, State.cancelled, State.expired)},
+}
+
+
+class Jitter(Protocol):
+    """A seeded source of numbers, passed in."""
+
+    def randrange(self, start: int, /) -> int: ...
+
+
+class Tasks:
+    """The table of live tasks, the ready queue, and every move between states."""
+
+    def __init__(self, out: Outlet, settings: Settings) -> None:
+        self._out = out
+        self.settings = settings
+        self.table = TaskTable()
+        self.ready = ReadyQueue(self._is_ready)
+        self.groups: list[Group] = []
+        self._group_of: dict[Group, int] = {}
+        self._tick_keys: dict[bytes, int] = {}
+        self._waiters: dict[int, list[tuple[int, int, int]]] = {}
+        self._waiting = 0
+        self._wall: list[int] = []
+        self._newest_ms = 0
+        self._order_base_ms = 0
+        self.next_id = 1
+        self.changed = True
+        self.counts = dict.fromkeys(State, 0)
+        self.by_lane = dict.fromkeys(Lane, 0)
+        self.disagreements = 0
+
+    # --- at start ---------------------------------------------------------------------------------------
+
+    def load_group(self, number: int, group: Group) -> None:
+        assert number == len(self.groups), "requirement groups are numbered without gaps"
+        self.groups.append(group)
+        self._group_of[group] = number
+
+    def load(self, record: TaskRow, now: Now) -> int:
+        """A live task from the store. Open attempts get their fresh lease from attempts.py."""
+        slot = self.table.add(record)
+        if record.error_class:
+            self.table.errors[record.id] = TaskError(
+                failure_class=FailureClass(record.error_class),
+                code=record.error_code,
+                message=record.error_message,
+            )
+        self.counts[record.state] += 1
+        self.by_lane[record.lane] += 1
+        self._newest_ms = max(self._newest_ms, record.created_ms)
+        self._enter(slot, record.state, now)
+        return slot
+
+    def begin(self, now: Now) -> None:
+        """Start the clock for the order of tasks: wall time once, then only monotonic time moves it, so a jump
+        of the wall clock changes no order."""
+        self._order_base_ms = max(now.wall_ms, self._newest_ms) - now.mono_ms
+
+    # --- from people ------------------------------------------------------------------------------------
+
+    def submit(
+        self, op: m.Submit, caller: PrincipalRecord, now: Now, found: Mapping[RecordKey, bytes]
+    ) -> list[JsonObject]:
+        """Take all tasks of the batch or none. A known idempotency key returns the first task."""
+        admitted = [
+            admit(spec, caller.role, self.settings, now, f"tasks[{n}]") for n, spec in enumerate(op.tasks)
+        ]
+        taken = [self._take(one, caller, now, found) for one in admitted]
+        self._out.number("next_task", self.next_id)
+        return taken
+
+    def idempotency_keys(self, op: m.Submit, caller: int) -> list[bytes]:
+        return [idempotency_key(caller, s) for s in op.tasks if s.idempotency_key is not None]
+
+    def end_tick(self) -> None:
+        """After the commit: keys of this tick are now in the store."""
+        self._tick_keys.clear()
+
+    def slot(self, task: int, caller: PrincipalRecord | None = None) -> int:
+        """The slot of a live task that the caller may touch; NotFound otherwise (for others' tasks too, so
+        that ids tell nothing)."""
+        slot = self.table.slot_of.get(task)
+        if slot is None or not may_touch(caller, self.table.submitter[slot]):
+            raise NotFound(f"there is no live task {task}", field="task")
+        return slot
+
+    def hold(self, slot: int, error: TaskError, now: Now) -> None:
+        self.table.errors[self.table.id[slot]] = error
+        self.table.delay_ms[slot] = now.wall_ms + self.settings.queue.held_s * 1000
+        self.move(slot, Move.hold, now)
+
+    def retry(self, record: TaskRow, now: Now) -> None:
+        """A dead, cancelled or expired task goes back to its lane with fresh counters; attempts rise on."""
+        state = TABLE.get((record.state, Move.retry))
+        if state is None:
+            raise illegal(record.id, record.state, Move.retry)
+        old = record.state
+        record.state = state
+        record.retries_used = record.losses = record.parked_count = record.infra_count = 0
+        record.finished_ms = record.agent = record.host = record.delay_ms = record.not_before_ms = 0
+        record.expires_ms = now.wall_ms + self.settings.queue.ttl_s * 1000
+        record.order_key = self._order_key(record.lane, now)
+        record.error_class = record.error_code = record.error_message = ""
+        slot = self.table.add(record)
+        self.counts[state] += 1
+        self.counts[old] -= 1
+        self.by_lane[record.lane] += 1
+        self._out.delete("dead", key_u64(record.id))
+        self._out.put_bytes("lanes", key_u64(record.id), b"")
+        self._enter(slot, state, now)
+        self._save(slot)
+
+    def wait(self, task: int, peer: int, request: int, principal: int) -> bool:
+        """Park a request until the task is final; False when it is final already or there is no room."""
+        if task not in self.table or self._waiting >= limits.WAITERS_MAX:
+            return False
+        self._waiters.setdefault(task, []).append((peer, request, principal))
+        self._waiting += 1
+        return True
+
+    def stop_waiting(self, task: int, peer: int, request: int | None = None) -> None:
+        """Forget one parked request of a peer, or all of them; answers it with the task as it is when named."""
+        parked = self._waiters.get(task, [])
+        for one in [w for w in parked if w[0] == peer and request in (None, w[1])]:
+            parked.remove(one)
+            self._waiting -= 1
+            if request is not None:
+                self._out.add(Read(peer, one[1], m.TaskGet(task=task), one[2]))
+        if not parked:
+            self._waiters.pop(task, None)
+
+    # --- moves ------------------------------------------------------------------------------------------
+
+    def move(self, slot: int, what: Move, now: Now) -> State:
+        """Move a live task as the table says; raises Refused, with nothing changed, for an unknown pair."""
+        old = STATES[self.table.state[slot]]
+        new = TABLE.get((old, what))
+        task = self.table.id[slot]
+        if new is None:
+            raise illegal(task, old, what)
+        self.table.state[slot] = STATE_CODE[new]
+        self.counts[old] -= 1
+        self.counts[new] += 1
+        if new in FINAL:
+            self._finish(slot, task, new, now)
+        else:
+            self._enter(slot, new, now)
+            self._save(slot)
+        return new
+
+    def sweep(self, now: Now) -> None:
+        """Wall-clock deadlines that people gave: `not_before`, ttl, the time a task may be held."""
+        while self._wall and self._wall[0] >> ID_BITS <= now.wall_ms:
+            slot = self.table.slot_of.get(task_of(heapq.heappop(self._wall)))
+            if slot is not None:
+                self._sweep_one(slot, now)
+
+    def next_wall_ms(self) -> int | None:
+        return self._wall[0] >> ID_BITS if self._wall else None
+
+    def _sweep_one(self, slot: int, now: Now) -> None:
+        state = self.table.state_of(slot)
+        expires_ms = self.table.expires_ms[slot]
+        held_out = state is State.held and self.table.delay_ms[slot] <= now.wall_ms
+        if state in OPEN:
+            # Running work is left to end; the deadline is looked at again when it comes back to the queue.
+            return
+        if expires_ms <= now.wall_ms or held_out:
+            code, what = ("held_too_long", "held") if held_out else ("ttl", "in the queue")
+            self.table.errors[self.table.id[slot]] = TaskError(
+                failure_class=FailureClass.configuration,
+                code=code,
+                message=f"it was {what} for longer than allowed",
+            )
+            self.move(slot, Move.expire, now)
+        elif state is State.delayed and 0 < self.table.not_before_ms[slot] <= now.wall_ms:
+            self.table.not_before_ms[slot] = 0
+            self.move(slot, Move.due, now)
+
+    def _take(
+        self, one: Admitted, caller: PrincipalRecord, now: Now, found: Mapping[RecordKey, bytes]
+    ) -> JsonObject:
+        owner = owner_of(caller)
+        known = self._known(one.spec, owner, found)
+        if known is not None:
+            slot = self.table.slot_of.get(known)
+            state = self.table.state_of(slot).value if slot is not None else None
+            return {"id": known, "state": state, "tier": one.tier.value, "created": False}
+        task, self.next_id = self.next_id, self.next_id + 1
+        spec = one.spec
+        state = State.delayed if one.not_before_ms else State.ready
+        record = TaskRow(
+            id=task,
+            state=state,
+            lane=spec.lane,
+            group=self._intern(one.group),
+            submitter=owner,
+            tier=one.tier,
+            tier_source=one.tier_source,
+            inferred_tier=one.inferred_tier,
+            created_ms=now.wall_ms,
+            order_key=self._order_key(spec.lane, now),
+            max_retries=self.settings.queue.max_retries if spec.max_retries is None else spec.max_retries,
+            expires_ms=one.expires_ms,
+            not_before_ms=one.not_before_ms,
+        )
+        self._store_new(record, spec, now)
+        if one.tier is not one.inferred_tier and one.tier_source == "explicit":
+            self.disagreements += 1
+            self._out.publish(
+                "task",
+                "tier_disagreement",
+                task=task,
+                tier=one.tier,
+                inferred=one.inferred_tier,
+                signals=one.signals,
+            )
+        return {"id": task, "state": state.value, "tier": one.tier.value, "created": True}
+
+    def _store_new(self, record: TaskRow, spec: TaskSpec, now: Now) -> None:
+        key = key_u64(record.id)
+        slot = self.table.add(record)
+        self.counts[record.state] += 1
+        self.by_lane[record.lane] += 1
+        self._out.put_bytes("bodies", key, msgspec.msgpack.encode(spec))
+        self._out.put_bytes("lanes", key, b"")
+        self._out.put("tasks", key, record)
+        if spec.idempotency_key is not None:
+            place = idempotency_key(record.submitter, spec)
+            self._tick_keys[place] = record.id
+            self._out.put_bytes("idempotency", place, key)
+        self._enter(slot, record.state, now)
+        self._out.task_changed(record.id)
+
+    def _known(self, spec: TaskSpec, caller: int, found: Mapping[RecordKey, bytes]) -> int | None:
+        if spec.idempotency_key is None:
+            return None
+        place = idempotency_key(caller, spec)
+        stored = found.get(("idempotency", place))
+        return int.from_bytes(stored, "big") if stored is not None else self._tick_keys.get(place)
+
+    def _order_key(self, lane: Lane, now: Now) -> int:
+        queue = self.settings.queue
+        delay_s = {Lane.urgent: 0, Lane.high: queue.high_delay_s, Lane.normal: queue.normal_delay_s}
+        return self._order_base_ms + now.mono_ms + delay_s.get(lane, queue.low_delay_s) * 1000
+
+    def _intern(self, group: Group) -> int:
+        number = self._group_of.get(group)
+        if number is None:
+            number = len(self.groups)
+            self.load_group(number, group)
+            self._out.put("meta", b"group" + key_u64(number), group)
+        return number
+
+    def _is_ready(self, task: int, group: int) -> bool:
+        slot = self.table.slot_of.get(task)
+        return (
+            slot is not None
+            and STATES[self.table.state[slot]] is State.ready
+            and self.table.group[slot] == group
+        )
+
+    def _enter(self, slot: int, state: State, now: Now) -> None:
+        """What being in a state means for the queue and the deadlines."""
+        task = self.table.id[slot]
+        if state is State.ready:
+            self.ready.push(self.table.group[slot], self.table.order_key[slot], task)
+            self.changed = True
+        if state not in OPEN:
+            due_ms = self.table.expires_ms[slot]
+            if state is State.held:
+                due_ms = min(due_ms, self.table.delay_ms[slot])
+            if state is State.delayed and self.table.not_before_ms[slot]:
+                due_ms = min(due_ms, self.table.not_before_ms[slot])
+            heapq.heappush(self._wall, due_ms << ID_BITS | task)
+
+    def _finish(self, slot: int, task: int, state: State, now: Now) -> None:
+        record = self.table.record(slot, finished_ms=now.wall_ms)
+        self._out.put("tasks", key_u64(task), record)
+        self._out.delete("lanes", key_u64(task))
+        if state in (State.dead, State.expired):
+            self._out.put_bytes("dead", key_u64(task), record.error_code.encode())
+        self.by_lane[record.lane] -= 1
+        self.table.remove(task)
+        for peer, request, principal in self._waiters.pop(task, []):
+            self._waiting -= 1
+            self._out.add(Read(peer, request, m.TaskGet(task=task), principal))
+        self._out.task_changed(task)
+
+    def _save(self, slot: int) -> None:
+        self._out.put("tasks", key_u64(self.table.id[slot]), self.table.record(slot))
+        self._out.task_changed(self.table.id[slot])
+
+    def save(self, slot: int) -> None:
+        """Write a row whose counters changed without a move."""
+        self._save(slot)
+
+    def tier_of(self, slot: int) -> str:
+        return TIERS[self.table.tier[slot]].value
+
+
+def idempotency_key(caller: int, spec: TaskSpec) -> bytes:
+    """Keys are per submitter: nobody can learn of another's task by guessing its key."""
+    return key_u64(caller) + (spec.idempotency_key or "").encode()
+
+
+def may_touch(caller: PrincipalRecord | None, submitter: int) -> bool:
+    """A `submit` role sees its own tasks only; `caller` None stands for the hub itself."""
+    return caller is None or caller.role is not Role.submit or submitter == owner_of(caller)
+
+
+def owner_of(caller: PrincipalRecord) -> int:
+    """Whose tasks the caller's are: a page session acts for the key or token that made its link."""
+    return caller.parent or caller.id
+
+
+def illegal(task: int, state: State, what: Move) -> Refused:
+    return Refused("wrong_state", f"task {task} is {state}: it cannot {what} now")

@@ -1,0 +1,35 @@
+"""A daemon's tie to the supervisor that started it: when the supervisor dies, the daemon gets SIGTERM.
+
+The supervisor puts its process id into the child's environment; the child asks the kernel for the signal
+itself, early, so that nothing has to run between fork and exec. The kernel watches the thread that started
+the child: supervisors start children from their main thread only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import MutableMapping
+
+PARENT_PID_VARIABLE = "AGENTCOM_PARENT_PID"
+_PR_SET_PDEATHSIG = 1
+
+
+def follow_parent(environment: MutableMapping[str, str] | None = None) -> bool:
+    """End with the process named in AGENTCOM_PARENT_PID; True if there is one to follow.
+
+    The variable is taken out of the environment, so that grandchildren do not follow a process that is not
+    their parent. If the parent is already gone SIGTERM is raised at once.
+    """
+    environ = os.environ if environment is None else environment
+    text = environ.pop(PARENT_PID_VARIABLE, "")
+    if not text.isdecimal():
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    # The parent may have died before the call above: then no signal ever comes.
+    if os.getppid() != int(text):
+        signal.raise_signal(signal.SIGTERM)
+    return True

@@ -1,0 +1,114 @@
+"""The store as the core takes it over at start, and the first principals of a new home."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import msgspec
+
+from agentcom.auth import KeyPair
+from agentcom.clock import Now
+from agentcom.core.effects import key_u64, key_u64x2
+from agentcom.core.hub import Loaded
+from agentcom.errors import StoreDamaged
+from agentcom.model import (
+    FINAL,
+    OPEN_ATTEMPT,
+    AgentRecord,
+    EndpointRecord,
+    Group,
+    HostRecord,
+    InviteRecord,
+    PrincipalRecord,
+    Role,
+    Route,
+    State,
+    TaskRow,
+)
+from agentcom.store.base import Batch, Store, pages
+
+T = TypeVar("T")
+GROUP = b"group"
+_row = msgspec.msgpack.Decoder(TaskRow).decode
+_final_state = msgspec.msgpack.Decoder(tuple[int, State, *tuple[Any, ...]])
+
+
+def load(store: Store) -> Loaded:
+    """Everything live. Final tasks are only counted. O(tasks) in time, O(live tasks) in memory."""
+    routes: dict[int, Route] = {}
+    rows = list(_live_rows(store))
+    for row in rows:
+        if row.state in OPEN_ATTEMPT:
+            body = store.get("routes", key_u64x2(row.id, row.attempt))
+            if body is not None:
+                routes[row.id] = msgspec.msgpack.decode(body, type=Route)
+    return Loaded(
+        groups=[
+            msgspec.msgpack.decode(body, type=Group)
+            for key, body in store.scan("meta", GROUP, GROUP + b"\xff" * 9)
+        ],
+        principals=_all(store, "principals", PrincipalRecord, b"p"),
+        invites=_all(store, "principals", InviteRecord, b"i"),
+        hosts=_all(store, "hosts", HostRecord),
+        agents=_all(store, "agents", AgentRecord),
+        endpoints=_all(store, "endpoints", EndpointRecord),
+        rows=rows,
+        routes=routes,
+        numbers=_numbers(store),
+        finals=_final_counts(store),
+    )
+
+
+def first_principals(store: Store, admin: KeyPair, web: KeyPair, now: Now) -> None:
+    """Make the keys of this home known: its admin's and its web process's. Keys that were replaced on disk
+    become known at the next start; the old ones stay until they are revoked."""
+    known = _all(store, "principals", PrincipalRecord, b"p")
+    names = {p.name for p in known if not p.revoked}
+    next_id = 1 + max((p.id for p in known), default=0)
+    batch = Batch()
+    for name, pair, role in (("admin", admin, Role.admin), ("web", web, Role.web)):
+        if any(p.key == pair.public for p in known):
+            continue
+        free = name if name not in names else f"{name}-{next_id}"
+        record = PrincipalRecord(id=next_id, name=free, role=role, key=pair.public, created_ms=now.wall_ms)
+        batch.put("principals", b"p" + key_u64(next_id), msgspec.msgpack.encode(record))
+        next_id += 1
+    if len(batch):
+        store.commit(batch, store.sequence + 1)
+
+
+def _live_rows(store: Store) -> Iterator[TaskRow]:
+    for page in pages(store, "lanes"):
+        keys = [key for key, _ in page]
+        for key, body in zip(keys, store.get_many("tasks", keys), strict=True):
+            if body is None:
+                raise StoreDamaged(f"task {int.from_bytes(key, 'big')} is in its lane and has no row")
+            row = _row(body)
+            if row.state in FINAL:
+                raise StoreDamaged(f"task {row.id} is {row.state} and still in its lane")
+            yield row
+
+
+def _final_counts(store: Store) -> dict[State, int]:
+    counts = dict.fromkeys(FINAL, 0)
+    for page in pages(store, "tasks"):
+        for _, body in page:
+            state = _final_state.decode(body)[1]
+            if state in FINAL:
+                counts[state] += 1
+    return counts
+
+
+def _numbers(store: Store) -> dict[str, int]:
+    found = {}
+    for name in ("next_task", "paused"):
+        body = store.get("meta", name.encode())
+        if body is not None:
+            found[name] = int.from_bytes(body, "big")
+    return found
+
+
+def _all(store: Store, database: str, kind: type[T], prefix: bytes = b"") -> list[T]:
+    stop = prefix + b"\xff" * 9 if prefix else None
+    return [msgspec.msgpack.decode(body, type=kind) for _, body in store.scan(database, prefix, stop)]

@@ -1,0 +1,93 @@
+"""Peers of the ROUTER: our own numbers for their addresses, and a bounded outbox for each that does not read.
+
+A routing id is an address, never an identity, and never leaves this module. Sends never block: EAGAIN keeps the
+message, EHOSTUNREACH ends the peer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import zmq
+
+from agentcom import limits
+
+
+class Peers:
+    """Numbers rise and are never reused; the longest silent peer is dropped when there are too many."""
+
+    def __init__(self, router: zmq.Socket[bytes]) -> None:
+        self._router = router
+        self._number_of: dict[bytes, int] = {}
+        self._address_of: dict[int, bytes] = {}
+        self._outbox: dict[int, deque[bytes]] = {}
+        self._gone: list[int] = []
+        self._next = 1
+
+    @property
+    def waiting(self) -> bool:
+        """Whether some peer's messages wait for it to read."""
+        return bool(self._outbox)
+
+    def number(self, address: bytes) -> int:
+        """Our number for an address; marks it as heard just now."""
+        number = self._number_of.get(address)
+        if number is None:
+            if len(self._number_of) >= limits.PEERS_MAX:
+                self._drop(next(iter(self._number_of.values())))
+            number, self._next = self._next, self._next + 1
+            self._number_of[address] = number
+            self._address_of[number] = address
+        elif len(self._number_of) > limits.PEERS_MAX // 2:
+            # Keep the dict in order of last use, but only once it matters who goes first.
+            del self._number_of[address]
+            self._number_of[address] = number
+        return number
+
+    def send(self, peer: int, body: bytes) -> None:
+        """Send now, or keep it until the peer reads. A peer that is gone is reported by `take_gone`."""
+        waiting = self._outbox.get(peer)
+        if waiting is not None:
+            if len(waiting) >= limits.PEER_OUTBOX_MAX:
+                self._drop(peer)
+            else:
+                waiting.append(body)
+        elif not self._try(peer, body) and peer in self._address_of:
+            self._outbox[peer] = deque([body])
+
+    def flush(self) -> None:
+        """Try again what was kept."""
+        for peer in list(self._outbox):
+            waiting = self._outbox.get(peer)
+            while waiting and self._try(peer, waiting[0]):
+                waiting.popleft()
+            if not waiting:
+                self._outbox.pop(peer, None)
+
+    def take_gone(self) -> list[int]:
+        gone, self._gone = self._gone, []
+        return gone
+
+    def _try(self, peer: int, body: bytes) -> bool:
+        """True if it was sent; False if it must be kept, or the peer has just been dropped."""
+        address = self._address_of.get(peer)
+        if address is None:
+            return False
+        try:
+            self._router.send(address, zmq.NOBLOCK | zmq.SNDMORE)
+            self._router.send(body, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self._drop(peer)
+            return False
+        return True
+
+    def _drop(self, peer: int) -> None:
+        address = self._address_of.pop(peer, None)
+        self._outbox.pop(peer, None)
+        if address is not None:
+            self._number_of.pop(address, None)
+            self._gone.append(peer)

@@ -1,0 +1,334 @@
+"""Answers to what only reads: from the store (bodies, history, final tasks) and the core's memory.
+
+Runs on the loop after the commit, so an answer shows what has been acknowledged. Every list is bounded in rows
+read and in bytes answered; a page may be short and then has a cursor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from agentcom import __version__, limits, sched
+from agentcom import messages as m
+from agentcom.clock import Clock, rfc3339
+from agentcom.core.agents import agent_view
+from agentcom.core.attempts import LATE
+from agentcom.core.effects import Read, key_u64, key_u64x2
+from agentcom.core.hub import Hub
+from agentcom.errors import NotFound
+from agentcom.logbook import LogBook
+from agentcom.model import (
+    OPEN_ATTEMPT,
+    AgentState,
+    AttemptRecord,
+    JsonObject,
+    PrincipalRecord,
+    Route,
+    State,
+    TaskResult,
+    TaskRow,
+    TaskSpec,
+)
+from agentcom.store.base import Store
+
+ANSWER_BYTES_MAX = limits.REPLY_BYTES_MAX // 2
+BRIEF_CHARS = 200
+_row = msgspec.msgpack.Decoder(TaskRow).decode
+_spec = msgspec.msgpack.Decoder(TaskSpec).decode
+_route = msgspec.msgpack.Decoder(Route).decode
+_result = msgspec.msgpack.Decoder(TaskResult).decode
+_attempt = msgspec.msgpack.Decoder(AttemptRecord).decode
+
+
+class Queries:
+    """One function per reading operation; `answer` picks it."""
+
+    def __init__(self, hub: Hub, store: Store, clock: Clock, logbook: LogBook, started_ms: int) -> None:
+        self.hub = hub
+        self.sequences: dict[str, int] = {}
+        self._store, self._clock, self._logbook = store, clock, logbook
+        self._started_ms = started_ms
+        self._answers: dict[type, Callable[[Any, int], object]] = {
+            m.TaskGet: self._task_get,
+            m.TaskList: self._task_list,
+            m.TaskWhy: self._task_why,
+            m.TaskLog: self._task_log,
+            m.TaskReports: self._task_reports,
+            m.DeadList: self._dead_list,
+            m.AgentList: lambda _op, _mine: {"agents": self.agents()},
+            m.HostList: lambda _op, _mine: {"hosts": self.hosts()},
+            m.EndpointList: lambda _op, _mine: {"endpoints": self.endpoints()},
+            m.QueueStats: lambda _op, _mine: self.counts(),
+            m.TokenList: self._token_list,
+            m.Snapshot: self._snapshot,
+            m.HubStatus: self._hub_status,
+        }
+
+    def answer(self, read: Read) -> object:
+        """The value of the reply; raises Refused. A principal other than 0 sees its own tasks only."""
+        return self._answers[type(read.op)](read.op, read.principal)
+
+    # --- tasks ------------------------------------------------------------------------------------------
+
+    def brief(self, task: int) -> JsonObject | None:
+        """What the feed and the snapshot show of a task; None if there is none."""
+        stored = self._store.get("tasks", key_u64(task))
+        return self._brief(_row(stored)) if stored is not None else None
+
+    def counts(self) -> JsonObject:
+        tasks = self.hub.tasks
+        agents = dict.fromkeys((state.value for state in AgentState), 0)
+        for agent in self.hub.fleet.agents.values():
+            agents[agent.state.value] += 1
+        return {
+            "paused": self.hub.paused,
+            "degraded": self.hub.degraded,
+            "by_state": {state.value: count for state, count in tasks.counts.items()},
+            "by_lane": {lane.value: count for lane, count in tasks.by_lane.items()},
+            "tasks_total": sum(tasks.counts.values()),
+            "tier_disagreements": tasks.disagreements,
+            "agents": agents,
+        }
+
+    def agents(self) -> list[JsonObject]:
+        return [agent_view(agent) for _, agent in sorted(self.hub.fleet.agents.items())]
+
+    def hosts(self) -> list[JsonObject]:
+        now = self._clock.now()
+        return [self.hub.fleet.host_view(host, now) for _, host in sorted(self.hub.fleet.hosts.items())]
+
+    def endpoints(self) -> list[JsonObject]:
+        return [self.hub.registry.view(record) for _, record in sorted(self.hub.registry.endpoints.items())]
+
+    def _task_get(self, op: m.TaskGet, mine: int) -> object:
+        return self._json(self._row_of(op.task, mine))
+
+    def _row_of(self, task: int, mine: int) -> TaskRow:
+        stored = self._store.get("tasks", key_u64(task))
+        row = _row(stored) if stored is not None else None
+        if row is None or (mine and row.submitter != mine):
+            raise NotFound(f"there is no task {task}", field="task")
+        return row
+
+    def _json(self, row: TaskRow) -> JsonObject:
+        """A task with everything that is known of it."""
+        place = key_u64x2(row.id, row.attempt)
+        spec = self._spec_of(row.id)
+        route = self._store.get("routes", place)
+        result = self._store.get("reports", place) if row.state not in OPEN_ATTEMPT else None
+        submitter = self.hub.principals.by_id.get(row.submitter)
+        return {
+            **self._brief(row),
+            **msgspec.to_builtins(_all_fields(spec)),
+            "lane": row.lane.value,
+            "tier": row.tier.value,
+            "tier_source": row.tier_source.value,
+            "inferred_tier": row.inferred_tier.value,
+            "max_retries": row.max_retries,
+            "parked_count": row.parked_count,
+            "submitted_by": submitter.name if submitter else None,
+            "expires_at": rfc3339(row.expires_ms),
+            "route": msgspec.to_builtins(_route(route)) if route is not None else None,
+            "result": msgspec.to_builtins(_result(result)) if result is not None else None,
+        }
+
+    def _brief(self, row: TaskRow) -> JsonObject:
+        spec = self._spec_of(row.id)
+        place = key_u64x2(row.id, row.attempt)
+        stored_route = self._store.get("routes", place) if row.attempt else None
+        route = _route(stored_route) if stored_route is not None else None
+        result = self._store.get("reports", place) if row.state is State.completed else None
+        error = {"class": row.error_class, "code": row.error_code, "message": row.error_message}
+        return {
+            "id": row.id,
+            "description": spec.description[:BRIEF_CHARS],
+            "state": row.state.value,
+            "lane": row.lane.value,
+            "tier": row.tier.value,
+            "tier_source": row.tier_source.value,
+            "inferred_tier": row.inferred_tier.value,
+            "attempt": row.attempt,
+            "retries_used": row.retries_used,
+            "losses": row.losses,
+            "parked_count": row.parked_count,
+            "repo": spec.repo,
+            "labels": list(spec.labels),
+            "agent": route.agent if route else None,
+            "host": route.host if route else None,
+            "strategy": route.strategy.value if route else None,
+            "model": route.model if route else None,
+            "status": _result(result).status.value if result is not None else None,
+            "error": error if row.error_class else None,
+            "created_at": rfc3339(row.created_ms),
+            "assigned_at": rfc3339(row.assigned_ms) if row.assigned_ms else None,
+            "finished_at": rfc3339(row.finished_ms) if row.finished_ms else None,
+        }
+
+    def _spec_of(self, task: int) -> TaskSpec:
+        body = self._store.get("bodies", key_u64(task))
+        assert body is not None, f"task {task} has a row and no body"
+        return _spec(body)
+
+    def _task_list(self, op: m.TaskList, mine: int) -> object:
+        before = key_u64(op.cursor) if op.cursor is not None else None
+        rows = self._store.scan("tasks", b"", before, reverse=True, limit=limits.SCAN_ROWS_MAX)
+        return self._page((_row(body) for _, body in rows), op, mine, len(rows) == limits.SCAN_ROWS_MAX)
+
+    def _page(self, rows: Any, op: m.TaskList, mine: int, more: bool) -> JsonObject:
+        tasks: list[JsonObject] = []
+        size, last = 0, None
+        for row in rows:
+            if len(tasks) == op.limit or size > ANSWER_BYTES_MAX:
+                more = True
+                break
+            last = row.id
+            if self._matches(row, op, mine):
+                task = self._json(row)
+                size += len(msgspec.msgpack.encode(task))
+                tasks.append(task)
+        return {"tasks": tasks, "next_cursor": last if more else None}
+
+    def _matches(self, row: TaskRow, op: m.TaskList, mine: int) -> bool:
+        if (mine and row.submitter != mine) or op.state not in (None, row.state):
+            return False
+        if op.lane not in (None, row.lane) or op.tier not in (None, row.tier):
+            return False
+        if op.repo is not None and self.hub.tasks.groups[row.group].repo != op.repo:
+            return False
+        return op.label is None or op.label in self._spec_of(row.id).labels
+
+    def _dead_list(self, op: m.DeadList, mine: int) -> object:
+        before = key_u64(op.cursor) if op.cursor is not None else None
+        rows = self._store.scan("dead", b"", before, reverse=True, limit=op.limit)
+        tasks = [self._json(self._row_of(int.from_bytes(key, "big"), mine)) for key, _ in rows]
+        return {"tasks": tasks, "next_cursor": tasks[-1]["id"] if len(rows) == op.limit else None}
+
+    def _task_reports(self, op: m.TaskReports, mine: int) -> object:
+        row = self._row_of(op.task, mine)
+        attempts = []
+        for attempt in range(1, row.attempt + 1):
+            place = key_u64x2(row.id, attempt)
+            stored = self._store.get("attempts", place)
+            if stored is None:
+                continue
+            record = msgspec.to_builtins(_attempt(stored))
+            record.pop("host_id", None)
+            for field in ("started_ms", "ended_ms"):
+                wall_ms = record.pop(field, 0)
+                record[field.replace("_ms", "_at")] = rfc3339(wall_ms) if wall_ms else None
+            record.setdefault("outcome", None)
+            record.setdefault("error", None)
+            for name, key in (("result", place), ("late_result", place + LATE)):
+                result = self._store.get("reports", key)
+                record[name] = msgspec.to_builtins(_result(result)) if result is not None else None
+            attempts.append(record)
+        return {"task": row.id, "attempts": attempts}
+
+    def _task_log(self, op: m.TaskLog, mine: int) -> object:
+        row = self._row_of(op.task, mine)
+        attempt = op.attempt or row.attempt
+        running = row.state in OPEN_ATTEMPT and attempt == row.attempt
+        kept = self._logbook.read(row.id, attempt, op.offset)
+        if kept is None:
+            result = self._store.get("reports", key_u64x2(row.id, attempt)) if not running else None
+            output = _result(result).output.encode() if result is not None else b""
+            kept = min(op.offset, len(output)), output[op.offset :].decode(errors="replace")
+        first, text = kept
+        return {
+            "task": row.id,
+            "attempt": attempt,
+            "offset": first,
+            "next_offset": first + len(text.encode()),
+            "text": text,
+            "lost_bytes": max(0, first - op.offset),
+            "complete": not running
+            and row.state in (State.completed, State.dead, State.cancelled, State.expired),
+        }
+
+    def _task_why(self, op: m.TaskWhy, mine: int) -> object:
+        row = self._row_of(op.task, mine)
+        group = self.hub.tasks.groups[row.group]
+        why: JsonObject = {"id": row.id, "state": row.state.value, "tier": row.tier.value, "shows": "present"}
+        why["needs"] = {"model": self.hub.router.model_of(group) or None, "capabilities": list(group.needs)}
+        why["hosts"] = []
+        why["route"] = None
+        if row.state in OPEN_ATTEMPT or row.state is State.completed:
+            stored = self._store.get("routes", key_u64x2(row.id, row.attempt))
+            why["shows"] = "decision"
+            why["route"] = msgspec.to_builtins(_route(stored)) if stored is not None else None
+            why["reason"] = (
+                f"attempt {row.attempt} was routed: {why['route']['reason'] if why['route'] else 'unknown'}"
+            )
+            return why
+        if row.state is State.ready:
+            why["hosts"] = self.hub.router.explain(group)
+        why["reason"] = self._reason(row, why["hosts"])
+        return why
+
+    def _reason(self, row: TaskRow, hosts: list[JsonObject]) -> str:
+        if row.state is State.ready:
+            if self.hub.paused:
+                return "the queue is paused; agentcom queue resume"
+            if not hosts:
+                return "no host has joined; run `agentcom sidecar`, or `agentcom host invite` and join one"
+            if any(not host["fails"] for host in hosts):
+                return "it is next in its lane as soon as an agent is free"
+            return "no host can run it now; see the condition that fails on each"
+        if row.state is State.delayed:
+            if row.not_before_ms:
+                return f"it starts not before {rfc3339(row.not_before_ms)}"
+            return f"it waits {row.delay_ms / 1000:.1f} s after: {row.error_message}"
+        if row.state is State.held:
+            return f"{row.error_message}; then: agentcom task release {row.id}"
+        return f"it is {row.state}: {row.error_message}" if row.error_message else f"it is {row.state}"
+
+    # --- the hub ----------------------------------------------------------------------------------------
+
+    def _token_list(self, _op: m.TokenList, _mine: int) -> object:
+        records = sorted(self.hub.principals.by_id.values(), key=lambda r: r.id)
+        return {"tokens": [_token_view(record) for record in records]}
+
+    def _snapshot(self, op: m.Snapshot, _mine: int) -> object:
+        newest = self._store.scan("tasks", b"", None, reverse=True, limit=op.tasks) if op.tasks else []
+        return {
+            "epoch": self.hub.epoch,
+            "sequences": dict(self.sequences),
+            "counts": self.counts(),
+            "agents": self.agents(),
+            "hosts": self.hosts(),
+            "endpoints": self.endpoints(),
+            "tasks": [self._brief(_row(body)) for _, body in newest],
+        }
+
+    def _hub_status(self, _op: m.HubStatus, _mine: int) -> object:
+        return {
+            "version": __version__,
+            "epoch": self.hub.epoch,
+            "started": rfc3339(self._started_ms),
+            "scheduler": sched.IMPLEMENTATION,
+            "scheduler_note": sched.why_python,
+            "store": self._store.stats(),
+            "sessions": len(self.hub.sessions.by_token),
+            "paused": self.hub.paused,
+            "degraded": self.hub.degraded,
+        }
+
+
+def _all_fields(spec: TaskSpec) -> JsonObject:
+    """Every field of a spec, defaults too: people should not have to guess what is absent."""
+    return {field: getattr(spec, field) for field in spec.__struct_fields__}
+
+
+def _token_view(record: PrincipalRecord) -> JsonObject:
+    kind = "key" if record.key else "page" if record.parent else "token"
+    return {
+        "name": record.name,
+        "role": record.role.value,
+        "kind": kind,
+        "created": rfc3339(record.created_ms),
+        "expires": rfc3339(record.expires_ms) if record.expires_ms else None,
+        "revoked": record.revoked,
+    }

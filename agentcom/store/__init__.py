@@ -1,0 +1,10 @@
+"""The store: an ordered key-value interface with atomic batches, on LMDB and in memory.
+
+`base` is the contract, `record` the envelope of every value, `lmdb_store` the truth on disk, `memory_store`
+the same for tests and the simulator. What each of them promises is held by tests/contract/test_store.py,
+which runs on both.
+"""
+
+from agentcom.store.base import Batch, Database, Store, pages
+
+__all__ = ["Batch", "Database", "Store", "pages"]

@@ -1,0 +1,79 @@
+"""The envelope of a stored value, and the keys: magic, schema version, checksum, body.
+
+LMDB has no page checksums, so a damaged file can answer with wrong bytes and no error. The checksum covers
+the database, the schema version, the key and the body: a flipped bit is found, and so is an intact record
+that turns up under another key or in another database.
+
+CRC-32 (zlib) because it is one C call that costs less than the concatenation around it (0.3 us for 400 bytes,
+where blake2b takes 0.9), finds every burst of up to 32 bits, and has to stand against hardware, not against
+people: who can write the file can write a checksum as well.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from functools import cache
+from typing import Final
+
+from agentcom.errors import StoreDamaged, StoreVersion
+
+MAGIC: Final = b"\xacR"  # the first byte is no ASCII, so that text in the wrong place is never a record
+SCHEMA_VERSION: Final = 1  # of the bodies; rises with a migration, which runs when the store is opened
+
+_ENVELOPE: Final = struct.Struct(">2sBI")
+ENVELOPE_BYTES: Final = _ENVELOPE.size
+
+
+@cache
+def _seed(database: str, version: int) -> int:
+    """What the checksum starts from: computed once per database, as it is the same for all its records."""
+    return zlib.crc32(b"%s\x00%c" % (database.encode(), version))
+
+
+def _checksum(database: str, version: int, key: bytes, body: bytes) -> int:
+    # The key's length is mixed in between, since otherwise a byte could move from the key to the body unseen.
+    return zlib.crc32(body, zlib.crc32(key, _seed(database, version)) ^ len(key))
+
+
+def pack(database: str, key: bytes, body: bytes) -> bytes:
+    """The record that is stored for a body: ENVELOPE_BYTES longer."""
+    return _ENVELOPE.pack(MAGIC, SCHEMA_VERSION, _checksum(database, SCHEMA_VERSION, key, body)) + body
+
+
+def unpack(database: str, key: bytes, record: bytes) -> bytes:
+    """The body of a record, verified.
+
+    Raises StoreDamaged when it is not what was stored under this key, StoreVersion when it is intact but was
+    written by a newer program.
+    """
+    if len(record) < ENVELOPE_BYTES:
+        raise _damaged(database, key, f"{len(record)} bytes are too short for a record")
+    magic, version, checksum = _ENVELOPE.unpack_from(record)
+    body = record[ENVELOPE_BYTES:]
+    if magic != MAGIC:
+        raise _damaged(database, key, "it does not begin like a record")
+    if checksum != _checksum(database, version, key, body):
+        raise _damaged(database, key, "its checksum does not fit its content")
+    if version > SCHEMA_VERSION:
+        raise StoreVersion(
+            f"cannot read the record {key.hex()} of '{database}': it has schema version {version}, this "
+            f"program knows versions up to {SCHEMA_VERSION}; run the newer AgentCom"
+        )
+    return body
+
+
+def _damaged(database: str, key: bytes, cause: str) -> StoreDamaged:
+    return StoreDamaged(
+        f"cannot read the record {key.hex()} of '{database}': {cause}; the store is damaged, restore a backup"
+    )
+
+
+def key_u64(number: int) -> bytes:
+    """A key of 8 bytes that sorts by number (0 to 2**64 - 1, above or below OverflowError)."""
+    return number.to_bytes(8, "big")
+
+
+def key_u64x2(first: int, second: int) -> bytes:
+    """A key of 16 bytes that sorts by the first number, then the second."""
+    return first.to_bytes(8, "big") + second.to_bytes(8, "big")

@@ -1,0 +1,21 @@
+"""Builds the compiled scheduling core. All else about the package stands in pyproject.toml.
+
+Without a working C compiler the build goes on and `agentcom.sched` uses the twin in Python. The flags are
+portable: one wheel must run on every machine of its platform.
+"""
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+# -ffp-contract=off: no float decides an order here, and none shall come to differ between machines.
+FLAGS = ["-O3", "-ffp-contract=off"]
+
+extensions = cythonize(
+    [Extension("agentcom._fastsched", ["agentcom/_fastsched.pyx"], extra_compile_args=FLAGS)],
+    build_dir="build",  # keeps the generated .c out of the package, so out of the wheel
+    compiler_directives={"language_level": "3"},
+)
+for extension in extensions:
+    extension.optional = True  # after cythonize, which drops it
+
+setup(ext_modules=extensions)

@@ -1,0 +1,22 @@
+"""`python -m agentcom_sidecar`: the daemon on the AGENTCOM_HOME of the environment."""
+
+from __future__ import annotations
+
+import sys
+
+from agentcom import config
+from agentcom.errors import ConfigError
+from agentcom_sidecar.daemon import main
+
+
+def run() -> int:
+    home = config.Home(config.home_path())
+    try:
+        return main(home, config.load(home.path))
+    except ConfigError as error:
+        print(f"agentcom sidecar: {error.message}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(run())

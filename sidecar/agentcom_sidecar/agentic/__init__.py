@@ -1,0 +1,1 @@
+"""The loop in which a model works with tools, and its tools, confined to the worktree."""

@@ -1,0 +1,1 @@
+"""What runs a task: a command, a local model, Claude. base.py is the interface of those with a model."""

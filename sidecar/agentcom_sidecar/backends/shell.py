@@ -1,0 +1,75 @@
+"""The task's own command, and every command of a check: `sh -c` in the worktree, through sandbox.py.
+
+No tokens, no model. Output streams to the task's log as it comes; what is kept is bounded by the sandbox.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Mapping
+
+from agentcom_sidecar.backends.base import BackendError, configuration, infrastructure, task_error
+from agentcom_sidecar.sandbox import CommandResult, CommandSpec, Outcome, SandboxUnavailable, run_command
+from agentcom_sidecar.work import Work
+
+TAIL_CHARS = 1000  # of the output, in the error of a command that failed
+WITHOUT_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}  # no __pycache__ in what is committed or checked
+
+
+async def run(
+    work: Work,
+    command: str,
+    timeout_s: float,
+    *,
+    env: Mapping[str, str] | None = None,
+    is_logged: bool = True,
+) -> CommandResult:
+    """Runs `command` in the worktree to its end; its whole tree is dead when this returns or raises.
+
+    Raises BackendError `sandbox_unavailable` where this host's settings demand isolation.
+    """
+    silence_s = work.settings.sidecar.silence_s
+    spec = CommandSpec(
+        argv=("sh", "-c", command),
+        cwd=work.workspace.path,
+        home=work.scratch,
+        timeout_s=timeout_s,
+        silence_s=silence_s or None,
+        env={**work.workspace.environment, **WITHOUT_BYTECODE, **(env or {})},
+        grace_s=work.settings.sidecar.kill_grace_s,
+        mode=work.settings.sandbox.mode,
+    )
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def on_output(chunk: bytes) -> None:
+        work.progress()
+        if is_logged and (text := decoder.decode(chunk)):
+            work.log(text)
+
+    try:
+        return await run_command(spec, on_output, on_start=work.on_process)
+    except SandboxUnavailable as error:
+        raise configuration(error.code, str(error)) from error
+
+
+def failure_of(result: CommandResult, timeout_s: float, silence_s: float) -> BackendError | None:
+    """Why the task's command did not succeed; None when it did."""
+    if result.succeeded:
+        return None
+    tail = result.output.decode("utf-8", "replace")[-TAIL_CHARS:].strip()
+    said = f"; its output ends with:\n{tail}" if tail else "; it printed nothing"
+    match result.outcome:
+        case Outcome.TIMED_OUT:
+            return task_error("timed_out", f"the command was ended after {timeout_s:g} s{said}")
+        case Outcome.SILENT:
+            return task_error("silent", f"the command was ended after {silence_s:g} s without output{said}")
+        case Outcome.FAILED_TO_START:
+            return infrastructure("command_not_started", f"the command could not be started: {result.error}")
+        case Outcome.CANCELLED:
+            return infrastructure("command_killed", f"somebody ended the command{said}")
+        case Outcome.EXITED if result.signal is not None:
+            return task_error("command_failed", f"the command was killed by signal {result.signal}{said}")
+        case Outcome.EXITED if result.exit_code is None:
+            return infrastructure("command_lost", f"the end of the command was not seen: {result.error}")
+        case _:
+            return task_error("command_failed", f"the command ended with exit code {result.exit_code}{said}")

@@ -1,0 +1,483 @@
+"""The sidecar daemon: one per host and home. Takes assignments, runs them, delivers their results.
+
+Order at start: lock, key, what is left of an earlier process (killed, noted as interrupted), connection,
+hello, heartbeats, and only then repositories. Rules it keeps:
+* An attempt is on disk before the hub hears `accept`; its result is on disk before the hub hears that.
+* An agent works on one attempt; it is free when everything that the attempt started is dead.
+* Nothing here blocks the loop: disk, kills and samples are done in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import sys
+from collections.abc import Awaitable, Coroutine, Iterator
+from typing import IO, Any
+
+import msgspec
+
+from agentcom import lifeline, limits, logs, messages
+from agentcom.auth import HubAddress, KeyPair, load_key, read_hub_address, ready_line
+from agentcom.config import Home, Settings
+from agentcom.errors import AgentComError, ConfigError
+from agentcom.messages import Assign, AttemptBeat, AttemptHeld, Beat, Cancel, HostOffer, ResultAck, Welcome
+from agentcom.model import FailureClass, Resources, TaskError
+from agentcom_sidecar import agents, policy, workspace
+from agentcom_sidecar.attempts import Attempts, Leftover
+from agentcom_sidecar.endpoints import EndpointWatch
+from agentcom_sidecar.outbox import Entry, Key, Outbox
+from agentcom_sidecar.resources import ResourceProbe, ResourceSample, detect_capabilities
+from agentcom_sidecar.runs import Run
+from agentcom_sidecar.sandbox import kill_stale
+from agentcom_sidecar.session import Session, SessionEnded
+from agentcom_sidecar.work import Execute, Outcome, Work
+
+SEND_AT_ONCE = 16  # results per round, so that heartbeats get between large ones
+SEND_ROUND_S = 0.25
+LOG_ROUND_S = 0.25
+SAMPLE_EVERY_S = 4.0
+SWEEP_EVERY_S = 3600.0
+DISK_RETRY_S = 5.0
+STOP_S_MAX = 2.4  # for running attempts to end, of the three seconds that a stop may take
+STOP_GRACE_S = 0.9
+FAREWELL_S = 0.4  # for the hub to acknowledge what was interrupted
+
+
+class Daemon:
+    """One host's agents. `run` returns the exit status."""
+
+    def __init__(self, home: Home, settings: Settings, key: KeyPair, execute: Execute) -> None:
+        self.home, self.settings = home, settings
+        self.attempts = Attempts(home.sidecar / "attempts")
+        self.outbox = Outbox(home.sidecar / "outbox")
+        self.runs: dict[Key, Run] = {}
+        self._execute = execute
+        self._log = logs.get()
+        self._name = agents.host_name(settings)
+        self._agents = agents.agent_names(home, settings.sidecar.agents)
+        self._hub_names: dict[str, str] = {}
+        self._carriers: set[asyncio.Task[None]] = set()
+        self._probe = ResourceProbe(home.sidecar)
+        self._sample: Resources | None = None
+        self._capabilities: tuple[str, ...] = ()
+        self._stop = asyncio.Event()
+        self._result_waiting = asyncio.Event()
+        self._welcome: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
+        self.session = Session(
+            self,
+            key=key,
+            address=self._address,
+            process=secrets.token_hex(16),
+            heartbeat_s=settings.queue.heartbeat_s,
+            lease_s=settings.queue.lease_s,
+        )
+        self._watch = EndpointWatch(settings.endpoints, self.session.send)
+
+    async def run(self) -> int:
+        """Serves until a signal, or until the hub refuses this process for good (status 4)."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        await self._recover()
+        await self._take_sample()
+        parts = (
+            self.session.run(),
+            self._stop.wait(),
+            self._deliver(),
+            self._stream_logs(),
+            self._keep_sampling(),
+            self._watch.run(),
+            self._keep_sweeping(),
+            self._announce(),
+        )
+        tasks = [asyncio.create_task(_as_task(part)) for part in parts]
+        try:
+            status = await self._until_over(tasks)
+            await self._wind_up()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return status
+
+    async def _until_over(self, tasks: list[asyncio.Task[None]]) -> int:
+        announcing = tasks[-1]
+        pending = set(tasks)
+        while True:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = task.exception()
+                if isinstance(error, SessionEnded):
+                    print(f"agentcom sidecar: {error.message}", file=sys.stderr)
+                    return 4
+                if error is not None:
+                    raise error
+            if done - {announcing}:
+                return 0
+
+    # --- start ------------------------------------------------------------------------------------------
+
+    async def _recover(self) -> None:
+        """Kills what an earlier process left behind, then notes its attempts as interrupted."""
+        await asyncio.to_thread(self.outbox.load)
+        leftovers = await asyncio.to_thread(self.attempts.leftovers)
+        marks = [mark for each in leftovers for mark in each.marks]
+        killed = await asyncio.to_thread(kill_stale, marks)
+        if leftovers:
+            self._log.warning("attempts_interrupted", attempts=len(leftovers), killed=killed)
+        for each in leftovers:
+            await asyncio.to_thread(self.outbox.put, _interrupted(each))
+            self.attempts.remove(each.key)
+        await asyncio.to_thread(shutil.rmtree, self.home.sidecar / "scratch", ignore_errors=True)
+
+    def _address(self) -> HubAddress | None:
+        try:
+            return read_hub_address(self.home)
+        except ConfigError as error:
+            self._log.error("hub_address_unreadable", reason=error.message)
+            return None
+
+    async def _announce(self) -> None:
+        welcome = await self._welcome
+        names = [welcome.names.get(name, name) for name in self._agents]
+        print(ready_line(host=welcome.name, agents=names, pid=os.getpid()), flush=True)
+
+    # --- what the session asks ----------------------------------------------------------------------------
+
+    def offer(self) -> HostOffer:
+        usable = agents.backends(self.settings)
+        own = self.settings.sidecar.capabilities
+        offers = tuple(
+            messages.AgentOffer(name=name, backends=usable, capabilities=own[: limits.CAPABILITIES_MAX])
+            for name in self._agents
+        )
+        held = [AttemptHeld(task=k[0], attempt=k[1], state="running") for k in self.runs]
+        held += [
+            AttemptHeld(task=each.task, attempt=each.attempt, state=each.held_as)
+            for each in self.outbox
+            if each.key not in self.runs
+        ]
+        return HostOffer(
+            name=self._name,
+            agents=offers,
+            capabilities=tuple(dict.fromkeys((*self._capabilities, *own)))[: limits.CAPABILITIES_MAX],
+            attempts=tuple(held[: limits.ATTEMPTS_PER_HOST_MAX]),
+            resources=self._sample,
+            sandbox=policy.ISOLATION,
+        )
+
+    def beats(self) -> tuple[AttemptBeat, ...]:
+        return tuple(run.beat for run in self.runs.values())
+
+    def resources(self) -> Resources | None:
+        return self._sample
+
+    def welcomed(self, welcome: Welcome) -> None:
+        self._hub_names = {hub_wide: local for local, hub_wide in welcome.names.items()}
+        for verdict in welcome.verdicts:
+            run = self.runs.get((verdict.task, verdict.attempt))
+            if verdict.verdict == "kill" and run is not None:
+                run.end("cancelled", "the hub no longer leases it to this host")
+        self._watch.ask(welcome.probe, welcome.probe_every_s)
+        self._watch.hurry()
+        self.outbox.hurry()
+        self._result_waiting.set()
+        self._log.info("hub_welcomed", hub=welcome.software, name=welcome.name, running=len(self.runs))
+        if not self._welcome.done():
+            self._welcome.set_result(welcome)
+
+    def received(self, message: Assign | Cancel | ResultAck | Beat) -> None:
+        match message:
+            case Assign():
+                self._assigned(message)
+            case Cancel():
+                self._end((message.task, message.attempt), message.reason or "cancelled", is_answered=True)
+            case Beat():
+                for each in message.kill:
+                    self._end((each.task, each.attempt), "no longer leased", is_answered=False)
+                self._watch.ask(message.probe)
+            case ResultAck():
+                self._log.info(
+                    "result_acknowledged", task=message.task, attempt=message.attempt, verdict=message.verdict
+                )
+                self.outbox.acknowledge(message.task, message.attempt)
+
+    # --- assignments --------------------------------------------------------------------------------------
+
+    def _assigned(self, assign: Assign) -> None:
+        key = (assign.task, assign.attempt)
+        if key in self.runs:
+            return  # a repeat: its accept has gone, or goes when it is on disk
+        if key in self.outbox:
+            self._hurry(key)
+            return
+        try:
+            spec = messages.decode_spec(bytes(assign.spec))
+        except msgspec.DecodeError as error:
+            self._decline(assign, "invalid_task", f"this host cannot read the task: {error}", is_ours=False)
+            return
+        agent = self._hub_names.get(assign.agent, assign.agent)
+        if agent not in self._agents:
+            self._decline(assign, "unknown_agent", f"no agent {assign.agent!r} here")
+        elif self._stop.is_set():
+            self._decline(assign, "stopping", "this sidecar is stopping")
+        elif any(
+            self._hub_names.get(run.assign.agent, run.assign.agent) == agent for run in self.runs.values()
+        ):
+            self._decline(assign, "agent_busy", f"{assign.agent} works on another attempt")
+        else:
+            run = self._run_of(assign, spec)
+            self.runs[key] = run
+            self._start(self._carry(run))
+
+    def _run_of(self, assign: Assign, spec: messages.TaskSpec) -> Run:
+        key = (assign.task, assign.attempt)
+        return Run(
+            assign,
+            spec,
+            home=self.home,
+            settings=self.settings,
+            session=self.session,
+            execute=self._execute,
+            on_process=lambda mark: self.attempts.mark(key, mark),
+        )
+
+    def _decline(self, assign: Assign, code: str, message: str, *, is_ours: bool = True) -> None:
+        self._log.warning("assignment_declined", task=assign.task, attempt=assign.attempt, code=code)
+        failure = FailureClass.infrastructure if is_ours else FailureClass.configuration
+        self.session.send(
+            lambda token: messages.Decline(
+                session=token,
+                task=assign.task,
+                attempt=assign.attempt,
+                failure_class=failure,
+                code=code,
+                message=message[: limits.REASON_CHARS_MAX],
+            )
+        )
+
+    async def _carry(self, run: Run) -> None:
+        """An attempt from the disk to the outbox."""
+        task, attempt = run.key
+        try:
+            await asyncio.to_thread(self.attempts.add, run.assign)
+        except OSError as error:
+            self.runs.pop(run.key)
+            self._decline(run.assign, "disk_failed", f"the attempt cannot be written down: {error}")
+            return
+        self.session.send(lambda token: messages.Accept(session=token, task=task, attempt=attempt))
+        self._log.info("attempt_started", task=task, attempt=attempt, agent=run.assign.agent)
+        outcome = await run.outcome()
+        run.log.flush()
+        self._log.info("attempt_ended", task=task, attempt=attempt, outcome=outcome.outcome)
+        await self._keep(
+            Entry(
+                task=task,
+                attempt=attempt,
+                outcome=outcome.outcome,
+                result=outcome.result,
+                error=outcome.error,
+            )
+        )
+        self.attempts.remove(run.key)
+        self.runs.pop(run.key)
+        self._hurry(run.key)
+
+    async def _keep(self, entry: Entry) -> None:
+        """Into the outbox, however long the disk takes to have room again: nothing is reported before."""
+        while True:
+            try:
+                await asyncio.to_thread(self.outbox.put, entry)
+                return
+            except OSError as error:
+                self._log.error(
+                    "result_not_written", task=entry.task, attempt=entry.attempt, reason=str(error)
+                )
+                await asyncio.sleep(DISK_RETRY_S)
+
+    def _end(self, key: Key, reason: str, *, is_answered: bool) -> None:
+        """Kills an attempt. One that is not here is dead already; `is_answered`: the hub waits to hear so."""
+        run = self.runs.get(key)
+        if run is not None:
+            self._log.info("attempt_cancelled", task=key[0], attempt=key[1], reason=reason)
+            run.end("cancelled", reason)
+        elif key in self.outbox:
+            self._hurry(key)
+        elif is_answered:
+            self._start(self._answer_cancelled(key))
+
+    async def _answer_cancelled(self, key: Key) -> None:
+        await self._keep(Entry(task=key[0], attempt=key[1], outcome="cancelled"))
+        self._hurry(key)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._carriers.add(task)
+        task.add_done_callback(self._carried)
+
+    def _carried(self, task: asyncio.Task[None]) -> None:
+        self._carriers.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._log.error("attempt_not_carried", exc_info=task.exception())
+            self._stop.set()  # ours, and unknown: a restart recovers from what is on disk
+
+    # --- in the background --------------------------------------------------------------------------------
+
+    def _hurry(self, key: Key) -> None:
+        self.outbox.hurry(key)
+        self._result_waiting.set()
+
+    async def _deliver(self) -> None:
+        """Sends results until each is acknowledged."""
+        while True:
+            self._result_waiting.clear()
+            if self.session.is_open:
+                for entry in self.outbox.due(SEND_AT_ONCE):
+                    self.session.send(entry.message)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._result_waiting.wait(), SEND_ROUND_S)
+
+    async def _stream_logs(self) -> None:
+        while True:
+            await asyncio.sleep(LOG_ROUND_S)
+            for run in self.runs.values():
+                run.log.flush()
+
+    async def _keep_sampling(self) -> None:
+        while True:
+            await asyncio.sleep(SAMPLE_EVERY_S)
+            await self._take_sample()
+
+    async def _take_sample(self) -> None:
+        sample = await asyncio.to_thread(self._probe.sample)
+        self._sample = resources_of(sample)
+        if not self._capabilities:
+            self._capabilities = tuple(detect_capabilities(sample.gpus))
+
+    async def _keep_sweeping(self) -> None:
+        await self._welcome
+        while True:
+            in_use = {run.directory for run in self.runs.values()} | {f"{k[0]}-{k[1]}" for k in self.runs}
+            try:
+                removed = await workspace.sweep(self.home, self.settings, in_use)
+                self._log.debug("workspaces_swept", removed=removed)
+            except (OSError, workspace.WorkspaceError) as error:
+                self._log.warning("workspaces_not_swept", reason=str(error))
+            await asyncio.sleep(SWEEP_EVERY_S)
+
+    # --- the end ------------------------------------------------------------------------------------------
+
+    async def _wind_up(self) -> None:
+        """Ends what runs and tells the hub, within the bounds above; the rest is told at the next start."""
+        self._stop.set()
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + STOP_S_MAX
+        carriers = set(self._carriers)
+        if carriers:
+            self._end_all()
+            _, left = await asyncio.wait(carriers, timeout=STOP_GRACE_S)
+            if left:
+                self._end_all()
+                await asyncio.wait(left, timeout=max(0.0, give_up_at - loop.time() - FAREWELL_S))
+        farewell_at = min(give_up_at, loop.time() + FAREWELL_S)
+        while self.session.is_open and len(self.outbox) and loop.time() < farewell_at:
+            await asyncio.sleep(0.02)
+        self.session.send(lambda token: messages.Bye(session=token))
+        for task in self._carriers:
+            task.cancel()  # its record stays: the next start reports it interrupted
+
+    def _end_all(self) -> None:
+        for run in list(self.runs.values()):
+            run.end("interrupted", "the sidecar was stopped")
+
+
+def _interrupted(left: Leftover) -> Entry:
+    is_known = left.assign is not None
+    error = TaskError(
+        failure_class=FailureClass.infrastructure,
+        code="sidecar_restarted" if is_known else "record_damaged",
+        message="the sidecar ended while the attempt ran; everything that it had started was killed",
+    )
+    return Entry(
+        task=left.key[0],
+        attempt=left.key[1],
+        outcome="interrupted",
+        error=error,
+        held_as="interrupted" if is_known else "unknown",
+    )
+
+
+def resources_of(sample: ResourceSample) -> Resources:
+    """The sample as the wire has it: what is unknown is left out."""
+    known = {name: value for name, value in msgspec.to_builtins(sample).items() if value is not None}
+    known["gpus"] = [
+        {"name": gpu.get("name") or "GPU", **{k: v for k, v in gpu.items() if v is not None and k != "name"}}
+        for gpu in known.get("gpus", ())
+    ]
+    return msgspec.convert(known, Resources)
+
+
+async def _as_task(part: Awaitable[Any]) -> None:
+    await part
+
+
+@contextlib.contextmanager
+def locked(home: Home) -> Iterator[None]:
+    """Holds home.sidecar/lock, or raises ConfigError that names the process which does."""
+    file: IO[str]
+    with (home.sidecar / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read(20).strip() or "unknown"
+            raise ConfigError(
+                f"a sidecar already runs on {home.path} (process {owner}); stop it, or set AGENTCOM_HOME"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _host_key(home: Home) -> KeyPair:
+    if not (home.keys / "host.key").exists() or read_hub_address(home) is None:
+        raise ConfigError(
+            f"{home.path} has not joined a hub: run `agentcom join CODE` with a code from "
+            "`agentcom host invite` on the hub's machine"
+        )
+    return load_key(home.keys / "host.key")
+
+
+async def _default_execute(work: Work) -> Outcome:
+    from agentcom_sidecar import execution  # only a daemon that runs attempts needs all backends
+
+    outcome: Outcome = await execution.execute(work)
+    return outcome
+
+
+async def serve(home: Home, settings: Settings, key: KeyPair, execute: Execute = _default_execute) -> int:
+    """Runs the daemon in this loop; the exit status. The caller holds the lock of `home`."""
+    return await Daemon(home, settings, key, execute).run()
+
+
+def main(home: Home, settings: Settings, execute: Execute = _default_execute) -> int:
+    """The daemon until it is stopped; the exit status. Raises ConfigError with the remedy."""
+    logs.configure("sidecar", settings.log.level)
+    lifeline.follow_parent()
+    home.prepare()
+    with locked(home):
+        key = _host_key(home)
+        try:
+            return asyncio.run(serve(home, settings, key, execute))
+        except ConfigError:
+            raise
+        except AgentComError as error:
+            print(f"agentcom sidecar: {error.message}", file=sys.stderr)
+            return 1

@@ -1,0 +1,293 @@
+"""One attempt from its assignment to its outcome: run, commit, check, fix, report.
+
+`execute` never raises but asyncio.CancelledError, and then only when everything that it started is dead:
+commands die in the sandbox, model calls with their connection. Whatever happens, the outcome says what was
+used: a failed attempt carries a partial result with its tokens, cost and iterations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from agentcom import limits, logs
+from agentcom.errors import AgentComError, ConfigError
+from agentcom.model import (
+    Backend,
+    CheckKind,
+    CheckReport,
+    Iteration,
+    Strategy,
+    TaskError,
+    TaskResult,
+)
+from agentcom_sidecar import policy, prices, prompt, verify
+from agentcom_sidecar.agentic.loop import ROUNDS_MAX, Hooks, Tally, converse
+from agentcom_sidecar.agentic.tools import Toolbox
+from agentcom_sidecar.backends import shell
+from agentcom_sidecar.backends.base import (
+    BackendError,
+    Conversation,
+    ModelBackend,
+    configuration,
+    infrastructure,
+    task_error,
+)
+from agentcom_sidecar.backends.claude import KEY_VARIABLE, ClaudeBackend, find_key
+from agentcom_sidecar.backends.ollama import OllamaBackend
+from agentcom_sidecar.prices import PriceList
+from agentcom_sidecar.verify import fix_loop
+from agentcom_sidecar.verify.report import Stopwatch, cut, fit, result_status, text_of
+from agentcom_sidecar.work import Outcome, Work
+from agentcom_sidecar.workspace import CommitInfo, WorkspaceError
+
+NO_MODEL = "none"
+COMMAND_CHECKS = frozenset({CheckKind.test_passes, CheckKind.command_succeeds})
+SUBJECT_CHARS_MAX = 72  # of a commit message's first line
+
+
+@dataclass(slots=True)
+class Progress:
+    """What an attempt has come to so far; at any moment enough for a result."""
+
+    backend: Backend
+    model: str
+    output: str = ""
+    output_dropped_bytes: int = 0
+    exit_code: int | None = None
+    sandbox: str = policy.ISOLATION
+    commit: CommitInfo | None = None
+    iterations: list[Iteration] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+    durations_ms: dict[str, int] = field(default_factory=dict)
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+    def spend(self, what: str, ms: int) -> None:
+        self.durations_ms[what] = self.durations_ms.get(what, 0) + ms
+
+
+async def execute(work: Work) -> Outcome:
+    """Runs one attempt to its end. Raises nothing but asyncio.CancelledError."""
+    route = work.assign.route
+    is_command = route.strategy is Strategy.trivial
+    progress = Progress(route.backend, NO_MODEL if is_command else route.model)
+    error: TaskError | None = None
+    try:
+        await _STRATEGIES[route.strategy](work, progress)
+    except BackendError as failure:
+        error = failure.as_error()
+    except WorkspaceError as failure:
+        error = failure.as_error()
+    except Exception as failure:  # ours: the attempt must still be reported, or its agent would hang
+        logs.get(task=work.assign.task, attempt=work.assign.attempt).error("attempt_broke", exc_info=failure)
+        said = f"the sidecar made a mistake: {type(failure).__name__}: {failure}"
+        error = infrastructure("sidecar_error", said).as_error()
+    result = _result(work, progress)
+    if error is not None:
+        work.log(f"[failed] {error.code}: {error.message}\n")
+        return Outcome(outcome="failed", error=error, result=result)
+    return Outcome(outcome="completed", result=result)
+
+
+# The three strategies. Each leaves what it did in `progress`, also when it raises.
+
+
+async def _run_command(work: Work, progress: Progress) -> None:
+    """trivial: the task's command, then its checks, once."""
+    if work.spec.command is None:
+        raise configuration("no_command", "a trivial task needs a command, and this one has none")
+    _refuse_commands(work)
+    result = await shell.run(work, work.spec.command, work.assign.timeout_s)
+    progress.output, progress.output_dropped_bytes = text_of(result.output), result.truncated_bytes
+    progress.exit_code, progress.sandbox = result.exit_code, result.sandbox
+    progress.spend("command", result.duration_ms)
+    failure = shell.failure_of(result, work.assign.timeout_s, work.settings.sidecar.silence_s)
+    if failure is not None:
+        raise failure
+    if result.survivors:
+        progress.tally.warn(f"{result.survivors} processes outlived the command and were killed")
+
+    async def build(_number: int, _failing: tuple[CheckReport, ...]) -> tuple[int, int]:
+        await _commit(work, progress, 1)
+        return 0, 0
+
+    await fix_loop.run(build, _timed_checks(work, progress), 0, progress.iterations)
+
+
+async def _ask_local_model(work: Work, progress: Progress) -> None:
+    route, settings = work.assign.route, work.settings
+    if route.endpoint_url is None:
+        raise configuration("bad_route", "the route names no endpoint for a local model")
+    backend = OllamaBackend(
+        url=route.endpoint_url,
+        model=route.model,
+        num_ctx=route.num_ctx or settings.models.num_ctx,
+        num_predict=settings.sidecar.max_output_tokens,
+        first_byte_s=settings.sidecar.first_byte_s,
+        idle_s=settings.sidecar.idle_s,
+    )
+    await _ask_model(work, progress, backend)
+
+
+async def _ask_claude(work: Work, progress: Progress) -> None:
+    settings = work.settings
+    try:
+        key = find_key(settings)
+    except ConfigError as error:
+        raise configuration("bad_key_file", error.message) from error
+    if key is None:
+        raise configuration("no_key", f"this host has no key: set {KEY_VARIABLE} or anthropic.key_file")
+    backend = ClaudeBackend(
+        key=key,
+        base_url=settings.anthropic.base_url,
+        model=work.assign.route.model,
+        max_tokens=settings.sidecar.max_output_tokens,
+        first_byte_s=settings.sidecar.first_byte_s,
+        idle_s=settings.sidecar.idle_s,
+    )
+    await _ask_model(work, progress, backend)
+
+
+_STRATEGIES: dict[Strategy, Callable[[Work, Progress], Awaitable[None]]] = {
+    Strategy.trivial: _run_command,
+    Strategy.local_llm: _ask_local_model,
+    Strategy.cloud_llm: _ask_claude,
+}
+
+
+async def _ask_model(work: Work, progress: Progress, backend: ModelBackend) -> None:
+    """The task goes to the model; what fails its checks goes back to it, `max_fix_attempts` times at most."""
+    if work.spec.verify and any(check.kind in COMMAND_CHECKS for check in work.spec.checks):
+        _refuse_commands(work)  # before the model has cost anything
+    conversation = Conversation(prompt.SYSTEM)
+    toolbox = Toolbox(work.workspace.path)
+    hooks = Hooks(work.log, work.progress, work.hub_gate)
+    tally, tier = progress.tally, work.assign.tier
+    left_s = float(work.assign.timeout_s)
+
+    async def build(number: int, failing: tuple[CheckReport, ...]) -> tuple[int, int]:
+        nonlocal left_s
+        conversation.messages.append(prompt.fix_text(failing) if failing else prompt.task_text(work.spec))
+        before, watch = tally.total, Stopwatch()
+        try:
+            async with asyncio.timeout(left_s):
+                await converse(backend, conversation, toolbox, tally, hooks, ROUNDS_MAX[tier])
+        except TimeoutError as error:
+            said = f"the model was not done within {work.assign.timeout_s} s (timeout_s)"
+            raise task_error("timed_out", said) from error
+        finally:
+            left_s = max(0.0, left_s - watch.ms / 1000)
+        await _commit(work, progress, number)
+        after = tally.total
+        return after.prompt - before.prompt, after.out - before.out
+
+    async with backend:
+        checks = _timed_checks(work, progress)
+        await fix_loop.run(build, checks, work.assign.max_fix_attempts, progress.iterations)
+
+
+def _refuse_commands(work: Work) -> None:
+    """Raises when this host's policy runs no commands of this task."""
+    if refusal := policy.check_commands(work):
+        raise BackendError(refusal.failure_class, refusal.code, refusal.message)
+
+
+async def _commit(work: Work, progress: Progress, number: int) -> None:
+    subject = work.spec.description.strip().splitlines()[0] if work.spec.description.strip() else "work"
+    task, attempt = work.assign.task, work.assign.attempt
+    message = f"{subject[:SUBJECT_CHARS_MAX]}\n\nTask {task}, attempt {attempt}, iteration {number}."
+    progress.commit = await work.workspace.commit(message)
+
+
+def _timed_checks(work: Work, progress: Progress) -> fix_loop.Verify:
+    async def checks() -> tuple[CheckReport, ...]:
+        watch = Stopwatch()
+        try:
+            return await verify.run_checks(work)
+        finally:
+            progress.spend("checks", watch.ms)
+
+    return checks
+
+
+# The result: from whatever there is.
+
+
+def _result(work: Work, progress: Progress) -> TaskResult:
+    tally, workspace = progress.tally, work.workspace
+    is_model = work.assign.route.strategy is not Strategy.trivial
+    if is_model:
+        progress.output = tally.text
+        progress.durations_ms |= {"model": tally.model_ms, "load": tally.load_ms}
+    costs = _costs(work, progress)
+    total = tally.total
+    output, dropped = cut(progress.output, limits.OUTPUT_BYTES_MAX)
+    return fit(
+        TaskResult(
+            status=result_status(
+                progress.iterations,
+                is_verified=work.spec.verify,
+                is_model_in_repository=is_model and workspace.has_repository,
+                has_changed=progress.commit is not None and bool(progress.commit.files_changed),
+            ),
+            output=output,
+            output_truncated_bytes=progress.output_dropped_bytes + dropped,
+            backend=progress.backend,
+            model=progress.model,
+            tokens_in=total.prompt,
+            tokens_out=total.out,
+            tokens_cached=total.cache_read,
+            cost_usd=costs.usd,
+            cloud_model=costs.cloud_model,
+            cloud_cost_usd=costs.cloud_usd,
+            prices_as_of=costs.as_of,
+            duration_ms=progress.watch.ms,
+            durations_ms=progress.durations_ms,
+            sandbox=progress.sandbox,
+            exit_code=progress.exit_code,
+            commit=progress.commit.commit if progress.commit else None,
+            tree=progress.commit.tree if progress.commit else None,
+            branch=workspace.branch or None,
+            files_changed=progress.commit.files_changed if progress.commit else (),
+            context_truncated=tally.context_truncated,
+            stop_reason=tally.stop_reason,
+            warnings=tuple(tally.warnings),
+            spec_sha256=work.spec_sha256,
+            iterations=tuple(progress.iterations),
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """USD; None is unknown. `cloud_usd`: the same calls at `cloud_model`, for local work."""
+
+    usd: float | None
+    cloud_model: str | None = None
+    cloud_usd: float | None = None
+    as_of: str | None = None
+
+
+def _costs(work: Work, progress: Progress) -> _Costs:
+    if progress.backend is Backend.shell:
+        return _Costs(0.0)
+    try:
+        price_list = prices.load(work.settings.anthropic.prices_file)
+    except AgentComError as error:
+        progress.tally.warn(f"costs are unknown: {error.message}")
+        price_list = PriceList({})
+    if progress.backend is Backend.claude:
+        usd, as_of = _cost_at(price_list, progress.model, progress.tally)
+        return _Costs(usd, as_of=as_of)
+    cloud_model = work.assign.cloud_model or work.settings.models.compare
+    usd, as_of = _cost_at(price_list, cloud_model, progress.tally)
+    return _Costs(0.0, cloud_model, usd, as_of)
+
+
+def _cost_at(price_list: PriceList, model: str, tally: Tally) -> tuple[float | None, str | None]:
+    price = price_list.of(model)
+    if price is None:
+        tally.warn(f"the price of {model} is unknown; name it in anthropic.prices_file")
+        return None, None
+    return prices.usd(sum(price.cost(usage) for usage in tally.usages)), price.as_of

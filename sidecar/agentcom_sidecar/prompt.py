@@ -1,0 +1,61 @@
+"""What a model is told: the task's own text, byte for byte, and as little of ours as will do.
+
+What is added to a task's text stays under 500 tokens (tool schemas apart), also for a task with every list
+full; a test counts it. So there are no bullets, and each sentence here has to earn its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agentcom.model import CheckReport, CheckStatus, TaskSpec
+
+SYSTEM = (
+    "You are a coding agent working on one task in a directory of your own. Change files only with the tool "
+    "write_file, which takes the whole content of a file; text that you answer changes nothing. "
+    "Do what the task asks and nothing else. Never weaken a test or a check to make it pass. "
+    "When you are done, answer with a short summary; if the task only asks a question, answer it."
+)
+FAILURE_CHARS_MAX = 3000  # of one failing check's output: its end, where tools put their verdict
+FAILURES_CHARS_MAX = 9000  # of all: small models have a context of 8,192 tokens
+
+
+def task_text(spec: TaskSpec) -> str:
+    """The first message: description, criteria, files with their reasons, checks. Nothing is shortened."""
+    sections = [spec.description]
+    sections += _section("Success criteria:", spec.success_criteria)
+    sections += _section("Files that matter:", (_joined(file.path, file.reason) for file in spec.files))
+    if spec.verify:
+        checks = (_joined(str(check.kind), check.target) for check in spec.checks)
+        sections += _section("Checks that will run afterwards:", checks)
+    return "\n\n".join(sections)
+
+
+def fix_text(reports: Iterable[CheckReport]) -> str:
+    """The message after checks failed: each failing one with the end of its output, and what to keep."""
+    reports = tuple(reports)
+    failing = [report for report in reports if report.status is not CheckStatus.passed]
+    passing = [report for report in reports if report.status is CheckStatus.passed]
+    chars_each = min(FAILURE_CHARS_MAX, FAILURES_CHARS_MAX // max(1, len(failing)))
+    sections = ["Your work was checked. These checks do not pass; fix the cause of each:"]
+    sections += [_failure(report, chars_each) for report in failing]
+    kept = (_joined(str(report.kind), report.target) for report in passing)
+    sections += _section("These pass; keep them passing:", kept)
+    return "\n\n".join(sections)
+
+
+def _failure(report: CheckReport, chars_max: int) -> str:
+    head = f"{_joined(str(report.kind), report.target)} ({report.status})"
+    output = report.output.strip()
+    if len(output) > chars_max:
+        output = f"[...]{output[-chars_max:]}"
+    return f"{head}\n{output}" if output else head
+
+
+def _section(title: str, lines: Iterable[str]) -> list[str]:
+    text = "\n".join(lines)
+    return [f"{title}\n{text}"] if text else []
+
+
+def _joined(name: str, text: str) -> str:
+    return f"{name}: {text}" if text else name

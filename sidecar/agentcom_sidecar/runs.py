@@ -1,0 +1,150 @@
+"""One attempt from its acceptance to its outcome: workspace, execution, wall clock, cancel.
+
+`outcome()` always gives an outcome, whatever happens, and only after everything that the attempt started is
+dead. What becomes of the outcome is the daemon's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+from collections.abc import Callable
+from typing import Literal
+
+from agentcom import logs
+from agentcom.config import Home, Settings
+from agentcom.messages import Assign, AttemptBeat
+from agentcom.model import FailureClass, TaskError, TaskSpec
+from agentcom_sidecar import workspace
+from agentcom_sidecar.log_stream import LogStream
+from agentcom_sidecar.outbox import Key
+from agentcom_sidecar.sandbox import ProcessMark
+from agentcom_sidecar.session import Session
+from agentcom_sidecar.work import Execute, Outcome, Work
+
+OVERTIME_S = 60.0  # beyond the task's own time-out: the execution ends itself, this is for one that hangs
+
+
+class Run:
+    """An attempt that this process works on. `progress` rises with each sign of life of its worker."""
+
+    def __init__(
+        self,
+        assign: Assign,
+        spec: TaskSpec,
+        *,
+        home: Home,
+        settings: Settings,
+        session: Session,
+        execute: Execute,
+        on_process: Callable[[ProcessMark], None],
+    ) -> None:
+        self.assign = assign
+        self.key: Key = (assign.task, assign.attempt)
+        self.progress = 0
+        self.log = LogStream(assign.task, assign.attempt, session.send)
+        self.directory = ""  # the name of its workspace, once there is one
+        self._spec = spec
+        self._home, self._settings, self._session = home, settings, session
+        self._execute = execute
+        self._on_process = on_process
+        self._ended_as: Literal["cancelled", "interrupted"] = "interrupted"
+        self._reason = ""
+        self._worker: asyncio.Task[Outcome] | None = None
+        self._is_ended = False
+
+    @property
+    def beat(self) -> AttemptBeat:
+        return AttemptBeat(task=self.key[0], attempt=self.key[1], progress=self.progress)
+
+    def end(self, ended_as: Literal["cancelled", "interrupted"], reason: str) -> None:
+        """Kills everything that the attempt started; its outcome is `ended_as`. Again: without the grace."""
+        if not self._is_ended:
+            self._ended_as, self._reason, self._is_ended = ended_as, reason, True
+        if self._worker is not None:
+            self._worker.cancel()
+
+    async def outcome(self) -> Outcome:
+        """Runs the attempt; call once."""
+        if self._is_ended:
+            return self._ended()
+        self._worker = asyncio.create_task(self._work())
+        try:
+            await asyncio.wait({self._worker})
+        finally:
+            await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
+        if self._worker.cancelled():
+            return self._ended()
+        error = self._worker.exception()
+        if error is not None:
+            logs.get().error("attempt_broke", task=self.key[0], attempt=self.key[1], exc_info=error)
+            return _failed("sidecar_error", f"the sidecar failed: {type(error).__name__}: {error}")
+        return self._worker.result()
+
+    @property
+    def _scratch(self) -> workspace.Path:
+        return self._home.sidecar / "scratch" / f"{self.key[0]}-{self.key[1]}"
+
+    def _ended(self) -> Outcome:
+        if self._ended_as == "cancelled":
+            return Outcome(outcome="cancelled")
+        error = TaskError(
+            failure_class=FailureClass.infrastructure,
+            code="sidecar_stopped",
+            message=self._reason or "stopped",
+        )
+        return Outcome(outcome="interrupted", error=error)
+
+    async def _work(self) -> Outcome:
+        try:
+            place = await workspace.prepare(
+                self._spec,
+                *self.key,
+                self._settings,
+                self._home,
+                self._take_output,
+                submitter_role=self.assign.submitter_role,
+                on_process=self._on_process,
+            )
+        except workspace.WorkspaceError as error:
+            return Outcome(outcome="failed", error=error.as_error())
+        self.directory = place.path.name
+        self._step()
+        bound_s = self.assign.timeout_s + OVERTIME_S
+        try:
+            async with asyncio.timeout(bound_s) as clock:
+                return await self._execute(self._work_in(place))
+        except TimeoutError:
+            if not clock.expired():
+                raise
+            return _failed(
+                "timed_out", f"the attempt did not end within {bound_s:g} s", FailureClass.task_error
+            )
+
+    def _work_in(self, place: workspace.Workspace) -> Work:
+        self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Work(
+            assign=self.assign,
+            spec=self._spec,
+            spec_sha256=hashlib.sha256(bytes(self.assign.spec)).hexdigest(),
+            workspace=place,
+            settings=self._settings,
+            home=self._home,
+            log=self.log.add,
+            progress=self._step,
+            hub_gate=self._session.hub_gate,
+            on_process=self._on_process,
+            scratch=self._scratch,
+        )
+
+    def _take_output(self, chunk: bytes) -> None:
+        self._step()
+
+    def _step(self) -> None:
+        self.progress += 1
+
+
+def _failed(code: str, message: str, failure_class: FailureClass = FailureClass.infrastructure) -> Outcome:
+    error = TaskError(failure_class=failure_class, code=code, message=message[:3900])
+    return Outcome(outcome="failed", error=error)

@@ -1,0 +1,145 @@
+"""Reports of checks, the status of a result, and how both are kept within the bounds of a message."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from agentcom import limits
+from agentcom.model import CheckReport, CheckSpec, CheckStatus, Iteration, ResultStatus, TaskResult
+from agentcom_sidecar.sandbox import CommandResult, Outcome
+
+FIXABLE = frozenset({CheckStatus.failed, CheckStatus.no_evidence, CheckStatus.timed_out})
+# Bytes kept of (each check's output, each check's target, the result's output, each warning) and the number
+# of changed files listed: tried in this order until the result fits its message. The last always fits.
+FITS = (
+    (limits.CHECK_OUTPUT_BYTES_MAX, limits.COMMAND_CHARS_MAX, limits.OUTPUT_BYTES_MAX, 4000, 2000),
+    (2048, 4096, limits.OUTPUT_BYTES_MAX, 1000, 500),
+    (512, 512, 32 * limits.KIB, 500, 200),
+    (128, 128, 16 * limits.KIB, 200, 50),
+    (0, 40, 8 * limits.KIB, 100, 20),
+)
+WARNINGS_MAX = 50
+
+
+def cut(text: str, bytes_max: int) -> tuple[str, int]:
+    """`text` within `bytes_max` bytes of UTF-8 (head, a marker, tail), and how many bytes were left out."""
+    raw = text.encode("utf-8", "replace")
+    if len(raw) <= bytes_max:
+        return text, 0
+    # The marker's length depends on the figure in it; 40 bytes hold any.
+    kept = max(0, bytes_max - 40)
+    head, tail = raw[: kept - kept // 2], raw[len(raw) - kept // 2 :]
+    dropped = len(raw) - len(head) - len(tail)
+    marker = f"\n[... {dropped} bytes left out ...]\n" if bytes_max >= 40 else ""
+    return head.decode("utf-8", "ignore") + marker + tail.decode("utf-8", "ignore"), dropped
+
+
+def text_of(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+class Stopwatch:
+    """Milliseconds since it was made."""
+
+    def __init__(self) -> None:
+        self._started_ns = time.monotonic_ns()
+
+    @property
+    def ms(self) -> int:
+        return (time.monotonic_ns() - self._started_ns) // 1_000_000
+
+
+def report(check: CheckSpec, status: CheckStatus, output: str, duration_ms: int) -> CheckReport:
+    return CheckReport(
+        kind=check.kind,
+        target=check.target,
+        status=status,
+        output=cut(output, limits.CHECK_OUTPUT_BYTES_MAX)[0],
+        duration_ms=duration_ms,
+    )
+
+
+def status_of_command(result: CommandResult) -> CheckStatus:
+    """What the end of a command says by itself; evidence is another question."""
+    if result.succeeded:
+        return CheckStatus.passed
+    if result.outcome in (Outcome.TIMED_OUT, Outcome.SILENT):
+        return CheckStatus.timed_out
+    return CheckStatus.failed if result.outcome is Outcome.EXITED else CheckStatus.error
+
+
+def output_of_command(result: CommandResult, note: str = "") -> str:
+    """What a command printed, and how it ended where that was not exit code 0."""
+    text = text_of(result.output)
+    if not result.succeeded:
+        ended = f"signal {result.signal}" if result.signal is not None else f"exit code {result.exit_code}"
+        if result.outcome is not Outcome.EXITED:
+            ended = f"{result.outcome}{f': {result.error}' if result.error else ''}"
+        text = f"{text.rstrip()}\n[{ended}]".lstrip()
+    return f"{text.rstrip()}\n[{note}]".lstrip() if note else text
+
+
+def iteration_status(reports: Sequence[CheckReport]) -> str:
+    if not reports:
+        return "none"
+    return "pass" if all(each.status is CheckStatus.passed for each in reports) else "fail"
+
+
+def can_be_fixed(reports: Iterable[CheckReport]) -> bool:
+    """Whether a model could make a failing check pass; what this host refuses, it cannot change."""
+    return any(each.status in FIXABLE for each in reports)
+
+
+def result_status(
+    iterations: Sequence[Iteration], *, is_verified: bool, is_model_in_repository: bool, has_changed: bool
+) -> ResultStatus:
+    """The first status that fits. `is_verified`: the task asked for its checks to be run."""
+    if not is_verified:
+        return ResultStatus.skipped
+    last = iterations[-1].status if iterations else "none"
+    if is_model_in_repository and not has_changed:
+        return ResultStatus.already_done if last == "pass" else ResultStatus.no_change
+    if last == "none":
+        return ResultStatus.unchecked
+    return ResultStatus.verified if last == "pass" else ResultStatus.partial_pass
+
+
+def fit(result: TaskResult) -> TaskResult:
+    """`result` small enough for its message: outputs are cut, each with a marker; statuses all stay."""
+    for bounds in FITS:
+        smaller = _within(result, *bounds)
+        if len(msgspec.msgpack.encode(smaller)) <= limits.RESULT_BYTES_MAX:
+            return smaller
+    raise AssertionError(f"a result of {len(result.iterations)} iterations does not fit at its smallest")
+
+
+def _within(result: TaskResult, check: int, target: int, output: int, warning: int, files: int) -> TaskResult:
+    text, dropped = cut(result.output, output)
+    warnings = [cut(each, warning)[0] for each in result.warnings[:WARNINGS_MAX]]
+    if len(result.files_changed) > files:
+        warnings.append(f"{len(result.files_changed)} files changed; the first {files} are listed")
+
+    def smaller(each: CheckReport) -> CheckReport:
+        kept, of = cut(each.output, check)[0], cut(each.target, target)[0]
+        return msgspec.structs.replace(each, output=kept, target=of)
+
+    return msgspec.structs.replace(
+        result,
+        output=text,
+        output_truncated_bytes=result.output_truncated_bytes + dropped,
+        warnings=tuple(warnings),
+        files_changed=tuple(cut(each, limits.PATH_CHARS_MAX)[0] for each in result.files_changed[:files]),
+        iterations=_mapped(result.iterations, smaller),
+    )
+
+
+def _mapped(
+    iterations: Iterable[Iteration], change: Callable[[CheckReport], CheckReport]
+) -> tuple[Iteration, ...]:
+    return tuple(
+        msgspec.structs.replace(each, checks=tuple(change(report) for report in each.checks))
+        for each in iterations
+    )

@@ -1,0 +1,56 @@
+"""What runs an attempt gets and what it gives back: the seam between the daemon and the execution.
+
+The daemon makes a `Work`, calls `execute(work)` and writes the `Outcome` to its outbox. `execute` never
+raises but asyncio.CancelledError, and then only after everything that it started is dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from agentcom.config import Home, Settings
+from agentcom.messages import Assign
+from agentcom.model import TaskError, TaskResult, TaskSpec
+from agentcom_sidecar.sandbox import ProcessMark
+from agentcom_sidecar.workspace import Workspace
+
+Ending = Literal["completed", "failed", "interrupted", "cancelled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One attempt, ready to run: its workspace is prepared and its record lies on disk.
+
+    `spec_sha256` (hex) is over `assign.spec` as received. `log` streams text to `task log`; `progress` says
+    that the worker moved on (a heartbeat shows it). `hub_gate` returns once the hub has been heard within one
+    lease length: await it before every model call. `on_process` writes a command's mark down before the
+    command starts: give it to every `run_command`. `scratch` is a private directory, outside the workspace,
+    that serves commands as HOME.
+    """
+
+    assign: Assign
+    spec: TaskSpec
+    spec_sha256: str
+    workspace: Workspace
+    settings: Settings
+    home: Home
+    log: Callable[[str], None]
+    progress: Callable[[], None]
+    hub_gate: Callable[[], Awaitable[None]]
+    on_process: Callable[[ProcessMark], None]
+    scratch: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How an attempt ended: `completed` carries a result, `failed` an error (and a partial result)."""
+
+    outcome: Ending
+    result: TaskResult | None = None
+    error: TaskError | None = None
+
+
+Execute = Callable[[Work], Awaitable[Outcome]]

@@ -1,0 +1,387 @@
+"""Where an attempt works: a git worktree of its own, or an empty directory.
+
+Rules it keeps:
+* A bare mirror per repository holds every branch that an attempt made; a user's own checkout is only read.
+* The mirror's configuration is written anew before each command in it or in a worktree, because commands of
+  a task could have changed it; worktrees are addressed by their git directory, never through their `.git`.
+* One fetch at a time per mirror: an asyncio lock within this process, flock against others.
+* Only worktrees are ever removed, never a branch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable, Container
+from dataclasses import dataclass, replace
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from agentcom import logs
+from agentcom.config import Home, Settings
+from agentcom.model import FailureClass, Role, TaskSpec
+from agentcom_sidecar.git import (
+    LOCAL_GIT_S,
+    Git,
+    Remote,
+    WorkspaceError,
+    allowed_remote,
+    check_branch,
+    configuration,
+)
+from agentcom_sidecar.sandbox import ProcessMark
+
+__all__ = ["CommitInfo", "Workspace", "WorkspaceError", "prepare", "sweep"]
+
+SLUG_CHARS_MAX = 40
+FILES_LISTED_MAX = 2000  # names in a result; the branch has them all
+MESSAGE_CHARS_MAX = 4000
+LOCK_ROUND_S = 0.05
+MIRROR_CONFIG = """\
+[core]
+\trepositoryformatversion = 0
+\tfilemode = true
+\tbare = true
+"""
+_ID = re.compile(r"^[0-9a-f]{40}(?:[0-9a-f]{24})?$", re.MULTILINE)
+_mirror_locks: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommitInfo:
+    """What an attempt changed: ids of its last commit and tree, the paths that differ from the base."""
+
+    commit: str
+    tree: str
+    files_changed: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """An attempt's directory. Without a repository `branch` and `base_commit` are empty strings.
+
+    `environment` belongs into every command that runs here: who commits, and that no repository above the
+    directory is taken for the task's own.
+    """
+
+    path: Path
+    branch: str
+    base_commit: str
+    has_repository: bool
+    git: Git
+    mirror: Path | None = None
+    git_dir: Path | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "GIT_CEILING_DIRECTORIES": str(self.path.parent),
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_AUTHOR_NAME": "AgentCom",
+            "GIT_AUTHOR_EMAIL": "agentcom@localhost",
+            "GIT_COMMITTER_NAME": "AgentCom",
+            "GIT_COMMITTER_EMAIL": "agentcom@localhost",
+        }
+
+    async def commit(self, message: str) -> CommitInfo | None:
+        """Commits all that is not ignored; None when nothing differs from the base (or without a repository).
+
+        Commits that the attempt made by itself count too. When this returns, the branch lies in the mirror.
+        Raises WorkspaceError.
+        """
+        if not self.has_repository:
+            return None
+        await self._git("add", "--all", "--", ".")
+        if (await self._git("status", "--porcelain", "--untracked-files=no")).strip():
+            text = message.strip()[:MESSAGE_CHARS_MAX] or "work"
+            await self._git("commit", "--quiet", "--no-verify", "--cleanup=verbatim", f"--message={text}")
+        commit, tree = await self._ids("HEAD^{commit}", "HEAD^{tree}")
+        # The attempt may have checked out something else: what it left is what its branch shows.
+        await self._git("update-ref", f"refs/heads/{self.branch}", commit)
+        if commit == self.base_commit:
+            return None
+        return CommitInfo(commit=commit, tree=tree, files_changed=await self._changed_since_base(commit))
+
+    async def is_clean(self) -> tuple[bool, str]:
+        """Whether no file is uncommitted or untracked, and git's list of those that are."""
+        if not self.has_repository:
+            return False, "the task names no repository"
+        listed = await self._git(
+            "status", "--porcelain", "--untracked-files=all", "--ignore-submodules=dirty"
+        )
+        return not listed.strip(), listed.strip()
+
+    async def files_changed(self) -> tuple[str, ...]:
+        """Paths that differ from the base now, committed or not; without a repository: all files. Sorted."""
+        if not self.has_repository:
+            return await asyncio.to_thread(_files_below, self.path)
+        tracked = await self._git("diff", "--name-only", "-z", "--no-renames", self.base_commit, "--", ".")
+        untracked = await self._git("ls-files", "-z", "--others", "--exclude-standard")
+        return _names(tracked + untracked)
+
+    async def remove(self) -> None:
+        """Removes the directory; its branch stays in the mirror."""
+        await _remove(self.path, self.mirror, self.git)
+
+    async def _changed_since_base(self, commit: str) -> tuple[str, ...]:
+        return _names(await self._git("diff", "--name-only", "-z", "--no-renames", self.base_commit, commit))
+
+    async def _ids(self, *names: str) -> tuple[str, ...]:
+        found = tuple(_ID.findall(await self._git("rev-parse", "--verify", names[0])))
+        for name in names[1:]:
+            found += tuple(_ID.findall(await self._git("rev-parse", "--verify", name)))
+        if len(found) != len(names):
+            raise WorkspaceError(
+                FailureClass.task_error, "head_missing", f"{self.path}: HEAD names no commit"
+            )
+        return found
+
+    async def _git(self, *arguments: str) -> str:
+        assert self.mirror is not None
+        assert self.git_dir is not None
+        if not self.path.is_dir():
+            raise WorkspaceError(
+                FailureClass.task_error, "workspace_gone", f"{self.path} was removed by the task"
+            )
+        _own_configuration(self.mirror)
+        place = (f"--git-dir={self.git_dir}", f"--work-tree={self.path}")
+        return await self.git.run(*place, *arguments, cwd=self.path)
+
+
+async def prepare(
+    spec: TaskSpec,
+    task: int,
+    attempt: int,
+    settings: Settings,
+    home: Home,
+    on_output: Callable[[bytes], None] | None = None,
+    *,
+    submitter_role: Role = Role.submit,
+    on_process: Callable[[ProcessMark], None] | None = None,
+) -> Workspace:
+    """The directory in which `attempt` works, from the fresh base when the task names a repository.
+
+    Raises WorkspaceError: configuration for a repository or branch that is missing, empty, denied or not
+    allowed to `submitter_role`; infrastructure for the network and the disk.
+    """
+    private = home.sidecar / "scratch" / f"{task}-{attempt}"
+    git = Git(home=private, grace_s=settings.sidecar.kill_grace_s, on_process=on_process, on_output=on_output)
+    try:
+        private.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = _free_path(home.sidecar / "work", f"{task}-{attempt}")
+        if spec.repo is None:
+            path.mkdir(mode=0o700)
+            return Workspace(path=path, branch="", base_commit="", has_repository=False, git=git)
+        branch = f"agentcom/{task}/{attempt}-{_slug(spec.description)}"
+        return await _worktree(spec, path, branch, git, settings, home, submitter_role)
+    except OSError as error:
+        raise WorkspaceError(
+            FailureClass.infrastructure, "workspace_failed", f"cannot prepare: {error}"
+        ) from error
+
+
+async def _worktree(
+    spec: TaskSpec, path: Path, branch: str, git: Git, settings: Settings, home: Home, role: Role
+) -> Workspace:
+    assert spec.repo is not None
+    remote = await allowed_remote(spec.repo, role)
+    wanted = check_branch(spec.branch) if spec.branch else None
+    mirror = home.sidecar / "mirrors" / f"{hashlib.sha256(remote.url.encode()).hexdigest()}.git"
+    async with _locked(mirror):
+        await _make_mirror(mirror, git)
+        base = await _fetch(mirror, remote, wanted, git, settings.sidecar.fetch_s)
+        branch = await _free_branch(mirror, branch, git)
+        await git.run(
+            "worktree", "add", "--quiet", "--no-track", "-b", branch, "--", str(path), base, cwd=mirror
+        )
+    git_dir = _git_dir_of(path, mirror)
+    # From here on the tree is the agent's: the mode of the settings applies to every command in it.
+    inside = replace(git, mode=settings.sandbox.mode, on_output=None)
+    return Workspace(
+        path=path,
+        branch=branch,
+        base_commit=base,
+        has_repository=True,
+        git=inside,
+        mirror=mirror,
+        git_dir=git_dir,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _locked(mirror: Path) -> AsyncIterator[None]:
+    """Alone in `mirror`, among this process's attempts and other processes."""
+    mirror.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = _mirror_locks.setdefault(mirror, asyncio.Lock())
+    async with lock:
+        with mirror.with_suffix(".lock").open("w") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    await asyncio.sleep(LOCK_ROUND_S)
+            yield
+
+
+async def _make_mirror(mirror: Path, git: Git) -> None:
+    if not (mirror / "HEAD").exists():
+        shutil.rmtree(mirror, ignore_errors=True)  # a first fetch that died half-way
+        fresh = mirror.with_suffix(".new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        await git.run("init", "--quiet", "--bare", "--template=", "--", str(fresh), cwd=mirror.parent)
+        fresh.rename(mirror)
+    _own_configuration(mirror)
+
+
+def _own_configuration(mirror: Path) -> None:
+    """Replaces the mirror's configuration by ours where a task's command has changed it."""
+    path = mirror / "config"
+    try:
+        if path.read_text() == MIRROR_CONFIG and not path.is_symlink():
+            return
+    except (OSError, UnicodeDecodeError):
+        pass  # missing or unreadable: written anew below
+    temporary = mirror / f"config.{os.getpid()}.tmp"
+    temporary.unlink(missing_ok=True)
+    temporary.write_text(MIRROR_CONFIG)
+    temporary.replace(path)
+
+
+async def _fetch(mirror: Path, remote: Remote, wanted: str | None, git: Git, bound_s: float) -> str:
+    """Brings the base branch into the mirror; its commit id."""
+    listing = await git.run_remote(
+        remote,
+        "ls-remote",
+        "--symref",
+        "--",
+        remote.url,
+        "HEAD",
+        "refs/heads/*",
+        cwd=mirror,
+        timeout_s=bound_s,
+    )
+    source = _source_ref(listing, wanted, remote)
+    kept_as = f"refs/agentcom/base/{hashlib.sha256(source.encode()).hexdigest()[:16]}"
+    await git.run_remote(
+        remote,
+        "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--force",
+        "--", remote.url, f"+{source}:{kept_as}",
+        cwd=mirror,
+        timeout_s=bound_s,
+    )  # fmt: skip
+    return (await git.run("rev-parse", "--verify", f"{kept_as}^{{commit}}", cwd=mirror)).split()[-1]
+
+
+def _source_ref(listing: str, wanted: str | None, remote: Remote) -> str:
+    """Where to start: the wanted branch, else the one that the remote's HEAD names, else HEAD itself."""
+    refs = set(re.findall(r"^[0-9a-f]{40,64}\t(\S+)$", listing, re.MULTILINE))
+    if not refs:
+        raise configuration("repository_empty", f"{remote.shown} has no commit yet")
+    if wanted:
+        if f"refs/heads/{wanted}" not in refs:
+            raise configuration("branch_missing", f"{remote.shown} has no branch {wanted!r}")
+        return f"refs/heads/{wanted}"
+    head = re.search(r"^ref: (refs/heads/\S+)\tHEAD$", listing, re.MULTILINE)
+    if head and head.group(1) in refs:
+        return head.group(1)
+    if "HEAD" in refs:
+        return "HEAD"
+    raise configuration("branch_missing", f"{remote.shown} has no default branch; name one with --branch")
+
+
+async def _free_branch(mirror: Path, branch: str, git: Git) -> str:
+    """`branch`, with a number where an earlier life of the hub has used the name."""
+    taken = await git.run(
+        "for-each-ref", "--format=%(refname)", f"refs/heads/{branch.rsplit('/', 1)[0]}/", cwd=mirror
+    )
+    names = set(taken.split())
+    return next(name for name in _numbered(branch) if f"refs/heads/{name}" not in names)
+
+
+def _free_path(folder: Path, name: str) -> Path:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return next(folder / each for each in _numbered(name) if not (folder / each).exists())
+
+
+def _numbered(name: str) -> list[str]:
+    return [name, *(f"{name}-{n}" for n in range(2, 1000))]
+
+
+def _slug(description: str) -> str:
+    words = re.sub(r"[^a-z0-9]+", "-", description.lower()[:200]).strip("-")
+    return words[:SLUG_CHARS_MAX].strip("-") or "task"
+
+
+def _git_dir_of(path: Path, mirror: Path) -> Path:
+    """The git directory of a worktree, which must lie in its mirror."""
+    named = Path((path / ".git").read_text().removeprefix("gitdir:").strip())
+    if named.parent.resolve() != (mirror / "worktrees").resolve():
+        raise WorkspaceError(
+            FailureClass.infrastructure, "git_failed", f"{path} is not a worktree of {mirror}"
+        )
+    return named
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(sorted({name for name in listed.split("\0") if name})[:FILES_LISTED_MAX])
+
+
+def _files_below(path: Path) -> tuple[str, ...]:
+    found: list[str] = []
+    for folder, _, files in os.walk(path):
+        found += (str((Path(folder) / name).relative_to(path)) for name in files)
+        if len(found) >= FILES_LISTED_MAX:
+            break
+    return tuple(sorted(found)[:FILES_LISTED_MAX])
+
+
+async def _remove(path: Path, mirror: Path | None, git: Git) -> None:
+    await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+    if mirror is not None:
+        async with _locked(mirror):
+            _own_configuration(mirror)
+            await git.run("worktree", "prune", cwd=mirror)
+
+
+async def sweep(home: Home, settings: Settings, in_use: Container[str]) -> int:
+    """Removes workspaces older than sidecar.keep_worktrees_s and packs their mirrors; how many went.
+
+    `in_use` holds the directory names of attempts that still run. Branches stay in the mirrors.
+    """
+    folder, removed = home.sidecar / "work", 0
+    too_old = time.time() - settings.sidecar.keep_worktrees_s
+    git = Git(home=home.sidecar / "scratch" / "sweep")
+    mirrors: set[Path] = set()
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name in in_use or path.lstat().st_mtime > too_old:
+            continue
+        mirror = _mirror_of(path, home)
+        await _remove(path, mirror, git)
+        mirrors |= {mirror} if mirror else set()
+        removed += 1
+    for mirror in mirrors:
+        try:
+            async with _locked(mirror):
+                await git.run(
+                    "-c", "gc.auto=2000", "gc", "--auto", "--quiet", cwd=mirror, timeout_s=LOCAL_GIT_S
+                )
+        except WorkspaceError as error:
+            logs.get().warning("mirror_not_packed", mirror=mirror.name, reason=error.message)
+    return removed
+
+
+def _mirror_of(path: Path, home: Home) -> Path | None:
+    """The mirror that a worktree's `.git` names, if that is one of ours."""
+    try:
+        text = (path / ".git").read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+    mirror = Path(text.removeprefix("gitdir:").strip()).parent.parent
+    return mirror if mirror.parent == home.sidecar / "mirrors" and mirror.is_dir() else None

@@ -1,0 +1,100 @@
+"""The envelope of a stored value: what is not exactly what was stored, where it was stored, is noticed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentcom.errors import StoreDamaged, StoreVersion
+from agentcom.store import record
+from agentcom.store.record import ENVELOPE_BYTES, key_u64, key_u64x2, pack, unpack
+
+keys = st.binary(min_size=1, max_size=40)
+numbers = st.integers(0, 2**64 - 1)
+
+
+@given(keys, st.binary(max_size=400))
+def test_a_body_comes_back_as_it_was_stored(key: bytes, body: bytes) -> None:
+    stored = pack("tasks", key, body)
+    assert len(stored) == len(body) + ENVELOPE_BYTES
+    assert unpack("tasks", key, stored) == body
+
+
+@pytest.mark.parametrize("body", [b"", b"\x00", b"a task of some bytes"])
+def test_every_single_flipped_bit_is_noticed(body: bytes) -> None:
+    stored = pack("tasks", b"key", body)
+    for position in range(len(stored) * 8):
+        damaged = bytearray(stored)
+        damaged[position // 8] ^= 1 << position % 8
+        with pytest.raises(StoreDamaged):
+            unpack("tasks", b"key", bytes(damaged))
+
+
+def test_every_truncation_is_noticed() -> None:
+    stored = pack("tasks", b"key", b"a task of some bytes")
+    for length in range(len(stored)):
+        with pytest.raises(StoreDamaged):
+            unpack("tasks", b"key", stored[:length])
+
+
+def test_zeros_and_text_in_place_of_a_record_are_noticed() -> None:
+    for content in (b"", bytes(64), b"plain text that something else has written here"):
+        with pytest.raises(StoreDamaged):
+            unpack("tasks", b"key", content)
+
+
+@given(keys, keys, st.binary(max_size=64))
+def test_a_record_under_another_key_is_noticed(key: bytes, other: bytes, body: bytes) -> None:
+    if key == other:
+        assert unpack("tasks", other, pack("tasks", key, body)) == body
+        return
+    with pytest.raises(StoreDamaged):
+        unpack("tasks", other, pack("tasks", key, body))
+
+
+def test_a_record_in_another_database_is_noticed() -> None:
+    with pytest.raises(StoreDamaged):
+        unpack("dead", b"key", pack("tasks", b"key", b"body"))
+
+
+def test_a_byte_that_moves_from_the_key_to_the_body_is_noticed() -> None:
+    stored = pack("tasks", b"key", b"body")
+    with pytest.raises(StoreDamaged):
+        unpack("tasks", b"ke", stored[:ENVELOPE_BYTES] + b"y" + stored[ENVELOPE_BYTES:])
+
+
+def test_the_error_names_the_database_and_the_key() -> None:
+    with pytest.raises(StoreDamaged, match=r"0000000000000007 of 'tasks'.*checksum") as caught:
+        unpack("tasks", key_u64(7), pack("tasks", key_u64(7), b"body")[:-1])
+    assert caught.value.code == "store_damaged"
+
+
+def test_an_intact_record_of_a_newer_program_is_refused_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "SCHEMA_VERSION", 2)
+    newer = pack("tasks", b"key", b"body")
+    monkeypatch.undo()
+    with pytest.raises(StoreVersion, match="schema version 2"):
+        unpack("tasks", b"key", newer)
+
+
+@given(numbers, numbers)
+def test_keys_sort_as_their_numbers(first: int, second: int) -> None:
+    assert (key_u64(first) < key_u64(second)) == (first < second)
+
+
+@given(st.tuples(numbers, numbers), st.tuples(numbers, numbers))
+def test_pairs_sort_by_the_first_number_then_the_second(
+    first: tuple[int, int], second: tuple[int, int]
+) -> None:
+    assert (key_u64x2(*first) < key_u64x2(*second)) == (first < second)
+
+
+def test_a_pair_lies_behind_the_key_of_its_first_number() -> None:
+    assert key_u64(7) < key_u64x2(7, 0) < key_u64x2(7, 2**64 - 1) < key_u64(8)
+
+
+@pytest.mark.parametrize("number", [-1, 2**64])
+def test_a_number_that_has_no_key_is_refused(number: int) -> None:
+    with pytest.raises(OverflowError):
+        key_u64(number)
