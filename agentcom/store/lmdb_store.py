@@ -348,8 +348,11 @@ def _write_rows(
 def _walk_up(cursor: lmdb.Cursor[bytes], start: bytes, stop: bytes | None) -> Iterator[Row]:
     if not (cursor.set_range(start) if start else cursor.first()):
         return
+    if stop is None:
+        yield from cursor.iternext()  # the walk of a start, over all rows: no test per row
+        return
     for row in cursor.iternext():
-        if stop is not None and row[0] >= stop:
+        if row[0] >= stop:
             return
         yield row
 

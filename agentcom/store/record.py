@@ -16,7 +16,7 @@ import zlib
 from functools import cache
 from typing import Final
 
-from agentcom.errors import StoreDamaged, StoreVersion
+from agentcom.errors import StoreDamaged, StoreError, StoreVersion
 
 MAGIC: Final = b"\xacR"  # the first byte is no ASCII, so that text in the wrong place is never a record
 SCHEMA_VERSION: Final = 1  # of the bodies; rises with a migration, which runs when the store is opened
@@ -31,36 +31,42 @@ def _seed(database: str, version: int) -> int:
     return zlib.crc32(b"%s\x00%c" % (database.encode(), version))
 
 
-def _checksum(database: str, version: int, key: bytes, body: bytes) -> int:
+def _head(database: str, version: int, key: bytes, body: bytes) -> bytes:
     # The key's length is mixed in between, since otherwise a byte could move from the key to the body unseen.
-    return zlib.crc32(body, zlib.crc32(key, _seed(database, version)) ^ len(key))
+    checksum = zlib.crc32(body, zlib.crc32(key, _seed(database, version)) ^ len(key))
+    return _ENVELOPE.pack(MAGIC, version, checksum)
 
 
 def pack(database: str, key: bytes, body: bytes) -> bytes:
     """The record that is stored for a body: ENVELOPE_BYTES longer."""
-    return _ENVELOPE.pack(MAGIC, SCHEMA_VERSION, _checksum(database, SCHEMA_VERSION, key, body)) + body
+    return _head(database, SCHEMA_VERSION, key, body) + body
 
 
 def unpack(database: str, key: bytes, record: bytes) -> bytes:
     """The body of a record, verified.
 
-    Raises StoreDamaged when it is not what was stored under this key, StoreVersion when it is intact but was
-    written by a newer program.
+    Raises StoreDamaged when it is not what was stored under this key, StoreVersion when it is intact but has
+    another schema version (older ones are migrated when the store is opened).
     """
-    if len(record) < ENVELOPE_BYTES:
-        raise _damaged(database, key, f"{len(record)} bytes are too short for a record")
-    magic, version, checksum = _ENVELOPE.unpack_from(record)
     body = record[ENVELOPE_BYTES:]
+    if record.startswith(_head(database, SCHEMA_VERSION, key, body)):
+        return body
+    raise _reason(database, key, record)
+
+
+def _reason(database: str, key: bytes, record: bytes) -> StoreError:
+    """What is wrong with a record that is not as this program would have written it."""
+    if len(record) < ENVELOPE_BYTES:
+        return _damaged(database, key, f"{len(record)} bytes are too short for a record")
+    magic, version, _ = _ENVELOPE.unpack_from(record)
     if magic != MAGIC:
-        raise _damaged(database, key, "it does not begin like a record")
-    if checksum != _checksum(database, version, key, body):
-        raise _damaged(database, key, "its checksum does not fit its content")
-    if version > SCHEMA_VERSION:
-        raise StoreVersion(
-            f"cannot read the record {key.hex()} of '{database}': it has schema version {version}, this "
-            f"program knows versions up to {SCHEMA_VERSION}; run the newer AgentCom"
-        )
-    return body
+        return _damaged(database, key, "it does not begin like a record")
+    if not record.startswith(_head(database, version, key, record[ENVELOPE_BYTES:])):
+        return _damaged(database, key, "its checksum does not fit its content")
+    return StoreVersion(
+        f"cannot read the record {key.hex()} of '{database}': it has schema version {version}, this program "
+        f"reads version {SCHEMA_VERSION}; run the AgentCom that wrote it, or a newer one"
+    )
 
 
 def _damaged(database: str, key: bytes, cause: str) -> StoreDamaged:

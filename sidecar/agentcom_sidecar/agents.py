@@ -8,12 +8,11 @@ import re
 import socket
 from pathlib import Path
 
-from agentcom.names import agent_name
-
 from agentcom import limits, logs
 from agentcom.config import Home, Settings, write_private
 from agentcom.errors import ConfigError
 from agentcom.model import Backend
+from agentcom.names import agent_name
 from agentcom_sidecar.backends import claude
 
 

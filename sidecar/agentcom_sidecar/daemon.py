@@ -27,7 +27,7 @@ from agentcom.auth import HubAddress, KeyPair, load_key, read_hub_address, ready
 from agentcom.config import Home, Settings
 from agentcom.errors import AgentComError, ConfigError
 from agentcom.messages import Assign, AttemptBeat, AttemptHeld, Beat, Cancel, HostOffer, ResultAck, Welcome
-from agentcom.model import FailureClass, Resources, TaskError
+from agentcom.model import FailureClass, Resources, TaskError, TaskSpec
 from agentcom_sidecar import agents, policy, workspace
 from agentcom_sidecar.attempts import Attempts, Leftover
 from agentcom_sidecar.endpoints import EndpointWatch
@@ -236,7 +236,7 @@ class Daemon:
             self.runs[key] = run
             self._start(self._carry(run))
 
-    def _run_of(self, assign: Assign, spec: messages.TaskSpec) -> Run:
+    def _run_of(self, assign: Assign, spec: TaskSpec) -> Run:
         key = (assign.task, assign.attempt)
         return Run(
             assign,

@@ -101,11 +101,9 @@ class Outbox:
 
     def hurry(self, key: Key | None = None) -> None:
         """Makes one entry, or all, due now: the hub is back or asked for it."""
-        chosen = (
-            list(self._waiting.values()) if key is None else [self._waiting[key]] * (key in self._waiting)
-        )
-        for each in chosen:
-            each.due_s, each.wait_s = 0.0, RESEND_S
+        for each in list(self._waiting.values()):
+            if key is None or each.entry.key == key:
+                each.due_s, each.wait_s = 0.0, RESEND_S
 
     def due(self, count_max: int) -> list[Entry]:
         """The entries to send now, the longest waiting first; each is due again after a longer wait."""

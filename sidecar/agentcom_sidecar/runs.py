@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 from agentcom import logs
@@ -83,7 +84,7 @@ class Run:
         return self._worker.result()
 
     @property
-    def _scratch(self) -> workspace.Path:
+    def _scratch(self) -> Path:
         return self._home.sidecar / "scratch" / f"{self.key[0]}-{self.key[1]}"
 
     def _ended(self) -> Outcome:

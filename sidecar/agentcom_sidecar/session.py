@@ -16,7 +16,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 import zmq
@@ -225,17 +225,17 @@ class Session:
     async def _beats(self) -> None:
         while True:
             await self._welcomed.wait()
-            resources = self._due_resources()
             self._beat += 1
-            self.send(
-                lambda token: messages.Heartbeat(
-                    session=token,
-                    beat=self._beat,
-                    attempts=self._host.beats()[: limits.ATTEMPTS_PER_HOST_MAX],
-                    resources=resources,
-                )
-            )
+            self.send(self._heartbeat)
             await asyncio.sleep(self._heartbeat_s)
+
+    def _heartbeat(self, token: bytes) -> messages.Heartbeat:
+        return messages.Heartbeat(
+            session=token,
+            beat=self._beat,
+            attempts=self._host.beats()[: limits.ATTEMPTS_PER_HOST_MAX],
+            resources=self._due_resources(),
+        )
 
     def _due_resources(self) -> Resources | None:
         now = time.monotonic()
@@ -307,7 +307,8 @@ class Session:
             return False
         if self._socket is None:
             return False
-        sent = self._socket.send(body, flags=zmq.NOBLOCK)
+        # With NOBLOCK this is decided when the call returns: the future is done, or the pipe is full or gone.
+        sent = cast("asyncio.Future[None]", self._socket.send(body, flags=zmq.NOBLOCK))
         return sent.done() and sent.exception() is None
 
 

@@ -290,12 +290,13 @@ def test_a_batch_that_does_not_fit_leaves_no_trace_and_the_store_goes_on(place: 
     commit_letters(store)
     large = [(TASKS, b"a", b"changed"), (TASKS, b"b", None)]
     large += [(DEAD, key_u64(number), bytes(10_000)) for number in range(400)]
-    with pytest.raises(StoreFull):
+    with pytest.raises(StoreFull) as refused:
         commit(store, *large)
     assert (store.sequence, store.count(TASKS), store.count(DEAD)) == (1, 5, 0)
     assert store.scan(TASKS) == rows_of("abcde")
     assert store.writable
     commit(store, (TASKS, b"f", b"F"))
+    assert refused.value.code == "storage_full"  # and whoever keeps the error keeps no transaction open
     store.close()
     store = place.open()
     assert (store.sequence, store.count(DEAD)) == (2, 0)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from agentcom_sidecar import workspace as workspaces
-from agentcom_sidecar.git import allowed_remote
-from agentcom_sidecar.workspace import Workspace, WorkspaceError
 
 from agentcom.config import Home, Settings, SidecarSettings
 from agentcom.model import FailureClass, Role, TaskSpec
+from agentcom_sidecar import workspace as workspaces
+from agentcom_sidecar.git import allowed_remote
+from agentcom_sidecar.workspace import Workspace, WorkspaceError
 
 T = TypeVar("T")
 

@@ -1,0 +1,47 @@
+# Two commands on a fresh machine: `make run` and `make test`. Both make .venv when it is missing and reuse it after.
+# Needs: Python 3.11 or newer with venv and headers, a C compiler, make, git.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := pyproject.toml setup.py agentcom/_fastsched.pyx
+
+.PHONY: run test lint check bench docs clean
+
+# The environment is made again only when what it was made from has changed. Without a C compiler the install goes
+# on with the scheduler's twin in Python, and `agentcom doctor` says so.
+.venv/.run: $(SOURCES)
+	@$(PYTHON) -c 'import sys; sys.exit("AgentCom needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing AgentCom into .venv (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+.venv/.test: .venv/.run
+	@echo "installing what the tests need into .venv (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+.venv/.dev: .venv/.test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,dev]'
+	@touch $@
+
+run: .venv/.run
+	@$(BIN)/agentcom up --demo --repo . $(if $(ONCE),--once)
+
+test: .venv/.test
+	@$(BIN)/python -m pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint test
+
+bench: .venv/.test
+	$(BIN)/python -m bench.hub
+	$(BIN)/python -m bench.scheduler
+
+docs: .venv/.run
+	$(BIN)/python -m agentcom.protocol_doc > docs/protocol.md
+
+clean:
+	rm -rf .venv build *.egg-info agentcom/*.so agentcom/_fastsched.c
