@@ -235,7 +235,8 @@ cdef int64_t run(Problem* p, Scratch* s) noexcept nogil:
     cdef Group* group
     for task in range(p.agents):
         agents_left += p.agent_free[task] != 0
-    memset(p.choice, 0xFF, p.tasks * sizeof(int32_t))
+    for task in range(p.tasks):
+        p.choice[task] = -1
     for task in range(p.tasks):
         if agents_left == 0:
             break

@@ -281,7 +281,11 @@ class Broker:
         batch = Batch()
         later = self._apply(hub.load(load(self._store), now), batch)
         if len(batch):
-            self._store.commit(batch, self._store.sequence + 1)
+            try:
+                self._store.commit(batch, self._store.sequence + 1)
+            except StoreFull as error:
+                # What was found lost at start is found again at the next; the disk may stay full until then.
+                self._log.error("store_full", error=str(error))
         self._gate.admit(*hub.principals.admitted(now))
         self._carry_out(later)
 

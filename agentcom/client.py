@@ -7,9 +7,11 @@ that waits long for a task should have a client of its own.
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -20,10 +22,14 @@ from agentcom.auth import HubAddress, JoinCode, KeyPair
 from agentcom.caller import REPLY_S, Caller, Connector, hub_of, key_of, raised
 from agentcom.config import Home, home_path
 from agentcom.errors import HubUnreachable, ProtocolViolation, Refused
-from agentcom.model import FINAL, EndpointKind, JsonObject, Lane, Role, State, TaskSpec, Tier
+from agentcom.model import FINAL, CheckKind, EndpointKind, JsonObject, Lane, Role, State, TaskSpec, Tier
 
 WAIT_PATIENCE_S = 60.0  # `wait` and `log` outlast a hub that is away for this long
 FOLLOW_POLL_S = 0.3
+_CHOICES: dict[str, type[StrEnum]] = {
+    "lane": Lane, "tier": Tier, "state": State, "role": Role, "checks.kind": CheckKind,
+    "kind": EndpointKind,
+}  # fmt: skip
 
 
 def refusal_of_fields(error: msgspec.ValidationError, where: str = "") -> Refused:
@@ -36,6 +42,9 @@ def refusal_of_fields(error: msgspec.ValidationError, where: str = "") -> Refuse
         field = refused.message.split("required field `")[1].split("`")[0]
     path = ".".join(part for part in (where, field) if part)
     reason = refused.message.split(": ", 1)[-1]
+    allowed = _CHOICES.get(re.sub(r"\[\d+\]", "", field or ""))
+    if allowed is not None and reason.startswith("Invalid enum value"):
+        reason += f"; it is one of {', '.join(allowed)}"
     return Refused(refused.code, f"{path}: {reason}" if path else reason, field=path or None)
 
 
@@ -99,10 +108,15 @@ class Client(Caller):
             raise refusal_of_fields(error) from error
         return self.call(op)
 
-    def submit(self, **fields: Any) -> JsonObject:
-        """Add one task: {id, state, tier, created}. `fields` are those of TaskSpec."""
-        tasks = self._submit([task_spec(fields)])
-        return tasks[0]
+    def submit(self, spec: TaskSpec | None = None, /, **fields: Any) -> JsonObject:
+        """Add one task, given as a TaskSpec or by its fields: {id, state, tier, created}."""
+        try:
+            return self._submit([task_spec(fields) if spec is None else spec])[0]
+        except Refused as refused:
+            # The hub counts tasks of a batch; who gave one task knows its fields by their own names.
+            field = None if refused.field is None else refused.field.removeprefix("tasks[0].")
+            message = refused.message.removeprefix("tasks[0].")
+            raise Refused(refused.code, message, field=field, retry_after_s=refused.retry_after_s) from None
 
     def submit_many(self, tasks: Iterable[Mapping[str, Any] | TaskSpec]) -> list[JsonObject]:
         """Add all tasks or none, at most 1,000: one {id, state, tier, created} each, in order."""

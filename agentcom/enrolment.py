@@ -119,7 +119,9 @@ def _check_hub(home: Home, code: JoinCode) -> bool:
         return True
     known = read_hub_address(home)
     if known is not None and known.key != code.hub_key:
-        raise ConfigError(f"{home.path} has joined the hub at {known.hub}, and the code is of another; {remedy}")
+        raise ConfigError(
+            f"{home.path} has joined the hub at {known.hub}, and the code is of another; {remedy}"
+        )
     return False
 
 

@@ -102,8 +102,11 @@ class FakeHub:
                     raise AssertionError(f"no {kind.__name__} within {within_s} s; there is {others[-10:]}")
 
     def send(self, message: msgspec.Struct) -> None:
+        self.send_raw(messages.encode(message))
+
+    def send_raw(self, body: bytes) -> None:
         with self._arrived:
-            self._outgoing.append(messages.encode(message))
+            self._outgoing.append(body)
 
     def assign(self, task: int, attempt: int, agent: str, spec: TaskSpec, **fields: Any) -> None:
         self.send(assignment(task, attempt, agent, spec, **fields))

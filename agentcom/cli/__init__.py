@@ -14,7 +14,21 @@ from collections.abc import Sequence
 import click
 
 from agentcom import __version__
-from agentcom.cli import agent, daemons, dead, demo, doctor, endpoint, host, join, queue, settings, submit, task, token
+from agentcom.cli import (
+    agent,
+    daemons,
+    dead,
+    demo,
+    doctor,
+    endpoint,
+    host,
+    join,
+    queue,
+    settings,
+    submit,
+    task,
+    token,
+)
 from agentcom.cli.command import Group, Invocation, debug_option, hub_option
 from agentcom.errors import AgentComError, HubUnreachable, NotFound, Refused
 
@@ -26,7 +40,9 @@ EXIT_NOT_FOUND = 5
 EXIT_INTERRUPTED = 130
 
 
-@click.group(cls=Group, params=[hub_option(), debug_option()], context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group, params=[hub_option(), debug_option()], context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, message="agentcom %(version)s")
 def root() -> None:
     """AgentCom queues work for AI coding agents and runs each task on the right machine."""

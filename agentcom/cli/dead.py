@@ -64,7 +64,9 @@ def retry(invocation: Invocation, task_ids: tuple[int, ...], every: bool) -> Non
     if invocation.as_json:
         output.document(found)
     else:
-        output.line(f"{len(found['tasks'])} back in the queue: {', '.join(map(str, found['tasks'])) or 'none'}")
+        output.line(
+            f"{len(found['tasks'])} back in the queue: {', '.join(map(str, found['tasks'])) or 'none'}"
+        )
 
 
 @dead.command()

@@ -99,13 +99,17 @@ def _this_host(invocation: Invocation) -> str:
 @cap_option
 @num_ctx_option
 @pass_invocation
-def update(invocation: Invocation, name: str, new_name: str | None, cap: int | None, num_ctx: int | None) -> None:
+def update(
+    invocation: Invocation, name: str, new_name: str | None, cap: int | None, num_ctx: int | None
+) -> None:
     """Change an endpoint's name, cap or context length."""
     if new_name is None and cap is None and num_ctx is None:
         raise click.UsageError("nothing to change: give --name, --cap or --num-ctx")
     with invocation.client() as client:
         found = client.endpoint_update(name, name=new_name, cap=cap, num_ctx=num_ctx)
-    _done(invocation, found, f"endpoint {found['id']} is {output.plain(found['name'])}, cap {found.get('cap')}")
+    _done(
+        invocation, found, f"endpoint {found['id']} is {output.plain(found['name'])}, cap {found.get('cap')}"
+    )
 
 
 @endpoint.command()
@@ -123,7 +127,11 @@ def remove(invocation: Invocation, name: str) -> None:
 def probe(invocation: Invocation, name: str) -> None:
     """Check an endpoint's health now."""
     with invocation.client() as client:
-        _done(invocation, client.endpoint_probe(name), f"{output.plain(name)} is being checked; see: endpoint list")
+        _done(
+            invocation,
+            client.endpoint_probe(name),
+            f"{output.plain(name)} is being checked; see: endpoint list",
+        )
 
 
 def _done(invocation: Invocation, found: JsonObject, text: str) -> None:

@@ -54,7 +54,9 @@ def _load(resources: JsonObject) -> tuple[str, str, str]:
 
 
 @host.command()
-@click.option("--role", default="host", show_default=True, metavar="ROLE", help="host, view, submit, operate or admin.")
+@click.option(
+    "--role", default="host", show_default=True, metavar="ROLE", help="host, view, submit, operate or admin."
+)
 @click.option("--name", default="", metavar="NAME", help="What it will be called.")
 @pass_invocation
 def invite(invocation: Invocation, role: str, name: str) -> None:

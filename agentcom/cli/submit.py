@@ -44,17 +44,21 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
 @click.option("--needs", multiple=True, metavar="CAP", help="A capability that the agent must have.")
 @click.option("--model", metavar="MODEL", help="The model wanted.")
 @click.option("--max-retries", type=int, metavar="N")
-@click.option("--fix-attempts", "max_fix_attempts", type=int, metavar="N", help="Rounds of fixing failed checks.")
+@click.option(
+    "--fix-attempts", "max_fix_attempts", type=int, metavar="N", help="Rounds of fixing failed checks."
+)
 @click.option("--timeout", "timeout_s", type=int, metavar="S", help="Seconds that one attempt may take.")
 @click.option("--not-before", metavar="TIME", help="RFC 3339; do not start earlier.")
 @click.option("--ttl", "ttl_s", type=int, metavar="S", help="Seconds until an unfinished task expires.")
 @click.option("--key", "idempotency_key", metavar="KEY", help="The same key again gives the same task.")
 @click.option("--label", "labels", multiple=True, metavar="LABEL")
 @click.option("--allow", multiple=True, metavar="WHAT", help="lower, raise or network.")
-@click.option("--from", "source", type=click.File("r"), metavar="FILE|-", help="JSON lines; all are taken, or none.")
+@click.option(
+    "--from", "source", type=click.File("r"), metavar="FILE|-", help="JSON lines; all are taken, or none."
+)
 @click.option("--wait", is_flag=True, help="Until final: 0 verified, 10 not verified, 11 not completed.")
 @pass_invocation
-def submit(invocation: Invocation, source: TextIO | None, wait: bool, **given: Any) -> int:
+def submit(invocation: Invocation, /, source: TextIO | None, wait: bool, **given: Any) -> int:
     """Add a task: TEXT says what is to be done.
 
     With --wait exits 0 if the task is verified (or had nothing to verify), 10 if it completed without being
@@ -69,7 +73,7 @@ def submit(invocation: Invocation, source: TextIO | None, wait: bool, **given: A
         raise click.UsageError("TEXT is missing: say what is to be done")
     spec = task_spec(_spec_fields(fields))
     with invocation.client() as client:
-        created = client.submit_many([spec])[0]
+        created = client.submit(spec)
         found = _await(client, created["id"]) if wait else client.task_get(created["id"])
     if wait or invocation.as_json:
         show_task(invocation, found)

@@ -24,7 +24,9 @@ def task() -> None:
 
 
 @task.command("list")
-@click.option("--state", metavar="STATE", help="waiting, delayed, ready, assigned, working, held, completed, ...")
+@click.option(
+    "--state", metavar="STATE", help="waiting, delayed, ready, assigned, working, held, completed, ..."
+)
 @click.option("--lane", metavar="LANE", help="urgent, high, normal or low.")
 @click.option("--tier", metavar="TIER", help="trivial, standard or complex.")
 @click.option("--repo", metavar="URL")
@@ -32,7 +34,7 @@ def task() -> None:
 @click.option("--limit", type=click.IntRange(1, limits.PAGE_MAX), default=50, show_default=True)
 @click.option("--cursor", type=int, help="Where the list before ended.")
 @pass_invocation
-def list_tasks(invocation: Invocation, limit: int, cursor: int | None, **filters: str | None) -> None:
+def list_tasks(invocation: Invocation, /, limit: int, cursor: int | None, **filters: str | None) -> None:
     """List tasks, newest first."""
     with invocation.client() as client:
         found = _collect(client, limit, cursor, filters)
@@ -166,7 +168,9 @@ def why(invocation: Invocation, task_id: int) -> None:
         output.document(found)
         return
     basis = "from the present state" if found.get("shows") == "present" else "as it was decided"
-    output.line(f"task {found['id']} is {output.coloured(found['state'])} ({basis}): {output.plain(found['reason'])}")
+    output.line(
+        f"task {found['id']} is {output.coloured(found['state'])} ({basis}): {output.plain(found['reason'])}"
+    )
     hosts = found.get("hosts") or []
     if hosts:
         output.table(

@@ -18,7 +18,9 @@ def token() -> None:
 
 @token.command()
 @click.argument("name", metavar="NAME")
-@click.option("--role", default="submit", show_default=True, metavar="ROLE", help="view, submit, operate or admin.")
+@click.option(
+    "--role", default="submit", show_default=True, metavar="ROLE", help="view, submit, operate or admin."
+)
 @pass_invocation
 def add(invocation: Invocation, name: str, role: str) -> None:
     """Make a bearer token for the HTTP API and print it, once."""
@@ -29,7 +31,9 @@ def add(invocation: Invocation, name: str, role: str) -> None:
         output.document({**found, "token": secret})
         return
     output.line(secret)
-    output.note(f"{output.plain(name)} ({role}); this is shown once. Revoke it with: agentcom token revoke NAME")
+    output.note(
+        f"{output.plain(name)} ({role}); this is shown once. Revoke it with: agentcom token revoke NAME"
+    )
 
 
 @token.command("list")
@@ -90,7 +94,7 @@ def link(invocation: Invocation, role: str | None) -> None:
 def _dashboard(invocation: Invocation) -> str:
     """Where the page is: what `up` wrote down, else what the settings say."""
     started = read_start(invocation.home)
-    if started is not None:
+    if started is not None and started.http is not None:
         return started.http
     http = config.load(invocation.home.path).http
     return f"{'https' if http.tls_cert else 'http'}://{http.bind}:{http.port}"

@@ -7,6 +7,7 @@ door here.
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 from collections.abc import Mapping
 from enum import StrEnum
@@ -374,8 +375,10 @@ class Tasks:
 
 
 def idempotency_key(caller: int, spec: TaskSpec) -> bytes:
-    """Keys are per submitter: nobody can learn of another's task by guessing its key."""
-    return key_u64(caller) + (spec.idempotency_key or "").encode()
+    """Keys are per submitter: nobody can learn of another's task by guessing its key. Hashed, because a key of
+    200 characters may have more bytes than a store's key can hold."""
+    text = (spec.idempotency_key or "").encode("utf-8", "surrogatepass")
+    return key_u64(caller) + hashlib.blake2b(text, digest_size=16).digest()
 
 
 def may_touch(caller: PrincipalRecord | None, submitter: int) -> bool:

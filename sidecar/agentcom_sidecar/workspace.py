@@ -26,6 +26,7 @@ from weakref import WeakValueDictionary
 from agentcom import logs
 from agentcom.config import Home, Settings
 from agentcom.model import FailureClass, Role, TaskSpec
+from agentcom.names import slug
 from agentcom_sidecar.git import (
     LOCAL_GIT_S,
     Git,
@@ -178,7 +179,7 @@ async def prepare(
         if spec.repo is None:
             path.mkdir(mode=0o700)
             return Workspace(path=path, branch="", base_commit="", has_repository=False, git=git)
-        branch = f"agentcom/{task}/{attempt}-{_slug(spec.description)}"
+        branch = f"agentcom/{task}/{attempt}-{slug(spec.description, SLUG_CHARS_MAX)}"
         return await _worktree(spec, path, branch, git, settings, home, submitter_role)
     except OSError as error:
         raise WorkspaceError(
@@ -312,11 +313,6 @@ def _free_path(folder: Path, name: str) -> Path:
 
 def _numbered(name: str) -> list[str]:
     return [name, *(f"{name}-{n}" for n in range(2, 1000))]
-
-
-def _slug(description: str) -> str:
-    words = re.sub(r"[^a-z0-9]+", "-", description.lower()[:200]).strip("-")
-    return words[:SLUG_CHARS_MAX].strip("-") or "task"
 
 
 def _git_dir_of(path: Path, mirror: Path) -> Path:

@@ -1,0 +1,158 @@
+"""`agentcom doctor`: looks at this home and its hub, and says what to do about what it finds."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import lmdb
+import msgspec
+import zmq
+from msgspec import Struct
+
+from agentcom import __version__, config, sched
+from agentcom.cli import output
+from agentcom.cli.command import HubCommand, Invocation, pass_invocation
+from agentcom.config import Home
+from agentcom.enrolment import joined
+from agentcom.errors import AgentComError, HubUnreachable
+
+
+class Finding(Struct, frozen=True):
+    """One thing looked at. `status`: ok, warn (works, but read this) or fail; `hint` is the remedy."""
+
+    name: str
+    status: str
+    detail: str
+    hint: str = ""
+
+
+@click.command(cls=HubCommand)
+@pass_invocation
+def doctor(invocation: Invocation) -> int:
+    """Check this home, its settings, its keys and its hub; exits with 1 if something fails."""
+    findings = [
+        finding
+        for look in (_versions, _home, _settings, _keys, _scheduler, _git, _sandbox, _hub)
+        for finding in _looked(look, invocation)
+    ]
+    failed = any(finding.status == "fail" for finding in findings)
+    if invocation.as_json:
+        output.document({"ok": not failed, "version": __version__, "checks": msgspec.to_builtins(findings)})
+        return int(failed)
+    for finding in findings:
+        mark = output.coloured(finding.status.ljust(4), output.STATE_COLOURS.get(finding.status))
+        output.line(f"{mark}  {finding.name}: {output.plain(finding.detail)}")
+        if finding.hint:
+            output.line(f"      {output.plain(finding.hint)}")
+    return int(failed)
+
+
+def _looked(look: Callable[[Invocation], Iterator[Finding]], invocation: Invocation) -> Iterator[Finding]:
+    """What `look` finds; an error that says what is wrong is a finding too."""
+    try:
+        yield from look(invocation)
+    except AgentComError as error:
+        yield Finding(look.__name__.lstrip("_"), "fail", error.message)
+
+
+def _versions(_invocation: Invocation) -> Iterator[Finding]:
+    parts = (
+        f"agentcom {__version__}",
+        f"Python {platform.python_version()}",
+        f"libzmq {zmq.zmq_version()}",
+        f"LMDB {'.'.join(map(str, lmdb.version()))}",
+    )
+    yield Finding("versions", "ok", ", ".join(parts))
+    if not zmq.has("curve"):
+        yield Finding("curve", "fail", "this libzmq has no CURVE", "install pyzmq from its wheel")
+
+
+def _home(invocation: Invocation) -> Iterator[Finding]:
+    home = invocation.home.check()
+    free = shutil.disk_usage(home.path).free
+    status = "ok" if free > 2**30 else "warn"
+    hint = "" if status == "ok" else "make room: on a full disk the hub takes no new tasks"
+    yield Finding("home", status, f"{home.path}, {output.size(free) or 'nothing'} free", hint)
+
+
+def _settings(invocation: Invocation) -> Iterator[Finding]:
+    settings = config.load(invocation.home.path)
+    yield Finding(
+        "settings",
+        "ok",
+        f"hub {settings.hub.bind}:{settings.hub.port}, HTTP {settings.http.bind}:{settings.http.port}",
+    )
+
+
+def _keys(invocation: Invocation) -> Iterator[Finding]:
+    home = invocation.home
+    held = [name for name in ("hub", "admin", "web", "host", "user") if (home.keys / f"{name}.key").exists()]
+    exposed = [path.name for path in _secret_files(home) if path.stat().st_mode & 0o077]
+    if exposed:
+        remedy = f"run: chmod 600 {home.keys}/*"
+        yield Finding("keys", "fail", f"others can read {', '.join(exposed)}", remedy)
+    elif not held:
+        yield Finding("keys", "warn", "none yet", "run `agentcom up`, or `agentcom join CODE`")
+    else:
+        record = joined(home)
+        yield Finding("keys", "ok", ", ".join(held) + (f"; this host is {record.name}" if record else ""))
+
+
+def _secret_files(home: Home) -> list[Path]:
+    return [path for path in (*home.keys.glob("*"), home.run / "token") if path.is_file()]
+
+
+def _scheduler(_invocation: Invocation) -> Iterator[Finding]:
+    if sched.why_python is None:
+        yield Finding("scheduler", "ok", "compiled")
+    else:
+        hint = "works, but slower with many tasks; install again with a C compiler and the Python headers"
+        yield Finding("scheduler", "warn", f"the twin in Python, because: {sched.why_python}", hint)
+
+
+def _git(_invocation: Invocation) -> Iterator[Finding]:
+    path = shutil.which("git")
+    if path is None:
+        yield Finding("git", "fail", "git is not on the PATH", "install git: tasks with a repository need it")
+        return
+    done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)
+    yield Finding("git", "ok" if done.returncode == 0 else "fail", done.stdout.strip() or done.stderr.strip())
+
+
+def _sandbox(invocation: Invocation) -> Iterator[Finding]:
+    settings = config.load(invocation.home.path).sandbox
+    if settings.mode == "require":
+        detail = "sandbox.mode is require, and there is no sandbox here: every command is refused"
+        yield Finding(
+            "sandbox", "fail", detail, 'set sandbox.mode = "auto" to run commands without isolation'
+        )
+        return
+    hint = "a command can read what this user can read; take tasks only from people whom you trust"
+    if settings.accept_unisolated:
+        hint += "; sandbox.accept_unisolated is on: commands of every submitter run"
+    yield Finding("sandbox", "warn", "none: commands are not isolated", hint)
+
+
+def _hub(invocation: Invocation) -> Iterator[Finding]:
+    try:
+        with invocation.client() as client:
+            status = client.hub_status()
+            caller = client.whoami()
+    except HubUnreachable as error:
+        yield Finding("hub", "fail", error.message)
+        return
+    note = f" ({status['scheduler_note']})" if status.get("scheduler_note") else ""
+    detail = (
+        f"version {status['version']}, scheduler {status['scheduler']}{note}, started {status['started']}"
+    )
+    yield Finding("hub", "ok", f"{detail}; you are {caller['name']} ({caller['role']})")
+    if status["version"] != __version__:
+        hint = "restart the hub after an update"
+        yield Finding("hub version", "warn", f"the hub is {status['version']}, this is {__version__}", hint)
+    if status.get("paused"):
+        yield Finding("queue", "warn", "paused: no task is started", "run `agentcom queue resume`")
