@@ -66,7 +66,7 @@ def assign(
     Raises TypeError for what is no buffer, BufferError for one that cannot be written where it must, and
     ValueError for all else that breaks the above; then nothing has been written.
     """
-    checked = check(
+    tick = _Tick(
         task_group,
         cand_start,
         cand_agent,
@@ -78,40 +78,59 @@ def assign(
         endpoint_step_us,
         choice,
     )
-    groups, starts, agents, endpoints, costs, ranks, free, slots, steps, chosen = checked
-    made = [0] * len(slots)
-    agents_left = sum(1 for each in free if each)
-    exhausted: set[int] = set()
-    assigned = 0
-    for task in range(len(groups)):
-        chosen[task] = NOT_ASSIGNED
+    return tick.assign()
 
-    def key(candidate: int) -> tuple[int, int, int, int]:
-        agent, endpoint = agents[candidate], endpoints[candidate]
-        added = 0 if endpoint == NO_ENDPOINT else steps[endpoint] * made[endpoint]
-        return costs[candidate] + added, ranks[agent], endpoint, candidate
 
-    def can_run(candidate: int) -> bool:
-        endpoint = endpoints[candidate]
-        return bool(free[agents[candidate]]) and (endpoint == NO_ENDPOINT or slots[endpoint] > 0)
+class _Tick:
+    """One call: the checked arguments, and what was assigned so far per endpoint."""
 
-    for task, group in enumerate(groups):
-        if not agents_left:
-            break
-        if group in exhausted:
-            continue
-        best = min(filter(can_run, range(starts[group], starts[group + 1])), key=key, default=NOT_ASSIGNED)
-        if best == NOT_ASSIGNED:
-            exhausted.add(group)
-            continue
-        chosen[task] = best
-        free[agents[best]] = 0
-        if endpoints[best] != NO_ENDPOINT:
-            slots[endpoints[best]] -= 1
-            made[endpoints[best]] += 1
-        agents_left -= 1
-        assigned += 1
-    return assigned
+    def __init__(self, *buffers: Buffer) -> None:
+        views = check(*buffers)
+        self.groups, self.starts, self.agents, self.endpoints, self.costs = views[:5]
+        self.ranks, self.free, self.slots, self.steps, self.choice = views[5:]
+        self.made = [0] * len(self.slots)
+
+    def assign(self) -> int:
+        for task in range(len(self.groups)):
+            self.choice[task] = NOT_ASSIGNED
+        agents_free = sum(1 for each in self.free if each)
+        exhausted: set[int] = set()
+        assigned = 0
+        for task, group in enumerate(self.groups):
+            if assigned == agents_free:
+                break
+            if group in exhausted:
+                continue
+            best = self.best(group)
+            if best == NOT_ASSIGNED:
+                exhausted.add(group)
+                continue
+            self.choice[task] = best
+            self.take(best)
+            assigned += 1
+        return assigned
+
+    def best(self, group: int) -> int:
+        candidates = range(self.starts[group], self.starts[group + 1])
+        return min(filter(self.can_run, candidates), key=self.key, default=NOT_ASSIGNED)
+
+    def can_run(self, candidate: int) -> bool:
+        endpoint = self.endpoints[candidate]
+        return bool(self.free[self.agents[candidate]]) and (
+            endpoint == NO_ENDPOINT or self.slots[endpoint] > 0
+        )
+
+    def key(self, candidate: int) -> tuple[int, int, int, int]:
+        endpoint = self.endpoints[candidate]
+        added = 0 if endpoint == NO_ENDPOINT else self.steps[endpoint] * self.made[endpoint]
+        return self.costs[candidate] + added, self.ranks[self.agents[candidate]], endpoint, candidate
+
+    def take(self, candidate: int) -> None:
+        self.free[self.agents[candidate]] = 0
+        endpoint = self.endpoints[candidate]
+        if endpoint != NO_ENDPOINT:
+            self.slots[endpoint] -= 1
+            self.made[endpoint] += 1
 
 
 def check(*buffers: Buffer) -> tuple[memoryview[int], ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -31,7 +31,16 @@ from agentcom.store.base import Batch, Store, pages
 T = TypeVar("T")
 GROUP = b"group"
 _row = msgspec.msgpack.Decoder(TaskRow).decode
-_final_state = msgspec.msgpack.Decoder(tuple[int, State, *tuple[Any, ...]])
+
+
+class _RowState(msgspec.Struct, array_like=True):
+    """The head of a TaskRow: what counting needs, without decoding the rest."""
+
+    id: int
+    state: State
+
+
+_row_state = msgspec.msgpack.Decoder(_RowState).decode
 
 
 def load(store: Store) -> Loaded:
@@ -94,7 +103,7 @@ def _final_counts(store: Store) -> dict[State, int]:
     counts = dict.fromkeys(FINAL, 0)
     for page in pages(store, "tasks"):
         for _, body in page:
-            state = _final_state.decode(body)[1]
+            state = _row_state(body).state
             if state in FINAL:
                 counts[state] += 1
     return counts

@@ -13,10 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from agentcom_sidecar import workspace
-from agentcom_sidecar.execution import execute
-from agentcom_sidecar.sandbox import ProcessMark
-from agentcom_sidecar.work import Outcome, Work
 
 from agentcom.config import AnthropicSettings, Home, SandboxSettings, Settings, SidecarSettings
 from agentcom.messages import Assign
@@ -33,6 +29,10 @@ from agentcom.model import (
     TaskSpec,
     Tier,
 )
+from agentcom_sidecar import workspace
+from agentcom_sidecar.execution import execute
+from agentcom_sidecar.sandbox import ProcessMark
+from agentcom_sidecar.work import Outcome, Work
 
 TIERS = {
     Strategy.trivial: Tier.trivial,

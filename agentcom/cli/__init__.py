@@ -48,11 +48,11 @@ def root() -> None:
     """AgentCom queues work for AI coding agents and runs each task on the right machine."""
 
 
-for command in (
+for noun in (
     *daemons.COMMANDS, submit.submit, task.task, dead.dead, agent.agent, host.host, join.join, endpoint.endpoint,
     queue.queue, token.token, settings.config, doctor.doctor, demo.demo,
 ):  # fmt: skip
-    root.add_command(command)
+    root.add_command(noun)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -29,9 +29,9 @@ class Invocation:
     def home(self) -> Home:
         return Home(home_path())
 
-    def client(self, timeout_s: float = REACH_S) -> Client:
+    def client(self) -> Client:
         """A connected client; the caller closes it."""
-        return Client.connect(self.home, self.hub, timeout_s)
+        return Client.connect(self.home, self.hub, REACH_S)
 
 
 pass_invocation = click.make_pass_decorator(Invocation, ensure=True)

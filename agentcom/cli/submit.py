@@ -64,7 +64,11 @@ def submit(invocation: Invocation, /, source: TextIO | None, wait: bool, **given
     With --wait exits 0 if the task is verified (or had nothing to verify), 10 if it completed without being
     verified, 11 if it is dead, cancelled or expired.
     """
-    fields = {name: value for name, value in given.items() if value not in (None, (), False)}
+    fields = {
+        name: value
+        for name, value in given.items()
+        if value is not None and value is not False and value != ()
+    }
     if source is not None:
         if fields:
             raise click.UsageError("--from takes whole tasks: give no TEXT and no option of a task beside it")

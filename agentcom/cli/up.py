@@ -105,6 +105,7 @@ class _Up:
         self._wishes = wishes
         self._supervisor = Supervisor(home, environment, output.note)
         self._code = 0
+        self._hub = ""  # given to each client: AGENTCOM_HUB may name another hub than this home's
 
     def run(self) -> int:
         self._supervisor.catch_signals()
@@ -119,11 +120,12 @@ class _Up:
 
     def _serve(self) -> None:
         hub = self._start("hub", HUB_READY_S)
+        self._hub = str(hub["hub"])
         # A restarted hub must be where the others look for it, also when the first one took any free port.
         self._supervisor.keep(
             "hub", AGENTCOM_HUB_PORT=_port(hub["hub"]), AGENTCOM_HUB_FEED_PORT=_port(hub["feed"])
         )
-        with Client.connect(self._home) as client:
+        with Client.connect(self._home, self._hub) as client:
             warning = ensure_host(client, self._home, self._settings)
             token_file = ensure_token(client, self._home)
             http = None
@@ -169,7 +171,7 @@ class _Up:
         self._code = 1
         say = output.note if self._wishes.as_json else output.line
         try:
-            with Client.connect(self._home) as client:
+            with Client.connect(self._home, self._hub) as client:
                 found = demo.perform(client, self._wishes.repo, say)
             demo.tell(found, say)
             self._code = demo.exit_code(found)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import importlib
 import os
 import secrets
 import shutil
@@ -38,6 +39,7 @@ from agentcom_sidecar.sandbox import kill_stale
 from agentcom_sidecar.session import Session, SessionEnded
 from agentcom_sidecar.work import Execute, Outcome, Work
 
+EXECUTION = "agentcom_sidecar.execution"  # imported late: with all backends it takes seconds
 SEND_AT_ONCE = 16  # results per round, so that heartbeats get between large ones
 SEND_ROUND_S = 0.25
 LOG_ROUND_S = 0.25
@@ -147,6 +149,10 @@ class Daemon:
         welcome = await self._welcome
         names = [welcome.names.get(name, name) for name in self._agents]
         print(ready_line(host=welcome.name, agents=names, pid=os.getpid()), flush=True)
+        if self._execute is _default_execute:
+            await asyncio.to_thread(
+                importlib.import_module, EXECUTION
+            )  # seconds: not within the first attempt
 
     # --- what the session asks ----------------------------------------------------------------------------
 
@@ -157,7 +163,7 @@ class Daemon:
             messages.AgentOffer(name=name, backends=usable, capabilities=own[: limits.CAPABILITIES_MAX])
             for name in self._agents
         )
-        held = [AttemptHeld(task=k[0], attempt=k[1], state="running") for k in self.runs]
+        held = [AttemptHeld(task=k[0], attempt=k[1], state="running") for k in self._accepted()]
         held += [
             AttemptHeld(task=each.task, attempt=each.attempt, state=each.held_as)
             for each in self.outbox
@@ -173,7 +179,11 @@ class Daemon:
         )
 
     def beats(self) -> tuple[AttemptBeat, ...]:
-        return tuple(run.beat for run in self.runs.values())
+        return tuple(self.runs[key].beat for key in self._accepted())
+
+    def _accepted(self) -> list[Key]:
+        """The attempts that lie on disk: to list an attempt is to accept it."""
+        return [key for key, run in self.runs.items() if run.is_accepted]
 
     def resources(self) -> Resources | None:
         return self._sample
@@ -271,6 +281,7 @@ class Daemon:
             self.runs.pop(run.key)
             self._decline(run.assign, "disk_failed", f"the attempt cannot be written down: {error}")
             return
+        run.is_accepted = True
         self.session.send(lambda token: messages.Accept(session=token, task=task, attempt=attempt))
         self._log.info("attempt_started", task=task, attempt=attempt, agent=run.assign.agent)
         outcome = await run.outcome()
@@ -456,8 +467,7 @@ def _host_key(home: Home) -> KeyPair:
 
 
 async def _default_execute(work: Work) -> Outcome:
-    from agentcom_sidecar import execution  # only a daemon that runs attempts needs all backends
-
+    execution = await asyncio.to_thread(importlib.import_module, EXECUTION)
     outcome: Outcome = await execution.execute(work)
     return outcome
 

@@ -80,14 +80,22 @@ async def execute(work: Work) -> Outcome:
     except WorkspaceError as failure:
         error = failure.as_error()
     except Exception as failure:  # ours: the attempt must still be reported, or its agent would hang
-        logs.get(task=work.assign.task, attempt=work.assign.attempt).error("attempt_broke", exc_info=failure)
-        said = f"the sidecar made a mistake: {type(failure).__name__}: {failure}"
-        error = infrastructure("sidecar_error", said).as_error()
-    result = _result(work, progress)
+        error = _mistake(work, failure)
+    result: TaskResult | None = None
+    try:
+        result = _result(work, progress)
+    except Exception as failure:
+        error = error or _mistake(work, failure)
     if error is not None:
         work.log(f"[failed] {error.code}: {error.message}\n")
         return Outcome(outcome="failed", error=error, result=result)
     return Outcome(outcome="completed", result=result)
+
+
+def _mistake(work: Work, failure: Exception) -> TaskError:
+    logs.get(task=work.assign.task, attempt=work.assign.attempt).error("attempt_broke", exc_info=failure)
+    said = f"the sidecar made a mistake: {type(failure).__name__}: {failure}"
+    return infrastructure("sidecar_error", said).as_error()
 
 
 # The three strategies. Each leaves what it did in `progress`, also when it raises.
@@ -135,7 +143,7 @@ async def _ask_claude(work: Work, progress: Progress) -> None:
     try:
         key = find_key(settings)
     except ConfigError as error:
-        raise configuration("bad_key_file", error.message) from error
+        raise configuration("bad_key", error.message) from error
     if key is None:
         raise configuration("no_key", f"this host has no key: set {KEY_VARIABLE} or anthropic.key_file")
     backend = ClaudeBackend(

@@ -314,6 +314,8 @@ def _text_or_error(
         raise WorkspaceError(
             FailureClass.infrastructure, "git_missing", f"git cannot be started: {result.error}"
         )
+    if remote:
+        text = text.replace(remote.url, remote.shown)
     shown = " ".join(text.split())[-MESSAGE_CHARS:]
     for pattern, failure_class, code in _WORDS if remote else _WORDS[-1:]:
         if re.search(pattern, text, re.IGNORECASE):

@@ -28,7 +28,10 @@ OVERTIME_S = 60.0  # beyond the task's own time-out: the execution ends itself, 
 
 
 class Run:
-    """An attempt that this process works on. `progress` rises with each sign of life of its worker."""
+    """An attempt that this process works on. `progress` rises with each sign of life of its worker.
+
+    `is_accepted`: its record lies on disk, so the hub may hear of it.
+    """
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class Run:
         self.assign = assign
         self.key: Key = (assign.task, assign.attempt)
         self.progress = 0
+        self.is_accepted = False
         self.log = LogStream(assign.task, assign.attempt, session.send)
         self.directory = ""  # the name of its workspace, once there is one
         self._spec = spec

@@ -147,7 +147,13 @@ class Session:
         self._connected_or_tried = time.monotonic()
         self._welcomed.clear()
         self._hello_wanted.clear()
-        parts = (self._receive(socket), self._watch(monitor), self._greet(), self._beats(), self._silence())
+        parts = (
+            self._receive(socket),
+            self._watch(monitor),
+            self._greet(),
+            self._beats(),
+            self._silence(address),
+        )
         try:
             await _first_to_fail(parts)
         except _Lost as reason:
@@ -244,13 +250,15 @@ class Session:
         self._resources_sent = now
         return self._host.resources()
 
-    async def _silence(self) -> None:
-        """Ends the connection when there is none, or when nothing comes through it."""
+    async def _silence(self, address: HubAddress) -> None:
+        """Ends the connection when there is none, when the hub has moved, or when nothing comes through."""
         while True:
             await asyncio.sleep(min(1.0, self._heartbeat_s))
             now = time.monotonic()
             if not self._is_connected and now - self._connected_or_tried > CONNECT_S_MAX:
                 raise _Lost(f"no connection for {CONNECT_S_MAX:g} s")
+            if not self._is_connected and self._address() not in (None, address):
+                raise _Lost("the hub has another address now")
             silent_s = now - max(self._last_heard or 0.0, self._connected_or_tried)
             if self._is_connected and silent_s > SILENT_BEATS * max(self._heartbeat_s, 1.0) + HELLO_S_MAX / 2:
                 raise _Lost(f"no answer for {silent_s:.0f} s")

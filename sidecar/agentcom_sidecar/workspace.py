@@ -44,6 +44,7 @@ SLUG_CHARS_MAX = 40
 FILES_LISTED_MAX = 2000  # names in a result; the branch has them all
 MESSAGE_CHARS_MAX = 4000
 LOCK_ROUND_S = 0.05
+PREPARE_S_MAX = 1800.0  # waiting for the mirror included: others may fetch a large repository first
 MIRROR_CONFIG = """\
 [core]
 \trepositoryformatversion = 0
@@ -180,7 +181,12 @@ async def prepare(
             path.mkdir(mode=0o700)
             return Workspace(path=path, branch="", base_commit="", has_repository=False, git=git)
         branch = f"agentcom/{task}/{attempt}-{slug(spec.description, SLUG_CHARS_MAX)}"
-        return await _worktree(spec, path, branch, git, settings, home, submitter_role)
+        async with asyncio.timeout(PREPARE_S_MAX):
+            return await _worktree(spec, path, branch, git, settings, home, submitter_role)
+    except TimeoutError as error:
+        raise WorkspaceError(
+            FailureClass.infrastructure, "workspace_timeout", f"no workspace within {PREPARE_S_MAX:g} s"
+        ) from error
     except OSError as error:
         raise WorkspaceError(
             FailureClass.infrastructure, "workspace_failed", f"cannot prepare: {error}"

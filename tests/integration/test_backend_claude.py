@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from agentcom_sidecar.backends.claude import classify, find_key, retry_after_s
-from agentcom_sidecar.execution import execute
 
 from agentcom.config import Settings
 from agentcom.errors import ConfigError
 from agentcom.model import Backend, FailureClass, ResultStatus, Strategy, TaskSpec
+from agentcom_sidecar.backends.claude import classify, find_key, retry_after_s
+from agentcom_sidecar.execution import execute
 from tests.standins import StandIn, standin
 from tests.works import Ran, check, repository, run_attempt, settings, work_of
 
@@ -95,7 +95,9 @@ def test_a_price_file_that_cannot_be_read_makes_costs_unknown_and_loses_no_work(
 
 def test_what_is_sent_is_the_task_the_tool_and_the_token_limit(tmp_path: Path, server: StandIn) -> None:
     text = "Größe:\ttabs \n\n 'q' \"d\" \\ 🚀  end  "
-    ran(tmp_path, server, {"content": "ok"}, spec=TaskSpec(description=text), given={"max_output_tokens": 777})
+    ran(
+        tmp_path, server, {"content": "ok"}, spec=TaskSpec(description=text), given={"max_output_tokens": 777}
+    )
     body = server.log("/v1/messages")[-1]["body"]
     assert body["messages"] == [{"role": "user", "content": text}]
     assert (body["max_tokens"], body["model"], body["stream"]) == (777, MODEL, True)
@@ -255,6 +257,25 @@ def test_a_server_that_is_not_there_is_unreachable(tmp_path: Path, server: Stand
 # The key.
 
 
+def test_a_key_that_cannot_stand_in_a_header_is_refused_and_never_shown(
+    tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-canary\nx-other: 1")
+    one = ran(tmp_path, server)
+    assert (one.failed.failure_class, one.failed.code) == (CONFIGURATION, "bad_key")
+    assert "canary" not in repr(one.outcome) + one.log
+
+
+def test_a_proxy_of_the_environment_never_sees_a_key_in_clear(
+    tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with standin("anthropic") as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("ALL_PROXY", proxy.url)
+        assert ran(tmp_path, server, {"content": "ok"}).completed.output == "ok"
+        assert proxy.log() == []
+
+
 def test_the_key_is_in_no_result_and_no_log_even_when_it_is_refused(
     tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,14 +324,15 @@ def test_a_key_file_that_others_can_read_is_refused_with_the_remedy(tmp_path: Pa
         find_key(key_settings(file), {})
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe", b"sk-canary-one\nsk-canary-two\n"])
 def test_a_key_file_that_holds_no_key_is_refused(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "key"
     if content is not None:
         file.write_bytes(content)
         file.chmod(0o600)
-    with pytest.raises(ConfigError, match="key_file"):
+    with pytest.raises(ConfigError, match="key_file") as caught:
         find_key(key_settings(file), {})
+    assert "canary" not in str(caught.value)
 
 
 def test_a_cancelled_attempt_closes_its_connection(tmp_path: Path, server: StandIn) -> None:

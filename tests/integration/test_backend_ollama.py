@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from agentcom.model import Backend, FailureClass, ResultStatus, Strategy, TaskSpec
 from agentcom_sidecar.backends.base import BackendError, Conversation
 from agentcom_sidecar.backends.ollama import OllamaBackend, is_allowed, looks_truncated
 from agentcom_sidecar.execution import execute
-
-from agentcom.model import Backend, FailureClass, ResultStatus, Strategy, TaskSpec
 from tests.standins import StandIn, standin
 from tests.works import Ran, check, repository, run_attempt, settings, work_of
 
@@ -54,7 +54,9 @@ def last_chat(server: StandIn) -> dict[str, Any]:
 def test_a_model_writes_a_file_and_the_work_is_verified(tmp_path: Path, server: StandIn) -> None:
     repo = repository(tmp_path / "repo")
     spec = TaskSpec(
-        description="Write hello.", repo=str(repo), checks=(check("file_exists", "hello.txt"), check("git_clean"))
+        description="Write hello.",
+        repo=str(repo),
+        checks=(check("file_exists", "hello.txt"), check("git_clean")),
     )
     replies = (
         {"tool_calls": [WRITE], "tokens_in": 200, "tokens_out": 30},
@@ -133,7 +135,9 @@ def test_a_model_that_repeats_itself_is_stopped(tmp_path: Path, server: StandIn)
     assert len(server.log("/api/chat")) - before == 3
 
 
-def test_a_model_that_never_ends_is_stopped_after_the_rounds_of_its_tier(tmp_path: Path, server: StandIn) -> None:
+def test_a_model_that_never_ends_is_stopped_after_the_rounds_of_its_tier(
+    tmp_path: Path, server: StandIn
+) -> None:
     before = len(server.log("/api/chat"))
     calls = [{"name": "write_file", "arguments": {"path": f"{n}.txt", "content": ""}} for n in range(40)]
     one = ran(tmp_path, server, *({"tool_calls": [call]} for call in calls))
@@ -197,7 +201,10 @@ def test_a_server_that_is_not_there_is_unreachable(tmp_path: Path, server: Stand
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         one = ran(tmp_path, server, endpoint_url=url)
-    assert (one.failed.failure_class, one.failed.code) == (FailureClass.infrastructure, "endpoint_unreachable")
+    assert (one.failed.failure_class, one.failed.code) == (
+        FailureClass.infrastructure,
+        "endpoint_unreachable",
+    )
 
 
 def test_a_model_without_tools_is_a_matter_of_configuration(tmp_path: Path, server: StandIn) -> None:
@@ -246,7 +253,9 @@ def test_an_answer_cut_by_the_token_limit_says_so(tmp_path: Path, server: StandI
     assert any("token limit" in warning for warning in result.warnings)
 
 
-def test_all_tokens_spent_on_thinking_is_an_empty_answer_with_its_remedy(tmp_path: Path, server: StandIn) -> None:
+def test_all_tokens_spent_on_thinking_is_an_empty_answer_with_its_remedy(
+    tmp_path: Path, server: StandIn
+) -> None:
     models = [{"name": MODEL, "capabilities": ["completion", "tools", "thinking"]}]
     replies = [{"content": "", "thinking": "hm", "fault": "length", "tokens_out": 5}]
     server.set_script({"models": models, "replies": replies})
@@ -309,6 +318,13 @@ def test_a_cancelled_attempt_closes_its_connection(tmp_path: Path, server: Stand
     assert len(entries) == 1
 
 
+def test_a_proxy_of_the_environment_is_not_used(
+    tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    assert ran(tmp_path, server, {"content": "ok"}).completed.output == "ok"
+
+
 # Servers that no Ollama would be: raw bytes from a socket.
 
 
@@ -334,9 +350,7 @@ def served(answer: bytes) -> tuple[str, threading.Thread]:
 
 def code_for(answer: bytes) -> str:
     async def call(url: str) -> str:
-        backend = OllamaBackend(
-            url=url, model=MODEL, num_ctx=512, num_predict=16, first_byte_s=10, idle_s=10
-        )
+        backend = OllamaBackend(url=url, model=MODEL, num_ctx=512, num_predict=16, first_byte_s=10, idle_s=10)
         async with backend:
             with pytest.raises(BackendError) as caught:
                 await backend.call(Conversation("s", ["hello"]), (), lambda: None)
@@ -375,7 +389,8 @@ def test_what_is_no_answer_of_this_api_never_passes_for_one(answer: bytes, code:
 
 
 def test_half_a_surrogate_pair_and_odd_figures_do_no_harm(tmp_path: Path, server: StandIn) -> None:
-    line = b'{"message":{"content":"a\\ud800b"},"prompt_eval_count":-5,"eval_count":"x",' + DONE
+    figures = b'"prompt_eval_count":-5,"eval_count":"x","load_duration":1e400,'
+    line = b'{"message":{"content":"a\\ud800b"},' + figures + DONE
     url, thread = served(HEAD + line)
     result = ran(tmp_path, server, endpoint_url=url).completed
     thread.join(10)

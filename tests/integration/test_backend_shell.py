@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from agentcom_sidecar.execution import execute
 
 from agentcom import limits
 from agentcom.model import Backend, CheckStatus, FailureClass, ResultStatus, Role, Strategy, TaskSpec
+from agentcom_sidecar.execution import execute
 from tests.works import Ran, check, repository, run_attempt, settings, work_of
 
 POLL_S = 0.02
@@ -36,7 +36,12 @@ def test_a_command_in_a_repository_is_committed_and_verified(tmp_path: Path) -> 
     result = one.completed
     assert result.status is ResultStatus.verified
     assert [each.status for each in one.iterations[0].checks] == [CheckStatus.passed] * 3
-    assert (result.backend, result.model, result.tokens_in, result.tokens_out) == (Backend.shell, "none", 0, 0)
+    assert (result.backend, result.model, result.tokens_in, result.tokens_out) == (
+        Backend.shell,
+        "none",
+        0,
+        0,
+    )
     assert (result.cost_usd, result.cloud_cost_usd, result.prices_as_of) == (0.0, None, None)
     assert (result.exit_code, result.sandbox, result.output) == (0, "none", "said\n")
     assert result.files_changed == ("out.txt",)
@@ -86,7 +91,9 @@ def test_all_checks_run_and_none_hides_the_next(tmp_path: Path) -> None:
 
 
 def test_a_command_that_fails_is_a_task_error_with_the_end_of_its_output(tmp_path: Path) -> None:
-    one = ran(tmp_path, "echo before; echo the reason >&2; exit 7", checks=(check("command_succeeds", "true"),))
+    one = ran(
+        tmp_path, "echo before; echo the reason >&2; exit 7", checks=(check("command_succeeds", "true"),)
+    )
     assert (one.failed.failure_class, one.failed.code) == (FailureClass.task_error, "command_failed")
     assert "exit code 7" in one.failed.message
     assert "the reason" in one.failed.message

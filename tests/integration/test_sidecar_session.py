@@ -273,6 +273,15 @@ def test_a_hub_that_forgot_the_session_is_greeted_again_and_told_what_runs(
     hub.expect(Heartbeat, matching=lambda beat: len(beat.attempts) == 1)
 
 
+def test_a_hub_that_no_longer_answers_is_given_up_and_greeted_on_a_new_connection(
+    hub: FakeHub, start: Callable[..., Sidecar]
+) -> None:
+    start()
+    hub.expect(Hello)
+    hub.answers_beats = False
+    assert hub.expect(Hello, within_s=30).host is not None
+
+
 @pytest.mark.parametrize("is_moved", [False, True], ids=["same address", "another address"])
 def test_a_result_made_while_the_hub_was_down_is_delivered_when_it_is_back(
     tmp_path: Path, home: Home, start: Callable[..., Sidecar], is_moved: bool

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from agentcom_sidecar import prices
-from agentcom_sidecar.backends.base import Usage
 
 from agentcom.errors import ConfigError
+from agentcom_sidecar import prices
+from agentcom_sidecar.backends.base import Usage
 
 MILLION = 1_000_000
 # model, input, output, cache read, write 5 min, write 1 h: USD per million tokens, as the vendor lists them

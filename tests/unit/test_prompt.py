@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from agentcom_sidecar import prompt
-
 from agentcom import limits
 from agentcom.model import CheckKind, CheckReport, CheckSpec, CheckStatus, FileRef, TaskSpec
+from agentcom_sidecar import prompt
 
 TOKENS_ADDED_MAX = 500
 CHARS_PER_TOKEN = 3  # cautious: English has more than four

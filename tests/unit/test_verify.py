@@ -9,12 +9,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from agentcom_sidecar.agentic import confined
-from agentcom_sidecar.agentic.tools import CONTENT_BYTES_MAX, Toolbox
-from agentcom_sidecar.backends.base import ToolCall
-from agentcom_sidecar.verify import fix_loop
-from agentcom_sidecar.verify.report import cut, fit, iteration_status, result_status
-from agentcom_sidecar.verify.test_passes import found_command, passed_count
 
 from agentcom import limits
 from agentcom.model import (
@@ -26,6 +20,12 @@ from agentcom.model import (
     ResultStatus,
     TaskResult,
 )
+from agentcom_sidecar.agentic import confined
+from agentcom_sidecar.agentic.tools import CONTENT_BYTES_MAX, Toolbox
+from agentcom_sidecar.backends.base import ToolCall
+from agentcom_sidecar.verify import fix_loop
+from agentcom_sidecar.verify.report import cut, fit, iteration_status, result_status
+from agentcom_sidecar.verify.test_passes import found_command, passed_count
 
 # Counting tests in the output of runners.
 
@@ -45,7 +45,10 @@ COUNTED = {
         "test result: ok. 3 passed; 0 failed\n",
         5,
     ),
-    "go -v": ("=== RUN TestA\n--- PASS: TestA (0.00s)\n    --- PASS: TestA/b (0.00s)\nPASS\nok  \tx\t0.01s\n", 2),
+    "go -v": (
+        "=== RUN TestA\n--- PASS: TestA (0.00s)\n    --- PASS: TestA/b (0.00s)\nPASS\nok  \tx\t0.01s\n",
+        2,
+    ),
     "go -json": ('{"Time":"t","Action":"pass","Package":"p","Test":"TestA","Elapsed":0}\n', 1),
     "tap": ("1..3\nok 1 - a\nok 2 # SKIP later\nok 3\n", 2),
     "ctest": ("100% tests passed, 0 tests failed out of 6\n", 6),
@@ -159,7 +162,16 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-OUTSIDE = ["/etc/passwd", "../secret/key", "src/../../secret/key", "outside/key", "absolute", "magic", "", "a\0b"]
+OUTSIDE = [
+    "/etc/passwd",
+    "../secret/key",
+    "src/../../secret/key",
+    "outside/key",
+    "absolute",
+    "magic",
+    "",
+    "a\0b",
+]
 
 
 @pytest.mark.parametrize("path", OUTSIDE)

@@ -19,6 +19,8 @@ from agentcom.logs import redact_text
 from agentcom.model import Backend, FailureClass, TaskError
 
 CONNECT_S_MAX = 10.0  # a server on this network answers a SYN at once; one further away within this
+TOKENS_MAX = 2**40  # of one call; more is nonsense, and sums of it must stay within the wire's integers
+STOP_REASON_CHARS_MAX = 64
 RETRY_AFTER_S_MAX = 30 * 24 * 3600.0  # the bound of TaskError.retry_after_s
 
 T = TypeVar("T")
@@ -74,7 +76,7 @@ class BackendError(AgentComError):
         return TaskError(
             failure_class=self.failure_class,
             code=self.code,
-            message=redact_text(self.message)[: 2 * limits.REASON_CHARS_MAX],
+            message=clean(redact_text(self.message))[: 2 * limits.REASON_CHARS_MAX],
             retry_after_s=retry_after_s,
         )
 
@@ -175,6 +177,16 @@ def clean(value: Any) -> Any:
     if isinstance(value, dict):
         return {clean(name): clean(each) for name, each in value.items()}
     return value
+
+
+def count_of(value: object) -> int:
+    """A figure that a server gave, 0 where it is none: absent, negative, no integer, beyond all reason."""
+    return value if isinstance(value, int) and 0 <= value <= TOKENS_MAX else 0
+
+
+def reason_of(value: object) -> str | None:
+    """Why an answer ended, as a server gave it, within a bound."""
+    return clean(value[:STOP_REASON_CHARS_MAX]) if isinstance(value, str) else None
 
 
 class Patience:

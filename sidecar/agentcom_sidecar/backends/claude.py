@@ -2,7 +2,7 @@
 
 Rules it keeps:
 * The key comes from ANTHROPIC_API_KEY or a 0600 file of this host's settings, and goes to the base URL of the
-  same settings only: no redirects, no proxy of the environment, no address that the hub names.
+  same settings only: no redirects, no address that the hub names.
 * The SDK retries nothing (`max_retries=0`): each failure becomes a class, a code and, for a usage window, the
   time to wait; the hub does the waiting.
 * An `error` event in the middle of a stream carries status 200: there the error's type decides.
@@ -32,7 +32,9 @@ from agentcom_sidecar.backends.base import (
     Turn,
     Usage,
     clean,
+    count_of,
     infrastructure,
+    reason_of,
     task_error,
 )
 
@@ -77,11 +79,12 @@ MALFORMED = (ValueError, RuntimeError, TypeError, LookupError, AttributeError)
 def find_key(settings: Settings, environment: Mapping[str, str] | None = None) -> str | None:
     """The key of this host, or None where it has none.
 
-    Raises ConfigError when the key file is named but cannot be used: missing, empty, or readable by others.
+    Raises ConfigError when the key, or the file that is named for it, cannot be used: missing, empty, readable
+    by others.
     """
     environ = os.environ if environment is None else environment
     if key := environ.get(KEY_VARIABLE, "").strip():
-        return key
+        return _checked(key, KEY_VARIABLE)
     if not settings.anthropic.key_file:
         return None
     path = Path(settings.anthropic.key_file).expanduser()
@@ -91,6 +94,13 @@ def find_key(settings: Settings, environment: Mapping[str, str] | None = None) -
         raise ConfigError(f"anthropic.key_file {path}: {error}") from error
     if not key:
         raise ConfigError(f"anthropic.key_file {path} is empty")
+    return _checked(key, f"anthropic.key_file {path}")
+
+
+def _checked(key: str, where: str) -> str:
+    """A key that cannot stand in a header would be refused further down, by an error that shows it."""
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError(f"{where} holds more than a key: one line of ASCII without spaces is needed")
     return key
 
 
@@ -114,12 +124,14 @@ class ClaudeBackend:
         self._first_byte_s, self._idle_s = first_byte_s, idle_s
         # Patience times the reading; the client's own read timeout is only a net below it.
         timeout = httpx2.Timeout(max(first_byte_s, idle_s) + CONNECT_S_MAX, connect=CONNECT_S_MAX)
+        # Over TLS a proxy of this machine's environment sees a tunnel; over plain HTTP it would see the key.
+        is_tls = base_url.lower().startswith("https://")
         self._client = anthropic.AsyncAnthropic(
             api_key=key,
             base_url=base_url,
             max_retries=0,
             timeout=timeout,
-            http_client=httpx2.AsyncClient(trust_env=False, follow_redirects=False, timeout=timeout),
+            http_client=httpx2.AsyncClient(trust_env=is_tls, follow_redirects=False, timeout=timeout),
         )
 
     async def __aenter__(self) -> ClaudeBackend:
@@ -195,7 +207,7 @@ class ClaudeBackend:
                 if block.type == "tool_use"
             ),
             usage=usage,
-            stop_reason=message.stop_reason,
+            stop_reason=reason_of(message.stop_reason),
             is_truncated=is_truncated,
             is_paused=message.stop_reason == "pause_turn",
             context_truncated=message.stop_reason == "model_context_window_exceeded",
@@ -286,7 +298,7 @@ def _tool(tool: ToolSpec) -> Any:
 
 def _tool_call(block: Any, *, is_cut: bool) -> ToolCall:
     fault = "the answer hit its token limit inside this call: write a smaller file" if is_cut else ""
-    return ToolCall(id=block.id, name=block.name, arguments=clean(block.input), fault=fault)
+    return ToolCall(id=clean(block.id), name=clean(block.name), arguments=clean(block.input), fault=fault)
 
 
 def _sendable(blocks: list[Any]) -> list[dict[str, Any]]:
@@ -305,12 +317,12 @@ def _sendable(blocks: list[Any]) -> list[dict[str, Any]]:
 def _usage(message: Any) -> Usage:
     """Optional figures may be None. The API's input_tokens leaves out what a cache held or took."""
     usage = message.usage
-    written = usage.cache_creation_input_tokens or 0
-    hour = getattr(usage.cache_creation, "ephemeral_1h_input_tokens", 0) or 0
+    written = count_of(usage.cache_creation_input_tokens)
+    hour = min(written, count_of(getattr(usage.cache_creation, "ephemeral_1h_input_tokens", 0)))
     return Usage(
-        fresh=usage.input_tokens or 0,
-        cache_read=usage.cache_read_input_tokens or 0,
-        cache_write_5m=max(0, written - hour),
-        cache_write_1h=min(hour, written),
-        out=usage.output_tokens or 0,
+        fresh=count_of(usage.input_tokens),
+        cache_read=count_of(usage.cache_read_input_tokens),
+        cache_write_5m=written - hour,
+        cache_write_1h=hour,
+        out=count_of(usage.output_tokens),
     )

@@ -36,13 +36,17 @@ from agentcom_sidecar.backends.base import (
     Usage,
     clean,
     configuration,
+    count_of,
     infrastructure,
+    reason_of,
     task_error,
 )
 
 KEEP_ALIVE = "10m"
 LINE_BYTES_MAX = 4 * limits.MIB  # a tool call arrives whole in one line
-ANSWER_BYTES_MAX = 64 * limits.MIB  # num_predict bounds an honest server far below this
+ANSWER_BYTES_MIN = 16 * limits.MIB  # the bound of an answer; larger where many tokens are allowed
+BYTES_PER_TOKEN_MAX = 1024  # a line with one token has about 150
+NANOSECONDS_MAX = 2**62
 ERROR_BYTES_MAX = 64 * limits.KIB
 CHARS_PER_TOKEN_HIGH = 5  # more characters than this per token is no text that people or programs write
 CHARS_PER_TOKEN_LOW = 3
@@ -184,7 +188,8 @@ class OllamaBackend:
         self, response: httpx2.Response, patience: Patience, on_progress: Callable[[], None]
     ) -> _Answer:
         answer = _Answer()
-        async for line in _lines(patience.pieces(response.aiter_raw())):
+        bytes_max = max(ANSWER_BYTES_MIN, self._num_predict * BYTES_PER_TOKEN_MAX)
+        async for line in _lines(patience.pieces(response.aiter_raw()), bytes_max):
             on_progress()
             self._take(answer, line)
             if answer.final is not None:
@@ -212,17 +217,17 @@ class OllamaBackend:
         reason = final.get("done_reason")
         if reason in ("load", "unload"):
             raise _bad(f"done_reason {reason} answers no chat")
-        counted = _figure(final, "prompt_eval_count")
+        counted = count_of(final.get("prompt_eval_count"))
         calls = tuple(_call(call, number) for number, call in enumerate(answer.tool_calls))
         text = "".join(answer.text)
         turn = Turn(
             text=text,
             tool_calls=calls,
-            usage=Usage(fresh=counted, out=_figure(final, "eval_count")),
-            stop_reason=reason if isinstance(reason, str) else None,
+            usage=Usage(fresh=counted, out=count_of(final.get("eval_count"))),
+            stop_reason=reason_of(reason),
             is_truncated=reason == "length",
             context_truncated=looks_truncated(sent_chars, counted, self._num_ctx),
-            load_ms=_figure(final, "load_duration") // 1_000_000,
+            load_ms=_milliseconds(final.get("load_duration")),
             native={"role": "assistant", "content": text, "tool_calls": answer.tool_calls},
         )
         if not text.strip() and not calls and any(answer.thinking) and turn.is_truncated:
@@ -325,15 +330,15 @@ def _call(call: dict[str, Any], number: int) -> ToolCall:
     )
 
 
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _lines(chunks: AsyncIterator[bytes], bytes_max: int) -> AsyncIterator[bytes]:
     """Whole lines, also a last one without its line end."""
     buffer = bytearray()
     total = 0
     async for chunk in chunks:
         total += len(chunk)
         buffer += chunk
-        if total > ANSWER_BYTES_MAX:
-            raise _bad(f"more than {ANSWER_BYTES_MAX} bytes")
+        if total > bytes_max:
+            raise _bad(f"more than {bytes_max} bytes")
         *whole, rest = buffer.split(b"\n") if b"\n" in chunk else (buffer,)
         for line in whole:
             if line.strip():
@@ -366,10 +371,11 @@ def _text(message: dict[str, Any], name: str) -> str:
     return value
 
 
-def _figure(final: dict[str, Any], name: str) -> int:
-    """A count or a duration of the final line; left out means 0, and so does nonsense."""
-    value = final.get(name, 0)
-    return value if isinstance(value, int) and 0 <= value < 2**62 else 0
+def _milliseconds(nanoseconds: object) -> int:
+    """A duration of the final line; left out means 0, and so does nonsense."""
+    if not isinstance(nanoseconds, int) or not 0 <= nanoseconds < NANOSECONDS_MAX:
+        return 0
+    return nanoseconds // 1_000_000
 
 
 def _error_text(raw: bytes) -> str:

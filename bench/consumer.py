@@ -1,0 +1,175 @@
+"""The processes at the other end of the hub's benchmark: a bare ROUTER echo, and hosts that do no work.
+
+Both take their orders as one JSON line on stdin, answer with one JSON line when ready, and end with SIGTERM, or
+when the benchmark that started them is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+from array import array
+from typing import Final, TypedDict
+
+import msgspec
+import zmq
+
+from agentcom import lifeline, limits
+from agentcom import messages as m
+from agentcom.auth import KeyPair
+from agentcom.model import Backend, ResultStatus, TaskResult
+
+HEARTBEAT_MS: Final = 5000
+ANSWER_MS_MAX: Final = 10_000
+RESULT: Final = TaskResult(status=ResultStatus.unchecked, backend=Backend.shell, model="none", cost_usd=0.0)
+
+
+class EchoOrder(TypedDict):
+    secret: str
+
+
+class HostOrder(TypedDict):
+    """`invite_secret`: a one-time key of the hub; `done_to`: where finished tasks are told."""
+
+    name: str
+    agents: int
+    hub: str
+    hub_key: str
+    invite_secret: str
+    done_to: str
+
+
+def dealer(context: zmq.Context[zmq.Socket[bytes]], address: str, server_key: str, own: KeyPair) -> zmq.Socket[bytes]:
+    """A DEALER with CURVE that drops nothing by itself."""
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt_string(zmq.CURVE_SERVERKEY, server_key)
+    socket.setsockopt_string(zmq.CURVE_PUBLICKEY, own.public)
+    socket.setsockopt_string(zmq.CURVE_SECRETKEY, own.secret)
+    socket.connect(address)
+    return socket
+
+
+def ask(socket: zmq.Socket[bytes], message: msgspec.Struct) -> m.FromHub:
+    """One message and its answer; RuntimeError when the hub refuses or is silent."""
+    socket.send(m.encode(message))
+    if not socket.poll(ANSWER_MS_MAX):
+        raise RuntimeError(f"no answer to {type(message).__name__} within {ANSWER_MS_MAX} ms")
+    answer = m.decode_from_hub(socket.recv())
+    if isinstance(answer, m.Error):
+        raise RuntimeError(f"the hub refused {type(message).__name__}: {answer.code}: {answer.message}")
+    return answer
+
+
+def serve_echo(order: EchoOrder) -> None:
+    """Sends every message back: one thread, a poller, and a drain without waiting, as in the hub's loop."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    router.setsockopt(zmq.LINGER, 0)
+    router.setsockopt(zmq.SNDHWM, 0)
+    router.setsockopt(zmq.RCVHWM, 0)
+    router.setsockopt(zmq.CURVE_SERVER, 1)
+    router.setsockopt_string(zmq.CURVE_SECRETKEY, order["secret"])
+    router.bind("tcp://127.0.0.1:*")
+    _ready(address=router.getsockopt_string(zmq.LAST_ENDPOINT))
+    poller = zmq.Poller()
+    poller.register(router, zmq.POLLIN)
+    while True:
+        poller.poll()
+        for _ in range(limits.TICK_MESSAGES_MAX):
+            try:
+                address = router.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            body = router.recv(zmq.NOBLOCK)
+            router.send(address, zmq.NOBLOCK | zmq.SNDMORE)
+            router.send(body, zmq.NOBLOCK)
+
+
+class IdleHost:
+    """A host whose agents accept an assignment and bring its result in the same moment."""
+
+    def __init__(self, order: HostOrder) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        own, once = KeyPair.make(), KeyPair.of_secret(order["invite_secret"])
+        joining = dealer(self._context, order["hub"], order["hub_key"], once)
+        ask(joining, m.Enrol(name=order["name"], key=own.public))
+        joining.close()
+        self._hub = dealer(self._context, order["hub"], order["hub_key"], own)
+        self._done = self._context.socket(zmq.PUSH)
+        self._done.setsockopt(zmq.SNDHWM, 0)
+        self._done.connect(order["done_to"])
+        self._session = self._hello(order)
+        self._beat = 0
+
+    def _hello(self, order: HostOrder) -> bytes:
+        agents = tuple(
+            m.AgentOffer(name=f"{order['name']}-{n}", backends=(Backend.shell,)) for n in range(order["agents"])
+        )
+        offer = m.HostOffer(name=order["name"], agents=agents)
+        answer = ask(
+            self._hub, m.Hello(protocol=limits.PROTOCOL_VERSION, process=secrets.token_hex(8), host=offer)
+        )
+        assert isinstance(answer, m.Welcome)
+        return answer.session
+
+    def run(self) -> None:
+        """Works until it is killed."""
+        beat_at = 0.0
+        while True:
+            if time.monotonic() >= beat_at:
+                beat_at = time.monotonic() + HEARTBEAT_MS / 1000
+                self._beat += 1
+                self._hub.send(m.encode(m.Heartbeat(session=self._session, beat=self._beat)))
+            if self._hub.poll(HEARTBEAT_MS):
+                self._drain()
+
+    def _drain(self) -> None:
+        """Everything that has arrived; one word to the benchmark about all that was acknowledged."""
+        finished = array("q")
+        for _ in range(limits.TICK_MESSAGES_MAX):
+            try:
+                message = m.decode_from_hub(self._hub.recv(zmq.NOBLOCK))
+            except zmq.Again:
+                break
+            if isinstance(message, m.Assign):
+                self._do(message)
+            elif isinstance(message, m.ResultAck):
+                assert message.verdict == "accepted", f"task {message.task}: {message.verdict}"
+                finished.append(message.task)
+                finished.append(time.monotonic_ns())
+            elif isinstance(message, m.Error):
+                raise RuntimeError(f"the hub refused: {message.code}: {message.message}")
+        if finished:
+            self._done.send(finished.tobytes())
+
+    def _do(self, assign: m.Assign) -> None:
+        named = {"session": self._session, "task": assign.task, "attempt": assign.attempt}
+        self._hub.send(m.encode(m.Accept(**named)))
+        self._hub.send(m.encode(m.Result(**named, outcome="completed", result=RESULT)))
+
+
+def _ready(**fields: object) -> None:
+    print(json.dumps({"ready": True, "pid": os.getpid(), **fields}), flush=True)
+
+
+def main() -> int:
+    lifeline.follow_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the benchmark, which then ends its children
+    order = json.loads(sys.stdin.readline())
+    if sys.argv[1:] == ["echo"]:
+        serve_echo(order)
+    host = IdleHost(order)
+    _ready(name=order["name"])
+    host.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

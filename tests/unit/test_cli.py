@@ -1,0 +1,648 @@
+"""The command line: names, options, exit codes, one JSON document, one line for an error."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from agentcom import __version__
+from agentcom import messages as m
+from agentcom.auth import HubAddress, KeyPair, load_key, parse_join_code, sha256_hex, write_hub_address
+from agentcom.cli import main, output, root
+from agentcom.cli.demo import usable_repository
+from agentcom.config import Home
+from agentcom.errors import NotFound, Refused
+from agentcom.model import Role
+from agentcom.supervisor import Start, write_start
+from tests.fake_hub_requests import FakeHub, task
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    for name in [name for name in os.environ if name.startswith("AGENTCOM_")]:
+        monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    monkeypatch.setenv("AGENTCOM_HOME", str(home))
+    fake = FakeHub(home).start()
+    fake.answers["submit"] = lambda op: {
+        "tasks": [
+            {"id": n, "state": "ready", "tier": "standard", "created": True}
+            for n, _ in enumerate(op.tasks, 7)
+        ]
+    }
+    fake.answers["task_get"] = lambda op: task(op.task)
+    yield fake
+    fake.stop()
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> Any:
+    """The one JSON document on stdout, with nothing on stderr."""
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return json.loads(captured.out)
+
+
+def complaint(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr, with nothing on stdout."""
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.endswith("\n")
+    assert captured.err.count("\n") == 1
+    return captured.err.rstrip("\n")
+
+
+def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path}{name} ")
+        else:
+            yield path + name, command
+
+
+def test_the_commands_have_the_names_of_the_contract() -> None:
+    assert {name for name, _ in commands(root)} == {
+        *("up", "hub", "sidecar", "web", "submit", "join", "doctor", "demo", "config get"),
+        *(f"task {verb}" for verb in ("list", "show", "why", "log", "cancel", "retry", "hold", "release")),
+        *(f"dead {verb}" for verb in ("list", "retry", "purge")),
+        *(f"agent {verb}" for verb in ("list", "remove", "cordon", "uncordon")),
+        *(f"host {verb}" for verb in ("list", "invite", "remove", "drain")),
+        *(f"endpoint {verb}" for verb in ("list", "add", "update", "remove", "probe")),
+        *(f"queue {verb}" for verb in ("pause", "resume", "stats")),
+        *(f"token {verb}" for verb in ("add", "list", "revoke", "link")),
+    }
+
+
+def test_every_command_that_asks_the_hub_takes_json() -> None:
+    daemons = {"hub", "sidecar", "web"}
+    without = {
+        name for name, command in commands(root) if not any("--json" in p.opts for p in command.params)
+    }
+    assert without == daemons
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"agentcom {__version__}\n"
+
+
+READS = [
+    (["task", "list"], "task_list", {"tasks": [task(7)], "next_cursor": None}),
+    (["task", "show", "7"], "task_get", task(7)),
+    (
+        ["task", "why", "7"],
+        "task_why",
+        {"id": 7, "state": "ready", "shows": "present", "reason": "no host", "hosts": [
+            {"host": "box", "agent": "Grey Area", "fails": "model", "message": "has no llama", "change": "pull it"},
+        ]},
+    ),
+    (["dead", "list"], "dead_list", {"tasks": [task(7, state="dead", result=None)], "next_cursor": None}),
+    (["agent", "list"], "agent_list", {"agents": [{"name": "Grey Area", "host": "box", "state": "idle"}]}),
+    (["host", "list"], "host_list", {"hosts": [{"name": "box", "state": "online", "resources": None}]}),
+    (
+        ["endpoint", "list"],
+        "endpoint_list",
+        {"endpoints": [{
+            "id": 1, "name": "gpu", "kind": "ollama", "url": "http://10.0.0.9:11434", "healthy": True,
+            "models": [{"name": "qwen", "warm": True}],
+        }]},
+    ),
+    (["queue", "stats"], "queue_stats", {"paused": False, "by_state": {"ready": 2}, "by_lane": {}, "agents": {}}),
+    (
+        ["token", "list"],
+        "token_list",
+        {"tokens": [{"name": "ci", "role": "submit", "kind": "token", "created": None, "revoked": False}]},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "tag", "answer"), READS, ids=[" ".join(read[0]) for read in READS])
+def test_a_read_command_prints_the_hubs_answer_as_one_document(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], arguments: list[str], tag: str, answer: dict
+) -> None:
+    hub.answers[tag] = answer
+    assert main([*arguments, "--json"]) == 0
+    assert said(capsys) == answer
+
+
+@pytest.mark.parametrize(("arguments", "tag", "answer"), READS, ids=[" ".join(read[0]) for read in READS])
+def test_a_read_command_prints_text_for_people(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], arguments: list[str], tag: str, answer: dict
+) -> None:
+    hub.answers[tag] = answer
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    names = {
+        "task": "7",
+        "dead": "7",
+        "agent": "Grey Area",
+        "host": "box",
+        "endpoint": "qwen*",
+        "queue": "ready 2",
+    }
+    assert names.get(arguments[0], "ci") in text
+    assert "\x1b" not in text
+
+
+def test_a_task_with_all_options_arrives_as_given(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "submit", "fix the parser", "--tier", "standard", "--lane", "high", "--repo", "https://example.org/r.git",
+        "--branch", "dev", "--file", "a.py:the bug: here", "--file", "b.py", "--criterion", "it parses",
+        "--check", "file_exists=a.py", "--check", "command_succeeds=test 1 = 1", "--check", "git_clean",
+        "--needs", "gpu", "--model", "qwen", "--max-retries", "2", "--fix-attempts", "0", "--timeout", "60",
+        "--not-before", "2027-01-01T00:00:00Z", "--ttl", "3600", "--key", "k1", "--label", "l1", "--label", "l2",
+        "--allow", "network", "--no-verify", "--json",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    assert said(capsys)["id"] == 7
+    (spec,) = hub.asked_of(m.Submit)[0].tasks
+    assert (spec.description, spec.tier, spec.lane, spec.branch) == (
+        "fix the parser",
+        "standard",
+        "high",
+        "dev",
+    )
+    assert [(f.path, f.reason) for f in spec.files] == [("a.py", "the bug: here"), ("b.py", "")]
+    assert [(c.kind, c.target) for c in spec.checks] == [
+        ("file_exists", "a.py"), ("command_succeeds", "test 1 = 1"), ("git_clean", ""),
+    ]  # fmt: skip
+    assert (spec.success_criteria, spec.needs, spec.labels, spec.allow) == (
+        ("it parses",), ("gpu",), ("l1", "l2"), ("network",),
+    )  # fmt: skip
+    assert (spec.max_retries, spec.max_fix_attempts, spec.timeout_s, spec.ttl_s) == (2, 0, 60, 3600)
+    assert (spec.model, spec.idempotency_key, spec.verify) == ("qwen", "k1", False)
+    assert (spec.repo, spec.not_before) == ("https://example.org/r.git", "2027-01-01T00:00:00Z")
+
+
+def test_a_bare_task_needs_only_its_text(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", "say hello"]) == 0
+    assert capsys.readouterr().out == "task 7 added: standard, ready\n"
+    (spec,) = hub.asked_of(m.Submit)[0].tasks
+    assert spec == m.TaskSpec("say hello", idempotency_key=spec.idempotency_key)
+
+
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        (task(7), 0),
+        (task(7, result={**task()["result"], "status": "already_done"}), 0),
+        (task(7, result={**task()["result"], "status": "unchecked"}), 0),
+        (task(7, result={**task()["result"], "status": "skipped"}), 0),
+        (task(7, result={**task()["result"], "status": "partial_pass"}), 10),
+        (task(7, result={**task()["result"], "status": "no_change"}), 10),
+        (task(7, state="dead", result=None, error={"class": "task_error", "message": "it broke"}), 11),
+        (task(7, state="cancelled", result=None), 11),
+        (task(7, state="expired", result=None), 11),
+    ],
+)
+def test_waiting_ends_with_the_code_of_the_result(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], found: dict, code: int
+) -> None:
+    hub.answers["task_wait"] = found
+    assert main(["submit", "x", "--wait", "--json"]) == code
+    assert said(capsys) == found
+
+
+def test_a_task_that_is_held_is_told_once_while_waiting(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = iter([task(7, state="held", result=None), task(7, state="held", result=None), task(7)])
+    hub.answers["task_wait"] = lambda op: next(answers)
+    assert main(["submit", "x", "--wait", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("is held") == 1
+    assert json.loads(captured.out)["state"] == "completed"
+
+
+def test_json_lines_are_submitted_as_one_batch(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"description": "a"}\n\n{"description": "b"}\n'))
+    )
+    assert main(["submit", "--from", "-", "--json"]) == 0
+    assert [each["id"] for each in said(capsys)["tasks"]] == [7, 8]
+    (batch,) = hub.asked_of(m.Submit)
+    assert [spec.description for spec in batch.tasks] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('{"description": "a"}\n{"description": "b", "lane": "fast"}\n', "line 2: lane"),
+        ('{"description": "a"}\n\nnot json\n', "line 3: not JSON"),
+        ("[]\n", "line 1: a task is a JSON object"),
+        ('{"descriptoin": "a"}\n', "line 1: descri"),
+    ],
+)
+def test_a_bad_line_refuses_the_whole_file_and_is_named(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, part: str
+) -> None:
+    file = tmp_path / "tasks.jsonl"
+    file.write_text(text)
+    assert main(["submit", "--from", str(file)]) == 4
+    line = complaint(capsys)
+    assert part in line
+    assert "nothing was submitted" in line
+    assert hub.asked == []
+
+
+def test_the_hubs_refusal_of_a_batch_names_the_line(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    hub.answers["submit"] = Refused("forbidden", "tasks[1].repo: a local path", field="tasks[1].repo")
+    file = tmp_path / "tasks.jsonl"
+    file.write_text('{"description": "a"}\n\n{"description": "b", "repo": "/r"}\n')
+    assert main(["submit", "--from", str(file)]) == 4
+    assert "line 3: tasks[1].repo" in complaint(capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (["--lane", "fast"], "lane"),
+        (["--tier", "huge"], "tier"),
+        (["--check", "magic"], "checks[0].kind"),
+        (["--max-retries", "-1"], "max_retries"),
+        (["--allow", "all"], "allow"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_refused_by_field(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], options: list[str], field: str
+) -> None:
+    assert main(["submit", "x", *options]) == 4
+    assert f"refused (invalid): {field}" in complaint(capsys)
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["submit"],
+        ["submit", "x", "--max-retries", "many"],
+        ["submit", "x", "--no-such-option"],
+        ["submit", "x", "--from", "-"],
+        ["task", "show", "0"],
+        ["task", "show", "seven"],
+        ["dead", "purge"],
+        ["dead", "retry", "3", "--all"],
+        ["endpoint", "update", "gpu"],
+        ["up", "--once"],
+        ["up", "--http", "here"],
+        ["nonsense"],
+    ],
+    ids=" ".join,
+)
+def test_a_usage_error_is_one_line_that_names_the_help(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert main(arguments) == 2
+    assert "--help" in complaint(capsys)
+
+
+def test_a_refusal_keeps_the_hubs_code_and_hint(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.answers["queue_pause"] = Refused("forbidden", "this needs operate", retry_after_s=2)
+    assert main(["queue", "pause"]) == 4
+    assert complaint(capsys) == "agentcom: refused (forbidden): this needs operate; try again in 2 s"
+
+
+def test_what_is_not_there_exits_with_5(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.answers["task_get"] = NotFound("there is no task 99")
+    assert main(["task", "show", "99"]) == 5
+    assert "99" in complaint(capsys)
+
+
+def test_a_setting_that_is_not_there_exits_with_5(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "get", "hub.colour"]) == 5
+    assert "hub.colour" in complaint(capsys)
+
+
+def test_settings_are_read_from_file_and_environment(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENTCOM_HUB_PORT", "9000")
+    assert main(["config", "get", "hub.port", "--json"]) == 0
+    assert said(capsys) == 9000
+
+
+def test_a_home_without_a_hub_exits_with_3_and_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AGENTCOM_HOME", str(tmp_path / "none"))
+    assert main(["task", "list"]) == 3
+    assert "agentcom up" in complaint(capsys)
+
+
+def test_a_hub_that_does_not_answer_exits_with_3(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentcom.cli.command.REACH_S", 0.3)
+    hub.stop()
+    assert main(["task", "list"]) == 3
+    line = complaint(capsys)
+    assert hub.address in line
+    assert "agentcom up" in line
+
+
+def test_a_home_that_others_can_read_is_refused_with_the_remedy(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.home.path.chmod(0o755)
+    assert main(["task", "list"]) == 1
+    assert f"chmod 700 {hub.home.path}" in complaint(capsys)
+
+
+def test_a_traceback_comes_only_with_debug(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.answers["task_get"] = NotFound("there is no task 99")
+    assert main(["task", "show", "99", "--debug"]) == 5
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_address_can_be_given_before_and_after_the_command(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_hub_address(hub.home.run / "hub.json", HubAddress("tcp://127.0.0.1:9", hub.pair.public))
+    assert main(["--hub", hub.address, "task", "show", "7", "--json"]) == 0
+    assert main(["task", "show", "7", "--hub", hub.address, "--json"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_a_list_goes_on_until_it_is_as_long_as_asked(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = {None: ([9], 5), 5: ([], 3), 3: ([2], None)}
+    hub.answers["task_list"] = lambda op: {
+        "tasks": [task(n) for n in pages[op.cursor][0]],
+        "next_cursor": pages[op.cursor][1],
+    }
+    assert main(["task", "list", "--state", "completed", "--json"]) == 0
+    found = said(capsys)
+    assert [each["id"] for each in found["tasks"]] == [9, 2]
+    assert found["next_cursor"] is None
+    assert {op.state for op in hub.asked_of(m.TaskList)} == {"completed"}
+
+
+def test_a_log_is_printed_as_it_is(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = "one\ntwo\n"
+
+    def answer(op: m.TaskLog) -> dict:
+        text = whole[op.offset : op.offset + 5]
+        return {
+            "task": 7, "attempt": 1, "offset": op.offset, "next_offset": op.offset + len(text), "text": text,
+            "complete": True, "lost_bytes": 0,
+        }  # fmt: skip
+
+    hub.answers["task_log"] = answer
+    assert main(["task", "log", "7", "--follow"]) == 0
+    assert capsys.readouterr().out == whole
+    assert main(["task", "log", "7", "--json"]) == 0
+    found = said(capsys)
+    assert (found["text"], found["offset"], found["next_offset"]) == (whole, 0, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "op"),
+    [
+        (["task", "cancel", "3", "--reason", "no"], m.TaskCancel(task=3, reason="no")),
+        (["task", "retry", "3"], m.TaskRetry(task=3)),
+        (["task", "hold", "3"], m.TaskHold(task=3)),
+        (["task", "release", "3"], m.TaskRelease(task=3)),
+        (["dead", "retry", "3", "4"], m.DeadRetry(tasks=(3, 4))),
+        (["dead", "purge", "--all"], m.DeadPurge()),
+        (["agent", "cordon", "Grey Area"], m.AgentCordon(agent="Grey Area")),
+        (["agent", "uncordon", "Grey Area"], m.AgentCordon(agent="Grey Area", cordoned=False)),
+        (["agent", "remove", "Grey Area"], m.AgentRemove(agent="Grey Area")),
+        (["host", "remove", "box"], m.HostRemove(host="box")),
+        (["host", "drain", "box"], m.HostDrain(host="box")),
+        (["host", "drain", "box", "--undo"], m.HostDrain(host="box", draining=False)),
+        (["queue", "pause"], m.QueuePause()),
+        (["queue", "resume"], m.QueuePause(paused=False)),
+        (["endpoint", "add", "http://10.0.0.9:11434"], m.EndpointAdd(url="http://10.0.0.9:11434")),
+        (
+            ["endpoint", "add", "http://127.0.0.1:11434", "--host", "box", "--cap", "2", "--num-ctx", "4096"],
+            m.EndpointAdd(url="http://127.0.0.1:11434", host="box", cap=2, num_ctx=4096),
+        ),
+        (["endpoint", "update", "gpu", "--cap", "3"], m.EndpointUpdate(endpoint="gpu", cap=3)),
+        (["endpoint", "remove", "gpu"], m.EndpointRemove(endpoint="gpu")),
+        (["endpoint", "probe", "gpu"], m.EndpointProbeNow(endpoint="gpu")),
+        (["token", "revoke", "ci"], m.TokenRevoke(name="ci")),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_command_asks_for_one_operation(hub: FakeHub, arguments: list[str], op: Any) -> None:
+    hub.answers[op.__struct_config__.tag] = {
+        "id": 3, "state": "ready", "tasks": [3], "purged": 1, "name": "gpu", "url": "u", "cap": 1,
+    }  # fmt: skip
+    assert main(arguments) == 0
+    assert hub.asked == [op]
+
+
+def test_a_loopback_endpoint_belongs_to_this_machines_host(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.answers["endpoint_add"] = {"id": 1, "name": "local", "url": "u"}
+    monkeypatch.setenv("AGENTCOM_SIDECAR_NAME", "box")
+    assert main(["endpoint", "add", "http://localhost:11434"]) == 0
+    assert hub.asked[0].host == "box"
+
+
+def test_a_new_token_is_printed_once_and_only_its_hash_is_sent(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.answers["token_add"] = {"name": "ci", "role": "view"}
+    assert main(["token", "add", "ci", "--role", "view", "--json"]) == 0
+    found = said(capsys)
+    assert hub.asked == [m.TokenAdd(name="ci", role=Role.view, token_sha256=sha256_hex(found["token"]))]
+
+
+def test_a_link_carries_its_secret_in_the_fragment(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.answers["token_link"] = {"expires": "soon"}
+    write_start(hub.home, Start("http://127.0.0.1:7999", "", "", "", os.getpid(), ""))
+    assert main(["token", "link"]) == 0
+    address, _, secret = capsys.readouterr().out.strip().partition("/#link=")
+    assert address == "http://127.0.0.1:7999"
+    assert hub.asked[0].secret_sha256 == sha256_hex(secret)
+
+
+@pytest.fixture
+def invitation(hub: FakeHub) -> dict[str, Any]:
+    answer = {
+        "address": hub.address, "hub_key": hub.pair.public, "expires": "soon", "loopback_only": True, "note": "",
+    }  # fmt: skip
+    hub.answers["host_invite"] = answer
+    return answer
+
+
+def test_an_invitation_of_a_loopback_hub_names_the_settings(
+    hub: FakeHub, invitation: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["host", "invite"]) == 0
+    captured = capsys.readouterr()
+    assert parse_join_code(captured.out).address == hub.address
+    assert "hub.bind" in captured.err
+    assert "hub.public_address" in captured.err
+
+
+def joining(
+    hub: FakeHub,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    home: Path,
+    role: str = "host",
+) -> str:
+    """A code of `hub` for `role`; from here on commands run in `home`."""
+    assert main(["host", "invite", "--role", role]) == 0
+    monkeypatch.setenv("AGENTCOM_HOME", str(home))
+    return capsys.readouterr().out.strip()
+
+
+def test_joining_makes_the_hosts_keys_and_enrols_them(
+    hub: FakeHub,
+    invitation: dict,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    code = joining(hub, capsys, monkeypatch, tmp_path / "b")
+    assert main(["join", code, "--name", "box", "--json"]) == 0
+    assert said(capsys)["name"] == "box"
+    home = Home(tmp_path / "b")
+    (enrolled,) = hub.enrolled
+    assert enrolled.key == load_key(home.keys / "host.key").public
+    assert len(enrolled.signing_key or "") == 64
+    assert json.loads((home.keys / "hub.json").read_bytes()) == {"hub": hub.address, "key": hub.pair.public}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in home.keys.iterdir())
+
+
+def test_the_same_code_again_gives_the_same_answer_and_another_is_refused(
+    hub: FakeHub,
+    invitation: dict,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    code = joining(hub, capsys, monkeypatch, tmp_path / "b")
+    monkeypatch.setattr("sys.stdin", io.StringIO(code + "\n"))
+    assert main(["join", "-", "--name", "box"]) == 0
+    assert main(["join", code]) == 0
+    assert "as box" in capsys.readouterr().out
+    assert len(hub.enrolled) == 1
+    monkeypatch.setenv("AGENTCOM_HOME", str(hub.home.path))
+    other = joining(hub, capsys, monkeypatch, tmp_path / "b")
+    assert main(["join", other]) == 1
+    assert "has joined already, as box" in complaint(capsys)
+
+
+def test_a_home_with_a_hub_of_its_own_does_not_join_another(
+    hub: FakeHub,
+    invitation: dict,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    invitation["hub_key"] = KeyPair.make().public
+    code = joining(hub, capsys, monkeypatch, hub.home.path)
+    assert main(["join", code]) == 1
+    assert "hub of its own" in complaint(capsys)
+
+
+def test_what_is_not_a_join_code_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AGENTCOM_HOME", str(tmp_path / "b"))
+    assert main(["join", "nonsense"]) == 1
+    assert "host invite" in complaint(capsys)
+
+
+def test_the_doctor_looks_at_everything(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.answers["hub_status"] = {
+        "version": __version__,
+        "scheduler": "cython",
+        "started": "now",
+        "paused": False,
+    }
+    hub.answers["whoami"] = {"name": "admin", "role": "admin"}
+    assert main(["doctor", "--json"]) == 0
+    found = said(capsys)
+    assert found["ok"] is True
+    assert {"versions", "home", "settings", "keys", "scheduler", "git", "sandbox", "hub"} <= {
+        check["name"] for check in found["checks"]
+    }
+    sandbox = next(check for check in found["checks"] if check["name"] == "sandbox")
+    assert (sandbox["status"], sandbox["detail"]) == ("warn", "none: commands are not isolated")
+
+
+def test_the_doctor_names_a_key_that_others_can_read(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.answers["hub_status"] = {"version": __version__, "scheduler": "cython", "started": "now"}
+    hub.answers["whoami"] = {"name": "admin", "role": "admin"}
+    (hub.home.keys / "hub.key").chmod(0o644)
+    assert main(["doctor", "--json"]) == 1
+    keys = next(check for check in said(capsys)["checks"] if check["name"] == "keys")
+    assert (keys["status"], "hub.key" in keys["detail"], "chmod 600" in keys["hint"]) == ("fail", True, True)
+
+
+def test_the_demo_ends_with_0_only_when_it_was_verified(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.answers["task_wait"] = task(7)
+    assert main(["demo"]) == 0
+    assert "verified by Grey Area on box" in capsys.readouterr().out
+    hub.answers["task_wait"] = task(7, result={**task()["result"], "status": "partial_pass"})
+    assert main(["demo", "--json"]) == 1
+    kinds = {check.kind for check in hub.asked_of(m.Submit)[0].tasks[0].checks}
+    assert kinds == {"file_exists", "command_succeeds"}
+
+
+def test_the_demo_says_so_when_the_folder_is_no_repository(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    hub.answers["task_wait"] = task(7)
+    assert main(["demo", "--repo", str(tmp_path)]) == 0
+    assert "not a git repository with a commit, so in an empty workspace" in capsys.readouterr().out
+    assert hub.asked_of(m.Submit)[0].tasks[0].repo is None
+
+
+def test_a_repository_without_a_commit_is_not_usable(tmp_path: Path) -> None:
+    os.system(f"git init -q {tmp_path}/r")
+    assert usable_repository(tmp_path / "r") is None
+    os.system(
+        f"git -C {tmp_path}/r -c user.name=a -c user.email=a@example.org commit -q --allow-empty -m one"
+    )
+    assert usable_repository(tmp_path / "r") == str((tmp_path / "r").resolve())
+
+
+def test_no_escape_sequence_of_a_task_reaches_the_terminal(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nasty = task(7, description="x\x1b]0;owned\x07y")
+    hub.answers["task_list"] = {"tasks": [nasty], "next_cursor": None}
+    hub.answers["task_get"] = nasty
+    assert main(["task", "list"]) == 0
+    assert main(["task", "show", "7"]) == 0
+    text = capsys.readouterr().out
+    assert "\x1b" not in text
+    assert "\x07" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (0.85, "850 ms"),
+        (1.5, "1.5 s"),
+        (45, "45 s"),
+        (150, "2 min"),
+        (7300, "2 h"),
+        (200_000, "2 d"),
+    ],
+)
+def test_durations_are_told_in_the_largest_unit_that_fits(value: float | None, text: str) -> None:
+    assert output.seconds(value) == text

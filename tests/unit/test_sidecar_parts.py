@@ -1,0 +1,225 @@
+"""The sidecar's small parts: its policy, the log stream, its names, which addresses it probes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agentcom import limits, messages
+from agentcom.config import AnthropicSettings, Home, SandboxSettings, Settings, SidecarSettings
+from agentcom.errors import ConfigError
+from agentcom.model import Backend, FailureClass, Role, TaskSpec
+from agentcom_sidecar import agents, policy
+from agentcom_sidecar.endpoints import is_loopback
+from agentcom_sidecar.git import Git, WorkspaceError, check_branch
+from agentcom_sidecar.log_stream import PIECES_PER_FLUSH_MAX, LogStream
+from agentcom_sidecar.work import Work
+from agentcom_sidecar.workspace import Workspace
+from tests.fake_hub import assignment
+
+
+def work(home: Path, role: Role, sandbox: SandboxSettings) -> Work:
+    async def open_gate() -> None:
+        return None
+
+    spec = TaskSpec(description="x", command="true")
+    return Work(
+        assign=assignment(1, 1, "agent", spec, submitter_role=role),
+        spec=spec,
+        spec_sha256="",
+        workspace=Workspace(path=home, branch="", base_commit="", has_repository=False, git=Git(home=home)),
+        settings=Settings(sandbox=sandbox),
+        home=Home(home),
+        log=lambda text: None,
+        progress=lambda: None,
+        hub_gate=open_gate,
+        on_process=lambda mark: None,
+        scratch=home,
+    )
+
+
+@pytest.mark.parametrize("role", [Role.operate, Role.admin])
+def test_commands_of_those_who_operate_the_hub_run_without_isolation(tmp_path: Path, role: Role) -> None:
+    assert policy.check_commands(work(tmp_path, role, SandboxSettings())) is None
+
+
+def test_commands_of_others_need_the_owner_to_accept_the_risk(tmp_path: Path) -> None:
+    error = policy.check_commands(work(tmp_path, Role.submit, SandboxSettings()))
+    assert error is not None
+    assert (error.failure_class, error.code) == (FailureClass.configuration, "unisolated_refused")
+    assert "sandbox.accept_unisolated" in error.message
+    accepted = SandboxSettings(accept_unisolated=True)
+    assert policy.check_commands(work(tmp_path, Role.submit, accepted)) is None
+
+
+def test_a_command_that_a_model_chose_is_vouched_for_by_nobody(tmp_path: Path) -> None:
+    error = policy.check_model_commands(work(tmp_path, Role.admin, SandboxSettings()))
+    assert error is not None
+    assert error.code == "unisolated_refused"
+    accepted = SandboxSettings(accept_unisolated=True)
+    assert policy.check_model_commands(work(tmp_path, Role.submit, accepted)) is None
+
+
+def test_a_host_that_requires_isolation_refuses_every_command(tmp_path: Path) -> None:
+    required = SandboxSettings(mode="require", accept_unisolated=True)
+    error = policy.check_commands(work(tmp_path, Role.admin, required))
+    assert error is not None
+    assert (error.failure_class, error.code) == (FailureClass.configuration, "sandbox_unavailable")
+    assert "sandbox.mode" in error.message
+
+
+class Wire:
+    """What a log stream sends; `is_up` false loses it, as without a session."""
+
+    def __init__(self) -> None:
+        self.sent: list[messages.Log] = []
+        self.is_up = True
+
+    def __call__(self, make: object) -> bool:
+        assert callable(make)
+        if self.is_up:
+            log = messages.decode_to_hub(messages.encode(make(b"0" * 16)))
+            assert isinstance(log, messages.Log)
+            self.sent.append(log)
+        return self.is_up
+
+
+def test_offsets_count_bytes_and_pieces_never_cut_a_character() -> None:
+    wire = Wire()
+    stream = LogStream(1, 2, wire)
+    text = "grüße 🚀 " * 3000
+    stream.add(text)
+    stream.flush()
+    assert "".join(log.text for log in wire.sent) == text
+    at = 0
+    for log in wire.sent:
+        assert log.offset == at
+        at += len(log.text.encode())
+    assert len(wire.sent) > 1
+
+
+def test_pieces_lost_without_a_session_leave_a_gap_in_the_offsets() -> None:
+    wire = Wire()
+    stream = LogStream(1, 1, wire)
+    wire.is_up = False
+    stream.add("lost")
+    stream.flush()
+    wire.is_up = True
+    stream.add("seen")
+    stream.flush()
+    assert [(log.offset, log.text) for log in wire.sent] == [(4, "seen")]
+
+
+def test_a_flood_keeps_its_newest_part_within_the_bound() -> None:
+    wire = Wire()
+    stream = LogStream(1, 1, wire)
+    for _ in range(100):
+        stream.add("x" * 10_000)
+    stream.add("the end")
+    stream.flush()
+    kept = sum(len(log.text) for log in wire.sent)
+    assert kept <= PIECES_PER_FLUSH_MAX * limits.LOG_CHUNK_BYTES_MAX
+    assert wire.sent[-1].text.endswith("the end")
+    assert wire.sent[-1].offset + len(wire.sent[-1].text) == 1_000_007
+
+
+def test_what_looks_like_a_key_is_not_streamed() -> None:
+    wire = Wire()
+    stream = LogStream(1, 1, wire)
+    stream.add("key sk-ant-REDACTED end")
+    stream.flush()
+    assert "sk-ant" not in wire.sent[0].text
+
+
+def test_bytes_that_are_no_text_are_streamed_without_harm() -> None:
+    wire = Wire()
+    stream = LogStream(1, 1, wire)
+    stream.add(b"\xff\xfe\x80".decode(errors="replace") + "\udc80")
+    stream.flush()
+    assert len(wire.sent) == 1
+
+
+def test_agents_keep_their_names_over_restarts_and_get_new_ones_when_more_are_wanted(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home").prepare()
+    first = agents.agent_names(home, 2)
+    assert len(set(first)) == 2
+    assert agents.agent_names(home, 2) == first
+    assert agents.agent_names(home, 3)[:2] == first
+    assert agents.agent_names(home, 1) == first[:1]
+    assert len(agents.agent_names(home, 3)) == 3
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"agents": 3}', '{"agents": [1]}', '{"agents": [""]}'])
+def test_a_damaged_list_of_agents_is_refused_and_not_replaced(tmp_path: Path, content: str) -> None:
+    home = Home(tmp_path / "home").prepare()
+    (home.sidecar / "agents.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"agents\.json"):
+        agents.agent_names(home, 1)
+    assert (home.sidecar / "agents.json").read_text() == content
+
+
+@pytest.mark.parametrize("name", ["", "büro.example.org", "-x", "a/b", "!!!", "x" * 200])
+def test_every_host_has_a_name_that_the_hub_takes(name: str) -> None:
+    found = agents.host_name(Settings(sidecar=SidecarSettings(name=name)))
+    offer = messages.HostOffer(name=found, agents=())
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(offer), type=messages.HostOffer) == offer
+
+
+def test_claude_is_offered_only_with_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    key_file = tmp_path / "key"
+    with_file = Settings(anthropic=AnthropicSettings(key_file=str(key_file)))
+    assert agents.backends(Settings()) == (Backend.shell, Backend.ollama)
+    assert Backend.claude not in agents.backends(with_file)
+    key_file.write_text("a key")
+    key_file.chmod(0o644)
+    assert Backend.claude not in agents.backends(with_file)
+    key_file.chmod(0o600)
+    assert Backend.claude in agents.backends(with_file)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "a key")
+    assert Backend.claude in agents.backends(Settings())
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:11434", "http://localhost:1", "http://[::1]:1", "https://127.8.0.1"]
+)
+def test_servers_on_loopback_are_probed(url: str) -> None:
+    assert is_loopback(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://10.0.0.1",
+        "http://169.254.169.254",
+        "http://localhost.evil.example",
+        "ftp://127.0.0.1",
+        "http://u@127.0.0.1",
+        "http://[",
+        "",
+    ],
+)
+def test_nothing_else_is_called_at_the_hubs_word(url: str) -> None:
+    assert not is_loopback(url)
+
+
+@pytest.mark.parametrize(
+    "name", ["-x", "a..b", "a b", "x.lock", "a:b", "/x", "x/", "a\\b", "a\x00b", "@{x", ".x", "a/.b"]
+)
+def test_a_branch_that_git_could_take_for_something_else_is_refused(name: str) -> None:
+    with pytest.raises(WorkspaceError):
+        check_branch(name)
+
+
+@pytest.mark.parametrize("name", ["main", "release/1.0", "feature_x-2", "größe"])
+def test_ordinary_branches_are_taken(name: str) -> None:
+    assert check_branch(name) == name
+
+
+def test_agents_json_holds_plain_names(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home").prepare()
+    names = agents.agent_names(home, 2)
+    assert json.loads((home.sidecar / "agents.json").read_text()) == {"agents": list(names)}
