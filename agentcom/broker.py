@@ -232,11 +232,25 @@ class Broker:
 
     def _handle_one(self, event: Event, now: Now) -> list[Effect]:
         if isinstance(event, Incoming):
+            event = self._named_dead(event)
             wanted = self.hub.lookups(event, now)
             if wanted:
                 found = {place: self._store.get(*place) for place in wanted}
                 event = event._replace(found={p: body for p, body in found.items() if body is not None})
         return self.hub.handle(event, now)
+
+    def _named_dead(self, event: Incoming) -> Incoming:
+        """A request for all dead tasks, with the oldest of them named: the core has no list of final tasks."""
+        request = event.message
+        if not isinstance(request, m.Request) or not isinstance(request.op, m.DeadRetry | m.DeadPurge):
+            return event
+        if request.op.tasks:
+            return event
+        oldest = self._store.scan("dead", limit=limits.BATCH_TASKS_MAX)
+        named = msgspec.structs.replace(
+            request.op, tasks=tuple(int.from_bytes(key, "big") for key, _ in oldest)
+        )
+        return event._replace(message=msgspec.structs.replace(request, op=named))
 
     @staticmethod
     def _apply(effects: list[Effect], batch: Batch) -> list[Effect]:

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct, field
 from agentcom import limits
 
 Name = Annotated[
-    str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._'-]*$")
+    str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._'-]*$(?!\n)")
 ]
 Label = Annotated[str, Meta(min_length=1, max_length=limits.LABEL_CHARS_MAX)]
 Url = Annotated[str, Meta(min_length=1, max_length=limits.URL_CHARS_MAX)]

@@ -133,7 +133,7 @@ def _values(kind: Any) -> str:
 def _default(field: msgspec.structs.FieldInfo) -> str:
     if field.required:
         return "required"
-    value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()  # type: ignore[operator]
+    value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
     if value is None:
         return "null"
     return f"`{getattr(value, 'value', value)!r}`".replace("()", "[]").replace("'", '"')

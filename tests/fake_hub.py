@@ -52,6 +52,7 @@ class FakeHub:
         self.key = key or KeyPair.make()
         self.heartbeat_s, self.lease_s = heartbeat_s, lease_s
         self.answers_beats = True
+        self.refusal: messages.Error | None = None  # answers hello instead of a welcome
         self.kill: tuple[messages.AttemptBeat, ...] = ()
         self.probe: tuple[str, ...] = ()
         self.received: list[msgspec.Struct] = []
@@ -133,7 +134,9 @@ class FakeHub:
     def _take(self, peer: bytes, message: messages.ToHub) -> None:
         with self._arrived:
             self._peer = peer
-            if isinstance(message, Hello):
+            if isinstance(message, Hello) and self.refusal is not None:
+                self._reply(peer, messages.encode(self.refusal))
+            elif isinstance(message, Hello):
                 self._session = os.urandom(16)
                 self._reply(peer, messages.encode(self._welcome(message)))
             elif getattr(message, "session", None) != self._session:

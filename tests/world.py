@@ -126,7 +126,9 @@ class World:
         joined = self.run(name, "join", code)
         assert joined.returncode == 0, joined.stderr
 
-    def run(self, name: str, *arguments: str, text_in: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, name: str, *arguments: str, text_in: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run one command to its end."""
         return subprocess.run(
             [sys.executable, "-m", "agentcom.cli", *arguments],

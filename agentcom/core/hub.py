@@ -239,7 +239,8 @@ class Hub:
         if hello.protocol != limits.PROTOCOL_VERSION:
             raise Refused(
                 "protocol_version",
-                f"this hub speaks protocol {limits.PROTOCOL_VERSION}, the caller {hello.protocol}; install version {__version__}",
+                f"this hub speaks protocol {limits.PROTOCOL_VERSION}, the caller {hello.protocol}; "
+                f"install version {__version__}",
                 field="protocol",
             )
         if (principal.role is Role.host) != (hello.host is not None):

@@ -46,7 +46,7 @@ LOG_ROUND_S = 0.25
 SAMPLE_EVERY_S = 4.0
 SWEEP_EVERY_S = 3600.0
 DISK_RETRY_S = 5.0
-STOP_S_MAX = 2.4  # for running attempts to end, of the three seconds that a stop may take
+STOP_S_MAX = 2.2  # for running attempts to end, of the three seconds that a stop may take
 STOP_GRACE_S = 0.9
 FAREWELL_S = 0.4  # for the hub to acknowledge what was interrupted
 
@@ -69,6 +69,7 @@ class Daemon:
         self._sample: Resources | None = None
         self._capabilities: tuple[str, ...] = ()
         self._stop = asyncio.Event()
+        self._is_broken = False
         self._result_waiting = asyncio.Event()
         self._welcome: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
         self.session = Session(
@@ -82,7 +83,7 @@ class Daemon:
         self._watch = EndpointWatch(settings.endpoints, self.session.send)
 
     async def run(self) -> int:
-        """Serves until a signal, or until the hub refuses this process for good (status 4)."""
+        """Serves until a signal; status 4 when the hub refuses this process for good, 1 after a fault of ours."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -121,7 +122,7 @@ class Daemon:
                 if error is not None:
                     raise error
             if done - {announcing}:
-                return 0
+                return 1 if self._is_broken else 0
 
     # --- start ------------------------------------------------------------------------------------------
 
@@ -336,6 +337,7 @@ class Daemon:
         self._carriers.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._log.error("attempt_not_carried", exc_info=task.exception())
+            self._is_broken = True
             self._stop.set()  # ours, and unknown: a restart recovers from what is on disk
 
     # --- in the background --------------------------------------------------------------------------------

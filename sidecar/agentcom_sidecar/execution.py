@@ -8,6 +8,7 @@ used: a failed attempt carries a partial result with its tokens, cost and iterat
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -34,7 +35,6 @@ from agentcom_sidecar.backends.base import (
     infrastructure,
     task_error,
 )
-from agentcom_sidecar.backends.claude import KEY_VARIABLE, ClaudeBackend, find_key
 from agentcom_sidecar.backends.ollama import OllamaBackend
 from agentcom_sidecar.prices import PriceList
 from agentcom_sidecar.verify import fix_loop
@@ -43,6 +43,7 @@ from agentcom_sidecar.work import Outcome, Work
 from agentcom_sidecar.workspace import CommitInfo, WorkspaceError
 
 NO_MODEL = "none"
+CLAUDE = "agentcom_sidecar.backends.claude"
 COMMAND_CHECKS = frozenset({CheckKind.test_passes, CheckKind.command_succeeds})
 SUBJECT_CHARS_MAX = 72  # of a commit message's first line
 
@@ -140,6 +141,10 @@ async def _ask_local_model(work: Work, progress: Progress) -> None:
 
 async def _ask_claude(work: Work, progress: Progress) -> None:
     settings = work.settings
+    # The SDK takes seconds to import: never for a host without Claude, and never on the event loop.
+    await asyncio.to_thread(importlib.import_module, CLAUDE)
+    from agentcom_sidecar.backends.claude import KEY_VARIABLE, ClaudeBackend, find_key
+
     try:
         key = find_key(settings)
     except ConfigError as error:

@@ -206,6 +206,8 @@ async def _check_addresses(host: str, port: int, is_trusted: bool) -> None:
     except socket.gaierror as error:
         if os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY"):
             return  # the proxy resolves names, not this host
+        if is_trusted:
+            return  # a name of this user's ssh configuration, or git says what is wrong with it
         raise WorkspaceError(
             FailureClass.infrastructure,
             "repository_unreachable",

@@ -43,6 +43,7 @@ __all__ = ["CommitInfo", "Workspace", "WorkspaceError", "prepare", "sweep"]
 SLUG_CHARS_MAX = 40
 FILES_LISTED_MAX = 2000  # names in a result; the branch has them all
 MESSAGE_CHARS_MAX = 4000
+CUT = " bytes left out ...]"
 LOCK_ROUND_S = 0.05
 PREPARE_S_MAX = 1800.0  # waiting for the mirror included: others may fetch a large repository first
 MIRROR_CONFIG = """\
@@ -332,7 +333,9 @@ def _git_dir_of(path: Path, mirror: Path) -> Path:
 
 
 def _names(listed: str) -> tuple[str, ...]:
-    return tuple(sorted({name for name in listed.split("\0") if name})[:FILES_LISTED_MAX])
+    # A line of the output's own stands where a very long list lost its middle: no name has both marks.
+    whole = {name for name in listed.split("\0") if name and not (CUT in name and "\n" in name)}
+    return tuple(sorted(whole)[:FILES_LISTED_MAX])
 
 
 def _files_below(path: Path) -> tuple[str, ...]:

@@ -134,3 +134,22 @@ def test_roles_are_enforced(world: World) -> None:
     assert world.run("view", "task", "show", str(mine)).returncode == 0
     assert world.run("operate", "queue", "pause").returncode == 0
     assert world.run("operate", "host", "invite").returncode == 4
+
+
+def test_dead_tasks_are_retried_and_purged_in_bulk(world: World) -> None:
+    world.hub()
+    world.join("box")
+    world.sidecar("box")
+    client = world.client()
+    fields = {"command": "exit 1", "max_retries": 0}
+    tasks = [client.submit(description=f"fails {n}", **fields)["id"] for n in range(3)]
+    for task in tasks:
+        assert client.wait(task, timeout_s=30)["state"] == "dead"
+
+    assert world.json("hub", "dead", "retry", "--all")["tasks"] == tasks
+    for task in tasks:
+        assert client.wait(task, timeout_s=30)["attempt"] == 2
+    assert world.json("hub", "dead", "purge", str(tasks[0]))["purged"] == 1
+    assert world.json("hub", "dead", "purge", "--all")["purged"] == 2
+    assert client.dead_list()["tasks"] == []
+    assert world.run("hub", "task", "show", str(tasks[0])).returncode == 5

@@ -273,6 +273,19 @@ def test_a_hub_that_forgot_the_session_is_greeted_again_and_told_what_runs(
     hub.expect(Heartbeat, matching=lambda beat: len(beat.attempts) == 1)
 
 
+def test_a_hub_that_is_busy_with_the_process_before_is_asked_again(
+    hub: FakeHub, start: Callable[..., Sidecar]
+) -> None:
+    hub.refusal = messages.Error(
+        code="busy", message="another process of this key is here", retry_after_s=0.1
+    )
+    sidecar = start()
+    hub.expect(Hello)
+    hub.expect(Hello)
+    hub.refusal = None
+    assert sidecar.ready()["host"] == "here"
+
+
 def test_a_hub_that_no_longer_answers_is_given_up_and_greeted_on_a_new_connection(
     hub: FakeHub, start: Callable[..., Sidecar]
 ) -> None:

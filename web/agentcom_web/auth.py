@@ -82,7 +82,8 @@ class People:
         person = self.whose(bearer)
         if person.role not in READERS:
             raise Refused(
-                "forbidden", f"the role {person.role} sees only its own tasks; this needs view, operate or admin"
+                "forbidden",
+                f"the role {person.role} sees only its own tasks; this needs view, operate or admin",
             )
         return person
 

@@ -74,6 +74,7 @@ class HubLink:
         self._hello_at = 0.0
         self._again_at = 0.0
         self._lost_at = time.monotonic()
+        self._lost_because = ""
         self._snapshot_at = 0.0
         self._snapshot: Asked | None = None
         self._next_id = 0
@@ -274,7 +275,9 @@ class HubLink:
 
     def _drop(self, reason: str) -> None:
         """The connection is lost: repeat what may be repeated on the next one, fail the rest."""
-        self._log.warning("hub_lost", reason=reason)
+        if self._welcome is not None or reason != self._lost_because:
+            self._log.warning("hub_lost", reason=reason)  # not again for each attempt to come back
+        self._lost_because = reason
         self._forget_session()
         self._close_sockets()
         lost, self._sent = list(self._sent.values()), {}
@@ -384,5 +387,3 @@ class HubLink:
 def new_process_id() -> str:
     """Random per start of the web process; page sessions end with it."""
     return os.urandom(16).hex()
-
-

@@ -67,9 +67,7 @@ def problem(
     }
     if retry_after_s is not None:
         body["retry_after_s"] = retry_after_s
-    response = Response(
-        msgspec.json.encode(body), status=status, content_type="application/problem+json"
-    )
+    response = Response(msgspec.json.encode(body), status=status, content_type="application/problem+json")
     if retry_after_s is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
     if status == HTTPStatus.UNAUTHORIZED:

@@ -1,0 +1,52 @@
+"""/agents and /hosts: who works, and on which machines."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response
+
+from agentcom import messages as m
+from agentcom_web.forwarding import answer, body, described, query
+
+fleet = Blueprint("fleet", __name__)
+
+
+@fleet.get("/agents")
+@described("view, operate, admin")
+def agents() -> Response:
+    """All agents with their states."""
+    return answer(query(m.AgentList))
+
+
+@fleet.post("/agents/<agent>/cordon")
+@described("operate, admin")
+def cordon(agent: str) -> Response:
+    """Give an agent no new work; what it does now goes on."""
+    return answer(body(m.AgentCordon, agent=agent, cordoned=True))
+
+
+@fleet.post("/agents/<agent>/uncordon")
+@described("operate, admin")
+def uncordon(agent: str) -> Response:
+    """Let an agent take work again."""
+    return answer(body(m.AgentCordon, agent=agent, cordoned=False))
+
+
+@fleet.get("/hosts")
+@described("view, operate, admin")
+def hosts() -> Response:
+    """All hosts with their resources; a figure too old to trust is null."""
+    return answer(query(m.HostList))
+
+
+@fleet.post("/hosts/<host>/drain")
+@described("admin", body=m.HostDrain, fixed=("host",))
+def drain(host: str) -> Response:
+    """Give a host no new work; {"draining": false} takes that back."""
+    return answer(body(m.HostDrain, host=host))
+
+
+@fleet.delete("/hosts/<host>")
+@described("admin")
+def remove(host: str) -> Response:
+    """Revoke a host's key and give its work back to the queue."""
+    return answer(body(m.HostRemove, host=host))
