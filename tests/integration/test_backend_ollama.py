@@ -245,6 +245,19 @@ def test_a_name_is_resolved_and_reached_on_the_address_that_listens(tmp_path: Pa
     assert server.log("/api/chat")[-1]["headers"]["host"] == f"localhost:{server.port}"
 
 
+def test_of_a_names_addresses_the_refused_are_left_out_and_the_dead_are_passed_over(
+    tmp_path: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses = ["169.254.169.254", "127.0.0.2", "127.0.0.1"]  # nothing listens on the second
+
+    def resolved(_host: str, port: int, *_: object, **__: object) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    url = f"http://localhost:{server.port}"
+    assert ran(tmp_path, server, {"content": "ok"}, endpoint_url=url).completed.output == "ok"
+
+
 def test_an_answer_cut_by_the_token_limit_says_so(tmp_path: Path, server: StandIn) -> None:
     result = ran(
         tmp_path, server, {"content": "word " * 100, "tokens_out": 100}, given=settings(max_output_tokens=10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -448,6 +449,23 @@ def test_the_work_of_an_attempt_is_a_branch_in_the_mirror(
     (mirror,) = (home.sidecar / "mirrors").glob("*.git")
     assert git(mirror, "rev-parse", result.branch) == result.commit
     assert git(mirror, "show", f"{result.branch}:file.txt") == "one\ntwo"
+
+
+def test_heartbeats_go_on_while_an_attempt_waits_for_its_repository_and_a_cancel_ends_the_wait(
+    tmp_path: Path, home: Home, hub: FakeHub, start: Callable[..., Sidecar]
+) -> None:
+    (tmp_path / "repository").mkdir()
+    name = hashlib.sha256(str(tmp_path / "repository").encode()).hexdigest()
+    (home.sidecar / "mirrors").mkdir()
+    with (home.sidecar / "mirrors" / f"{name}.lock").open("w") as mirror:
+        fcntl.flock(mirror, fcntl.LOCK_EX)
+        start()
+        hub.expect(Hello)
+        hub.assign(1, 1, AGENTS[0], shell("true", repo=str(tmp_path / "repository")))
+        for _ in range(3):
+            hub.expect(Heartbeat, matching=lambda beat: len(beat.attempts) == 1)
+        hub.send(messages.Cancel(task=1, attempt=1))
+        assert hub.expect(Result).outcome == "cancelled"
 
 
 def test_a_repository_that_the_submitter_may_not_name_fails_as_configuration(
