@@ -9,10 +9,11 @@ import socket
 from pathlib import Path
 
 from agentcom import limits, logs
-from agentcom.config import Home, Settings, read_private, write_private
+from agentcom.config import Home, Settings, write_private
 from agentcom.errors import ConfigError
 from agentcom.model import Backend
 from agentcom.names import agent_name
+from agentcom_sidecar.anthropic_key import find_key
 
 
 def host_name(settings: Settings) -> str:
@@ -52,10 +53,9 @@ def _read(path: Path) -> list[str]:
 
 def backends(settings: Settings) -> tuple[Backend, ...]:
     """What the agents here can call: Claude only with a key."""
-    has_key = bool(os.environ.get("ANTHROPIC_API_KEY"))
-    if settings.anthropic.key_file and not has_key:
-        try:
-            has_key = bool(read_private(Path(settings.anthropic.key_file).expanduser()).strip())
-        except (ConfigError, OSError) as error:
-            logs.get().error("claude_not_offered", reason=str(error))
+    try:
+        has_key = find_key(settings) is not None
+    except ConfigError as error:
+        logs.get().error("claude_not_offered", reason=error.message)
+        has_key = False
     return (Backend.shell, Backend.ollama, *((Backend.claude,) if has_key else ()))

@@ -26,6 +26,7 @@ from agentcom.model import (
 from agentcom_sidecar import policy, prices, prompt, verify
 from agentcom_sidecar.agentic.loop import ROUNDS_MAX, Hooks, Tally, converse
 from agentcom_sidecar.agentic.tools import Toolbox
+from agentcom_sidecar.anthropic_key import KEY_VARIABLE, find_key
 from agentcom_sidecar.backends import shell
 from agentcom_sidecar.backends.base import (
     BackendError,
@@ -143,7 +144,7 @@ async def _ask_claude(work: Work, progress: Progress) -> None:
     settings = work.settings
     # The SDK takes seconds to import: never for a host without Claude, and never on the event loop.
     await asyncio.to_thread(importlib.import_module, CLAUDE)
-    from agentcom_sidecar.backends.claude import KEY_VARIABLE, ClaudeBackend, find_key
+    from agentcom_sidecar.backends.claude import ClaudeBackend
 
     try:
         key = find_key(settings)
@@ -181,6 +182,8 @@ async def _ask_model(work: Work, progress: Progress, backend: ModelBackend) -> N
 
     async def build(number: int, failing: tuple[CheckReport, ...]) -> tuple[int, int]:
         nonlocal left_s
+        if failing:
+            await work.workspace.discard()
         conversation.messages.append(prompt.fix_text(failing) if failing else prompt.task_text(work.spec))
         before, watch = tally.total, Stopwatch()
         try:

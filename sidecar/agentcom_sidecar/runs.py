@@ -116,7 +116,7 @@ class Run:
             return Outcome(outcome="failed", error=error.as_error())
         self.directory = place.path.name
         self._step()
-        bound_s = self.assign.timeout_s + OVERTIME_S
+        bound_s = self.assign.timeout_s + self._checks_s + OVERTIME_S
         try:
             async with asyncio.timeout(bound_s) as clock:
                 return await self._execute(self._work_in(place))
@@ -126,6 +126,11 @@ class Run:
             return _failed(
                 "timed_out", f"the attempt did not end within {bound_s:g} s", FailureClass.task_error
             )
+
+    @property
+    def _checks_s(self) -> float:
+        """What the checks may take by their own time-outs, after each try."""
+        return float(sum(c.timeout_s for c in self._spec.checks) * (self.assign.max_fix_attempts + 1))
 
     def _work_in(self, place: workspace.Workspace) -> Work:
         self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)

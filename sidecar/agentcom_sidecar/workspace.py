@@ -111,6 +111,13 @@ class Workspace:
             return None
         return CommitInfo(commit=commit, tree=tree, files_changed=await self._changed_since_base(commit))
 
+    async def discard(self) -> None:
+        """Takes back what has changed since the last commit, except ignored files: what checks left behind must
+        not become part of the work. Does nothing without a repository."""
+        if self.has_repository:
+            await self._git("reset", "--quiet", "--hard", "HEAD")
+            await self._git("clean", "--quiet", "--force", "-d")
+
     async def is_clean(self) -> tuple[bool, str]:
         """Whether no file is uncommitted or untracked, and git's list of those that are."""
         if not self.has_repository:

@@ -10,16 +10,12 @@ Rules it keeps:
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import anthropic
 import httpx2
 
-from agentcom.config import Settings, read_private
-from agentcom.errors import ConfigError
 from agentcom.model import Backend, FailureClass
 from agentcom_sidecar.backends.base import (
     CONNECT_S_MAX,
@@ -38,7 +34,6 @@ from agentcom_sidecar.backends.base import (
     task_error,
 )
 
-KEY_VARIABLE = "ANTHROPIC_API_KEY"
 TRUNCATED = frozenset({"max_tokens", "model_context_window_exceeded"})
 NO_TEXT = "(no text)"  # the API refuses an empty message, and some models end with one after a tool call
 
@@ -74,34 +69,6 @@ BY_TYPE: dict[str, tuple[FailureClass, str]] = {
 }
 # What the SDK lets through when a server sends bytes that are no answer of this API.
 MALFORMED = (ValueError, RuntimeError, TypeError, LookupError, AttributeError)
-
-
-def find_key(settings: Settings, environment: Mapping[str, str] | None = None) -> str | None:
-    """The key of this host, or None where it has none.
-
-    Raises ConfigError when the key, or the file that is named for it, cannot be used: missing, empty, readable
-    by others.
-    """
-    environ = os.environ if environment is None else environment
-    if key := environ.get(KEY_VARIABLE, "").strip():
-        return _checked(key, KEY_VARIABLE)
-    if not settings.anthropic.key_file:
-        return None
-    path = Path(settings.anthropic.key_file).expanduser()
-    try:
-        key = read_private(path).decode("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"anthropic.key_file {path}: {error}") from error
-    if not key:
-        raise ConfigError(f"anthropic.key_file {path} is empty")
-    return _checked(key, f"anthropic.key_file {path}")
-
-
-def _checked(key: str, where: str) -> str:
-    """A key that cannot stand in a header would be refused further down, by an error that shows it."""
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigError(f"{where} holds more than a key: one line of ASCII without spaces is needed")
-    return key
 
 
 class ClaudeBackend:
