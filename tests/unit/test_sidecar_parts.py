@@ -174,12 +174,12 @@ def test_claude_is_offered_only_with_a_key(tmp_path: Path, monkeypatch: pytest.M
     with_file = Settings(anthropic=AnthropicSettings(key_file=str(key_file)))
     assert agents.backends(Settings()) == (Backend.shell, Backend.ollama)
     assert Backend.claude not in agents.backends(with_file)
-    key_file.write_text("a key")
+    key_file.write_text("sk-ant-a-key")
     key_file.chmod(0o644)
     assert Backend.claude not in agents.backends(with_file)
     key_file.chmod(0o600)
     assert Backend.claude in agents.backends(with_file)
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "a key")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-a-key")
     assert Backend.claude in agents.backends(Settings())
 
 
