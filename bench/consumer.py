@@ -43,7 +43,9 @@ class HostOrder(TypedDict):
     done_to: str
 
 
-def dealer(context: zmq.Context[zmq.Socket[bytes]], address: str, server_key: str, own: KeyPair) -> zmq.Socket[bytes]:
+def dealer(
+    context: zmq.Context[zmq.Socket[bytes]], address: str, server_key: str, own: KeyPair
+) -> zmq.Socket[bytes]:
     """A DEALER with CURVE that drops nothing by itself."""
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 0)
@@ -110,7 +112,8 @@ class IdleHost:
 
     def _hello(self, order: HostOrder) -> bytes:
         agents = tuple(
-            m.AgentOffer(name=f"{order['name']}-{n}", backends=(Backend.shell,)) for n in range(order["agents"])
+            m.AgentOffer(name=f"{order['name']}-{n}", backends=(Backend.shell,))
+            for n in range(order["agents"])
         )
         offer = m.HostOffer(name=order["name"], agents=agents)
         answer = ask(
@@ -150,9 +153,10 @@ class IdleHost:
             self._done.send(finished.tobytes())
 
     def _do(self, assign: m.Assign) -> None:
-        named = {"session": self._session, "task": assign.task, "attempt": assign.attempt}
-        self._hub.send(m.encode(m.Accept(**named)))
-        self._hub.send(m.encode(m.Result(**named, outcome="completed", result=RESULT)))
+        session, task, attempt = self._session, assign.task, assign.attempt
+        self._hub.send(m.encode(m.Accept(session=session, task=task, attempt=attempt)))
+        done = m.Result(session=session, task=task, attempt=attempt, outcome="completed", result=RESULT)
+        self._hub.send(m.encode(done))
 
 
 def _ready(**fields: object) -> None:

@@ -279,7 +279,8 @@ class Stage:
                 stderr=log,
             )
         self._stack.callback(_end, process)
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         if order is not None:
             process.stdin.write(json.dumps(order).encode() + b"\n")
         process.stdin.close()

@@ -466,7 +466,9 @@ class WebProcess:
         line = self.process.stdout.readline() if readable else b""
         if not line:
             self.stop()
-            raise AssertionError(f"the web process did not say that it is ready (exit {self.process.returncode})")
+            raise AssertionError(
+                f"the web process did not say that it is ready (exit {self.process.returncode})"
+            )
         found = json.loads(line)
         assert isinstance(found, dict)
         return found

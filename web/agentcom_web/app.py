@@ -81,5 +81,7 @@ def _http_problem(error: HTTPException) -> Response:
 
 
 def _broken(error: Exception) -> Response:
-    logs.get().error("request_failed", method=request.method, path=request.path, exc_info=error)
+    logs.get(component="web").error(
+        "request_failed", method=request.method, path=request.path, exc_info=error
+    )
     return problem("internal", "the web process failed to answer this; its log says why")

@@ -25,19 +25,20 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Described:
-    """What openapi.json says of a view: the types of its query and body, its answers, who may ask."""
+    """What openapi.json says of a view: the type of its query, the types its body may have, its answer, who
+    may ask. `fixed` are fields of them that the path gives."""
 
     roles: str
     query: type[msgspec.Struct] | None = None
-    body: Any = None
+    body: tuple[type[msgspec.Struct], ...] = ()
     fixed: tuple[str, ...] = ()
     status: int = 200
     media: str = "application/json"
-    answer: Any = None
+    answer: type[msgspec.Struct] | None = None
 
 
 def described(roles: str, **rest: Any) -> Callable[[View], View]:
-    """Attach a description to a view. `fixed` names fields of `query` or `body` that the path gives."""
+    """Attach a description to a view."""
 
     def attach(view: View) -> View:
         view.described = Described(roles, **rest)  # type: ignore[attr-defined]

@@ -56,7 +56,7 @@ class HubLink:
 
     def __init__(self, home: Home, process: str, view: LiveView) -> None:
         self._home, self._process, self._view = home, process, view
-        self._log = logs.get()
+        self._log = logs.get(component="web")
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)

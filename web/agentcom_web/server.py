@@ -187,4 +187,4 @@ class _ToOurLog(logging.Handler):
         # What gunicorn says at `info` is about its own processes.
         if record.levelno <= logging.INFO:
             level = logging.DEBUG
-        logs.get().log(level, "server", message=record.getMessage(), exc_info=record.exc_info)
+        logs.get(component="web").log(level, "server", message=record.getMessage(), exc_info=record.exc_info)

@@ -28,14 +28,14 @@ def listed() -> Response:
 
 
 @dead.post("/dead/retry")
-@described("operate, admin", body=DeadChoice)
+@described("operate, admin", body=(DeadChoice,))
 def retry() -> Response:
     """Retry the named dead tasks, or all (at most 1,000 a call)."""
     return answer(_chosen(m.DeadRetry))
 
 
 @dead.post("/dead/purge")
-@described("operate, admin", body=DeadChoice)
+@described("operate, admin", body=(DeadChoice,))
 def purge() -> Response:
     """Remove the named dead tasks for good, or all (at most 1,000 a call)."""
     return answer(_chosen(m.DeadPurge))

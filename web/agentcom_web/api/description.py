@@ -108,8 +108,10 @@ def _operation(
             "default": {"description": "Refused or failed.", "content": problem},
         },
     }
-    if view.body is not None:
-        described_op["requestBody"] = {"content": {"application/json": {"schema": schema_of[view.body]}}}
+    if view.body:
+        shapes = [schema_of[kind] for kind in view.body]
+        schema = shapes[0] if len(shapes) == 1 else {"oneOf": shapes}
+        described_op["requestBody"] = {"content": {"application/json": {"schema": schema}}}
     if not view.roles.startswith(OPEN_TO_ALL):
         described_op["security"] = [{"bearer": []}]
     return described_op

@@ -18,14 +18,14 @@ def listed() -> Response:
 
 
 @endpoints.post("/endpoints")
-@described("operate, admin", body=m.EndpointAdd, status=201)
+@described("operate, admin", body=(m.EndpointAdd,), status=201)
 def add() -> Response:
     """Register an LLM server. One on loopback needs `host`, the host that can reach it."""
     return answer(body(m.EndpointAdd), 201)
 
 
 @endpoints.patch("/endpoints/<endpoint>")
-@described("operate, admin", body=m.EndpointUpdate, fixed=("endpoint",))
+@described("operate, admin", body=(m.EndpointUpdate,), fixed=("endpoint",))
 def update(endpoint: str) -> Response:
     """Change an endpoint's name, cap or num_ctx."""
     return answer(body(m.EndpointUpdate, endpoint=endpoint))

@@ -39,7 +39,7 @@ def hosts() -> Response:
 
 
 @fleet.post("/hosts/<host>/drain")
-@described("admin", body=m.HostDrain, fixed=("host",))
+@described("admin", body=(m.HostDrain,), fixed=("host",))
 def drain(host: str) -> Response:
     """Give a host no new work; {"draining": false} takes that back."""
     return answer(body(m.HostDrain, host=host))

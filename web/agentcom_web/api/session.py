@@ -29,7 +29,7 @@ class PageSession(Struct):
 
 
 @session.post("/session")
-@described("anyone with a link", body=Trade, status=201, answer=PageSession)
+@described("anyone with a link", body=(Trade,), status=201, answer=PageSession)
 def trade() -> Response:
     """Trade a link's one-time secret for a page token. The hub learns the hashes of both only."""
     wish: Trade = decoded(request.get_data(cache=False), Trade)

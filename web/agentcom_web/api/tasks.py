@@ -38,7 +38,7 @@ class ReasonBody(Struct, forbid_unknown_fields=True):
 
 
 @tasks.post("/tasks")
-@described("submit, operate, admin", body=TaskSpec | TaskBatch, status=201)
+@described("submit, operate, admin", body=(TaskSpec, TaskBatch), status=201)
 def submit() -> Response:
     """Submit one task, or a batch as {"tasks": [...]}. One is answered whole and with Location; 200 instead
     of 201 says that its idempotency key was known."""
@@ -88,7 +88,7 @@ def one(task: int) -> Response:
 
 
 @tasks.delete("/tasks/<int:task>")
-@described("submit (own), operate, admin", body=ReasonBody)
+@described("submit (own), operate, admin", body=(ReasonBody,))
 def cancel(task: int) -> Response:
     """Cancel a task; it is final at once."""
     return answer(body(m.TaskCancel, task=task))
@@ -123,7 +123,7 @@ def retry(task: int) -> Response:
 
 
 @tasks.post("/tasks/<int:task>/hold")
-@described("operate, admin", body=ReasonBody)
+@described("operate, admin", body=(ReasonBody,))
 def hold(task: int) -> Response:
     """Hold a task back until it is released."""
     return answer(body(m.TaskHold, task=task))
