@@ -155,7 +155,11 @@ def _type(kind: Any) -> str:
         key, value = typing.get_args(kind)
         return f"map of {_type(key)} to {_type(value)}"
     names = {int: "int", float: "number", str: "str", bytes: "bin", bool: "bool", type(None): "null", Any: "any"}
-    return names.get(kind) or f"[{kind.__name__}](#{kind.__name__.lower()})"
+    names |= {msgspec.Raw: "nested MessagePack"}
+    if kind in names:
+        return names[kind]
+    tag = kind.__struct_config__.tag if issubclass(kind, Struct) else None
+    return f"[{tag or kind.__name__}](#{(tag or kind.__name__).lower()})"
 
 
 def _bounds(meta: msgspec.Meta) -> list[str]:

@@ -11,7 +11,7 @@ from agentcom.enrolment import default_name, enrol, joined
 from agentcom.errors import ConfigError, Refused
 from agentcom.model import JsonObject, Role
 
-TOKEN_PREFIX = "up-"  # noqa: S105 - the name of a token, not one
+TOKEN_PREFIX = "up-"
 
 
 def check_home(home: Home) -> None:
