@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +21,7 @@ TOPICS: Final = ("task", "agent", "host", "endpoint", "queue", "log", "route")
 FLUSH_MS: Final = 50
 BEAT_MS: Final = 1000
 FLUSH_TASKS_MAX: Final = 200  # briefs per flush; the rest waits for the next one
+DIRTY_TASKS_MAX: Final = 2000  # changed tasks that wait; above it they are dropped and readers see a gap
 SEND_QUEUE: Final = 10_000  # messages per reader; a slower one loses some and sees the gap
 BIND_S_MAX: Final = 3.0
 _encode = msgspec.msgpack.Encoder().encode
@@ -49,10 +51,16 @@ class Feed:
         self._socket = self._bind(address)
         self.address: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def publish(self, topic: str, event: dict[str, Any]) -> None:
-        """Send one event now. O(1); never blocks."""
+    @property
+    def is_read(self) -> bool:
+        """Whether anyone has subscribed."""
+        return self._subscriptions > 0
+
+    def publish(self, topic: str, event: dict[str, Any] | None) -> None:
+        """Send one event now. O(1); never blocks. None, or without readers: only the sequence rises, so that one
+        who subscribes at this very moment sees a gap."""
         self.sequences[topic] += 1
-        if self._subscriptions <= 0:
+        if event is None or self._subscriptions <= 0:
             return
         frames = [
             topic.encode(),
@@ -92,15 +100,18 @@ class Feed:
         self._socket.close(linger=200)
 
     def _flush_tasks(self) -> None:
-        changed = list(self._dirty)[:FLUSH_TASKS_MAX]
-        for task in changed:
+        if self._subscriptions <= 0 or len(self._dirty) > DIRTY_TASKS_MAX:
+            # More than anyone can follow: the gap makes readers ask for a snapshot.
+            self._dirty.clear()
+            self.publish("task", None)
+            return
+        for task in list(islice(self._dirty, FLUSH_TASKS_MAX)):
             del self._dirty[task]
-            brief = self._brief(task) if self._subscriptions > 0 else None
+            brief = self._brief(task)
             if brief is not None:
                 self.publish("task", {"event": "task_changed", "task": brief})
-        if changed and self._subscriptions > 0:
-            self.publish("queue", {"event": "queue_changed", "counts": self._counts()})
-            self._queue_dirty = False
+        self.publish("queue", {"event": "queue_changed", "counts": self._counts()})
+        self._queue_dirty = False
 
     def _read_subscriptions(self) -> None:
         while True:

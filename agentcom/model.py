@@ -187,7 +187,6 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     ttl_s: Annotated[int, Meta(ge=1, le=limits.TTL_S_MAX)] | None = None
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=limits.KEY_CHARS_MAX)] | None = None
     labels: Annotated[tuple[Label, ...], Meta(max_length=limits.LABELS_MAX)] = ()
-    allow: Annotated[tuple[Literal["lower", "raise", "network"], ...], Meta(max_length=3)] = ()
     verify: bool = True
 
 

@@ -42,7 +42,7 @@ def list_endpoints(invocation: Invocation) -> None:
                 each["url"],
                 each.get("host") or each.get("seen_from") or "hub",
                 "ok" if each["healthy"] else f"down: {each.get('reason', '')}",
-                f"{each.get('in_flight', 0)}/{each.get('cap', 1)}",
+                f"{sum((each.get('in_flight') or {}).values())}/{each.get('cap', 1)}",
                 ", ".join(f"{m['name']}{'*' if m.get('warm') else ''}" for m in each.get("models") or []),
             )
             for each in found["endpoints"]

@@ -52,7 +52,6 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
 @click.option("--ttl", "ttl_s", type=int, metavar="S", help="Seconds until an unfinished task expires.")
 @click.option("--key", "idempotency_key", metavar="KEY", help="The same key again gives the same task.")
 @click.option("--label", "labels", multiple=True, metavar="LABEL")
-@click.option("--allow", multiple=True, metavar="WHAT", help="lower, raise or network.")
 @click.option(
     "--from", "source", type=click.File("r"), metavar="FILE|-", help="JSON lines; all are taken, or none."
 )
@@ -137,7 +136,9 @@ def _await(client: Client, task_id: int) -> JsonObject:
 
 def _tell_created(created: JsonObject) -> None:
     word = "added" if created.get("created", True) else "was there already"
-    output.line(f"task {created['id']} {word}: {created['tier']}, {output.coloured(created['state'])}")
+    output.line(
+        f"task {created['id']} {word}: {created['tier']}, {output.coloured(created['state'] or 'ended')}"
+    )
 
 
 def _submit_lines(invocation: Invocation, source: TextIO, wait: bool) -> int:

@@ -69,7 +69,11 @@ def row(found: JsonObject) -> tuple[Any, ...]:
         found["state"],
         found["lane"],
         found["tier"],
-        result.get("status") or found.get("status") or (found.get("error") or {}).get("code", ""),
+        (
+            result.get("status") or found.get("status")
+            if found["state"] == "completed"
+            else (found.get("error") or {}).get("code", "")
+        ),
         route.get("agent") or found.get("agent") or "",
         output.since(found.get("created_at")),
         found["description"].split("\n", 1)[0],

@@ -195,10 +195,11 @@ class Fleet:
         self._out.put("agents", key_u64(agent.record.id), agent.record)
 
     def publish_host(self, host: Host, now: Now) -> None:
-        self._out.publish("host", "host_changed", host=self.host_view(host, now))
+        view = self.host_view(host, now) if self._out.is_read else None
+        self._out.publish("host", "host_changed", host=view)
 
     def publish_agent(self, agent: Agent, now: Now) -> None:
-        self._out.publish("agent", "agent_changed", agent=agent_view(agent))
+        self._out.publish("agent", "agent_changed", agent=agent_view(agent) if self._out.is_read else None)
 
     def host_view(self, host: Host, now: Now) -> JsonObject:
         """A host as people see it; resources too old to trust are null, with their age."""

@@ -140,6 +140,11 @@ class Attempts:
             return None
         return slot
 
+    def is_open(self, task: int, attempt: int) -> bool:
+        """Whether that attempt of the task is leased to some host."""
+        slot = self._table.slot_of.get(task)
+        return slot is not None and self._table.attempt[slot] == attempt and self._table.state_of(slot) in OPEN
+
     def accept(self, host: Host, task: int, attempt: int, now: Now) -> bool:
         """The assignment lies on the host's disk; a repeat changes nothing. False: not leased to it."""
         slot = self.held_by(host, task, attempt)

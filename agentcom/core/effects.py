@@ -85,10 +85,10 @@ class Read(NamedTuple):
 
 
 class Publish(NamedTuple):
-    """An event for the feed, whole."""
+    """An event for the feed, whole; None where nobody reads and only the sequence has to rise."""
 
     topic: str
-    event: dict[str, Any]
+    event: dict[str, Any] | None
 
 
 class TaskChanged(NamedTuple):

@@ -35,7 +35,7 @@ from agentcom.core.outlet import Outlet
 from agentcom.core.principals import Principals
 from agentcom.core.registry import Registry
 from agentcom.core.requests import Requests
-from agentcom.core.routing import Candidate, Router
+from agentcom.core.routing import Candidate, Choices, Router
 from agentcom.core.sessions import Session, Sessions
 from agentcom.core.tasks import OPEN, Jitter, Tasks
 from agentcom.errors import Refused
@@ -135,7 +135,7 @@ class Hub:
                 return self.requests.lookups(session, message, now)
             except Refused:
                 return []  # handle() will refuse it with the same words
-        if isinstance(message, m.Result):
+        if isinstance(message, m.Result) and not self.attempts.is_open(message.task, message.attempt):
             return [("attempts", key_u64x2(message.task, message.attempt))]
         return []
 
@@ -396,17 +396,20 @@ class Hub:
             board.endpoint_step_us,
             choice,
         )
+        choices: dict[int, Choices] = {}
         for (entry, group), chosen in zip(queued, choice, strict=True):
-            if chosen >= 0:
+            if chosen < 0:
+                continue
+            if group not in choices:
                 n = index[group]
                 ways = board.candidates[board.cand_start[n] : board.cand_start[n + 1]]
-                self._assign(task_of(entry), self.tasks.groups[group], board.candidates[chosen], ways, now)
+                choices[group] = self.router.choices(self.tasks.groups[group], ways)
+            self._assign(task_of(entry), choices[group], board.candidates[chosen], now)
 
-    def _assign(self, task: int, group: Group, chosen: Candidate, ways: list[Candidate], now: Now) -> None:
+    def _assign(self, task: int, choices: Choices, chosen: Candidate, now: Now) -> None:
         slot = self.tasks.table.slot_of[task]
-        others = [way for way in ways if way is not chosen and way.agent.takes_work]
         record = self.tasks.table.record(slot)
-        route = self.router.route(group, chosen, others, _reason(record))
+        route = self.router.route(choices, chosen, _reason(record))
         submitter = self.principals.by_id.get(record.submitter)
         self.attempts.assign(slot, chosen, route, submitter, now)
 

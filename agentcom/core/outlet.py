@@ -18,6 +18,8 @@ class Outlet:
 
     def __init__(self) -> None:
         self.effects: list[Effect] = []
+        # Whether anyone reads the feed, as the shell last said; without readers no event is built.
+        self.is_read = True
 
     def put(self, database: str, key: bytes, record: Struct) -> None:
         self.effects.append(Put(database, key, _encode(record)))
@@ -39,7 +41,7 @@ class Outlet:
         self.effects.append(Send(peer, Error(code=code, message=message, **fields)))
 
     def publish(self, topic: str, event: str, **fields: Any) -> None:
-        self.effects.append(Publish(topic, {"event": event, **fields}))
+        self.effects.append(Publish(topic, {"event": event, **fields} if self.is_read else None))
 
     def task_changed(self, task: int) -> None:
         self.effects.append(TaskChanged(task))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from agentcom import limits
@@ -49,6 +50,15 @@ class Candidate(NamedTuple):
     model: str
     cost_us: int
     parts: dict[str, int]
+
+
+class Choices(NamedTuple):
+    """The ways in which tasks of one group could run in this tick, best first, and the hosts that were refused,
+    counted by failing condition."""
+
+    group: Group
+    ranked: list[Candidate]
+    refused: dict[str, int]
 
 
 @dataclass
@@ -124,11 +134,18 @@ class Router:
                 found.append(self._endpoint_candidate(agent, endpoint, model, load_us, now))
         return found
 
-    def route(self, group: Group, chosen: Candidate, others: list[Candidate], reason: str) -> Route:
+    def choices(self, group: Group, ways: list[Candidate]) -> Choices:
+        """What every decision for the group in this tick has in common; made once per group and tick."""
+        ranked = sorted(ways, key=lambda c: (c.cost_us, c.agent.record.id))
+        return Choices(group, ranked, self._refused_counts(group))
+
+    def route(self, choices: Choices, chosen: Candidate, reason: str) -> Route:
         """The decision as it is stored, sent and published."""
+        group = choices.group
         strategy = STRATEGY_OF[group.tier]
         endpoint = chosen.endpoint
-        best = sorted(others, key=lambda c: (c.cost_us, c.agent.record.id))[: limits.HISTORY_OTHERS_MAX]
+        others = (way for way in choices.ranked if way is not chosen and way.agent.takes_work)
+        best = islice(others, limits.HISTORY_OTHERS_MAX)
         return Route(
             strategy=strategy,
             backend=BACKEND_OF[strategy],
@@ -142,7 +159,7 @@ class Router:
             tier=group.tier,
             score=_score(chosen),
             others=tuple(_score(c) for c in best),
-            refused=self._refused_counts(group),
+            refused=choices.refused,
         )
 
     def explain(self, group: Group) -> list[JsonObject]:
@@ -253,6 +270,8 @@ class Router:
 
     @staticmethod
     def _missing_need(group: Group, agent: Agent) -> str | None:
+        if not group.needs:
+            return None
         have = {*agent.record.capabilities, *agent.host.record.capabilities}
         have |= {f"agent:{agent.record.name}", f"host:{agent.host.record.name}"}
         return next((need for need in group.needs if need not in have), None)

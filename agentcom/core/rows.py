@@ -20,6 +20,7 @@ LANE_CODE = {lane: code for code, lane in enumerate(LANES)}
 TIER_CODE = {tier: code for code, tier in enumerate(TIERS)}
 SOURCE_CODE = {source: code for code, source in enumerate(SOURCES)}
 
+# In the order in which `TaskTable.add` fills them.
 COLUMNS = (
     "id", "state", "lane", "group", "submitter", "tier", "tier_source", "inferred", "created_ms", "order_key",
     "max_retries", "attempt", "retries_used", "losses", "parked_count", "infra_count", "agent", "host",
@@ -77,22 +78,22 @@ class TaskTable:
     def add(self, record: TaskRow) -> int:
         """A slot for a live task, filled from its record. O(1)."""
         assert record.id not in self.slot_of, f"task {record.id} is already live"
-        slot = self._take_slot()
+        values = (
+            record.id, STATE_CODE[record.state], LANE_CODE[record.lane], record.group, record.submitter,
+            TIER_CODE[record.tier], SOURCE_CODE[record.tier_source], TIER_CODE[record.inferred_tier],
+            record.created_ms, record.order_key, record.max_retries, record.attempt, record.retries_used,
+            record.losses, record.parked_count, record.infra_count, record.agent, record.host,
+            record.assigned_ms, record.delay_ms, record.expires_ms, 0, 0, record.not_before_ms, 0,
+        )  # fmt: skip
+        if self._free:
+            slot = self._free.pop()
+            for column, value in zip(self._columns, values, strict=True):
+                column[slot] = value
+        else:
+            slot = len(self.id)
+            for column, value in zip(self._columns, values, strict=True):
+                column.append(value)
         self.slot_of[record.id] = slot
-        self.id[slot] = record.id
-        self.state[slot] = STATE_CODE[record.state]
-        self.lane[slot] = LANE_CODE[record.lane]
-        self.group[slot] = record.group
-        self.submitter[slot] = record.submitter
-        self.tier[slot] = TIER_CODE[record.tier]
-        self.tier_source[slot] = SOURCE_CODE[record.tier_source]
-        self.inferred[slot] = TIER_CODE[record.inferred_tier]
-        for name in (
-            "created_ms", "order_key", "max_retries", "attempt", "retries_used", "losses", "parked_count",
-            "agent", "host", "assigned_ms", "delay_ms", "expires_ms",
-            "infra_count", "not_before_ms",
-        ):  # fmt: skip
-            getattr(self, name)[slot] = getattr(record, name)
         return slot
 
     def remove(self, task: int) -> None:
@@ -136,13 +137,3 @@ class TaskTable:
             error_code=error.code if error else "",
             error_message=error.message if error else "",
         )
-
-    def _take_slot(self) -> int:
-        if self._free:
-            slot = self._free.pop()
-            for column in self._columns:
-                column[slot] = 0
-            return slot
-        for column in self._columns:
-            column.append(0)
-        return len(self.id) - 1

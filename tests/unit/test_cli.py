@@ -157,7 +157,7 @@ def test_a_task_with_all_options_arrives_as_given(hub: FakeHub, capsys: pytest.C
         "--check", "file_exists=a.py", "--check", "command_succeeds=test 1 = 1", "--check", "git_clean",
         "--needs", "gpu", "--model", "qwen", "--max-retries", "2", "--fix-attempts", "0", "--timeout", "60",
         "--not-before", "2027-01-01T00:00:00Z", "--ttl", "3600", "--key", "k1", "--label", "l1", "--label", "l2",
-        "--allow", "network", "--no-verify", "--json",
+        "--no-verify", "--json",
     ]  # fmt: skip
     assert main(arguments) == 0
     assert said(capsys)["id"] == 7
@@ -172,9 +172,7 @@ def test_a_task_with_all_options_arrives_as_given(hub: FakeHub, capsys: pytest.C
     assert [(c.kind, c.target) for c in spec.checks] == [
         ("file_exists", "a.py"), ("command_succeeds", "test 1 = 1"), ("git_clean", ""),
     ]  # fmt: skip
-    assert (spec.success_criteria, spec.needs, spec.labels, spec.allow) == (
-        ("it parses",), ("gpu",), ("l1", "l2"), ("network",),
-    )  # fmt: skip
+    assert (spec.success_criteria, spec.needs, spec.labels) == (("it parses",), ("gpu",), ("l1", "l2"))
     assert (spec.max_retries, spec.max_fix_attempts, spec.timeout_s, spec.ttl_s) == (2, 0, 60, 3600)
     assert (spec.model, spec.idempotency_key, spec.verify) == ("qwen", "k1", False)
     assert (spec.repo, spec.not_before) == ("https://example.org/r.git", "2027-01-01T00:00:00Z")
@@ -270,7 +268,6 @@ def test_the_hubs_refusal_of_a_batch_names_the_line(
         (["--tier", "huge"], "tier"),
         (["--check", "magic"], "checks[0].kind"),
         (["--max-retries", "-1"], "max_retries"),
-        (["--allow", "all"], "allow"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_refused_by_field(

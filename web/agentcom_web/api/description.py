@@ -61,7 +61,7 @@ def _messages() -> list[type[Struct]]:
 def document(app: Flask) -> JsonObject:
     """The OpenAPI document of every described route of `app`."""
     found = [(rule, method, view) for rule, method, view in _described_routes(app)]
-    types = {kind for _, _, view in found for kind in (view.query, view.body, view.answer) if kind} | {
+    types = {kind for _, _, view in found for kind in (view.query, *view.body, view.answer) if kind} | {
         Problem
     }
     named = sorted(types, key=repr)

@@ -1,0 +1,767 @@
+"""The web process, whole: real gunicorn, real HTTP, a scripted hub behind it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+
+from agentcom import limits
+from agentcom import messages as m
+from agentcom.config import HttpSettings
+from agentcom.errors import ConfigError
+from agentcom.model import Role
+from agentcom_web import server
+from tests.fake_hub_web import FakeWebHub, WebProcess, task_of, web_beside
+
+PATIENCE_S = 15.0
+REVOKED_WITHIN_S = 1.0
+STOPPED_WITHIN_S = 3.0
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[FakeWebHub]:
+    hub = FakeWebHub(tmp_path / "home").start()
+    yield hub
+    hub.stop()
+
+
+@pytest.fixture
+def web(hub: FakeWebHub) -> Iterator[WebProcess]:
+    with web_beside(hub) as web:
+        eventually(lambda: httpx2.get(f"{web.url}/readyz").status_code == 200)
+        yield web
+
+
+@pytest.fixture(scope="module")
+def standing_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeWebHub]:
+    """For tests whose requests change nothing: one hub and one web process serve them all."""
+    hub = FakeWebHub(tmp_path_factory.mktemp("standing") / "home").start()
+    yield hub
+    hub.stop()
+
+
+@pytest.fixture(scope="module")
+def standing(standing_hub: FakeWebHub) -> Iterator[WebProcess]:
+    with web_beside(standing_hub) as web:
+        eventually(lambda: httpx2.get(f"{web.url}/readyz").status_code == 200)
+        yield web
+
+
+@pytest.fixture
+def visitor(standing_hub: FakeWebHub, standing: WebProcess) -> Iterator[httpx2.Client]:
+    """An admin at the standing web process."""
+    standing_hub.asked.clear()
+    standing_hub.answers.clear()
+    with client(standing, standing_hub.token(Role.admin)) as visitor:
+        yield visitor
+
+
+@pytest.fixture
+def admin(hub: FakeWebHub, web: WebProcess) -> Iterator[httpx2.Client]:
+    with client(web, hub.token(Role.admin)) as admin:
+        yield admin
+
+
+def client(web: WebProcess, token: str | None = None) -> httpx2.Client:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return httpx2.Client(base_url=web.url, headers=headers, timeout=PATIENCE_S)
+
+
+def eventually(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
+    until = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < until, "it did not become true in time"
+        time.sleep(0.03)
+
+
+def problem_of(response: httpx2.Response, status: int, code: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
+    assert problem["status"] == status
+    assert problem["code"] == code
+    assert set(problem) >= {"type", "title", "status", "code", "detail", "field"}
+    return problem
+
+
+class Stream:
+    """An open event stream, read line by line."""
+
+    def __init__(self, web: WebProcess, token: str, query: str = "") -> None:
+        self._client = client(web, token)
+        self._request = self._client.stream("GET", f"/api/v1/events{query}")
+        self.response = self._request.__enter__()
+        self._lines = self.response.iter_lines() if self.response.status_code == 200 else iter(())
+
+    def next(self) -> tuple[str, Any]:
+        """The next event: its name and its value."""
+        name = ""
+        for line in self._lines:
+            if line.startswith("event: "):
+                name = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                return name, json.loads(line.removeprefix("data: "))
+        raise EOFError("the stream ended")
+
+    def until(self, wanted: Callable[[str, Any], bool]) -> Any:
+        while True:
+            name, value = self.next()
+            if wanted(name, value):
+                return value
+
+    def comment(self) -> str:
+        return next(line for line in self._lines if line.startswith(":") and "welcome" not in line)
+
+    def ended(self) -> None:
+        """Read to the end."""
+        for _ in self._lines:
+            pass
+
+    def close(self) -> None:
+        self._request.__exit__(None, None, None)
+        self._client.close()
+
+
+@pytest.fixture
+def streams(hub: FakeWebHub, web: WebProcess) -> Iterator[Callable[..., Stream]]:
+    with ExitStack() as opened:
+        token = hub.token(Role.view)
+
+        def open_stream(by: str | None = None, query: str = "") -> Stream:
+            stream = Stream(web, by or token, query)
+            opened.callback(stream.close)
+            return stream
+
+        yield open_stream
+
+
+# --- tokens -------------------------------------------------------------------------------------------------
+
+READS = ["/api/v1/tasks", "/api/v1/queue", "/api/v1/whoami", "/api/v1/snapshot", "/api/v1/events", "/api/v1/stats",
+         "/api/v1/agents", "/api/v1/hosts", "/api/v1/endpoints", "/api/v1/schemas", "/api/v1/openapi.json",
+         "/metrics"]  # fmt: skip
+
+
+def test_without_a_token_only_the_shell_the_trade_and_the_health_words_answer(standing: WebProcess) -> None:
+    with client(standing) as stranger:
+        for path in ("/", "/static/app.js", "/static/style.css"):
+            assert stranger.get(path).status_code == 200
+        assert stranger.get("/healthz").text.split() == ["ok"]
+        assert stranger.get("/readyz").text.split() == ["ready"]
+        problem_of(
+            stranger.post("/api/v1/session", json={"secret": "acl_no-such-secret"}), 401, "unauthorised"
+        )
+        for path in READS:
+            problem = problem_of(stranger.get(path), 401, "unauthorised")
+            assert "Bearer" in problem["detail"]
+        problem_of(stranger.post("/api/v1/tasks", json={"description": "x"}), 401, "unauthorised")
+
+
+def test_an_unknown_token_is_refused_everywhere(standing: WebProcess) -> None:
+    with client(standing, "act_unknown-unknown-unknown") as stranger:
+        for path in READS:
+            problem_of(stranger.get(path), 401, "unauthorised")
+
+
+@pytest.mark.parametrize(
+    ("role", "status"), [(Role.view, 200), (Role.operate, 200), (Role.admin, 200), (Role.submit, 403)]
+)
+def test_the_live_view_needs_a_role_that_reads_everything(
+    standing_hub: FakeWebHub, standing: WebProcess, role: Role, status: int
+) -> None:
+    token = standing_hub.token(role)
+    with client(standing, token) as person:
+        assert person.get("/api/v1/snapshot").status_code == status
+        assert person.get("/metrics").status_code == status
+        with person.stream("GET", "/api/v1/events") as stream:
+            assert stream.status_code == status
+
+
+def test_the_hub_decides_what_a_role_may_do(standing_hub: FakeWebHub, standing: WebProcess) -> None:
+    standing_hub.asked.clear()
+    with client(standing, standing_hub.token(Role.view)) as viewer:
+        problem_of(viewer.post("/api/v1/tasks", json={"description": "x"}), 403, "forbidden")
+    assert [caller.role for op, caller in standing_hub.asked if isinstance(op, m.Submit)] == [Role.view]
+
+
+def test_a_link_is_traded_once_and_the_hub_sees_only_hashes(
+    standing_hub: FakeWebHub, standing: WebProcess
+) -> None:
+    standing_hub.asked.clear()
+    secret = standing_hub.link(Role.operate)
+    with client(standing) as page:
+        traded = page.post("/api/v1/session", json={"secret": secret})
+        assert traded.status_code == 201
+        session = traded.json()
+        assert session["role"] == "operate"
+        assert session["expires"]
+        assert session["token"].startswith("acs_")
+        assert "set-cookie" not in traded.headers
+        own = page.get("/api/v1/whoami", headers={"Authorization": f"Bearer {session['token']}"})
+        assert own.json()["role"] == "operate"
+        problem_of(page.post("/api/v1/session", json={"secret": secret}), 401, "unauthorised")
+    (trade, again) = standing_hub.asked_of(m.LinkTrade)
+    assert secret not in repr((trade, again))
+    assert session["token"] not in repr(trade)
+
+
+# --- names ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "[::1]"])
+def test_loopback_names_with_our_port_are_ours(standing: WebProcess, name: str) -> None:
+    with client(standing) as anyone:
+        assert anyone.get("/healthz", headers={"Host": f"{name}:{standing.port}"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "127.0.0.1.evil.example:{port}"],
+)
+def test_a_request_under_another_name_is_refused(standing: WebProcess, host: str) -> None:
+    with client(standing) as anyone:
+        for path in ("/healthz", "/", "/static/app.js", "/api/v1/whoami"):
+            answer = anyone.get(path, headers={"Host": host.format(port=standing.port)})
+            problem_of(answer, 421, "host_refused")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://evil.example",
+        "null",
+        "http://127.0.0.1:1",
+        "https://127.0.0.1:{port}",
+        "http://127.0.0.1:{port}/x",
+    ],
+)
+def test_a_request_from_another_page_is_refused(
+    visitor: httpx2.Client, standing: WebProcess, origin: str
+) -> None:
+    answer = visitor.get("/api/v1/whoami", headers={"Origin": origin.format(port=standing.port)})
+    problem_of(answer, 403, "origin_refused")
+
+
+def test_our_own_pages_may_ask(visitor: httpx2.Client, standing: WebProcess) -> None:
+    assert visitor.get("/api/v1/whoami", headers={"Origin": standing.url}).status_code == 200
+
+
+def test_a_name_in_allowed_hosts_is_ours(hub: FakeWebHub) -> None:
+    with (
+        web_beside(
+            hub,
+            AGENTCOM_HTTP_ALLOWED_HOSTS="hub.example,other.example:8443",
+            AGENTCOM_HTTP_BEHIND_PROXY="true",
+        ) as web,
+        client(web) as anyone,
+    ):
+        for host in ("hub.example", f"hub.example:{web.port}", "other.example:8443"):
+            assert anyone.get("/healthz", headers={"Host": host}).status_code == 200
+        assert (
+            anyone.get(
+                "/healthz", headers={"Host": "hub.example", "Origin": "https://hub.example"}
+            ).status_code
+            == 200
+        )
+        problem_of(anyone.get("/healthz", headers={"Host": "other.example"}), 421, "host_refused")
+
+
+def test_every_answer_carries_the_security_headers(visitor: httpx2.Client) -> None:
+    for path in ("/", "/static/app.js", "/api/v1/whoami", "/nowhere", "/healthz"):
+        headers = visitor.get(path).headers
+        assert headers["content-security-policy"] == "default-src 'self'; frame-ancestors 'none'"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+    assert visitor.get("/api/v1/whoami").headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0", "192.0.2.7", "hub.example", "::"])
+def test_beyond_loopback_it_listens_only_with_tls_or_behind_a_proxy(bind: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        server.check_exposure(HttpSettings(bind=bind))
+    for setting in ("http.tls_cert", "http.tls_key", "http.behind_proxy"):
+        assert setting in str(refused.value)
+    server.check_exposure(HttpSettings(bind=bind, behind_proxy=True))
+    server.check_exposure(HttpSettings(bind=bind, tls_cert="c.pem", tls_key="k.pem"))
+
+
+def test_a_taken_port_is_refused_with_the_setting_that_names_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match=r"http\.port"):
+        server.bind(HttpSettings(port=taken.getsockname()[1]))
+
+
+# --- requests -------------------------------------------------------------------------------------------------
+
+
+def test_a_submitted_task_is_answered_whole_with_its_place(hub: FakeWebHub, admin: httpx2.Client) -> None:
+    given = {
+        "description": "Räum auf\n\t„alles“ ",
+        "lane": "high",
+        "labels": ["a"],
+        "files": [{"path": "x.py"}],
+    }
+    answer = admin.post("/api/v1/tasks", json=given)
+    assert answer.status_code == 201
+    task = answer.json()
+    assert answer.headers["location"] == f"/api/v1/tasks/{task['id']}"
+    assert admin.get(answer.headers["location"]).json() == task
+    (submitted,) = hub.asked_of(m.Submit)[0].tasks
+    assert submitted.description == given["description"]
+    assert submitted.idempotency_key
+
+
+def test_a_batch_is_submitted_as_one(hub: FakeWebHub, admin: httpx2.Client) -> None:
+    answer = admin.post("/api/v1/tasks", json={"tasks": [{"description": "one"}, {"description": "two"}]})
+    assert answer.status_code == 201
+    assert [task["id"] for task in answer.json()["tasks"]] == [1, 2]
+    assert [len(op.tasks) for op in hub.asked_of(m.Submit)] == [2]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"description": "x", "lan": "high"}, "lan"),
+        ({"description": "x", "lane": "now"}, "lane"),
+        ({"description": ""}, "description"),
+        ({}, "description"),
+        ({"description": "x", "max_retries": 1.5}, "max_retries"),
+        ({"description": "x", "checks": [{"kind": "magic"}]}, "checks"),
+        ({"tasks": []}, "tasks"),
+        ({"tasks": [{"description": "x"}, {"description": "y", "lane": "now"}]}, "tasks[1].lane"),
+        ({"tasks": [{"description": "x"}], "more": 1}, "more"),
+    ],
+)
+def test_a_bad_field_is_refused_by_name_and_nothing_reaches_the_hub(
+    standing_hub: FakeWebHub, visitor: httpx2.Client, body: Any, field: str
+) -> None:
+    problem = problem_of(visitor.post("/api/v1/tasks", json=body), 422, "invalid")
+    assert problem["field"].startswith(field)
+    assert field in problem["detail"]
+    assert standing_hub.asked_of(m.Submit) == []
+
+
+@pytest.mark.parametrize(
+    "raw", [b"{", b"\xff\xfe", b'{"description": "\\ud800"}', b'{"x": ' + b"[" * 100_000]
+)
+def test_what_is_not_json_is_malformed(visitor: httpx2.Client, raw: bytes) -> None:
+    problem_of(visitor.post("/api/v1/tasks", content=raw), 400, "malformed")
+
+
+def test_a_body_over_the_limit_is_refused_with_the_limit(visitor: httpx2.Client) -> None:
+    problem = problem_of(
+        visitor.post("/api/v1/tasks", content=b" " * (limits.REQUEST_BYTES_MAX + 1)), 413, "too_large"
+    )
+    assert str(limits.REQUEST_BYTES_MAX) in problem["detail"]
+
+
+def test_unknown_paths_methods_and_queries_are_problems_too(visitor: httpx2.Client) -> None:
+    problem_of(visitor.get("/api/v1/nothing"), 404, "not_found")
+    problem_of(visitor.get("/api/v1/tasks/77"), 404, "not_found")
+    answer = visitor.put("/api/v1/tasks")
+    problem_of(answer, 405, "method_not_allowed")
+    assert "POST" in answer.headers["allow"]
+    assert problem_of(visitor.get("/api/v1/tasks?stat=dead"), 422, "invalid")["field"] == "stat"
+    assert problem_of(visitor.get("/api/v1/tasks?limit=9999"), 422, "invalid")["field"] == "limit"
+    problem_of(visitor.get("/api/v1/tasks?limit=1&limit=2"), 422, "invalid")
+
+
+def test_a_page_of_tasks_is_asked_for_as_the_query_says(
+    standing_hub: FakeWebHub, visitor: httpx2.Client
+) -> None:
+    query = "?state=ready&lane=high&tier=complex&repo=https://x/y&label=l&cursor=9&limit=7"
+    assert visitor.get(f"/api/v1/tasks{query}").json() == {"tasks": [], "next_cursor": None}
+    (op,) = standing_hub.asked_of(m.TaskList)
+    assert op == m.TaskList(
+        state="ready", lane="high", tier="complex", repo="https://x/y", label="l", cursor=9, limit=7
+    )  # fmt: skip
+
+
+FORWARDED: list[tuple[str, str, Any, Any]] = [
+    ("GET", "/tasks/3", None, m.TaskGet(task=3)),
+    ("DELETE", "/tasks/3", None, m.TaskCancel(task=3)),
+    ("DELETE", "/tasks/3", {"reason": "r"}, m.TaskCancel(task=3, reason="r")),
+    ("GET", "/tasks/3/why", None, m.TaskWhy(task=3)),
+    ("GET", "/tasks/3/reports", None, m.TaskReports(task=3)),
+    ("GET", "/tasks/3/log?offset=5&attempt=2", None, m.TaskLog(task=3, attempt=2, offset=5)),
+    ("POST", "/tasks/3/retry", None, m.TaskRetry(task=3)),
+    ("POST", "/tasks/3/hold", {"reason": "r"}, m.TaskHold(task=3, reason="r")),
+    ("POST", "/tasks/3/release", None, m.TaskRelease(task=3)),
+    ("GET", "/dead?limit=3", None, m.DeadList(limit=3)),
+    ("POST", "/dead/retry", {"tasks": [1, 2]}, m.DeadRetry(tasks=(1, 2))),
+    ("POST", "/dead/purge", {"all": True}, m.DeadPurge()),
+    ("GET", "/agents", None, m.AgentList()),
+    ("POST", "/agents/HMS%20Beagle/cordon", None, m.AgentCordon(agent="HMS Beagle")),
+    ("POST", "/agents/Beagle/uncordon", None, m.AgentCordon(agent="Beagle", cordoned=False)),
+    ("GET", "/hosts", None, m.HostList()),
+    ("POST", "/hosts/orion/drain", None, m.HostDrain(host="orion")),
+    ("POST", "/hosts/orion/drain", {"draining": False}, m.HostDrain(host="orion", draining=False)),
+    ("DELETE", "/hosts/orion", None, m.HostRemove(host="orion")),
+    ("GET", "/endpoints", None, m.EndpointList()),
+    ("POST", "/endpoints", {"url": "http://g:1", "cap": 2}, m.EndpointAdd(url="http://g:1", cap=2)),
+    ("PATCH", "/endpoints/4", {"cap": 3}, m.EndpointUpdate(endpoint="4", cap=3)),
+    ("DELETE", "/endpoints/4", None, m.EndpointRemove(endpoint="4")),
+    ("POST", "/endpoints/4/probe", None, m.EndpointProbeNow(endpoint="4")),
+    ("GET", "/queue", None, m.QueueStats()),
+    ("POST", "/queue/pause", None, m.QueuePause()),
+    ("POST", "/queue/resume", None, m.QueuePause(paused=False)),
+    ("GET", "/whoami", None, m.Whoami()),
+]  # fmt: skip
+
+
+def test_each_path_asks_the_hub_for_its_operation_with_the_callers_token(
+    standing_hub: FakeWebHub, visitor: httpx2.Client
+) -> None:
+    for op in {type(op) for *_, op in FORWARDED}:
+        standing_hub.answers[op.__struct_config__.tag] = lambda _op, _caller: {"done": True}
+    for method, path, body, wanted in FORWARDED:
+        standing_hub.asked.clear()
+        answer = visitor.request(method, f"/api/v1{path}", json=body)
+        assert answer.is_success, (path, answer.text)
+        assert answer.json() == {"done": True}
+        (asked, caller) = next((op, by) for op, by in standing_hub.asked if type(op) is type(wanted))
+        assert asked == wanted
+        assert caller.role is Role.admin
+
+
+@pytest.mark.parametrize("body", [None, {}, {"tasks": []}, {"tasks": [1], "all": True}, {"all": "yes"}])
+def test_all_dead_tasks_are_meant_only_when_the_body_says_so(
+    standing_hub: FakeWebHub, visitor: httpx2.Client, body: Any
+) -> None:
+    problem_of(visitor.post("/api/v1/dead/purge", json=body), 422, "invalid")
+    assert standing_hub.asked_of(m.DeadPurge) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("not_found", 404), ("forbidden", 403), ("invalid", 422), ("command_required", 422), ("wrong_state", 409),
+     ("too_large", 413), ("storage_full", 507)],
+)  # fmt: skip
+def test_a_refusal_of_the_hub_keeps_its_code(
+    standing_hub: FakeWebHub, visitor: httpx2.Client, code: str, status: int
+) -> None:
+    def refuse(_op: Any, _caller: Any) -> Any:
+        raise m.Refused(code, "because", field="task")
+
+    standing_hub.answers["task_retry"] = refuse
+    problem = problem_of(visitor.post("/api/v1/tasks/1/retry"), status, code)
+    assert (problem["detail"], problem["field"]) == ("because", "task")
+
+
+@pytest.mark.parametrize(("code", "status"), [("rate", 429), ("busy", 503)])
+def test_a_refusal_that_passes_says_when_to_come_back(
+    standing_hub: FakeWebHub, visitor: httpx2.Client, code: str, status: int
+) -> None:
+    def refuse(_op: Any, _caller: Any) -> Any:
+        raise m.Refused(code, "later", retry_after_s=6.2)
+
+    standing_hub.answers["queue_stats"] = refuse
+    answer = visitor.get("/api/v1/queue")
+    problem_of(answer, status, code)
+    assert answer.headers["retry-after"] == "7"
+
+
+def test_openapi_describes_exactly_the_paths_that_answer(visitor: httpx2.Client) -> None:
+    document = visitor.get("/api/v1/openapi.json").json()
+    described = {(method.upper(), path) for path, ways in document["paths"].items() for method in ways}
+    forwarded = {(method, "/api/v1" + path.split("?")[0]) for method, path, *_ in FORWARDED}
+    for method, path in forwarded:
+        assert any(method == known and _fits(path, shape) for known, shape in described), (method, path)
+    assert {("GET", "/healthz"), ("GET", "/metrics"), ("GET", "/api/v1/events")} <= described
+    references = [r.split("/")[-1] for r in _references(document)]
+    assert references
+    assert set(references) <= set(document["components"]["schemas"])
+
+
+def _fits(path: str, shape: str) -> bool:
+    parts, wanted = path.split("/"), shape.split("/")
+    return len(parts) == len(wanted) and all(
+        w == p or w.startswith("{") for p, w in zip(parts, wanted, strict=True)
+    )
+
+
+def _references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "$ref":
+                yield value
+            else:
+                yield from _references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _references(value)
+
+
+def test_metrics_tell_tasks_agents_hosts_and_endpoints(hub: FakeWebHub, admin: httpx2.Client) -> None:
+    hub.put_task(task_of(1, m.TaskSpec(description="one")))
+    hub.put_agent({"name": "Beagle", "state": "idle"})
+    wanted = {'agentcom_tasks{state="ready"} 1', 'agentcom_agents{state="idle"} 1', "agentcom_hub_up 1",
+              'agentcom_endpoints{healthy="true"} 0', "agentcom_web_streams 0"}  # fmt: skip
+    eventually(lambda: wanted <= set(admin.get("/metrics").text.splitlines()))
+
+
+# --- the stream -------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_begins_with_a_snapshot_and_goes_on_with_what_changes(
+    hub: FakeWebHub, streams: Callable[..., Stream]
+) -> None:
+    hub.put_task(task_of(1, m.TaskSpec(description="before")))
+    stream = streams()
+    name, snapshot = stream.next()
+    assert name == "snapshot"
+    assert [task["description"] for task in snapshot["tasks"]] == ["before"]
+    hub.put_task(task_of(2, m.TaskSpec(description="after")))
+    hub.put_agent({"name": "Beagle", "state": "idle"})
+    hub.publish("host", {"event": "host_changed", "host": {"name": "orion", "state": "online"}})
+    hub.publish(
+        "endpoint", {"event": "endpoint_changed", "endpoint": {"id": 1, "name": "o", "healthy": True}}
+    )
+    hub.publish("log", {"event": "task_log", "task": 2, "attempt": 1, "offset": 0, "text": "hello"})
+    seen: dict[str, Any] = {}
+    while not {"task", "agent", "host", "endpoint", "queue", "log"} <= set(seen):
+        name, value = stream.next()
+        seen[name] = value
+    assert seen["task"]["task"]["description"] == "after"
+    assert seen["queue"]["counts"]["by_state"] == {"ready": 2}
+    assert seen["log"]["text"] == "hello"
+
+
+def test_a_stream_carries_the_log_that_its_reader_chose(
+    hub: FakeWebHub, streams: Callable[..., Stream]
+) -> None:
+    none, of_two = streams(query="?log=none"), streams(query="?log=2")
+    for stream in (none, of_two):
+        stream.next()
+    for task in (1, 2):
+        hub.publish(
+            "log", {"event": "task_log", "task": task, "attempt": 1, "offset": 0, "text": f"of {task}"}
+        )
+    hub.put_agent({"name": "Beagle", "state": "idle"})
+    assert none.next()[0] == "agent"
+    assert of_two.until(lambda name, _: name == "log")["text"] == "of 2"
+    assert streams(query="?log=some").response.status_code == 422
+
+
+def test_a_quiet_stream_is_kept_alive_by_comments(streams: Callable[..., Stream]) -> None:
+    stream = streams()
+    stream.next()
+    assert stream.comment() == ": beat"
+
+
+def test_a_gap_in_the_feed_brings_a_new_snapshot(hub: FakeWebHub, streams: Callable[..., Stream]) -> None:
+    stream = streams()
+    stream.next()
+    # The reader of the feed misses this change, and learns of it from the snapshot that the gap leads to.
+    hub.tasks[1] = task_of(1, m.TaskSpec(description="missed"))
+    hub.publish("agent", {"event": "agent_changed", "agent": {"name": "Beagle", "state": "idle"}}, skip=1)
+    snapshot = stream.until(lambda name, _: name == "snapshot")
+    assert [task["description"] for task in snapshot["tasks"]] == ["missed"]
+
+
+def test_the_forty_ninth_stream_is_refused_and_health_still_answers(
+    hub: FakeWebHub, admin: httpx2.Client, streams: Callable[..., Stream]
+) -> None:
+    opened = [streams() for _ in range(limits.SSE_STREAMS_MAX)]
+    for stream in opened:
+        assert stream.next()[0] == "snapshot"
+    late = streams()
+    late.response.read()
+    problem_of(late.response, 503, "streams_full")
+    assert int(late.response.headers["retry-after"]) >= 1
+    assert admin.get("/healthz", timeout=1.0).status_code == 200
+    hub.put_agent({"name": "Beagle", "state": "idle"})
+    for stream in opened:
+        assert stream.until(lambda name, _: name == "agent")["agent"]["name"] == "Beagle"
+    opened[0].close()
+    eventually(
+        lambda: (
+            f"agentcom_web_streams {limits.SSE_STREAMS_MAX}" not in admin.get("/metrics").text.splitlines()
+        )
+    )
+    assert streams().next()[0] == "snapshot"
+
+
+def test_revoking_a_token_ends_its_streams_and_no_others(
+    hub: FakeWebHub, streams: Callable[..., Stream]
+) -> None:
+    token = hub.token(Role.operate)
+    ending, staying = streams(by=token), streams()
+    ending.next()
+    staying.next()
+    hub.revoke(token)
+    began = time.monotonic()
+    name, value = ending.next()
+    assert (name, value["code"]) == ("end", "unauthorised")
+    ending.ended()
+    assert time.monotonic() - began < REVOKED_WITHIN_S
+    hub.put_agent({"name": "Beagle", "state": "idle"})
+    assert staying.next()[0] == "agent"
+    assert streams(by=token).response.status_code == 401
+
+
+def test_a_reader_that_does_not_read_delays_nobody(
+    hub: FakeWebHub, web: WebProcess, streams: Callable[..., Stream]
+) -> None:
+    with socket.create_connection(("127.0.0.1", web.port)) as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        token = hub.token(Role.view)
+        deaf.sendall(
+            f"GET /api/v1/events HTTP/1.1\r\nHost: 127.0.0.1:{web.port}\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+        )
+        assert deaf.recv(15).startswith(b"HTTP/1.1 200")
+        reader = streams()
+        reader.next()
+        text = "x" * 15_000
+        for n in range(800):
+            hub.publish("log", {"event": "task_log", "task": 1, "attempt": 1, "offset": n, "text": text})
+        hub.put_agent({"name": "Beagle", "state": "idle"})
+        # Even the reader that reads may have been taken to a fresh snapshot meanwhile: it knows the agent.
+        seen = reader.until(
+            lambda name, value: name == "agent" or (name == "snapshot" and bool(value["agents"]))
+        )
+        assert "Beagle" in json.dumps(seen)
+
+
+# --- the hub comes and goes -----------------------------------------------------------------------------------------
+
+
+def test_a_hub_that_is_away_makes_requests_fail_and_one_that_comes_back_serves_them(
+    hub: FakeWebHub, admin: httpx2.Client, streams: Callable[..., Stream]
+) -> None:
+    stream = streams()
+    stream.next()
+    hub.stop()
+    answer = admin.get("/api/v1/queue")
+    problem_of(answer, 503, "hub_unreachable")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert admin.get("/readyz").status_code == 503
+    assert admin.get("/readyz").text.split() == ["unready"]
+    assert admin.get("/healthz").status_code == 200
+    problem_of(admin.get("/api/v1/snapshot"), 503, "hub_unreachable")
+    assert stream.until(lambda name, _: name == "hub")["reachable"] is False
+    hub.tasks[1] = task_of(1, m.TaskSpec(description="of the new epoch"))
+    hub.start()
+    eventually(lambda: admin.get("/readyz").status_code == 200)
+    assert admin.get("/api/v1/queue").status_code == 200
+    snapshot = stream.until(lambda name, _: name == "snapshot")
+    assert [task["description"] for task in snapshot["tasks"]] == ["of the new epoch"]
+
+
+def test_a_hub_that_forgot_the_session_is_told_hello_again_and_the_request_repeated(
+    hub: FakeWebHub, admin: httpx2.Client
+) -> None:
+    hub.forget_sessions()
+    assert admin.post("/api/v1/tasks", json={"description": "once"}).status_code == 201
+    assert len(hub.asked_of(m.Submit)) == 1
+    assert len(hub.hellos) == 2
+    assert hub.hellos[0].process == hub.hellos[1].process
+
+
+def test_it_starts_without_a_hub_and_finds_it_later(hub: FakeWebHub) -> None:
+    hub.stop()
+    (hub.home.run / "hub.json").unlink()
+    token = hub.token(Role.admin)
+    with web_beside(hub) as web, client(web, token) as admin:
+        assert admin.get("/readyz").status_code == 503
+        problem_of(admin.get("/api/v1/queue"), 503, "hub_unreachable")
+        hub.start()
+        eventually(lambda: admin.get("/readyz").status_code == 200)
+        assert admin.get("/api/v1/queue").status_code == 200
+
+
+# --- life -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_in_time_with_streams_open(
+    web: WebProcess, streams: Callable[..., Stream], how: signal.Signals
+) -> None:
+    opened = [streams() for _ in range(5)]
+    for stream in opened:
+        stream.next()
+    workers = psutil.Process(web.process.pid).children()
+    took = web.stop(how)
+    assert took < STOPPED_WITHIN_S
+    assert web.process.returncode == 0
+    assert not any(worker.is_running() for worker in workers)
+    for stream in opened:
+        stream.ended()
+
+
+def test_a_worker_that_is_killed_is_replaced_and_page_sessions_go_on(
+    hub: FakeWebHub, web: WebProcess, admin: httpx2.Client
+) -> None:
+    (worker,) = psutil.Process(web.process.pid).children()
+    worker.kill()
+
+    def served_again() -> bool:
+        try:
+            return admin.get("/readyz").status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    eventually(
+        lambda: (
+            worker.pid not in [c.pid for c in psutil.Process(web.process.pid).children()] and served_again()
+        )
+    )
+    assert admin.get("/api/v1/whoami").status_code == 200
+    assert len({hello.process for hello in hub.hellos}) == 1
+
+
+def test_the_ready_line_names_an_address_that_answers(web: WebProcess) -> None:
+    assert web.ready["ready"] is True
+    assert web.ready["pid"] == web.process.pid
+    assert httpx2.get(f"{web.ready['http']}/healthz").status_code == 200
+
+
+def test_tls_serves_https(hub: FakeWebHub, tmp_path: Path) -> None:
+    certificate, key = self_signed(tmp_path)
+    with web_beside(hub, AGENTCOM_HTTP_TLS_CERT=str(certificate), AGENTCOM_HTTP_TLS_KEY=str(key)) as web:
+        assert web.url.startswith("https://")
+        with httpx2.Client(verify=str(certificate)) as trusting:
+            assert trusting.get(f"https://localhost:{web.port}/healthz").status_code == 200
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate for localhost and its key."""
+    from datetime import UTC, datetime, timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(private.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(private, hashes.SHA256())
+    )
+    paths = folder / "cert.pem", folder / "key.pem"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return paths
