@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import msgspec
 import zmq
 import zmq.auth
@@ -35,6 +36,7 @@ from agentcom.model import Role, TaskSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_S = 20.0
+PATIENCE_S = 15.0
 TOPICS = ("task", "agent", "host", "endpoint", "queue", "log", "route")
 READERS = {Role.view, Role.operate, Role.admin}
 Answer = Callable[[Any, "Caller"], Any]
@@ -142,6 +144,10 @@ class FakeWebHub:
     def publish(self, topic: str, event: dict[str, Any], *, skip: int = 0) -> None:
         """Publish one event; `skip` sequence numbers are lost before it."""
         self.do(lambda: self._publish(topic, event, skip))
+
+    def show_everything(self) -> None:
+        """After the dicts were changed without a word on the feed: a gap makes its readers look again."""
+        self.publish("queue", {"event": "queue_changed", "counts": self.counts()}, skip=1)
 
     def forget_sessions(self) -> None:
         self.do(self._sessions.clear)
@@ -455,7 +461,6 @@ class WebProcess:
                 **environment,
             },
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if environment.get("AGENTCOM_TEST_QUIET") else None,
         )  # fmt: skip
         self.ready = self._read_ready()
         self.url = self.ready["http"]
@@ -501,3 +506,97 @@ def web_beside(hub: FakeWebHub, **environment: str) -> Iterator[WebProcess]:
         yield web
     finally:
         web.stop()
+
+
+def client(web: WebProcess, token: str | None = None) -> httpx2.Client:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return httpx2.Client(base_url=web.url, headers=headers, timeout=PATIENCE_S)
+
+
+def eventually(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
+    until = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < until, "it did not become true in time"
+        time.sleep(0.03)
+
+
+def problem_of(response: httpx2.Response, status: int, code: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
+    assert problem["status"] == status
+    assert problem["code"] == code
+    assert set(problem) >= {"type", "title", "status", "code", "detail", "field"}
+    return problem
+
+
+class Stream:
+    """An open event stream, read line by line."""
+
+    def __init__(self, web: WebProcess, token: str, query: str = "") -> None:
+        self._client = client(web, token)
+        self._request = self._client.stream("GET", f"/api/v1/events{query}")
+        self.response = self._request.__enter__()
+        self._lines = self.response.iter_lines() if self.response.status_code == 200 else iter(())
+
+    def next(self) -> tuple[str, Any]:
+        """The next event: its name and its value."""
+        name = ""
+        for line in self._lines:
+            if line.startswith("event: "):
+                name = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                return name, json.loads(line.removeprefix("data: "))
+        raise EOFError("the stream ended")
+
+    def until(self, wanted: Callable[[str, Any], bool]) -> Any:
+        while True:
+            name, value = self.next()
+            if wanted(name, value):
+                return value
+
+    def comment(self) -> str:
+        return next(line for line in self._lines if line.startswith(":") and "welcome" not in line)
+
+    def ended(self) -> None:
+        """Read to the end."""
+        for _ in self._lines:
+            pass
+
+    def close(self) -> None:
+        self._request.__exit__(None, None, None)
+        self._client.close()
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate for localhost and its key."""
+    from datetime import UTC, datetime, timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(private.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(private, hashes.SHA256())
+    )
+    paths = folder / "cert.pem", folder / "key.pem"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return paths

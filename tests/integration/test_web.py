@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -21,9 +22,18 @@ from agentcom.config import HttpSettings
 from agentcom.errors import ConfigError
 from agentcom.model import Role
 from agentcom_web import server
-from tests.fake_hub_web import FakeWebHub, WebProcess, task_of, web_beside
+from tests.fake_hub_web import (
+    FakeWebHub,
+    Stream,
+    WebProcess,
+    client,
+    eventually,
+    problem_of,
+    self_signed,
+    task_of,
+    web_beside,
+)
 
-PATIENCE_S = 15.0
 REVOKED_WITHIN_S = 1.0
 STOPPED_WITHIN_S = 3.0
 
@@ -70,66 +80,6 @@ def visitor(standing_hub: FakeWebHub, standing: WebProcess) -> Iterator[httpx2.C
 def admin(hub: FakeWebHub, web: WebProcess) -> Iterator[httpx2.Client]:
     with client(web, hub.token(Role.admin)) as admin:
         yield admin
-
-
-def client(web: WebProcess, token: str | None = None) -> httpx2.Client:
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    return httpx2.Client(base_url=web.url, headers=headers, timeout=PATIENCE_S)
-
-
-def eventually(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
-    until = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < until, "it did not become true in time"
-        time.sleep(0.03)
-
-
-def problem_of(response: httpx2.Response, status: int, code: str) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    problem: dict[str, Any] = response.json()
-    assert problem["status"] == status
-    assert problem["code"] == code
-    assert set(problem) >= {"type", "title", "status", "code", "detail", "field"}
-    return problem
-
-
-class Stream:
-    """An open event stream, read line by line."""
-
-    def __init__(self, web: WebProcess, token: str, query: str = "") -> None:
-        self._client = client(web, token)
-        self._request = self._client.stream("GET", f"/api/v1/events{query}")
-        self.response = self._request.__enter__()
-        self._lines = self.response.iter_lines() if self.response.status_code == 200 else iter(())
-
-    def next(self) -> tuple[str, Any]:
-        """The next event: its name and its value."""
-        name = ""
-        for line in self._lines:
-            if line.startswith("event: "):
-                name = line.removeprefix("event: ")
-            elif line.startswith("data: "):
-                return name, json.loads(line.removeprefix("data: "))
-        raise EOFError("the stream ended")
-
-    def until(self, wanted: Callable[[str, Any], bool]) -> Any:
-        while True:
-            name, value = self.next()
-            if wanted(name, value):
-                return value
-
-    def comment(self) -> str:
-        return next(line for line in self._lines if line.startswith(":") and "welcome" not in line)
-
-    def ended(self) -> None:
-        """Read to the end."""
-        for _ in self._lines:
-            pass
-
-    def close(self) -> None:
-        self._request.__exit__(None, None, None)
-        self._client.close()
 
 
 @pytest.fixture
@@ -457,6 +407,19 @@ def test_a_refusal_of_the_hub_keeps_its_code(
     assert (problem["detail"], problem["field"]) == ("because", "task")
 
 
+def test_a_refusal_of_a_single_task_names_its_field_as_it_was_given(
+    standing_hub: FakeWebHub, visitor: httpx2.Client
+) -> None:
+    def refuse(_op: Any, _caller: Any) -> Any:
+        raise m.Refused("command_required", "tasks[0].command: is missing", field="tasks[0].command")
+
+    standing_hub.answers["submit"] = refuse
+    problem = problem_of(visitor.post("/api/v1/tasks", json={"description": "x"}), 422, "command_required")
+    assert (problem["field"], problem["detail"]) == ("command", "command: is missing")
+    batch = visitor.post("/api/v1/tasks", json={"tasks": [{"description": "x"}]})
+    assert problem_of(batch, 422, "command_required")["field"] == "tasks[0].command"
+
+
 @pytest.mark.parametrize(("code", "status"), [("rate", 429), ("busy", 503)])
 def test_a_refusal_that_passes_says_when_to_come_back(
     standing_hub: FakeWebHub, visitor: httpx2.Client, code: str, status: int
@@ -616,7 +579,8 @@ def test_a_reader_that_does_not_read_delays_nobody(
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         token = hub.token(Role.view)
         deaf.sendall(
-            f"GET /api/v1/events HTTP/1.1\r\nHost: 127.0.0.1:{web.port}\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+            f"GET /api/v1/events HTTP/1.1\r\nHost: 127.0.0.1:{web.port}\r\n"
+            f"Authorization: Bearer {token}\r\n\r\n".encode()
         )
         assert deaf.recv(15).startswith(b"HTTP/1.1 200")
         reader = streams()
@@ -729,39 +693,5 @@ def test_tls_serves_https(hub: FakeWebHub, tmp_path: Path) -> None:
     certificate, key = self_signed(tmp_path)
     with web_beside(hub, AGENTCOM_HTTP_TLS_CERT=str(certificate), AGENTCOM_HTTP_TLS_KEY=str(key)) as web:
         assert web.url.startswith("https://")
-        with httpx2.Client(verify=str(certificate)) as trusting:
+        with httpx2.Client(verify=ssl.create_default_context(cafile=str(certificate))) as trusting:
             assert trusting.get(f"https://localhost:{web.port}/healthz").status_code == 200
-
-
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    """A certificate for localhost and its key."""
-    from datetime import UTC, datetime, timedelta
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(private.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(private, hashes.SHA256())
-    )
-    paths = folder / "cert.pem", folder / "key.pem"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        private.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return paths

@@ -31,7 +31,7 @@ from agentcom_web.hub_link import HubLink, new_process_id
 from agentcom_web.services import Services
 
 READY_S = 2.0  # how long the ready line waits for the hub; later /readyz tells
-GRACE_S = 1  # for requests in progress when the process is told to stop
+GRACE_S = 2  # for requests in progress when the process is told to stop; streams end at once
 KEEPALIVE_S = 15
 CONNECTIONS_MAX = 512
 BACKLOG = 256
@@ -156,7 +156,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         self.app.stop_streams()
+        for connection in getattr(self, "keepalived_conns", ()):
+            connection.timeout = 0.0
         super().handle_exit(sig, frame)
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """A stopping worker does not linger for another request: browsers keep idle connections open."""
+        super().finish_request(conn, fs)
+        if not self.alive:
+            conn.timeout = 0.0
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         self.app.stop_streams()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 import msgspec
 from flask import Blueprint, Response, request
@@ -15,6 +16,7 @@ from agentcom.model import Reason, TaskSpec
 from agentcom_web.forwarding import answer, ask, bearer, body, decoded, described, json_response, query
 
 tasks = Blueprint("tasks", __name__)
+ONLY = "tasks[0]."
 
 
 class TaskBatch(Struct, forbid_unknown_fields=True):
@@ -46,10 +48,20 @@ def submit() -> Response:
     raw = request.get_data(cache=False)
     if decoded(raw, _Shape).tasks is not msgspec.UNSET:
         return json_response(ask(m.Submit(tasks=_keyed(_batch(raw)))), 201)
-    (taken,) = ask(m.Submit(tasks=_keyed([decoded(raw, TaskSpec)])))["tasks"]
+    (taken,) = _submit_one(decoded(raw, TaskSpec))["tasks"]
     response = json_response(ask(m.TaskGet(task=taken["id"])), 201 if taken["created"] else 200)
     response.headers["Location"] = f"/api/v1/tasks/{taken['id']}"
     return response
+
+
+def _submit_one(spec: TaskSpec) -> Any:
+    """The hub knows batches only, and names fields as those of the first of one."""
+    try:
+        return ask(m.Submit(tasks=_keyed([spec])))
+    except Refused as refused:
+        field = (refused.field or "").removeprefix(ONLY) or None
+        message = refused.message.removeprefix(ONLY)
+        raise Refused(refused.code, message, field=field, retry_after_s=refused.retry_after_s) from refused
 
 
 def _batch(raw: bytes) -> list[TaskSpec]:

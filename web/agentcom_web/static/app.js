@@ -13,6 +13,7 @@ const ROWS_MAX = 400;
 const LOG_EVERY_MS = 1_000;
 const LOG_CHARS_MAX = 200_000;
 const STATES = ["working", "assigned", "ready", "delayed", "waiting", "held", "completed", "dead", "cancelled", "expired"];
+const ALWAYS_SHOWN = new Set(["working", "ready", "completed", "dead"]);
 const FINAL = new Set(["completed", "dead", "cancelled", "expired"]);
 const RETRYABLE = new Set(["dead", "cancelled", "expired"]);
 const TONES = { working: "busy", assigned: "busy", delayed: "wait", waiting: "wait", held: "held", dead: "bad" };
@@ -261,7 +262,8 @@ function changed() {
 
 function drawQueue() {
   const by = live.counts.by_state ?? {};
-  const items = STATES.map((state) => `${state} ${by[state] ?? 0} ${view.filter === state}`);
+  const shown = STATES.filter((state) => by[state] || ALWAYS_SHOWN.has(state) || view.filter === state);
+  const items = shown.map((state) => `${state} ${by[state] ?? 0} ${view.filter === state}`);
   show($("counts"), items, (item) => item.split(" ")[0], (item) => {
     const [state, count, pressed] = item.split(" ");
     return h("button", {
@@ -322,15 +324,16 @@ function stateChip(task) {
 function taskRow(task) {
   const open = () => openTask(task.id);
   const where = task.agent ? [h("span", { class: "cut" }, task.agent), h("span", { class: "minor cut" }, task.host ?? "")] : [];
-  const title = h("span", {}, h("span", { class: "title" }, task.description), task.repo ? h("span", { class: "minor cut" }, task.repo) : null);
   const why = task.error && task.state !== "completed" ? h("span", { class: "minor" }, task.error.message) : null;
+  const repo = task.repo ? h("span", { class: "minor" }, task.repo) : null;
+  const title = h("span", {}, h("span", { class: "title" }, task.description), repo, why);
   return h("tr", { onclick: (event) => { if (!event.target.closest("button")) open(); } },
-    h("td", {}, h("button", { type: "button", class: "what", onclick: open }, h("span", { class: "number" }, String(task.id)), title), why),
+    h("td", {}, h("button", { type: "button", class: "what", onclick: open }, h("span", { class: "number" }, String(task.id)), title)),
     h("td", {}, stateChip(task)),
     h("td", {}, h("span", { class: `lane-${task.lane}` }, task.lane)),
     h("td", {}, task.tier),
     h("td", {}, where),
-    h("td", {}, task.model && task.model !== "none" ? h("span", { class: "cut", title: task.model }, task.model) : ""),
+    h("td", {}, task.model && task.model !== "none" ? task.model : ""),
     h("td", { class: "right minor" }, time(task.finished_at ?? task.assigned_at ?? task.created_at)));
 }
 
@@ -362,13 +365,12 @@ function agentRow(agent) {
   }, agent.cordoned ? "Uncordon" : "Cordon");
   return h("li", {},
     h("p", { class: "line" }, h("span", {}, agent.name), chip(agent.state, tone, agent.state === "idle", agent.state === "working")),
-    h("p", { class: "line minor" }, h("span", {}, agent.host), doing),
-    flags.length ? h("p", { class: "minor wait" }, flags.join(", ")) : null,
-    button ? h("div", { class: "actions" }, button) : null);
+    h("p", { class: "line minor" }, h("span", {}, agent.host), h("span", {}, doing, button || null)),
+    flags.length ? h("p", { class: "minor wait" }, flags.join(", ")) : null);
 }
 
 function drawHosts() {
-  const hosts = [...live.hosts.values()].sort(byName);
+  const hosts = [...live.hosts.values()].sort((a, b) => (a.state === "online" ? 0 : 1) - (b.state === "online" ? 0 : 1) || byName(a, b));
   show($("hosts"), hosts, (host) => host.name, hostRow);
   const online = hosts.filter((host) => host.state === "online").length;
   $("hosts-note").textContent = hosts.length ? `${online} of ${hosts.length} online` : "";
@@ -379,7 +381,7 @@ function hostRow(host) {
   const figures = host.resources;
   const gauges = figures ? gaugesOf(figures) : [];
   const stale = host.state === "online" && !figures ? "no current figures" : null;
-  const sandbox = host.sandbox && host.sandbox !== "bubblewrap" ? `commands are not isolated (${host.sandbox})` : null;
+  const sandbox = host.sandbox === "none" ? "commands are not isolated" : null;
   const seen = host.state !== "online" && host.last_seen ? h("p", { class: "minor" }, "last seen ", time(host.last_seen, " ago")) : null;
   return h("li", {},
     h("p", { class: "line" }, h("span", {}, host.name), chip(host.state, host.state === "online" ? "good" : null, host.state === "online")),
@@ -540,7 +542,7 @@ function resultFacts(result) {
       ["Status", result.status === "verified" ? "✓ verified" : result.status.replaceAll("_", " ")], ["Backend", result.backend],
       ["Model", result.model], ["Tokens in", result.tokens_in ? result.tokens_in.toLocaleString() : null],
       ["Tokens out", result.tokens_out ? result.tokens_out.toLocaleString() : null],
-      ["Cost", result.cost_usd === null ? "unknown" : `$${result.cost_usd.toFixed(4)}`],
+      ["Cost", result.cost_usd === null ? "unknown" : `$${result.cost_usd === 0 ? "0" : result.cost_usd.toFixed(4)}`],
       ["Took", lasted(result.duration_ms)], ["Sandbox", result.sandbox === "none" ? "none: not isolated" : result.sandbox],
       ["Branch", result.branch], ["Commit", result.commit?.slice(0, 12)], ["Pull request", request],
     ]),

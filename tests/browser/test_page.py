@@ -1,0 +1,347 @@
+"""The page in a real browser (Chromium from the system's packages), over a real web process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from playwright.sync_api import Page, expect
+
+from agentcom import messages as m
+from agentcom.model import Role, TaskSpec
+from tests.browser.conftest import PATIENCE_MS
+from tests.fake_hub_web import FakeWebHub, WebProcess, task_of, web_beside
+
+pytestmark = pytest.mark.browser
+GIB = 2**30
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[FakeWebHub]:
+    hub = FakeWebHub(tmp_path / "home").start()
+    yield hub
+    hub.stop()
+
+
+@pytest.fixture
+def web(hub: FakeWebHub) -> Iterator[WebProcess]:
+    with web_beside(hub) as web:
+        yield web
+
+
+def signed_in(page: Page, web: WebProcess, hub: FakeWebHub, role: Role = Role.admin) -> None:
+    hub.show_everything()
+    page.goto(f"{web.url}/#link={hub.link(role)}")
+    expect(page.locator("#connection")).to_have_text("live", timeout=PATIENCE_MS)
+
+
+def routed(task: dict[str, Any], agent: str = "Beagle", model: str = "qwen2.5-coder:7b") -> dict[str, Any]:
+    """`task`, working on an agent."""
+    route = {
+        "strategy": "local_llm", "backend": "ollama", "agent": agent, "host": "orion", "model": model,
+        "endpoint": "ollama-1", "reason": "warm model on an idle agent", "tier": "standard",
+        "score": {"agent": agent, "host": "orion", "cost_us": 4_200_000},
+        "others": [{"agent": "Calypso", "host": "lyra", "endpoint": "ollama-2", "cost_us": 19_800_000}],
+    }  # fmt: skip
+    return {
+        **task,
+        "state": "working",
+        "attempt": 1,
+        "route": route,
+        "assigned_at": "2026-01-01T00:00:05.000Z",
+    }
+
+
+def completed(task: dict[str, Any], status: str = "verified") -> dict[str, Any]:
+    """`task`, done, with a failing first round and a second one that passes."""
+    checks = [
+        {"kind": "test_passes", "target": "pytest -q", "status": "fail", "output": "1 failed, 11 passed",
+         "duration_ms": 4100},
+        {"kind": "git_clean", "target": "", "status": "pass", "output": "", "duration_ms": 20},
+    ]  # fmt: skip
+    passing = deepcopy(checks)
+    passing[0].update(status="pass", output="12 passed")
+    result = {
+        "status": status, "output": "The parser keeps empty lines now.", "backend": "ollama",
+        "model": "qwen2.5-coder:7b", "tokens_in": 18_204, "tokens_out": 2_113, "cost_usd": 0.0,
+        "duration_ms": 74_300, "sandbox": "bubblewrap", "commit": "4f1c0de9a7b3", "branch": "agentcom/2/1-parser",
+        "pull_request": None, "warnings": [],
+        "iterations": [{"n": 1, "status": "fail", "checks": checks}, {"n": 2, "status": "pass", "checks": passing}],
+    }  # fmt: skip
+    return {**routed(task), "state": "completed", "result": result, "finished_at": "2026-01-01T00:01:19.000Z"}
+
+
+def furnish(hub: FakeWebHub) -> None:
+    """A small fleet and a queue with something in most states."""
+
+    def agent(name: str, host: str, state: str, **more: Any) -> dict[str, Any]:
+        return {
+            "name": name, "host": host, "state": state, "since": None, "task": None, "attempt": None,
+            "backends": ["shell", "ollama"], "capabilities": [], "cordoned": False, "draining": False,
+            "unresponsive": False, "completed_count": 12, "failed_count": 0, **more,
+        }  # fmt: skip
+
+    hub.agents = [
+        agent("Beagle", "orion", "working", task=7, attempt=1),
+        agent("Calypso", "orion", "idle", failed_count=1),
+        agent("Endurance", "lyra", "offline", completed_count=3),
+    ]
+    figures = {
+        "cpu_percent": 37.2, "logical_cpus": 16, "ram_total_bytes": 64 * GIB, "ram_available_bytes": 41 * GIB,
+        "gpus": [{"name": "RTX 4090", "utilisation_percent": 93.0, "vram_total_bytes": 24 * GIB,
+                  "vram_used_bytes": 22.4 * GIB}],
+    }  # fmt: skip
+    hub.hosts = [
+        {"name": "orion", "state": "online", "last_seen": None, "agents": ["Beagle", "Calypso"], "capabilities": [],
+         "resources": figures, "resources_age_s": 1.0, "draining": False, "sandbox": "bubblewrap", "software": ""},
+        {"name": "lyra", "state": "offline", "last_seen": "2026-01-01T00:00:00.000Z", "agents": ["Endurance"],
+         "capabilities": [], "resources": None, "resources_age_s": None, "draining": False, "sandbox": "",
+         "software": ""},
+    ]  # fmt: skip
+    hub.endpoints = [
+        {"id": 1, "name": "ollama-1", "kind": "ollama", "url": "http://127.0.0.1:11434", "seen_from": "host",
+         "host": "orion", "healthy": True, "reason": "", "since": None, "checked": None, "version": "0.9", "cap": 1,
+         "num_ctx": None, "in_flight": {"qwen2.5-coder:7b": 1},
+         "models": [{"name": "qwen2.5-coder:7b", "warm": True}, {"name": "llama3.1:8b", "warm": False}]},
+        {"id": 2, "name": "gpu-box", "kind": "ollama", "url": "http://10.0.0.7:11434", "seen_from": "hub", "host": None,
+         "healthy": False, "reason": "connection refused", "since": None, "checked": None, "version": "", "cap": 1,
+         "num_ctx": None, "in_flight": {}, "models": []},
+    ]  # fmt: skip
+    lines = [
+        ("List the files of the release archive", {}),
+        (
+            "Fix the parser: empty lines inside a block are dropped when the block is the last one of its file",
+            {},
+        ),
+        ("Write a changelog entry for the new queue settings", {"lane": "low"}),
+        ("Upgrade the client to the new token format and remove the old one", {"tier": "complex"}),
+        ("Translate the error messages of the importer", {"lane": "high"}),
+        ("Why does the nightly job take twice as long since Tuesday?", {"lane": "urgent", "tier": "complex"}),
+        ("Add a test for the retry limit", {"repo": "https://git.example/team/importer.git"}),
+    ]
+    specs = [msgspec.convert({"description": text, **more}, TaskSpec) for text, more in lines]
+    tasks = [task_of(n, spec) for n, spec in enumerate(specs, 1)]
+    tasks[0] = completed(tasks[0], "skipped")
+    tasks[1] = completed(tasks[1])
+    tasks[2] = completed(tasks[2], "partial_pass")
+    tasks[3] = {
+        **tasks[3],
+        "state": "dead",
+        "error": {
+            "class": "task_error",
+            "code": "exit_1",
+            "message": "three attempts failed; the last: exit 1",
+        },
+    }
+    tasks[4] = {**tasks[4], "state": "cancelled"}
+    tasks[6] = routed(tasks[6])
+    tasks[6]["log"] = (
+        "reading tests/test_retry.py\nwriting tests/test_retry.py\n$ pytest -q tests/test_retry.py\n"
+    )
+    hub.tasks = {task["id"]: task for task in tasks}
+
+
+# --- signing in ---------------------------------------------------------------------------------------------
+
+
+def test_a_link_signs_in_and_leaves_the_address(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
+    signed_in(page, web, hub)
+    assert "#" not in page.url
+    expect(page.locator("#who-name")).to_contain_text("admin")
+    assert page.context.cookies() == []
+    page.reload()
+    expect(page.locator("#connection")).to_have_text("live")
+
+
+def test_without_a_token_the_page_asks_for_one(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
+    page.goto(web.url)
+    field = page.get_by_label("Token")
+    expect(field).to_be_focused()
+    field.fill("act_wrong-wrong-wrong-wrong")
+    field.press("Enter")
+    expect(page.locator("#gate-note")).to_contain_text("not known")
+    field.fill(hub.token(Role.view))
+    field.press("Enter")
+    expect(page.locator("#connection")).to_have_text("live")
+    expect(page.locator("#pause")).to_be_hidden()
+
+
+def test_a_used_link_says_so(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
+    page.goto(f"{web.url}/#link=acl_used-used-used-used-used")
+    expect(page.locator("#gate-note")).to_contain_text("used before")
+
+
+def test_a_revoked_session_is_signed_out(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
+    signed_in(page, web, hub)
+    hub.page_tokens.clear()
+    expect(page.get_by_label("Token")).to_be_visible()
+
+
+# --- tasks --------------------------------------------------------------------------------------------------
+
+
+def test_a_task_that_completes_meanwhile_is_shown_without_a_reload(
+    page: Page, web: WebProcess, hub: FakeWebHub
+) -> None:
+    signed_in(page, web, hub)
+    page.evaluate("window.notReloaded = true")
+    expect(page.locator("#tasks-empty")).to_contain_text("agentcom submit")
+    task = task_of(1, TaskSpec(description="Fix the parser"))
+    hub.put_task(task)
+    row = page.locator("#task-rows tr")
+    expect(row).to_contain_text("Fix the parser")
+    expect(row).to_contain_text("ready")
+    hub.put_task(routed(task))
+    expect(row).to_contain_text("working")
+    expect(row).to_contain_text("Beagle")
+    hub.put_task(completed(task))
+    expect(row).to_contain_text("verified")
+    expect(page.get_by_role("button", name="1 completed")).to_be_visible()
+    assert page.evaluate("window.notReloaded")
+
+
+@pytest.mark.parametrize("status", ["partial_pass", "unchecked", "skipped", "no_change", "already_done"])
+def test_only_verified_is_shown_as_verified(
+    page: Page, web: WebProcess, hub: FakeWebHub, status: str
+) -> None:
+    hub.tasks[1] = completed(task_of(1, TaskSpec(description="Fix the parser")), status)
+    signed_in(page, web, hub)
+    row = page.locator("#task-rows tr")
+    expect(row).to_contain_text(status.replace("_", " "))
+    expect(row).not_to_contain_text("verified")
+
+
+def test_what_a_task_says_is_text_and_never_markup(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
+    text = '<img src=x onerror="window.broken = true"><b>bold</b>'
+    hub.tasks[1] = task_of(1, TaskSpec(description=text))
+    signed_in(page, web, hub)
+    expect(page.locator("#task-rows .title")).to_have_text(text)
+    page.locator("#task-rows .what").click()
+    expect(page.locator(".description")).to_have_text(text)
+    assert page.evaluate("window.broken") is None
+
+
+def test_the_keyboard_opens_a_task_reads_it_and_goes_back(
+    page: Page, web: WebProcess, hub: FakeWebHub
+) -> None:
+    furnish(hub)
+    signed_in(page, web, hub)
+    opener = page.locator("#task-rows tr", has_text="Fix the parser").get_by_role("button")
+    opener.focus()
+    page.keyboard.press("Enter")
+    pane = page.locator("#pane")
+    expect(pane).to_contain_text("warm model on an idle agent")
+    expect(pane).to_contain_text("Iteration 1")
+    expect(pane).to_contain_text("1 failed, 11 passed")
+    expect(pane).to_contain_text("The parser keeps empty lines now.")
+    page.keyboard.press("Escape")
+    expect(pane).to_be_hidden()
+    expect(opener).to_be_focused()
+
+
+def test_a_waiting_task_says_why_and_what_would_help(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
+    furnish(hub)
+    signed_in(page, web, hub)
+    page.locator("#task-rows tr", has_text="nightly job").click()
+    expect(page.locator("#pane")).to_contain_text("ollama pull qwen2.5-coder:32b")
+
+
+def test_a_running_task_shows_its_log_as_it_grows(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
+    furnish(hub)
+    signed_in(page, web, hub)
+    page.locator("#task-rows tr", has_text="retry limit").click()
+    log = page.locator("#pane .log pre")
+    expect(log).to_contain_text("reading tests/test_retry.py")
+    hub.tasks[7]["log"] += "3 passed\n"
+    expect(log).to_contain_text("3 passed")
+    expect(log).to_contain_text("reading tests/test_retry.py")
+
+
+def test_cancelling_asks_once_more(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
+    furnish(hub)
+    signed_in(page, web, hub)
+    page.locator("#task-rows tr", has_text="nightly job").click()
+    page.get_by_role("button", name="Cancel task 6").click()
+    assert hub.asked_of(m.TaskCancel) == []
+    page.get_by_role("button", name="press again").click()
+    expect(page.locator("#pane-title")).to_contain_text("cancelled")
+    assert hub.asked_of(m.TaskCancel) == [m.TaskCancel(task=6)]
+
+
+# --- the fleet ----------------------------------------------------------------------------------------------
+
+
+def test_hosts_show_their_load_and_endpoints_their_models(
+    page: Page, web: WebProcess, hub: FakeWebHub
+) -> None:
+    furnish(hub)
+    signed_in(page, web, hub)
+    orion = page.locator("#hosts li", has_text="orion")
+    expect(orion.get_by_role("meter", name="CPU")).to_have_attribute("aria-valuenow", "37")
+    expect(orion.get_by_role("meter", name="VRAM")).to_have_attribute("aria-valuenow", "93")
+    first = page.locator("#endpoints > li", has_text="ollama-1")
+    expect(first).to_contain_text("qwen2.5-coder:7b, warm")
+    expect(first).to_contain_text("llama3.1:8b")
+    expect(page.locator("#endpoints > li", has_text="gpu-box")).to_contain_text("connection refused")
+
+
+def test_an_endpoint_is_added_and_removed(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
+    signed_in(page, web, hub)
+    page.get_by_text("Add an endpoint").click()
+    page.get_by_label("Address").fill("http://gpu-box:11434")
+    page.get_by_role("button", name="Add", exact=True).click()
+    row = page.locator("#endpoints > li")
+    expect(row).to_contain_text("http://gpu-box:11434")
+    row.get_by_role("button", name="Remove").click()
+    row.get_by_role("button", name="press again").click()
+    expect(row).to_have_count(0)
+
+
+def test_the_queue_is_paused_and_resumed(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
+    signed_in(page, web, hub)
+    page.get_by_role("button", name="Pause dispatch").click()
+    expect(page.locator("#paused")).to_be_visible()
+    page.get_by_role("button", name="Resume dispatch").click()
+    expect(page.locator("#paused")).to_be_hidden()
+
+
+def test_one_odd_value_does_not_take_the_page_with_it(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
+    furnish(hub)
+    hub.hosts[0]["resources"]["gpus"] = None
+    hub.hosts[0]["resources"]["cpu_percent"] = "many"
+    hub.endpoints[0]["models"] = None
+    signed_in(page, web, hub)
+    expect(page.locator("#hosts li")).to_have_count(2)
+    expect(page.locator("#endpoints > li")).to_have_count(2)
+    expect(page.locator("#task-rows tr")).to_have_count(7)
+
+
+# --- the connection -----------------------------------------------------------------------------------------
+
+
+def test_the_page_says_that_the_hub_is_away_and_comes_back(
+    page: Page, web: WebProcess, hub: FakeWebHub
+) -> None:
+    signed_in(page, web, hub)
+    hub.stop()
+    expect(page.locator("#connection")).to_contain_text("hub is away")
+    hub.tasks[1] = task_of(1, TaskSpec(description="Of the time after"))
+    hub.start()
+    expect(page.locator("#connection")).to_have_text("live", timeout=PATIENCE_MS)
+    expect(page.locator("#task-rows")).to_contain_text("Of the time after")
+
+
+def test_a_narrow_screen_needs_no_sideways_scrolling(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
+    furnish(hub)
+    page.set_viewport_size({"width": 360, "height": 740})
+    signed_in(page, web, hub)
+    expect(page.locator("#task-rows tr")).to_have_count(7)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.locator("#task-rows tr", has_text="Fix the parser").click()
+    expect(page.locator("#pane")).to_contain_text("Iteration 1")
+    assert page.evaluate("document.getElementById('pane').scrollWidth") <= 360
