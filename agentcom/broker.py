@@ -154,8 +154,11 @@ class Broker:
         gap_ms = now.mono_ms - self._last_mono_ms
         self._last_mono_ms = now.mono_ms
         self.hub.out.is_read = self._feed.is_read
+        if gap_ms > GAP_MS:
+            # Before the messages: what they renew is renewed from now on, and must not be moved as well.
+            events.insert(0, Timers(drained=False, gap_ms=gap_ms))
         if drained and (gap_ms > GAP_MS or now.mono_ms >= self._timer_ms):
-            events.append(Timers(drained=True, gap_ms=gap_ms if gap_ms > GAP_MS else 0))
+            events.append(Timers(drained=True))
         later = self._handle(events, now)
         if later:
             self._carry_out(later)
@@ -185,14 +188,14 @@ class Broker:
     def _admit(self, address: bytes, frame: zmq.Frame) -> Incoming | None:
         """One message: identity from its key, schema from its bytes. A refusal answers at once, since it
         changes nothing."""
-        peer = self._peers.number(address)
+        key = _user_id(frame)
+        peer = self._peers.number(address, key)
         if frame.more:
             # The rest belongs to this message: left unread it would be taken for somebody's address.
             while self._router.getsockopt(zmq.RCVMORE):
                 self._router.recv(zmq.NOBLOCK, copy=False)
             self._refuse(peer, None, Refused("multi_frame", "a message is one frame; this one had more"))
             return None
-        key = _user_id(frame)
         body = frame.buffer
         if len(body) > limits.REQUEST_BYTES_MAX:
             text = f"the message has {len(body)} bytes, {limits.REQUEST_BYTES_MAX} are allowed; send less at a time"

@@ -111,7 +111,7 @@ def _final_counts(store: Store) -> dict[State, int]:
 
 def _numbers(store: Store) -> dict[str, int]:
     found = {}
-    for name in ("next_task", "paused"):
+    for name in ("next_task", "next_host", "paused"):
         body = store.get("meta", name.encode())
         if body is not None:
             found[name] = int.from_bytes(body, "big")

@@ -219,6 +219,7 @@ class TaskRow(Struct, array_like=True):
     error_class: str = ""
     error_code: str = ""
     error_message: str = ""
+    due_ms: int = 0
 
 
 class Group(Struct, frozen=True, array_like=True):

@@ -23,6 +23,7 @@ class Peers:
     def __init__(self, router: zmq.Socket[bytes]) -> None:
         self._router = router
         self._number_of: dict[bytes, int] = {}
+        self._key_of: dict[int, str] = {}
         self._address_of: dict[int, bytes] = {}
         self._outbox: dict[int, deque[bytes]] = {}
         self._gone: list[int] = []
@@ -33,15 +34,20 @@ class Peers:
         """Whether some peer's messages wait for it to read."""
         return bool(self._outbox)
 
-    def number(self, address: bytes) -> int:
-        """Our number for an address; marks it as heard just now."""
+    def number(self, address: bytes, key: str) -> int:
+        """Our number for an address; marks it as heard just now. An address under another key is another peer:
+        the one before has departed, and what was meant for it must not reach its successor."""
         number = self._number_of.get(address)
+        if number is not None and self._key_of[number] != key:
+            self._drop(number)
+            number = None
         if number is None:
             if len(self._number_of) >= limits.PEERS_MAX:
                 self._drop(next(iter(self._number_of.values())))
             number, self._next = self._next, self._next + 1
             self._number_of[address] = number
             self._address_of[number] = address
+            self._key_of[number] = key
         elif len(self._number_of) > limits.PEERS_MAX // 2:
             # Keep the dict in order of last use, but only once it matters who goes first.
             del self._number_of[address]
@@ -94,4 +100,5 @@ class Peers:
         self._outbox.pop(peer, None)
         if address is not None:
             self._number_of.pop(address, None)
+            del self._key_of[peer]
             self._gone.append(peer)

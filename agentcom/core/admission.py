@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from datetime import datetime
 from typing import NamedTuple
 
+from agentcom import limits
 from agentcom.clock import Now
 from agentcom.config import Settings
 from agentcom.core.complexity import classify
 from agentcom.errors import Refused
 from agentcom.model import CheckKind, Group, Role, TaskSpec, Tier, TierSource
+
+
+# git's short form, user@host:path; `helper::address` would run a program of that name.
+_SHORT_ADDRESS = re.compile(r"(?:[\w.-]+@)?([\w.-]+):(?!:)")
 
 
 class Admitted(NamedTuple):
@@ -48,6 +55,11 @@ def admit(spec: TaskSpec, role: Role, settings: Settings, now: Now, at: str) -> 
     tier, source = _tier(spec, inferred, at)
     ttl_ms = (spec.ttl_s or settings.queue.ttl_s) * 1000
     not_before_ms = _wall_ms(spec.not_before, f"{at}.not_before")
+    if not_before_ms > now.wall_ms + limits.TTL_S_MAX * 1000:
+        days = limits.TTL_S_MAX // 86400
+        raise Refused(
+            "invalid", f"{at}.not_before: it is more than {days} days ahead", field=f"{at}.not_before"
+        )
     return Admitted(
         spec=spec,
         tier=tier,
@@ -91,8 +103,8 @@ def _check_paths(spec: TaskSpec, at: str) -> None:
             raise Refused("invalid", f"{where}: command_succeeds needs a command", field=where)
         elif "\0" in check.target:
             raise Refused("invalid", f"{where}: it contains a zero byte", field=where)
-    if spec.command is not None and "\0" in spec.command:
-        raise Refused("invalid", f"{at}.command: it contains a zero byte", field=f"{at}.command")
+    if spec.command is not None and ("\0" in spec.command or not spec.command.strip()):
+        raise Refused("invalid", f"{at}.command: it is empty or contains a zero byte", field=f"{at}.command")
 
 
 def _check_path(path: str, where: str) -> None:
@@ -114,12 +126,15 @@ def _check_repo(spec: TaskSpec, role: Role, at: str) -> None:
     where = f"{at}.repo"
     if spec.repo.startswith("-") or "\0" in spec.repo or "\n" in spec.repo:
         raise Refused("invalid", f"{where}: {spec.repo!r} is not a repository address", field=where)
-    scheme, separator, _ = spec.repo.partition("://")
+    scheme, separator, rest = spec.repo.partition("://")
     if separator and scheme not in ("https", "ssh", "file"):
         raise Refused(
             "invalid", f"{where}: only https, ssh and local paths are taken, not {scheme}", field=where
         )
-    local = scheme == "file" or (not separator and (":" not in spec.repo or spec.repo.startswith(("/", "."))))
+    short = _SHORT_ADDRESS.match(spec.repo) if not separator else None
+    local = scheme == "file" or (not separator and short is None)
+    if not local:
+        _check_repo_host(short[1] if short else _host_of(rest), role, where)
     if local and role not in (Role.operate, Role.admin):
         raise Refused(
             "forbidden",
@@ -128,6 +143,30 @@ def _check_repo(spec: TaskSpec, role: Role, at: str) -> None:
         )
     if local and not spec.repo.removeprefix("file://").startswith("/"):
         raise Refused("invalid", f"{where}: a local repository needs its absolute path", field=where)
+
+
+def _host_of(rest: str) -> str:
+    """The host in what follows `https://`, without user and port."""
+    place = rest.partition("/")[0].rpartition("@")[2]
+    return place[1:].partition("]")[0] if place.startswith("[") else place.partition(":")[0]
+
+
+def _check_repo_host(host: str, role: Role, where: str) -> None:
+    """Literal addresses; names are looked up, and checked again, where the repository is fetched."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    if address.is_link_local or address.is_multicast or address.is_unspecified:
+        raise Refused("address_refused", f"{where}: {host} is no address of a repository", field=where)
+    if not address.is_global and role not in (Role.operate, Role.admin):
+        raise Refused(
+            "forbidden",
+            f"{where}: the private address {host} is only taken from `operate` and `admin`",
+            field=where,
+        )
 
 
 def _wall_ms(text: str | None, where: str) -> int:

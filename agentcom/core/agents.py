@@ -8,7 +8,7 @@ its host says that every process has ended, or until the lease of that attempt e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agentcom import limits
 from agentcom import messages as m
@@ -70,6 +70,7 @@ class Host:
     online: bool = False
     busy_count: int = 0
     heard_ms: int = 0
+    agents: dict[int, Agent] = field(default_factory=dict)
 
 
 class Fleet:
@@ -81,25 +82,26 @@ class Fleet:
         self.agents: dict[int, Agent] = {}
         self.host_by_name: dict[str, Host] = {}
         self.agent_by_name: dict[str, Agent] = {}
-        self._next_host = 1
+        self.next_host = 1
         self._next_agent = 1
 
     def load_host(self, record: HostRecord) -> Host:
         host = Host(record)
         self.hosts[record.id] = host
         self.host_by_name[record.name] = host
-        self._next_host = max(self._next_host, record.id + 1)
+        self.next_host = max(self.next_host, record.id + 1)
         return host
 
     def load_agent(self, record: AgentRecord) -> Agent:
         agent = Agent(record, self.hosts[record.host])
+        agent.host.agents[record.id] = agent
         self.agents[record.id] = agent
         self.agent_by_name[record.name] = agent
         self._next_agent = max(self._next_agent, record.id + 1)
         return agent
 
     def agents_of(self, host: Host) -> list[Agent]:
-        return [a for a in self.agents.values() if a.host is host]
+        return list(host.agents.values())
 
     def host_named(self, name: str) -> Host:
         try:
@@ -113,6 +115,16 @@ class Fleet:
         except KeyError:
             raise NotFound(f"no agent is named {name}; see `agentcom agent list`", field="agent") from None
 
+    def check_offer(self, principal: PrincipalRecord, offer: m.HostOffer) -> None:
+        """Refuse what `connect` could not take, before anything has changed."""
+        names = [one.name for one in offer.agents]
+        twice = next((name for n, name in enumerate(names) if name in names[:n]), None)
+        if twice is not None:
+            raise Refused("invalid", f"host.agents: two agents are named {twice}", field="host.agents")
+        known = any(host.record.principal == principal.id for host in self.hosts.values())
+        if not known and len(self.hosts) >= limits.HOSTS_MAX:
+            raise Refused("limit", f"this hub already has {limits.HOSTS_MAX} hosts")
+
     def connect(self, session: Session, offer: m.HostOffer, software: str, now: Now) -> Host:
         """Register what a host says of itself in hello; its agents become known and online."""
         host = self._host_of(session.principal, now)
@@ -120,15 +132,23 @@ class Fleet:
         record.capabilities = offer.capabilities
         record.software = software
         record.sandbox = offer.sandbox
+        before = {agent.record.id: agent.state for agent in self.agents_of(host)}
         host.session, host.online, host.heard_ms = session, True, now.mono_ms
         record.last_seen_ms = now.wall_ms
         if offer.resources is not None:
             record.resources, record.resources_ms = offer.resources, now.wall_ms
         session.host = record.id
         self.save_host(host)
-        self._offer_agents(host, offer, now)
+        self._offer_agents(host, offer, before, now)
         self.publish_host(host, now)
         return host
+
+    def heard_again(self, host: Host, session: Session, now: Now) -> None:
+        """It was silent for a while and speaks again in the same session."""
+        host.session, host.online = session, True
+        self.publish_host(host, now)
+        for agent in self.agents_of(host):
+            self._moved(agent, now)
 
     def disconnect(self, host: Host, now: Now) -> None:
         """The host's session has ended or fallen silent: its agents are offline. Their leases run on."""
@@ -179,11 +199,11 @@ class Fleet:
             raise Refused(
                 "busy", f"{agent.record.name} still holds task {agent.task}; wait for its lease to end"
             )
-        self._drop_agent(agent)
+        self.drop_agent(agent)
 
     def remove_host(self, host: Host) -> None:
         for agent in self.agents_of(host):
-            self._drop_agent(agent)
+            self.drop_agent(agent)
         del self.hosts[host.record.id], self.host_by_name[host.record.name]
         self._out.delete("hosts", key_u64(host.record.id))
         self._out.publish("host", "host_removed", name=host.record.name)
@@ -224,15 +244,19 @@ class Fleet:
         for host in self.hosts.values():
             if host.record.principal == principal.id:
                 return host
-        if len(self.hosts) >= limits.HOSTS_MAX:
-            raise Refused("limit", f"this hub already has {limits.HOSTS_MAX} hosts")
-        return self.load_host(
-            HostRecord(
-                id=self._next_host, name=principal.name, principal=principal.id, created_ms=now.wall_ms
-            )
+        assert len(self.hosts) < limits.HOSTS_MAX, "check_offer comes first"
+        # A revoked key's name may be used again while its host is still listed.
+        name, n = principal.name, 2
+        while name in self.host_by_name:
+            name, n = f"{principal.name[: limits.NAME_CHARS_MAX - 6]}-{n}", n + 1
+        made = self.load_host(
+            HostRecord(id=self.next_host, name=name, principal=principal.id, created_ms=now.wall_ms)
         )
+        # Old attempts name their host by id: a removed host's must never be another's.
+        self._out.number("next_host", self.next_host)
+        return made
 
-    def _offer_agents(self, host: Host, offer: m.HostOffer, now: Now) -> None:
+    def _offer_agents(self, host: Host, offer: m.HostOffer, before: dict[int, AgentState], now: Now) -> None:
         known = {a.record.local_name: a for a in self.agents_of(host)}
         offered = {o.name for o in offer.agents}
         for local_name, agent in known.items():
@@ -242,7 +266,13 @@ class Fleet:
             agent.offered = True
             agent.unresponsive = False
             agent.record.backends, agent.record.capabilities = one.backends, one.capabilities
+            if before.get(agent.record.id) is AgentState.offline and not agent.task:
+                agent.since_ms, agent.since_wall_ms = now.mono_ms, now.wall_ms
             self.save_agent(agent)
+        gone = [a for a in self.agents_of(host) if not a.offered and not a.task]
+        for agent in gone[: max(0, len(host.agents) - limits.AGENTS_PER_HOST_MAX)]:
+            self.drop_agent(agent)
+        for agent in self.agents_of(host):
             self.publish_agent(agent, now)
 
     def _add_agent(self, host: Host, local_name: str, now: Now) -> Agent:
@@ -261,8 +291,10 @@ class Fleet:
         agent.since_ms, agent.since_wall_ms = now.mono_ms, now.wall_ms
         return agent
 
-    def _drop_agent(self, agent: Agent) -> None:
+    def drop_agent(self, agent: Agent) -> None:
+        assert not agent.task, f"{agent.record.name} holds task {agent.task}"
         del self.agents[agent.record.id], self.agent_by_name[agent.record.name]
+        del agent.host.agents[agent.record.id]
         self._out.delete("agents", key_u64(agent.record.id))
         self._out.publish("agent", "agent_removed", name=agent.record.name)
 

@@ -31,7 +31,6 @@ from agentcom.model import (
     State,
     Strategy,
     TaskError,
-    TaskRow,
     Tier,
 )
 
@@ -53,8 +52,9 @@ class Attempts:
         self._jitter = jitter
         self._away_ms = 0
         self._timers: list[tuple[int, int, int]] = []  # (due on the lease clock, task, attempt)
-        self._calls: dict[int, tuple[int, str]] = {}  # task -> (endpoint, model) in flight
-        self._closing: dict[tuple[int, int], Agent] = {}  # cancelled attempts whose agent is not free yet
+        # (task, attempt) -> (endpoint, model) in flight; cancelled attempts whose agent is not free yet
+        self.calls: dict[tuple[int, int], tuple[int, str]] = {}
+        self.closing: dict[tuple[int, int], Agent] = {}
 
     def clock_ms(self, now: Now) -> int:
         return now.mono_ms - self._away_ms
@@ -67,6 +67,11 @@ class Attempts:
         """The next deadline in monotonic ms."""
         return self._timers[0][0] + self._away_ms if self._timers else None
 
+    def has_timer(self, task: int) -> bool:
+        """Whether a deadline of the task's present attempt is set. O(timers): for checks."""
+        attempt = self._table.attempt[self._table.slot_of[task]]
+        return any(timer[1:] == (task, attempt) for timer in self._timers)
+
     # --- giving out -------------------------------------------------------------------------------------
 
     def load(self, slot: int, route: Route | None, now: Now) -> None:
@@ -78,13 +83,14 @@ class Attempts:
             return
         self._fleet.hold(agent, table.id[slot], table.attempt[slot], now)
         agent.working = table.state_of(slot) is State.working
-        if route is not None and route.endpoint is not None:
-            for endpoint in self._registry.endpoints.values():
-                if endpoint.name == route.endpoint:
-                    self._count_call(table.id[slot], endpoint.id, route.model)
+        if route is not None and route.endpoint_url is not None:
+            # By address: an endpoint may have been renamed since.
+            endpoint = self._registry.reached(route.endpoint_url, agent.host.record.id)
+            if endpoint is not None:
+                self._count_call(slot, endpoint.id, route.model)
         self._renew(slot, now)
         table.accept_ms[slot] = table.lease_ms[slot]
-        heapq.heappush(self._timers, (table.lease_ms[slot], table.id[slot], table.attempt[slot]))
+        self._remind(slot, table.lease_ms[slot])
 
     def assign(
         self, slot: int, chosen: Candidate, route: Route, submitter: PrincipalRecord | None, now: Now
@@ -99,10 +105,10 @@ class Attempts:
         table.assigned_ms[slot] = now.wall_ms
         self._renew(slot, now)
         table.accept_ms[slot] = self.clock_ms(now) + int(queue.accept_s * 1000)
-        heapq.heappush(self._timers, (min(table.accept_ms[slot], table.lease_ms[slot]), task, attempt))
+        self._remind(slot, min(table.accept_ms[slot], table.lease_ms[slot]))
         self._fleet.take(agent, task, attempt, now)
         if chosen.endpoint is not None:
-            self._count_call(task, chosen.endpoint.id, chosen.model)
+            self._count_call(slot, chosen.endpoint.id, chosen.model)
         self._tasks.move(slot, Move.assign, now)
         self._out.put("attempts", key_u64x2(task, attempt), self._record(slot, "", None, 0))
         self._out.put("routes", key_u64x2(task, attempt), route)
@@ -143,7 +149,9 @@ class Attempts:
     def is_open(self, task: int, attempt: int) -> bool:
         """Whether that attempt of the task is leased to some host."""
         slot = self._table.slot_of.get(task)
-        return slot is not None and self._table.attempt[slot] == attempt and self._table.state_of(slot) in OPEN
+        return (
+            slot is not None and self._table.attempt[slot] == attempt and self._table.state_of(slot) in OPEN
+        )
 
     def accept(self, host: Host, task: int, attempt: int, now: Now) -> bool:
         """The assignment lies on the host's disk; a repeat changes nothing. False: not leased to it."""
@@ -162,19 +170,21 @@ class Attempts:
         for one in beats:
             if not self.accept(host, one.task, one.attempt, now):
                 stray.append(one)
-            else:
-                self._table.progress[self._table.slot_of[one.task]] = one.progress
         return tuple(stray)
 
     def decline(self, host: Host, message: m.Decline, now: Now) -> None:
+        """The host will not run it. It never worked on the task, so no retry is spent."""
+        agent = self.closing.get((message.task, message.attempt))
+        if agent is not None and agent.host is host:
+            self._release_closing(agent, now)
         slot = self.held_by(host, message.task, message.attempt)
-        if slot is not None:
-            error = TaskError(
-                failure_class=message.failure_class,
-                code=message.code,
-                message=message.message or "the host declined",
-            )
-            self._fail(slot, "declined", error, now)
+        if slot is None:
+            return
+        blame = message.failure_class
+        if blame in (FailureClass.task_error, FailureClass.verification):
+            blame = FailureClass.infrastructure
+        said = message.message or "the host declined"
+        self._fail(slot, "declined", TaskError(failure_class=blame, code=message.code, message=said), now)
 
     def reconcile(self, host: Host, held: tuple[m.AttemptHeld, ...], now: Now) -> tuple[m.Verdict, ...]:
         """What hello's list means: keep, kill or report each; what is not on it is not running there."""
@@ -183,12 +193,10 @@ class Attempts:
             slot = self.held_by(host, one.task, one.attempt)
             if slot is None:
                 verdict: Literal["keep", "kill", "report"] = "report" if one.state == "finished" else "kill"
-            elif one.state == "running":
-                verdict = "keep"
-                self.accept(host, one.task, one.attempt, now)
             else:
-                verdict = "report"
-                self._renew(slot, now)
+                # Whatever became of it, it lies on the host's disk: the assignment has arrived.
+                verdict = "keep" if one.state == "running" else "report"
+                self.accept(host, one.task, one.attempt, now)
             verdicts.append(m.Verdict(task=one.task, attempt=one.attempt, verdict=verdict))
         listed = {(one.task, one.attempt) for one in held}
         for agent in self._fleet.agents_of(host):
@@ -213,16 +221,16 @@ class Attempts:
     ) -> Literal["accepted", "duplicate", "stale", "unknown"]:
         """Take a result if its attempt is open and held by this host; otherwise keep it as evidence."""
         slot = self.held_by(host, message.task, message.attempt)
-        agent = self._closing.get((message.task, message.attempt))
+        agent = self.closing.get((message.task, message.attempt))
         if agent is not None and agent.host is host:
             self._release_closing(agent, now)
         if slot is None:
             return self._late(host, message, found)
+        if message.outcome == "completed" and message.result is None:
+            raise Refused("invalid", "result: a completed attempt needs its result", field="result")
         if message.result is not None:
             self._out.put("reports", key_u64x2(message.task, message.attempt), message.result)
         if message.outcome == "completed":
-            if message.result is None:
-                raise Refused("invalid", "result: a completed attempt needs its result", field="result")
             self._complete(slot, now)
         elif message.outcome == "failed":
             error = message.error or TaskError(
@@ -240,7 +248,7 @@ class Attempts:
         agent = self._fleet.agents.get(table.agent[slot]) if table.state_of(slot) in OPEN else None
         if agent is not None:
             self._close(slot, "cancelled", None, now)
-            self._closing[task, attempt] = agent
+            self.closing[task, attempt] = agent
             agent.free_by_ms = self.clock_ms(now) + int(self._tasks.settings.queue.lease_s * 1000)
             heapq.heappush(self._timers, (agent.free_by_ms, task, attempt))
             if agent.host.session is not None:
@@ -255,7 +263,7 @@ class Attempts:
         clock_ms = self.clock_ms(now)
         while self._timers and self._timers[0][0] <= clock_ms:
             _, task, attempt = heapq.heappop(self._timers)
-            closing = self._closing.get((task, attempt))
+            closing = self.closing.get((task, attempt))
             if closing is not None and closing.free_by_ms <= clock_ms:
                 self._release_closing(closing, now)
             slot = self._table.slot_of.get(task)
@@ -265,9 +273,13 @@ class Attempts:
     def _due(self, slot: int, clock_ms: int, now: Now) -> None:
         table = self._table
         state = table.state_of(slot)
-        if state is State.delayed and not table.not_before_ms[slot] and table.lease_ms[slot] <= clock_ms:
-            table.delay_ms[slot] = 0
-            self._tasks.move(slot, Move.due, now)
+        if state is State.delayed:
+            if table.not_before_ms[slot]:
+                return  # the wall clock's, not ours
+            if table.lease_ms[slot] <= clock_ms:
+                self._tasks.move(slot, Move.due, now)
+            else:
+                self._remind(slot, table.lease_ms[slot])
         elif state in OPEN and table.lease_ms[slot] <= clock_ms:
             self._take_back(slot, "lost", _lost("its lease ran out: no heartbeat was read"), now)
         elif state is State.assigned and table.accept_ms[slot] <= clock_ms:
@@ -276,11 +288,10 @@ class Attempts:
             if agent.host.session is not None:
                 self._out.send(agent.host.session.peer, m.Ping(agent=agent.record.local_name))
             self._take_back(slot, "unaccepted", None, now)
-        elif state in OPEN or state is State.delayed:
-            due_ms = table.lease_ms[slot]
-            if state is State.assigned:
-                due_ms = min(due_ms, table.accept_ms[slot])
-            heapq.heappush(self._timers, (due_ms, table.id[slot], table.attempt[slot]))
+        elif state is State.assigned:
+            self._remind(slot, min(table.lease_ms[slot], table.accept_ms[slot]))
+        elif state is State.working:
+            self._remind(slot, table.lease_ms[slot])
 
     def _complete(self, slot: int, now: Now) -> None:
         agent = self._fleet.agents[self._table.agent[slot]]
@@ -297,7 +308,7 @@ class Attempts:
         agent = self._fleet.agents[table.agent[slot]]
         agent.record.failed_count += 1
         self._fleet.save_agent(agent)
-        call = self._calls.get(task)
+        call = self.calls.get((task, table.attempt[slot]))
         self._end(slot, outcome, error, now)
         table.errors[task] = error
         if error.failure_class is FailureClass.configuration:
@@ -345,21 +356,23 @@ class Attempts:
             self._tasks.move(slot, Move.back, now)
 
     def _delay(self, slot: int, ms: int, now: Now) -> None:
-        self._table.delay_ms[slot] = ms
-        self._table.lease_ms[slot] = self.clock_ms(now) + ms
+        table = self._table
+        table.delay_ms[slot], table.due_ms[slot] = ms, now.wall_ms + ms
+        table.lease_ms[slot] = self.clock_ms(now) + ms
+        table.not_before_ms[slot] = 0
         self._tasks.move(slot, Move.delay, now)
-        self.delayed(slot)
-
-    def delayed(self, slot: int) -> None:
-        """Set the timer of a delayed task (also of one that was loaded at start)."""
-        heapq.heappush(
-            self._timers, (self._table.lease_ms[slot], self._table.id[slot], self._table.attempt[slot])
-        )
+        self._remind(slot, table.lease_ms[slot])
 
     def load_delayed(self, slot: int, now: Now) -> None:
-        """A delay is stored as what was left of it and starts anew."""
-        self._table.lease_ms[slot] = self.clock_ms(now) + self._table.delay_ms[slot]
-        self.delayed(slot)
+        """A delay goes on where it was when the hub stopped. Only the wall clock ran meanwhile; however it jumped,
+        the delay becomes no longer than it was."""
+        table = self._table
+        left_ms = min(table.delay_ms[slot], max(0, table.due_ms[slot] - now.wall_ms))
+        table.lease_ms[slot] = self.clock_ms(now) + left_ms
+        self._remind(slot, table.lease_ms[slot])
+
+    def _remind(self, slot: int, due_ms: int) -> None:
+        heapq.heappush(self._timers, (due_ms, self._table.id[slot], self._table.attempt[slot]))
 
     def _backoff_ms(self, used: int) -> int:
         """Exponential with jitter: between a half and the whole of backoff_s x 2^(used-1), capped."""
@@ -370,9 +383,10 @@ class Attempts:
         return full_ms // 2 + self._jitter.randrange(full_ms // 2 + 1)
 
     def _end(self, slot: int, outcome: Outcome, error: TaskError | None, now: Now) -> None:
-        """Close the attempt and free its agent."""
+        """Close the attempt, its call and its agent's work."""
         agent = self._fleet.agents.get(self._table.agent[slot])
         self._close(slot, outcome, error, now)
+        self._end_call(self._table.id[slot], self._table.attempt[slot])
         self._table.agent[slot] = 0 if outcome != "completed" else self._table.agent[slot]
         if agent is not None and agent.task == self._table.id[slot]:
             self._fleet.free(agent, now)
@@ -381,13 +395,17 @@ class Attempts:
     def _close(self, slot: int, outcome: Outcome, error: TaskError | None, now: Now) -> None:
         task, attempt = self._table.id[slot], self._table.attempt[slot]
         self._out.put("attempts", key_u64x2(task, attempt), self._record(slot, outcome, error, now.wall_ms))
-        call = self._calls.pop(task, None)
+
+    def _end_call(self, task: int, attempt: int) -> None:
+        call = self.calls.pop((task, attempt), None)
         if call is not None:
             self._registry.ended(*call)
             self._tasks.changed = True
 
     def _release_closing(self, agent: Agent, now: Now) -> None:
-        self._closing.pop((agent.task, agent.attempt), None)
+        """Its processes have ended, or nobody waits for that any longer: agent and model call are free."""
+        self.closing.pop((agent.task, agent.attempt), None)
+        self._end_call(agent.task, agent.attempt)
         self._fleet.free(agent, now)
         self._tasks.changed = True
 
@@ -396,7 +414,7 @@ class Attempts:
     ) -> Literal["duplicate", "stale", "unknown"]:
         """A result whose attempt is closed: evidence, kept once."""
         place = key_u64x2(message.task, message.attempt)
-        stored = found.get(("attempts", place))
+        stored = self._out.latest(("attempts", place), found)
         if stored is None:
             return "unknown"
         record = msgspec.msgpack.decode(stored, type=AttemptRecord)
@@ -420,7 +438,7 @@ class Attempts:
             self._out.add(LogPiece(message.task, message.attempt, message.offset, message.text))
 
     def hold(self, slot: int, error: TaskError, now: Now) -> None:
-        """A person holds a task: a running attempt is ended as by a cancel, the task stays."""
+        """A person holds a task, unless an agent has it."""
         if self._table.state_of(slot) in OPEN:
             raise Refused("wrong_state", f"task {self._table.id[slot]} is running; cancel it, or wait")
         self._tasks.hold(slot, error, now)
@@ -430,16 +448,16 @@ class Attempts:
         for agent in self._fleet.agents_of(host):
             slot = self.held_by(host, agent.task, agent.attempt)
             if slot is not None:
-                self._take_back(slot, "unaccepted", None, now)
+                self._take_back(slot, "lost", None, now)
             elif agent.task:
                 self._release_closing(agent, now)
 
     def _renew(self, slot: int, now: Now) -> None:
         self._table.lease_ms[slot] = self.clock_ms(now) + int(self._tasks.settings.queue.lease_s * 1000)
 
-    def _count_call(self, task: int, endpoint: int, model: str) -> None:
+    def _count_call(self, slot: int, endpoint: int, model: str) -> None:
         call = (endpoint, canonical_model(model))
-        self._calls[task] = call
+        self.calls[self._table.id[slot], self._table.attempt[slot]] = call
         self._registry.started(*call)
 
     def _record(self, slot: int, outcome: str, error: TaskError | None, ended_ms: int) -> AttemptRecord:
@@ -461,15 +479,4 @@ class Attempts:
 def _lost(what: str) -> TaskError:
     return TaskError(
         failure_class=FailureClass.infrastructure, code="worker_lost", message=f"the worker was lost: {what}"
-    )
-
-
-def live_row(record: TaskRow) -> bool:
-    return record.state in (
-        State.waiting,
-        State.delayed,
-        State.ready,
-        State.assigned,
-        State.working,
-        State.held,
     )

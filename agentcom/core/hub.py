@@ -7,7 +7,6 @@ is an AssertionError and ends the process, whose supervisor restarts it from wha
 
 from __future__ import annotations
 
-import heapq
 from array import array
 from collections.abc import Iterable
 from typing import NamedTuple, assert_never
@@ -16,6 +15,7 @@ from agentcom import __version__, limits, sched
 from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.config import Settings
+from agentcom.core import invariants
 from agentcom.core.agents import Fleet, Host
 from agentcom.core.attempts import Attempts
 from agentcom.core.effects import (
@@ -90,7 +90,6 @@ class Hub:
         self.addresses: JsonObject = {}
         self.feed_address = ""
         self.feed_key = ""
-        self._waits: list[tuple[int, int, int, int]] = []
         self._probe_due_ms = 0
 
     # --- at start ---------------------------------------------------------------------------------------
@@ -110,6 +109,7 @@ class Hub:
         for endpoint in loaded.endpoints:
             self.registry.load(endpoint)
         self.paused = bool(loaded.numbers.get("paused", 0))
+        self.fleet.next_host = max(self.fleet.next_host, loaded.numbers.get("next_host", 1))
         self.tasks.next_id = max(1, loaded.numbers.get("next_task", 1))
         self.tasks.counts.update(loaded.finals)
         slots = [self.tasks.load(row, now) for row in loaded.rows]
@@ -128,7 +128,7 @@ class Hub:
         """The records that the shell must put into the event before it is handled."""
         message = event.message
         if isinstance(message, m.Request):
-            session = self.sessions.find(event.peer, event.key, message.session)
+            session = self.sessions.find(event.key, message.session)
             if session is None:
                 return []
             try:
@@ -178,11 +178,7 @@ class Hub:
 
     def next_due_ms(self, now: Now) -> int | None:
         """When the next timer is due, in monotonic ms; None when there is none."""
-        due = [
-            d
-            for d in (self.attempts.next_due_ms(), self._waits[0][0] if self._waits else None)
-            if d is not None
-        ]
+        due = [d for d in (self.attempts.next_due_ms(), self.tasks.waits.next_due_ms()) if d is not None]
         wall_ms = self.tasks.next_wall_ms()
         if wall_ms is not None:
             due.append(now.mono_ms + max(0, wall_ms - now.wall_ms))
@@ -192,12 +188,14 @@ class Hub:
 
     def end_tick(self) -> None:
         """The tick's batch is committed."""
-        self.tasks.end_tick()
+        self.out.end_tick()
+
+    def validate(self) -> None:
+        """Walk every index against every other; an AssertionError names what does not fit. O(everything): for
+        tests and the simulator."""
+        invariants.check(self)
 
     # --- used by the parts ------------------------------------------------------------------------------
-
-    def wait_until(self, due_ms: int, task: int, peer: int, request: int) -> None:
-        heapq.heappush(self._waits, (due_ms, task, peer, request))
 
     def address_view(self) -> JsonObject:
         return dict(self.addresses)
@@ -245,13 +243,18 @@ class Hub:
             )
         if (principal.role is Role.host) != (hello.host is not None):
             raise Refused("invalid", "host: a host's key says what it runs, other keys do not", field="host")
+        if hello.host is not None:
+            self.fleet.check_offer(principal, hello.host)
         fresh_ms = int(self.settings.queue.offline_s * 1000)
         session, replaced = self.sessions.open(
             event.peer, principal, hello.process, event.fresh, now, fresh_ms
         )
         session.software = hello.software
         for old in replaced:
-            self._forget_waits(old)
+            if old.principal is principal:
+                self.tasks.waits.forget(old)  # its host, if it is one, is taken over by this session
+            else:
+                self._left(old, now)
             if old.peer != session.peer:
                 self.out.refuse(old.peer, "replaced", "another process of this key has connected")
                 self.out.add(EndSession(old.peer))
@@ -289,9 +292,13 @@ class Hub:
 
     def _of_session(self, event: Incoming, message: m.ToHub, now: Now) -> None:
         assert not isinstance(message, m.Hello | m.Enrol)
-        session = self.sessions.find(event.peer, event.key, message.session)
+        session = self.sessions.find(event.key, message.session)
         if session is None:
             raise Refused("no_session", "this session is not known here; say hello again")
+        if session.peer != event.peer:
+            displaced = self.sessions.move(session, event.peer)
+            if displaced is not None:
+                self._close(displaced, now)
         session.heard_ms = now.mono_ms
         if isinstance(message, m.Request):
             self.requests.handle(session, message, now, event.found)
@@ -307,10 +314,8 @@ class Hub:
     def _of_host(self, host: Host, session: Session, message: m.ToHub, event: Incoming, now: Now) -> None:
         peer = session.peer
         if not host.online:
-            # It was silent for a while and is heard again in the same session.
-            host.online, host.session = True, session
+            self.fleet.heard_again(host, session, now)
             self.tasks.changed = True
-            self._publish_agents(host, now)
         host.heard_ms = now.mono_ms
         match message:
             case m.Heartbeat():
@@ -318,6 +323,9 @@ class Hub:
                 self.fleet.beat(host, message.resources, now)
                 probe = self.registry.probe_urls(host.record.id)
                 self.out.send(peer, m.Beat(beat=message.beat, kill=kill, probe=probe))
+                for agent in self.fleet.agents_of(host):
+                    if agent.unresponsive:  # the ping before may have been lost with its connection
+                        self.out.send(peer, m.Ping(agent=agent.record.local_name))
             case m.Accept():
                 if not self.attempts.accept(host, message.task, message.attempt, now):
                     self.out.send(
@@ -346,11 +354,11 @@ class Hub:
     def _timers(self, event: Timers, now: Now) -> None:
         if event.gap_ms:
             self.attempts.away(event.gap_ms)
+            self.registry.away(event.gap_ms, now)
             for host in self.fleet.hosts.values():
-                host.heard_ms += event.gap_ms
-        while self._waits and self._waits[0][0] <= now.mono_ms:
-            _, task, peer, request = heapq.heappop(self._waits)
-            self.tasks.stop_waiting(task, peer, request)
+                host.heard_ms = min(host.heard_ms + event.gap_ms, now.mono_ms)
+            self.sessions.away(event.gap_ms, now)
+        self.tasks.waits.expire(now)
         self.tasks.sweep(now)
         if event.drained:
             self.attempts.expire(now)
@@ -416,16 +424,15 @@ class Hub:
     # --- sessions ---------------------------------------------------------------------------------------
 
     def _close(self, session: Session, now: Now) -> None:
-        self._forget_waits(session)
         self.sessions.close(session)
+        self._left(session, now)
+
+    def _left(self, session: Session, now: Now) -> None:
+        """Nothing may be sent to an ended session: its address can be another caller's by now."""
+        self.tasks.waits.forget(session)
         host = self.fleet.hosts.get(session.host)
         if host is not None and host.session is session:
             self.fleet.disconnect(host, now)
-
-    def _forget_waits(self, session: Session) -> None:
-        for task, _ in session.waits:
-            self.tasks.stop_waiting(task, session.peer)
-        session.waits.clear()
 
     def _host_name(self, host: int) -> str | None:
         found = self.fleet.hosts.get(host)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from agentcom.core.effects import Delete, Effect, Publish, Put, Send, TaskChanged, key_u64
+from agentcom.core.effects import Delete, Effect, Publish, Put, RecordKey, Send, TaskChanged, key_u64
 from agentcom.messages import Error, FromHub
 
 _encode = msgspec.msgpack.Encoder().encode
+# What `Hub.lookups` asks for: the store has it as it was before this tick, so what this tick wrote comes first.
+LOOKED_UP = frozenset({"attempts", "bodies", "idempotency", "tasks"})
 
 
 class Outlet:
@@ -18,17 +21,30 @@ class Outlet:
 
     def __init__(self) -> None:
         self.effects: list[Effect] = []
+        self._written: dict[RecordKey, bytes | None] = {}
         # Whether anyone reads the feed, as the shell last said; without readers no event is built.
         self.is_read = True
 
     def put(self, database: str, key: bytes, record: Struct) -> None:
-        self.effects.append(Put(database, key, _encode(record)))
+        self.put_bytes(database, key, _encode(record))
 
     def put_bytes(self, database: str, key: bytes, body: bytes) -> None:
+        if database in LOOKED_UP:
+            self._written[database, key] = body
         self.effects.append(Put(database, key, body))
 
     def delete(self, database: str, key: bytes) -> None:
+        if database in LOOKED_UP:
+            self._written[database, key] = None
         self.effects.append(Delete(database, key))
+
+    def latest(self, place: RecordKey, found: Mapping[RecordKey, bytes]) -> bytes | None:
+        """A record as it is now: what this tick wrote, else what the shell found in the store."""
+        return self._written[place] if place in self._written else found.get(place)
+
+    def end_tick(self) -> None:
+        """The tick's batch is committed: the store has what was written."""
+        self._written.clear()
 
     def number(self, name: str, value: int) -> None:
         """Keep a counter or a flag in `meta`."""

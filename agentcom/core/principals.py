@@ -6,6 +6,8 @@ unique. A revoked principal stays as a record, so that its key can never be enro
 
 from __future__ import annotations
 
+import re
+
 from agentcom import limits
 from agentcom import messages as m
 from agentcom.clock import Now
@@ -59,6 +61,9 @@ RIGHTS: dict[type, frozenset[Role]] = {
     m.Snapshot: READERS | {Role.web},
     m.HubStatus: READERS,
 }
+_NAME = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9 ._'-]*\Z"
+)  # as model.Name, which an empty name of an invite is not
 FEED_ROLES = frozenset({Role.web, Role.view, Role.operate, Role.admin})
 
 
@@ -123,6 +128,12 @@ class Principals:
     def invite(self, op: m.HostInvite, now: Now) -> InviteRecord:
         if op.role is Role.web:
             raise Refused("invalid", "role: only the hub makes keys for the web process", field="role")
+        if op.name and not _NAME.match(op.name):
+            raise Refused(
+                "invalid",
+                f"name: {op.name!r} begins with no letter or digit, or has odd characters",
+                field="name",
+            )
         for invite in [i for i in self.invites.values() if i.expires_ms <= now.wall_ms]:
             self._drop_invite(invite)
         if len(self.invites) >= limits.INVITES_MAX:
@@ -152,8 +163,11 @@ class Principals:
                 "invite_unknown", "this join code has expired or is not one of this hub; ask for a new one"
             )
         if invite.bound_key:
+            known = self.by_id[invite.principal]
+            if invite.bound_key == message.key and not known.revoked:
+                return known
             if invite.bound_key == message.key:
-                return self.by_id[invite.principal]
+                raise Refused("revoked", "this key was revoked; make another and ask for a new join code")
             raise Refused("invite_used", "this join code was already used by another key; ask for a new one")
         if message.key in self.by_key or message.key in self.invites:
             raise Refused(
@@ -204,6 +218,8 @@ class Principals:
         self._save(record)
         for child in [p for p in self.by_token.values() if p.parent == record.id]:
             self._forget(child)
+        for secret in [s for s, link in self._links.items() if link.parent == record.id]:
+            del self._links[secret]
         self._out.add(KeysChanged(revoked=True))
         return record
 
@@ -230,17 +246,17 @@ class Principals:
 
     def trade(self, op: m.LinkTrade, web_process: str, now: Now) -> PrincipalRecord:
         """A page session for a one-time secret, bound to the web process that asked."""
-        link = self._links.pop(op.secret_sha256, None)
+        link = self._links.get(op.secret_sha256)
         if link is None or link.expires_ms <= now.wall_ms or op.token_sha256 in self.by_token:
             raise Refused(
                 "unauthorised", "this link was used before or has expired; get one by `agentcom token link`"
             )
         for old in [p for p in self.by_token.values() if p.parent and p.expires_ms <= now.wall_ms]:
             self._forget(old)
-        return self.add(
+        record = self.add(
             PrincipalRecord(
                 id=0,
-                name=f"page-{self._next}",
+                name=self.free_name(f"page-{self._next}"),
                 role=link.role,
                 token_sha256=op.token_sha256,
                 created_ms=now.wall_ms,
@@ -249,6 +265,8 @@ class Principals:
                 web_process=web_process,
             )
         )
+        del self._links[op.secret_sha256]
+        return record
 
     def free_name(self, wanted: str) -> str:
         """`wanted`, with a number behind it when it is taken."""

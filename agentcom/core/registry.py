@@ -32,17 +32,17 @@ def canonical_model(name: str) -> str:
 
 def checked_url(url: str) -> tuple[str, bool]:
     """(the URL without a trailing slash, whether it is on loopback); Refused with the reason otherwise."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError as error:
+        raise Refused("address_refused", f"url: {url!r} is not an address: {error}", field="url") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Refused("address_refused", f"url: {url!r} is not an http or https address", field="url")
     if parts.query or parts.fragment or parts.username or parts.password:
         raise Refused(
             "address_refused", "url: no user, query or fragment belongs in an endpoint", field="url"
         )
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:
-        raise Refused("address_refused", f"url: {url!r} has no valid port", field="url") from None
     loopback = _check_host(parts.hostname)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port}{parts.path.rstrip('/')}", loopback
@@ -55,6 +55,8 @@ def _check_host(host: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped  # the same machine in another spelling
     if address.is_link_local or address.is_multicast or address.is_unspecified:
         raise Refused(
             "address_refused", f"url: {host} is a link-local, multicast or unspecified address", field="url"
@@ -79,10 +81,22 @@ class Registry:
         self._next = max(self._next, record.id + 1)
 
     def named(self, wanted: str) -> EndpointRecord:
-        """By name, id or URL."""
-        for record in self.endpoints.values():
-            if wanted in (record.name, str(record.id), record.url):
-                return record
+        """By name, else by id, else by URL where only one host reports it."""
+        records = list(self.endpoints.values())
+        for same in (
+            [r for r in records if r.name == wanted],
+            [r for r in records if str(r.id) == wanted],
+            [r for r in records if r.url == wanted],
+        ):
+            if len(same) == 1:
+                return same[0]
+            if same:
+                names = ", ".join(r.name for r in same)
+                raise Refused(
+                    "invalid",
+                    f"endpoint: {wanted} is on several hosts; name one of {names}",
+                    field="endpoint",
+                )
         raise NotFound(f"no endpoint is named {wanted}; see `agentcom endpoint list`", field="endpoint")
 
     def add(self, op: m.EndpointAdd, host: int | None, now: Now) -> EndpointRecord:
@@ -126,6 +140,8 @@ class Registry:
         self.heard_ms.pop(record.id, None)
         for counted in [k for k in self.in_flight if k[0] == record.id]:
             del self.in_flight[counted]
+        for failed in [k for k in self.failed_ms if k[0] == record.id]:
+            del self.failed_ms[failed]
         self._out.delete("endpoints", key_u64(record.id))
         self._out.publish("endpoint", "endpoint_removed", id=record.id, name=record.name)
 
@@ -135,13 +151,12 @@ class Registry:
             url, loopback = checked_url(sighting.url)
         except Refused:
             return
-        if not loopback:
-            return
         for record in self.endpoints.values():
             if record.url == url and record.seen_from == host:
                 self.probed(record, sighting.probe, now)
                 return
-        if sighting.probe.healthy and len(self.endpoints) < limits.ENDPOINTS_MAX:
+        # A host may tell of servers on itself; those elsewhere are for people to add.
+        if loopback and sighting.probe.healthy and len(self.endpoints) < limits.ENDPOINTS_MAX:
             record = self._add(
                 sighting.kind,
                 url,
@@ -169,6 +184,16 @@ class Registry:
         record.checked_ms = now.wall_ms
         if first or before != (record.healthy, record.reason, record.version, record.models):
             self.save(record, now)
+
+    def away(self, gap_ms: int, now: Now) -> None:
+        """The loop was away and heard no check: that says nothing about the servers."""
+        for endpoint, heard_ms in self.heard_ms.items():
+            self.heard_ms[endpoint] = min(heard_ms + gap_ms, now.mono_ms)
+
+    def reached(self, url: str, host: int) -> EndpointRecord | None:
+        """The endpoint at that address as the host sees it: its own before the hub's."""
+        at = [e for e in self.endpoints.values() if e.url == url and e.seen_from in (0, host)]
+        return max(at, key=lambda e: e.seen_from, default=None)
 
     def expire(self, probe_every_ms: int, now: Now) -> bool:
         """Mark endpoints whose host has sent no check for three cycles; True if any changed."""
@@ -270,6 +295,7 @@ class Registry:
 
     def _free_name(self, wanted: str, but: EndpointRecord | None) -> str:
         taken = {e.name for e in self.endpoints.values() if e is not but}
+        wanted = wanted[: limits.NAME_CHARS_MAX]
         name, n = wanted, 2
         while name in taken:
             name, n = f"{wanted[: limits.NAME_CHARS_MAX - 6]}-{n}", n + 1

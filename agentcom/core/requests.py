@@ -15,13 +15,13 @@ import msgspec
 from agentcom import limits
 from agentcom import messages as m
 from agentcom.clock import Now, rfc3339
-from agentcom.core.attempts import live_row
+from agentcom.core.attempts import LATE
 from agentcom.core.effects import ProbeEndpoint, Read, RecordKey, key_u64
 from agentcom.core.principals import RIGHTS
 from agentcom.core.sessions import Session
-from agentcom.core.tasks import Move, may_touch, owner_of
+from agentcom.core.tasks import Move, idempotency_key, illegal, may_touch, owner_of
 from agentcom.errors import NotFound, Refused
-from agentcom.model import FailureClass, PrincipalRecord, Role, State, TaskError, TaskRow
+from agentcom.model import FINAL, FailureClass, PrincipalRecord, Role, State, TaskError, TaskRow
 
 if TYPE_CHECKING:
     from agentcom.core.hub import Hub
@@ -74,13 +74,7 @@ class Requests:
             )
         mine = owner_of(caller) if caller.role is Role.submit else 0
         if isinstance(op, m.TaskWait):
-            if not self._hub.tasks.wait(op.task, session.peer, request.id, mine):
-                self._out.add(Read(session.peer, request.id, m.TaskGet(task=op.task), mine))
-            else:
-                session.waits.add((op.task, request.id))
-                self._hub.wait_until(
-                    now.mono_ms + int(op.timeout_s * 1000), op.task, session.peer, request.id
-                )
+            self._wait(op, caller, session, request.id, now)
         elif isinstance(op, READS):
             self._out.add(Read(session.peer, request.id, op, mine))
         else:
@@ -90,6 +84,18 @@ class Requests:
                 self._out.add(value)
             else:
                 self._out.send(session.peer, m.Reply(id=request.id, value=value))
+
+    def _wait(
+        self, op: m.TaskWait, caller: PrincipalRecord, session: Session, request: int, now: Now
+    ) -> None:
+        """Park it while the caller's task is live; else answer with what can be read of it."""
+        tasks = self._hub.tasks
+        mine = owner_of(caller) if caller.role is Role.submit else 0
+        slot = tasks.table.slot_of.get(op.task)
+        is_live = slot is not None and may_touch(caller, tasks.table.submitter[slot])
+        due_ms = now.mono_ms + int(op.timeout_s * 1000)
+        if not is_live or not tasks.waits.park(session, request, op.task, mine, due_ms):
+            self._out.add(Read(session.peer, request, m.TaskGet(task=op.task), mine))
 
     def caller(self, session: Session, request: m.Request, now: Now) -> PrincipalRecord:
         """Whose rights apply: the session's own, or those of the token that the web process forwards."""
@@ -112,8 +118,10 @@ class Requests:
             and op.task not in tasks.table
         ):
             return [("tasks", key_u64(op.task))]
-        if isinstance(op, m.DeadRetry | m.DeadPurge):
+        if isinstance(op, m.DeadRetry):
             return [("tasks", key_u64(task)) for task in op.tasks]
+        if isinstance(op, m.DeadPurge):
+            return [(database, key_u64(task)) for task in op.tasks for database in ("tasks", "bodies")]
         return []
 
     # --- tasks ------------------------------------------------------------------------------------------
@@ -146,8 +154,8 @@ class Requests:
         self._hub.tasks.retry(self._final(op.task, caller, found), now)
         return _task(op.task)
 
-    def _hold(self, op: m.TaskHold, caller: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
-        slot = self._hub.tasks.slot(op.task, caller)
+    def _hold(self, op: m.TaskHold, caller: PrincipalRecord, _s: Session, now: Now, found: Found) -> object:
+        slot = self._live(op.task, caller, Move.hold, found)
         error = TaskError(
             failure_class=FailureClass.configuration,
             code="held_by_user",
@@ -157,18 +165,15 @@ class Requests:
         return _task(op.task)
 
     def _release(
-        self, op: m.TaskRelease, caller: PrincipalRecord, _s: Session, now: Now, _f: Found
+        self, op: m.TaskRelease, caller: PrincipalRecord, _s: Session, now: Now, found: Found
     ) -> object:
-        self._hub.tasks.move(self._hub.tasks.slot(op.task, caller), Move.release, now)
+        self._hub.tasks.release(self._live(op.task, caller, Move.release, found), now)
         return _task(op.task)
 
     def _dead_retry(
         self, op: m.DeadRetry, caller: PrincipalRecord, _s: Session, now: Now, found: Found
     ) -> object:
-        records = [self._final(task, caller, found) for task in op.tasks]
-        for record in records:
-            if record.state not in (State.dead, State.expired, State.cancelled):
-                raise Refused("wrong_state", f"task {record.id} is {record.state}: it is not dead")
+        records = self._ended(op.tasks, caller, found)
         for record in records:
             self._hub.tasks.retry(record, now)
         return {"tasks": [record.id for record in records]}
@@ -176,30 +181,47 @@ class Requests:
     def _dead_purge(
         self, op: m.DeadPurge, caller: PrincipalRecord, _s: Session, _n: Now, found: Found
     ) -> object:
-        records = [self._final(task, caller, found) for task in op.tasks]
+        records = self._ended(op.tasks, caller, found)
+        for record in records:
+            self._purge(record, found)
+        return {"purged": len(records)}
+
+    def _ended(self, tasks: tuple[int, ...], caller: PrincipalRecord, found: Found) -> list[TaskRow]:
+        """The rows of tasks that ended without a result, each once."""
+        records = [self._final(task, caller, found) for task in dict.fromkeys(tasks)]
         for record in records:
             if record.state not in (State.dead, State.expired, State.cancelled):
                 raise Refused("wrong_state", f"task {record.id} is {record.state}: it is not dead")
-        for record in records:
-            self._purge(record)
-        return {"purged": len(records)}
+        return records
 
-    def _purge(self, record: TaskRow) -> None:
+    def _purge(self, record: TaskRow, found: Found) -> None:
         key = key_u64(record.id)
+        body = self._out.latest(("bodies", key), found)
+        spec = m.decode_spec(body) if body is not None else None
+        if spec is not None and spec.idempotency_key is not None:
+            # Its key is free again: a later submit must not be answered with a task that is no more.
+            self._out.delete("idempotency", idempotency_key(record.submitter, spec))
         for database in ("tasks", "bodies", "dead"):
             self._out.delete(database, key)
         for attempt in range(1, record.attempt + 1):
             for database in ("attempts", "routes", "reports"):
                 self._out.delete(database, key + key_u64(attempt))
+            self._out.delete("reports", key + key_u64(attempt) + LATE)
         self._hub.tasks.counts[record.state] -= 1
         self._out.publish("task", "task_purged", task=record.id)
 
+    def _live(self, task: int, caller: PrincipalRecord, what: Move, found: Found) -> int:
+        """The slot of the caller's live task; says so where it is final."""
+        if task not in self._hub.tasks.table:
+            raise illegal(task, self._final(task, caller, found).state, what)
+        return self._hub.tasks.slot(task, caller)
+
     def _final(self, task: int, caller: PrincipalRecord, found: Found) -> TaskRow:
-        stored = found.get(("tasks", key_u64(task)))
+        stored = self._out.latest(("tasks", key_u64(task)), found)
         record = msgspec.msgpack.decode(stored, type=TaskRow) if stored is not None else None
         if record is None or not may_touch(caller, record.submitter):
             raise NotFound(f"there is no task {task}", field="task")
-        if live_row(record):
+        if record.state not in FINAL:
             raise Refused("wrong_state", f"task {task} is {record.state}: it is not final")
         return record
 
@@ -242,6 +264,8 @@ class Requests:
         host.record.draining = op.draining
         self._hub.fleet.save_host(host)
         self._hub.fleet.publish_host(host, now)
+        for agent in self._hub.fleet.agents_of(host):
+            self._hub.fleet.publish_agent(agent, now)
         self._hub.tasks.changed = True
         return {"host": op.host, "draining": op.draining}
 

@@ -24,7 +24,7 @@ SOURCE_CODE = {source: code for code, source in enumerate(SOURCES)}
 COLUMNS = (
     "id", "state", "lane", "group", "submitter", "tier", "tier_source", "inferred", "created_ms", "order_key",
     "max_retries", "attempt", "retries_used", "losses", "parked_count", "infra_count", "agent", "host",
-    "assigned_ms", "delay_ms", "expires_ms", "lease_ms", "accept_ms", "not_before_ms", "progress",
+    "assigned_ms", "delay_ms", "expires_ms", "lease_ms", "accept_ms", "not_before_ms", "due_ms",
 )  # fmt: skip
 ROW_BYTES = 8 * len(COLUMNS)
 assert ROW_BYTES <= 200
@@ -57,7 +57,7 @@ class TaskTable:
     lease_ms: array[int]
     accept_ms: array[int]
     not_before_ms: array[int]
-    progress: array[int]
+    due_ms: array[int]
 
     def __init__(self) -> None:
         self._columns: list[array[int]] = []
@@ -83,7 +83,7 @@ class TaskTable:
             TIER_CODE[record.tier], SOURCE_CODE[record.tier_source], TIER_CODE[record.inferred_tier],
             record.created_ms, record.order_key, record.max_retries, record.attempt, record.retries_used,
             record.losses, record.parked_count, record.infra_count, record.agent, record.host,
-            record.assigned_ms, record.delay_ms, record.expires_ms, 0, 0, record.not_before_ms, 0,
+            record.assigned_ms, record.delay_ms, record.expires_ms, 0, 0, record.not_before_ms, record.due_ms,
         )  # fmt: skip
         if self._free:
             slot = self._free.pop()
@@ -136,4 +136,5 @@ class TaskTable:
             error_class=error.failure_class.value if error else "",
             error_code=error.code if error else "",
             error_message=error.message if error else "",
+            due_ms=self.due_ms[slot],
         )

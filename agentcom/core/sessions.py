@@ -26,7 +26,7 @@ class Session:
     heard_ms: int
     software: str = ""
     host: int = 0
-    waits: set[tuple[int, int]] = field(default_factory=set)
+    waits: dict[tuple[int, int], None] = field(default_factory=dict)  # (task, request), in order
 
 
 class Sessions:
@@ -66,17 +66,24 @@ class Sessions:
         self._by_key.setdefault(key, []).append(session)
         return session, replaced
 
-    def find(self, peer: int, key: str, token: bytes) -> Session | None:
-        """The session that a message belongs to, if its key and its token both fit. A peer that came back
-        under another address keeps its session."""
+    def find(self, key: str, token: bytes) -> Session | None:
+        """The session that a message belongs to, if its key and its token both fit."""
         session = self.by_token.get(token)
-        if session is None or session.principal.key != key:
-            return None
-        if session.peer != peer:
-            self.by_peer.pop(session.peer, None)
-            session.peer = peer
-            self.by_peer[peer] = session
-        return session
+        return session if session is not None and session.principal.key == key else None
+
+    def move(self, session: Session, peer: int) -> Session | None:
+        """A caller that came back under another address keeps its session; returns the one that was there."""
+        other = self.by_peer.get(peer)
+        if self.by_peer.get(session.peer) is session:
+            del self.by_peer[session.peer]
+        session.peer = peer
+        self.by_peer[peer] = session
+        return other
+
+    def away(self, gap_ms: int, now: Now) -> None:
+        """The loop was away and heard nobody: nobody has been silent for that."""
+        for session in self.by_token.values():
+            session.heard_ms = min(session.heard_ms + gap_ms, now.mono_ms)
 
     def close(self, session: Session) -> None:
         self.by_token.pop(session.token, None)
@@ -85,6 +92,8 @@ class Sessions:
         of_key = self._by_key.get(session.principal.key or "", [])
         if session in of_key:
             of_key.remove(session)
+        if not of_key:
+            self._by_key.pop(session.principal.key or "", None)
 
     def of_principal(self, principal: int) -> list[Session]:
         return [s for s in self.by_token.values() if s.principal.id == principal]

@@ -15,15 +15,15 @@ from typing import Protocol
 
 import msgspec
 
-from agentcom import limits
 from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.config import Settings
 from agentcom.core.admission import Admitted, admit
-from agentcom.core.effects import Read, RecordKey, key_u64
-from agentcom.core.lanes import ID_BITS, ReadyQueue, task_of
+from agentcom.core.effects import RecordKey, key_u64
+from agentcom.core.lanes import ReadyQueue, key_of, pack, task_of
 from agentcom.core.outlet import Outlet
 from agentcom.core.rows import STATE_CODE, STATES, TIERS, TaskTable
+from agentcom.core.waits import Waits
 from agentcom.errors import NotFound, Refused
 from agentcom.model import (
     FINAL,
@@ -69,11 +69,17 @@ TABLE: dict[tuple[State, Move], State] = {
     (State.delayed, Move.due): State.ready,
     **{(state, Move.hold): State.held for state in (*QUEUED, *OPEN)},
     (State.held, Move.release): State.ready,
+    (State.held, Move.delay): State.delayed,
     **{(state, Move.kill): State.dead for state in OPEN},
     **{(state, Move.cancel): State.cancelled for state in LIVE},
     **{(state, Move.expire): State.expired for state in (*QUEUED, State.held)},
     **{(state, Move.retry): State.ready for state in (State.dead, State.cancelled, State.expired)},
 }
+
+
+STALE_MAX = (
+    1024  # entries of queue or heap that have fallen, beyond as many as stand, before they are dropped
+)
 
 
 class Jitter(Protocol):
@@ -92,9 +98,7 @@ class Tasks:
         self.ready = ReadyQueue(self._is_ready)
         self.groups: list[Group] = []
         self._group_of: dict[Group, int] = {}
-        self._tick_keys: dict[bytes, int] = {}
-        self._waiters: dict[int, list[tuple[int, int, int]]] = {}
-        self._waiting = 0
+        self.waits = Waits(out)
         self._wall: list[int] = []
         self._newest_ms = 0
         self._order_base_ms = 0
@@ -147,10 +151,6 @@ class Tasks:
     def idempotency_keys(self, op: m.Submit, caller: int) -> list[bytes]:
         return [idempotency_key(caller, s) for s in op.tasks if s.idempotency_key is not None]
 
-    def end_tick(self) -> None:
-        """After the commit: keys of this tick are now in the store."""
-        self._tick_keys.clear()
-
     def slot(self, task: int, caller: PrincipalRecord | None = None) -> int:
         """The slot of a live task that the caller may touch; NotFound otherwise (for others' tasks too, so
         that ids tell nothing)."""
@@ -160,9 +160,22 @@ class Tasks:
         return slot
 
     def hold(self, slot: int, error: TaskError, now: Now) -> None:
+        """A person, or an error that only a person can mend, takes the task out of the queue."""
+        state = self.table.state_of(slot)
+        if (state, Move.hold) not in TABLE:
+            raise illegal(self.table.id[slot], state, Move.hold)
         self.table.errors[self.table.id[slot]] = error
         self.table.delay_ms[slot] = now.wall_ms + self.settings.queue.held_s * 1000
         self.move(slot, Move.hold, now)
+
+    def release(self, slot: int, now: Now) -> None:
+        """A held task goes on: to its lane, or on waiting when the time that was given for it is still to come."""
+        later = self.table.not_before_ms[slot] > now.wall_ms
+        state = self.table.state_of(slot)
+        if state is not State.held:
+            raise illegal(self.table.id[slot], state, Move.release)
+        self.table.delay_ms[slot] = 0
+        self.move(slot, Move.delay if later else Move.release, now)
 
     def retry(self, record: TaskRow, now: Now) -> None:
         """A dead, cancelled or expired task goes back to its lane with fresh counters; attempts rise on."""
@@ -172,7 +185,8 @@ class Tasks:
         old = record.state
         record.state = state
         record.retries_used = record.losses = record.parked_count = record.infra_count = 0
-        record.finished_ms = record.agent = record.host = record.delay_ms = record.not_before_ms = 0
+        record.finished_ms = record.agent = record.host = 0
+        record.delay_ms = record.due_ms = record.not_before_ms = 0
         record.expires_ms = now.wall_ms + self.settings.queue.ttl_s * 1000
         record.order_key = self._order_key(record.lane, now)
         record.error_class = record.error_code = record.error_message = ""
@@ -185,25 +199,6 @@ class Tasks:
         self._enter(slot, state, now)
         self._save(slot)
 
-    def wait(self, task: int, peer: int, request: int, principal: int) -> bool:
-        """Park a request until the task is final; False when it is final already or there is no room."""
-        if task not in self.table or self._waiting >= limits.WAITERS_MAX:
-            return False
-        self._waiters.setdefault(task, []).append((peer, request, principal))
-        self._waiting += 1
-        return True
-
-    def stop_waiting(self, task: int, peer: int, request: int | None = None) -> None:
-        """Forget one parked request of a peer, or all of them; answers it with the task as it is when named."""
-        parked = self._waiters.get(task, [])
-        for one in [w for w in parked if w[0] == peer and request in (None, w[1])]:
-            parked.remove(one)
-            self._waiting -= 1
-            if request is not None:
-                self._out.add(Read(peer, one[1], m.TaskGet(task=task), one[2]))
-        if not parked:
-            self._waiters.pop(task, None)
-
     # --- moves ------------------------------------------------------------------------------------------
 
     def move(self, slot: int, what: Move, now: Now) -> State:
@@ -214,6 +209,9 @@ class Tasks:
         if new is None:
             raise illegal(task, old, what)
         self.table.state[slot] = STATE_CODE[new]
+        if new is State.ready:
+            # What it waited for is behind it: a failure later on starts a delay of its own.
+            self.table.not_before_ms[slot] = self.table.delay_ms[slot] = self.table.due_ms[slot] = 0
         self.counts[old] -= 1
         self.counts[new] += 1
         if new in FINAL:
@@ -225,13 +223,18 @@ class Tasks:
 
     def sweep(self, now: Now) -> None:
         """Wall-clock deadlines that people gave: `not_before`, ttl, the time a task may be held."""
-        while self._wall and self._wall[0] >> ID_BITS <= now.wall_ms:
+        while self._wall and key_of(self._wall[0]) <= now.wall_ms:
             slot = self.table.slot_of.get(task_of(heapq.heappop(self._wall)))
             if slot is not None:
                 self._sweep_one(slot, now)
 
     def next_wall_ms(self) -> int | None:
-        return self._wall[0] >> ID_BITS if self._wall else None
+        return key_of(self._wall[0]) if self._wall else None
+
+    def has_deadline(self, slot: int) -> bool:
+        """Whether the wall clock will look at the task no later than it must. O(live tasks): for checks."""
+        due_ms, task = self._wall_due_ms(slot, self.table.state_of(slot)), self.table.id[slot]
+        return any(task_of(entry) == task and key_of(entry) <= due_ms for entry in self._wall)
 
     def _sweep_one(self, slot: int, now: Now) -> None:
         state = self.table.state_of(slot)
@@ -249,7 +252,6 @@ class Tasks:
             )
             self.move(slot, Move.expire, now)
         elif state is State.delayed and 0 < self.table.not_before_ms[slot] <= now.wall_ms:
-            self.table.not_before_ms[slot] = 0
             self.move(slot, Move.due, now)
 
     def _take(
@@ -260,7 +262,8 @@ class Tasks:
         if known is not None:
             slot = self.table.slot_of.get(known)
             state = self.table.state_of(slot).value if slot is not None else None
-            return {"id": known, "state": state, "tier": one.tier.value, "created": False}
+            tier = self.tier_of(slot) if slot is not None else one.tier.value
+            return {"id": known, "state": state, "tier": tier, "created": False}
         task, self.next_id = self.next_id, self.next_id + 1
         spec = one.spec
         state = State.delayed if one.not_before_ms else State.ready
@@ -301,18 +304,15 @@ class Tasks:
         self._out.put_bytes("lanes", key, b"")
         self._out.put("tasks", key, record)
         if spec.idempotency_key is not None:
-            place = idempotency_key(record.submitter, spec)
-            self._tick_keys[place] = record.id
-            self._out.put_bytes("idempotency", place, key)
+            self._out.put_bytes("idempotency", idempotency_key(record.submitter, spec), key)
         self._enter(slot, record.state, now)
         self._out.task_changed(record.id)
 
     def _known(self, spec: TaskSpec, caller: int, found: Mapping[RecordKey, bytes]) -> int | None:
         if spec.idempotency_key is None:
             return None
-        place = idempotency_key(caller, spec)
-        stored = found.get(("idempotency", place))
-        return int.from_bytes(stored, "big") if stored is not None else self._tick_keys.get(place)
+        stored = self._out.latest(("idempotency", idempotency_key(caller, spec)), found)
+        return int.from_bytes(stored, "big") if stored is not None else None
 
     def _order_key(self, lane: Lane, now: Now) -> int:
         queue = self.settings.queue
@@ -327,12 +327,14 @@ class Tasks:
             self._out.put("meta", b"group" + key_u64(number), group)
         return number
 
-    def _is_ready(self, task: int, group: int) -> bool:
-        slot = self.table.slot_of.get(task)
+    def _is_ready(self, entry: int, group: int) -> bool:
+        """A task that left and came back under another key has an old entry too, which does not count."""
+        slot = self.table.slot_of.get(task_of(entry))
         return (
             slot is not None
             and STATES[self.table.state[slot]] is State.ready
             and self.table.group[slot] == group
+            and self.table.order_key[slot] == key_of(entry)
         )
 
     def _enter(self, slot: int, state: State, now: Now) -> None:
@@ -341,13 +343,27 @@ class Tasks:
         if state is State.ready:
             self.ready.push(self.table.group[slot], self.table.order_key[slot], task)
             self.changed = True
+            if self.ready.size > 2 * self.counts[State.ready] + STALE_MAX:
+                self.ready.compact()
         if state not in OPEN:
-            due_ms = self.table.expires_ms[slot]
-            if state is State.held:
-                due_ms = min(due_ms, self.table.delay_ms[slot])
-            if state is State.delayed and self.table.not_before_ms[slot]:
-                due_ms = min(due_ms, self.table.not_before_ms[slot])
-            heapq.heappush(self._wall, due_ms << ID_BITS | task)
+            heapq.heappush(self._wall, pack(self._wall_due_ms(slot, state), task))
+            if len(self._wall) > 2 * len(self.table) + STALE_MAX:
+                self._drop_passed()
+
+    def _wall_due_ms(self, slot: int, state: State) -> int:
+        """When the wall clock next matters to a task that no agent holds."""
+        due_ms = self.table.expires_ms[slot]
+        if state is State.held:
+            due_ms = min(due_ms, self.table.delay_ms[slot])
+        if state is State.delayed and self.table.not_before_ms[slot]:
+            due_ms = min(due_ms, self.table.not_before_ms[slot])
+        return due_ms
+
+    def _drop_passed(self) -> None:
+        """Keep one deadline per queued task: those of states that it has left, and of final tasks, go."""
+        states = ((task, slot, self.table.state_of(slot)) for task, slot in self.table.slot_of.items())
+        self._wall = [pack(self._wall_due_ms(slot, s), task) for task, slot, s in states if s not in OPEN]
+        heapq.heapify(self._wall)
 
     def _finish(self, slot: int, task: int, state: State, now: Now) -> None:
         record = self.table.record(slot, finished_ms=now.wall_ms)
@@ -357,18 +373,12 @@ class Tasks:
             self._out.put_bytes("dead", key_u64(task), record.error_code.encode())
         self.by_lane[record.lane] -= 1
         self.table.remove(task)
-        for peer, request, principal in self._waiters.pop(task, []):
-            self._waiting -= 1
-            self._out.add(Read(peer, request, m.TaskGet(task=task), principal))
+        self.waits.finish(task)
         self._out.task_changed(task)
 
     def _save(self, slot: int) -> None:
         self._out.put("tasks", key_u64(self.table.id[slot]), self.table.record(slot))
         self._out.task_changed(self.table.id[slot])
-
-    def save(self, slot: int) -> None:
-        """Write a row whose counters changed without a move."""
-        self._save(slot)
 
     def tier_of(self, slot: int) -> str:
         return TIERS[self.table.tier[slot]].value

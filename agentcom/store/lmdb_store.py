@@ -22,25 +22,28 @@ import lmdb
 import msgspec
 
 from agentcom.errors import StoreDamaged, StoreError, StoreFull, StoreVersion
+from agentcom.store import migrations
 from agentcom.store.base import Batch, Database, DatabaseStats, Row, StoreStats, require_next
 from agentcom.store.place import NO_ROOM, file_system, has_room, require_local, sync_directories, take_lock
-from agentcom.store.record import pack, unpack
+from agentcom.store.record import SCHEMA_VERSION, pack, unpack
 
-FORMAT: Final = 1  # of the databases and their keys; the record that tells it keeps this envelope for ever
+FORMAT: Final = SCHEMA_VERSION  # of databases, keys and bodies: one number, which migrations.py leads up to
 MAP_BYTES: Final = 64 * 2**30 if sys.maxsize > 2**32 else 2**30  # sparse: address space, not disk
 READERS_MAX: Final = 16  # this thread, a backup's child, a person with a tool; 126 by default
 
-_OWN: Final = "store"  # the store's own database; no member of Database may have this name
-_DATABASES_MAX: Final = 64  # room for later versions; LMDB scans this table when it opens one
+OWN: Final = "store"  # the store's own database; no member of Database may have this name
+OWN_VERSION: Final = 1  # of its records, for ever: every program must be able to read the format
+DATABASES_MAX: Final = 64  # room for later versions; LMDB scans this table when it opens one
 _ENGINE: Final = 0  # LMDB 0.9: what the measurements behind the rules above were made on
 _ROOM_BYTES: Final = 2**20  # beyond the batch itself: pages that a commit copies
 _ROOM_HINT: Final = "free disk space, or raise hub.map_gib"
 _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)
-_STATE_KEY: Final = b"state"
-_FORMAT_KEY: Final = b"format"
+STATE_KEY: Final = b"state"
+FORMAT_KEY: Final = b"format"
+_MIGRATION_ROWS: Final = 1000  # that a migration holds in memory at a time
 
-assert _OWN not in list(Database)
-assert len(Database) < _DATABASES_MAX
+assert OWN not in list(Database)
+assert len(Database) < DATABASES_MAX
 
 
 class State(msgspec.Struct, frozen=True):
@@ -56,7 +59,8 @@ class LmdbStore:
 
     Raises StoreLocked (naming the process) when it is open elsewhere, StoreVersion when a newer program wrote
     it, StoreDamaged when its parts do not fit together, StoreError on a network file system; in each case the
-    file is left as it was. `file_system_of` is for tests.
+    file is left as it was. `lock` is what `take_lock` gave, when the caller has it; it passes to the store in
+    any case. `file_system_of` is for tests.
     """
 
     def __init__(
@@ -65,14 +69,17 @@ class LmdbStore:
         *,
         map_bytes: int = MAP_BYTES,
         file_system_of: Callable[[Path], str | None] | None = None,
+        lock: int | None = None,
     ) -> None:
         self._path = Path(path)
         self._refusal: str | None = None
         self._commit_refusal: str | None = None
         self._state: State
         self._handles: dict[str, lmdb._Database]
-        require_local(self._path, (file_system_of or file_system)(self._path))
-        self._lock: int | None = take_lock(self._path)
+        if lock is None:
+            require_local(self._path, (file_system_of or file_system)(self._path))
+            lock = take_lock(self._path)
+        self._lock: int | None = lock
         try:
             self._environment = self._open_environment(map_bytes)
         except BaseException:
@@ -97,9 +104,22 @@ class LmdbStore:
 
     def commit(self, batch: Batch, sequence: int) -> None:
         self._require_usable("commit to")
+        require_next(sequence, self._state.sequence, str(self._path))
+        self._commit(batch, sequence)
+
+    def bring_forward(self, batch: Batch, sequence: int) -> None:
+        """Commit in one what several batches changed, up to and with batch `sequence`: the journal's way to
+        make up for what a store lacks, thousands of batches a second. Same errors as `commit`."""
+        self._require_usable("bring forward")
+        if sequence <= self._state.sequence:
+            raise StoreError(
+                f"{self._path} is at batch {self._state.sequence}, {sequence} is not ahead of it"
+            )
+        self._commit(batch, sequence)
+
+    def _commit(self, batch: Batch, sequence: int) -> None:
         if self._commit_refusal:
             raise StoreError(f"cannot commit to {self._path}: {self._commit_refusal}")
-        require_next(sequence, self._state.sequence, str(self._path))
         try:
             transaction = self._environment.begin(write=True)
             state = self._apply(transaction, batch, sequence)
@@ -202,7 +222,7 @@ class LmdbStore:
                 writemap=False,
                 lock=True,
                 mode=0o600,
-                max_dbs=_DATABASES_MAX,
+                max_dbs=DATABASES_MAX,
                 max_readers=READERS_MAX,
                 max_spare_txns=1,  # a read then renews the last transaction: no lock, no allocation
                 lib_version=_ENGINE,
@@ -218,14 +238,15 @@ class LmdbStore:
             with self._environment.begin(write=True) as transaction:
                 fresh = transaction.stat()["entries"] == 0
                 self._own = self._open_own(transaction, create=fresh)
-                if not fresh:
-                    self._check_format(transaction)
+                steps = [] if fresh else self._steps(transaction)
                 self._handles = {
                     str(database): self._environment.open_db(database.encode(), txn=transaction)
                     for database in Database
                 }
                 if fresh:
                     self._write_first_state(transaction)
+                if steps:
+                    self._migrate(transaction, steps)
                 self._state = self._read_state(transaction)
         except lmdb.Error as error:
             raise self._error("open", error) from error
@@ -234,30 +255,47 @@ class LmdbStore:
 
     def _open_own(self, transaction: lmdb.Transaction[bytes], create: bool) -> lmdb._Database:
         try:
-            return self._environment.open_db(_OWN.encode(), txn=transaction, create=create)
+            return self._environment.open_db(OWN.encode(), txn=transaction, create=create)
         except lmdb.NotFoundError:
             raise StoreDamaged(
-                f"cannot open {self._path}: the file is not empty and has no {_OWN!r} database; it is not a "
+                f"cannot open {self._path}: the file is not empty and has no {OWN!r} database; it is not a "
                 "store of AgentCom, or it is damaged"
             ) from None
 
-    def _check_format(self, transaction: lmdb.Transaction[bytes]) -> None:
-        found = int.from_bytes(self._own_record(transaction, _FORMAT_KEY), "big")
-        if found > FORMAT:
-            raise StoreVersion(
-                f"cannot open {self._path}: it has format {found}, this program knows formats up to "
-                f"{FORMAT}; run the newer AgentCom, or restore a backup from before the upgrade"
-            )
+    def _steps(self, transaction: lmdb.Transaction[bytes]) -> list[migrations.Step]:
+        """What leads from the version of the file to ours; a newer one is refused."""
+        found = int.from_bytes(self._own_record(transaction, FORMAT_KEY), "big")
+        try:
+            return migrations.steps_after(found)
+        except StoreVersion as error:
+            raise StoreVersion(f"cannot open {self._path}: {error}") from error
+
+    def _migrate(self, transaction: lmdb.Transaction[bytes], steps: list[migrations.Step]) -> None:
+        counts = {}
+        for name, handle in self._handles.items():
+            start = b""
+            while rows := list(islice(_walk_up(transaction.cursor(handle), start, None), _MIGRATION_ROWS)):
+                for key, record in rows:
+                    changed = migrations.carry_over(steps, name, key, record)
+                    if changed is None:
+                        transaction.delete(key, db=handle)
+                    else:
+                        transaction.put(key, changed, db=handle)
+                start = rows[-1][0] + b"\x00"
+            counts[name] = transaction.stat(handle)["entries"]
+        state = msgspec.msgpack.decode(self._own_record(transaction, STATE_KEY), type=State)
+        self._put_own_record(transaction, STATE_KEY, msgspec.msgpack.encode(State(state.sequence, counts)))
+        self._put_own_record(transaction, FORMAT_KEY, steps[-1].to.to_bytes(4, "big"))
 
     def _write_first_state(self, transaction: lmdb.Transaction[bytes]) -> None:
-        self._put_own_record(transaction, _FORMAT_KEY, FORMAT.to_bytes(4, "big"))
+        self._put_own_record(transaction, FORMAT_KEY, FORMAT.to_bytes(4, "big"))
         state = State(0, {str(database): 0 for database in Database})
-        self._put_own_record(transaction, _STATE_KEY, msgspec.msgpack.encode(state))
+        self._put_own_record(transaction, STATE_KEY, msgspec.msgpack.encode(state))
 
     def _read_state(self, transaction: lmdb.Transaction[bytes]) -> State:
         """The state, compared with what LMDB counts; a database that an older program did not have starts
         at 0 rows."""
-        state = msgspec.msgpack.decode(self._own_record(transaction, _STATE_KEY), type=State)
+        state = msgspec.msgpack.decode(self._own_record(transaction, STATE_KEY), type=State)
         counts = {name: state.counts.get(name, 0) for name in self._handles}
         for name, handle in self._handles.items():
             rows = transaction.stat(handle)["entries"]
@@ -269,10 +307,10 @@ class LmdbStore:
         return State(state.sequence, counts)
 
     def _own_record(self, transaction: lmdb.Transaction[bytes], key: bytes) -> bytes:
-        return unpack(_OWN, key, transaction.get(key, db=self._own) or b"")
+        return unpack(OWN, key, transaction.get(key, db=self._own) or b"", OWN_VERSION)
 
     def _put_own_record(self, transaction: lmdb.Transaction[bytes], key: bytes, body: bytes) -> None:
-        transaction.put(key, pack(_OWN, key, body), db=self._own)
+        transaction.put(key, pack(OWN, key, body, OWN_VERSION), db=self._own)
 
     def _apply(self, transaction: lmdb.Transaction[bytes], batch: Batch, sequence: int) -> State:
         """Write the batch and the state that goes with it; on any error the transaction is aborted."""
@@ -283,7 +321,7 @@ class LmdbStore:
                 _write_rows(transaction, handle, database, rows)
                 counts[database] = transaction.stat(handle)["entries"]
             state = State(sequence, counts)
-            self._put_own_record(transaction, _STATE_KEY, msgspec.msgpack.encode(state))
+            self._put_own_record(transaction, STATE_KEY, msgspec.msgpack.encode(state))
         except BaseException:
             transaction.abort()
             raise

@@ -96,15 +96,20 @@ def sync_directories(path: Path) -> None:
     """Make the names of new files durable: LMDB syncs what is in them only."""
     for directory in (path, path.parent):
         try:
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            sync_directory(directory)
         except PermissionError:
             continue  # a parent that we may not read has held our directory before we came
-        try:
-            os.fsync(descriptor)
         except OSError as error:
             raise StoreError(f"cannot sync {directory}: {error.strerror}; check the disk") from error
-        finally:
-            os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable. OSError when that cannot be done."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _tighten(path: Path, mode: int) -> None:

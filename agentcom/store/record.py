@@ -37,24 +37,24 @@ def _head(database: str, version: int, key: bytes, body: bytes) -> bytes:
     return _ENVELOPE.pack(MAGIC, version, checksum)
 
 
-def pack(database: str, key: bytes, body: bytes) -> bytes:
+def pack(database: str, key: bytes, body: bytes, version: int = SCHEMA_VERSION) -> bytes:
     """The record that is stored for a body: ENVELOPE_BYTES longer."""
-    return _head(database, SCHEMA_VERSION, key, body) + body
+    return _head(database, version, key, body) + body
 
 
-def unpack(database: str, key: bytes, record: bytes) -> bytes:
+def unpack(database: str, key: bytes, record: bytes, version: int = SCHEMA_VERSION) -> bytes:
     """The body of a record, verified.
 
     Raises StoreDamaged when it is not what was stored under this key, StoreVersion when it is intact but has
     another schema version (older ones are migrated when the store is opened).
     """
     body = record[ENVELOPE_BYTES:]
-    if record.startswith(_head(database, SCHEMA_VERSION, key, body)):
+    if record.startswith(_head(database, version, key, body)):
         return body
-    raise _reason(database, key, record)
+    raise _reason(database, key, record, version)
 
 
-def _reason(database: str, key: bytes, record: bytes) -> StoreError:
+def _reason(database: str, key: bytes, record: bytes, wanted: int) -> StoreError:
     """What is wrong with a record that is not as this program would have written it."""
     if len(record) < ENVELOPE_BYTES:
         return _damaged(database, key, f"{len(record)} bytes are too short for a record")
@@ -64,8 +64,8 @@ def _reason(database: str, key: bytes, record: bytes) -> StoreError:
     if not record.startswith(_head(database, version, key, record[ENVELOPE_BYTES:])):
         return _damaged(database, key, "its checksum does not fit its content")
     return StoreVersion(
-        f"cannot read the record {key.hex()} of '{database}': it has schema version {version}, this program "
-        f"reads version {SCHEMA_VERSION}; run the AgentCom that wrote it, or a newer one"
+        f"cannot read the record {key.hex()} of '{database}': it has schema version {version}, and version "
+        f"{wanted} was expected; run the AgentCom that wrote it, or a newer one"
     )
 
 

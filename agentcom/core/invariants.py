@@ -1,0 +1,159 @@
+"""What must hold between any two events: every index of the core fits every other.
+
+`check` raises AssertionError with what does not fit. It walks everything, so it runs in tests and the simulator,
+after each event; the hub itself does not call it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from agentcom.core.lanes import ReadyQueue, task_of
+from agentcom.core.rows import LANES
+from agentcom.model import FINAL, OPEN_ATTEMPT, State
+
+if TYPE_CHECKING:
+    from agentcom.core.hub import Hub
+
+
+def check(hub: Hub) -> None:
+    """All of the checks below."""
+    _check_rows(hub)
+    _check_ready(hub)
+    _check_agents(hub)
+    _check_calls(hub)
+    _check_fleet(hub)
+    _check_sessions(hub)
+    _check_principals(hub)
+
+
+def _check_rows(hub: Hub) -> None:
+    """Counts by state and lane, the deadline of each task that no agent holds, the reason of each that waits."""
+    tasks, table = hub.tasks, hub.tasks.table
+    for task, slot in table.slot_of.items():
+        state = table.state_of(slot)
+        assert table.id[slot] == task, f"slot {slot} of task {task} belongs to {table.id[slot]}"
+        assert state not in FINAL, f"task {task} is {state} and still in the table"
+        assert table.group[slot] < len(tasks.groups), f"task {task} has group {table.group[slot]}"
+        if state not in OPEN_ATTEMPT:
+            assert table.agent[slot] == 0, f"task {task} is {state} and has agent {table.agent[slot]}"
+            assert tasks.has_deadline(slot), f"task {task} is {state} and no timer ends that"
+        if state is State.held:
+            assert task in table.errors, f"task {task} is held for no reason"
+        if state is State.delayed:
+            assert table.not_before_ms[slot] or hub.attempts.has_timer(task), (
+                f"task {task} is delayed for ever"
+            )
+    states = Counter(table.state_of(slot) for slot in table.slot_of.values())
+    counted = {state: n for state, n in tasks.counts.items() if state not in FINAL and n}
+    assert counted == dict(states), f"counted {counted}, there are {dict(states)}"
+    assert all(n >= 0 for n in tasks.counts.values()), f"counts fell below zero: {tasks.counts}"
+    lanes = Counter(LANES[table.lane[slot]] for slot in table.slot_of.values())
+    assert {lane: n for lane, n in tasks.by_lane.items() if n} == dict(lanes), f"lanes {tasks.by_lane}"
+    assert set(table.errors) <= set(table.slot_of), "an error belongs to no live task"
+
+
+def _check_ready(hub: Hub) -> None:
+    """The queue gives out every ready task once, and nothing else."""
+    tasks = hub.tasks
+    ready: ReadyQueue = tasks.ready
+    queued = [task_of(entry) for group in ready.groups() for entry in ready.first(group, len(tasks.table))]
+    states = tasks.table
+    expected = sorted(t for t, slot in states.slot_of.items() if states.state_of(slot) is State.ready)
+    assert sorted(queued) == expected, f"queued {sorted(queued)}, ready {expected}"
+
+
+def _check_agents(hub: Hub) -> None:
+    """Each open attempt has its agent, each taken agent an attempt that is open or whose kill is awaited."""
+    table = hub.tasks.table
+    held = {}
+    for task, slot in table.slot_of.items():
+        if table.state_of(slot) in OPEN_ATTEMPT:
+            agent = hub.fleet.agents.get(table.agent[slot])
+            assert agent is not None, f"task {task} is held by no agent"
+            assert (agent.task, agent.attempt) == (task, table.attempt[slot]), (
+                f"{agent.record.name} has another"
+            )
+            assert agent.host.record.id == table.host[slot], f"task {task} is leased to another host"
+            assert agent.working == (table.state_of(slot) is State.working), (
+                f"{agent.record.name} and its task differ"
+            )
+            assert hub.attempts.has_timer(task), f"the lease of task {task} never ends"
+            held[agent.record.id] = task
+    closing = hub.attempts.closing
+    for place, agent in closing.items():
+        assert (agent.task, agent.attempt) == place, f"{agent.record.name} is closing {place} and has another"
+        assert agent.free_by_ms, f"{agent.record.name} is never freed"
+    for number, agent in hub.fleet.agents.items():
+        is_taken = number in held or (agent.task, agent.attempt) in closing
+        assert bool(agent.task) == is_taken, (
+            f"{agent.record.name} holds task {agent.task}, which is not its own"
+        )
+    for host in hub.fleet.hosts.values():
+        busy = sum(1 for agent in host.agents.values() if agent.task)
+        assert host.busy_count == busy, f"{host.record.name} counts {host.busy_count} busy agents of {busy}"
+
+
+def _check_calls(hub: Hub) -> None:
+    """In flight is what open or closing attempts call, on endpoints that are still registered."""
+    taken = {(agent.task, agent.attempt) for agent in hub.fleet.agents.values() if agent.task}
+    calls = hub.attempts.calls
+    assert set(calls) <= taken, f"calls of closed attempts: {sorted(set(calls) - taken)}"
+    counted = Counter(call for call in calls.values() if call[0] in hub.registry.endpoints)
+    assert hub.registry.in_flight == dict(counted), (
+        f"in flight {hub.registry.in_flight}, calls {dict(counted)}"
+    )
+
+
+def _check_fleet(hub: Hub) -> None:
+    fleet = hub.fleet
+    names = {host.record.name: host for host in fleet.hosts.values()}
+    assert names == fleet.host_by_name, f"hosts by name: {sorted(fleet.host_by_name)}, hosts: {sorted(names)}"
+    agents = {agent.record.name: agent for agent in fleet.agents.values()}
+    assert agents == fleet.agent_by_name, f"agents by name: {sorted(fleet.agent_by_name)}, {sorted(agents)}"
+    placed = {n: agent for host in fleet.hosts.values() for n, agent in host.agents.items()}
+    assert placed == fleet.agents, f"agents of hosts: {sorted(placed)}, agents: {sorted(fleet.agents)}"
+    for host in fleet.hosts.values():
+        assert host.online <= (host.session is not None), f"{host.record.name} is online without a session"
+        if host.session is not None:
+            assert hub.sessions.by_token.get(host.session.token) is host.session, (
+                f"{host.record.name}: ended session"
+            )
+            assert host.session.principal.id == host.record.principal, (
+                f"{host.record.name}: another's session"
+            )
+
+
+def _check_sessions(hub: Hub) -> None:
+    """Sessions by address and by token, and the waits of each."""
+    sessions = hub.sessions
+    for peer, session in sessions.by_peer.items():
+        assert session.peer == peer, f"session {session.number} is at {session.peer}, listed at {peer}"
+        assert sessions.by_token.get(session.token) is session, f"session {session.number} has ended"
+    assert len(sessions.by_peer) == len(sessions.by_token), "two sessions at one address"
+    for session in sessions.by_token.values():
+        assert not session.principal.revoked, (
+            f"session {session.number} is of {session.principal.name}, revoked"
+        )
+    places = hub.tasks.waits.places()
+    assert hub.tasks.waits.count == len(places), (
+        f"{hub.tasks.waits.count} waits counted, {len(places)} parked"
+    )
+    assert all(task in hub.tasks.table for task, _, _ in places), "somebody waits for a task that is final"
+    owned = {(t, s.number, request) for s in sessions.by_token.values() for t, request in s.waits}
+    assert owned == set(places), f"waits of sessions {sorted(owned)}, parked {sorted(places)}"
+
+
+def _check_principals(hub: Hub) -> None:
+    principals = hub.principals
+    live = {p.name: p for p in principals.by_id.values() if not p.revoked}
+    assert live == principals.by_name, (
+        f"principals by name: {sorted(principals.by_name)}, live: {sorted(live)}"
+    )
+    keys = {p.key: p for p in principals.by_id.values() if p.key}
+    assert keys == principals.by_key, "a key is listed twice or not at all"
+    tokens = {p.token_sha256: p for p in principals.by_id.values() if p.token_sha256}
+    assert tokens == principals.by_token, "a token is listed twice or not at all"
+    for host in hub.fleet.hosts.values():
+        assert host.record.principal in principals.by_id, f"{host.record.name} has no key"

@@ -1,0 +1,275 @@
+"""Backups: a compact copy of the live store, verified, named after the last batch in it, the newest few kept.
+
+The copy is made in a child process (`python -m agentcom.store.backup`), since it is a long reader and walks
+pages that may be damaged. It gets its name only when it has been checked as thoroughly as a store at start
+and is on disk; what a child left unfinished is removed by the next one. Beside each file lies a manifest with
+its checksum. The rest of the hub never waits for any of this: see `BackupRun`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import lmdb
+import msgspec
+
+from agentcom.errors import AgentComError, StoreError, StoreFull
+from agentcom.store.check import DATA_FILE, CheckReport, Condition, full_check, full_check_here
+from agentcom.store.lmdb_store import DATABASES_MAX, MAP_BYTES
+from agentcom.store.place import NO_ROOM, sync_directory
+
+KEPT: Final = 3
+_NAME: Final = re.compile(r"backup-(\d{20})-(\d{8}T\d{6}Z)\.mdb")
+_UNFINISHED: Final = "unfinished-"
+_PIECE_BYTES: Final = 2**20
+
+
+class Backup(msgspec.Struct, frozen=True, kw_only=True):
+    """A backup and what its manifest says. `verified` is false without a manifest; `time` is RFC 3339;
+    `condition` is good or inconsistent."""
+
+    path: str
+    sequence: int
+    time: str
+    bytes: int
+    checksum: str = ""
+    verified: bool = False
+    condition: Condition = Condition.good
+    rows: int = 0
+    duration_ms: int = 0
+
+
+def make_backup(store: Path | str, folder: Path | str, keep: int = KEPT) -> Backup:
+    """Copy the store, which may be in use, check the copy, keep the newest `keep`. Blocks until that is done.
+
+    Raises StoreFull without room, StoreError when the copy fails or is not good; the earlier backups stay.
+    """
+    run = BackupRun(store, folder, keep)
+    run.wait()
+    return run.outcome()
+
+
+class BackupRun:
+    """A backup under way in a child process: `poll` it, then take its `outcome`."""
+
+    def __init__(self, store: Path | str, folder: Path | str, keep: int = KEPT) -> None:
+        assert keep >= 1, "at least the new one is kept"
+        command = [sys.executable, "-m", "agentcom.store.backup", str(store), str(folder), str(keep)]
+        self._child: subprocess.Popen[str] = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def poll(self) -> bool:
+        """Whether it has ended; never waits."""
+        return self._child.poll() is not None
+
+    def wait(self) -> None:
+        self._child.wait()
+
+    def outcome(self) -> Backup:
+        """What was made; call it once, after the end. Errors as of `make_backup`."""
+        output, _ = self._child.communicate()
+        status = self._child.returncode
+        last = output.strip().rpartition("\n")[2]
+        if status == 0:
+            return msgspec.json.decode(last, type=Backup)
+        if status == _STATUS_FULL:
+            raise StoreFull(last)
+        how = f"signal {-status}: the store may be damaged" if status < 0 else f"status {status}"
+        raise StoreError(last or f"the backup's process ended by {how}")
+
+    def stop(self) -> None:
+        """End it; the copy that it was making is removed by the next one."""
+        if self._child.poll() is None:
+            self._child.kill()
+        self._child.communicate()
+
+
+def list_backups(folder: Path | str) -> list[Backup]:
+    """All backups in the folder, the newest first (by batch, then time)."""
+    try:
+        files = [file for file in Path(folder).iterdir() if _NAME.fullmatch(file.name)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(f"cannot list {folder}: {error.strerror}") from error
+    return sorted(map(_read_manifest, files), key=lambda one: (one.sequence, one.time), reverse=True)
+
+
+def newest_verified(folder: Path | str) -> int:
+    """The last batch of the newest backup that verified when it was made, 0 without one."""
+    return max((one.sequence for one in list_backups(folder) if one.verified), default=0)
+
+
+def oldest_kept(folder: Path | str) -> int:
+    """The last batch of the oldest backup: journal segments up to it are of no use. 0 without one."""
+    return min((one.sequence for one in list_backups(folder) if one.verified), default=0)
+
+
+def verify_backup(path: Path | str) -> CheckReport:
+    """Compare the file with its manifest and check it in full, in a child process."""
+    file = Path(path)
+    report = full_check(file)
+    if report.condition not in (Condition.good, Condition.inconsistent):
+        return report
+    known = _read_manifest(file)
+    wrong = ""
+    if known.checksum and _checksum(file) != known.checksum:
+        wrong = "its bytes are not those that were written: the checksum in its manifest differs"
+    elif report.sequence != known.sequence:
+        wrong = f"it holds batch {report.sequence}, its name says {known.sequence}"
+    if not wrong:
+        return report
+    problems = (wrong, *report.problems)
+    return msgspec.structs.replace(
+        report, condition=Condition.damaged, problems=problems, problem_count=len(problems)
+    )
+
+
+def _read_manifest(file: Path) -> Backup:
+    match = _NAME.fullmatch(file.name)
+    if match is None:
+        raise StoreError(f"{file} is not named like a backup: backup-<batch>-<time>.mdb")
+    when = datetime.strptime(match[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    size = file.stat().st_size if file.exists() else 0
+    bare = Backup(path=str(file), sequence=int(match[1]), time=_rfc3339(when), bytes=size)
+    try:
+        told = msgspec.json.decode(_manifest(file).read_bytes(), type=Backup)
+    except (OSError, msgspec.DecodeError):
+        return bare
+    is_same = (told.sequence, told.bytes) == (bare.sequence, bare.bytes)
+    return msgspec.structs.replace(told, path=str(file)) if is_same else bare
+
+
+def _manifest(file: Path) -> Path:
+    return file.with_suffix(".json")
+
+
+def _rfc3339(when: datetime) -> str:
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _checksum(file: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as content:
+        while piece := content.read(_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+# What the child does.
+
+
+def _make_here(store: Path, folder: Path, keep: int) -> Backup:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _remove_unfinished(folder)
+    unfinished = folder / f"{_UNFINISHED}{os.getpid()}"
+    begun = time.monotonic()
+    try:
+        _copy(store, unfinished)
+        report = full_check_here(unfinished)
+        if report.condition not in (Condition.good, Condition.inconsistent):
+            raise StoreError(f"the copy of {store} is {report.condition}: {'; '.join(report.problems[:3])}")
+        made = _name(unfinished, report, int((time.monotonic() - begun) * 1000))
+    finally:
+        unfinished.unlink(missing_ok=True)
+    for old in _superseded(list_backups(folder), keep):
+        _manifest(Path(old.path)).unlink(missing_ok=True)
+        Path(old.path).unlink(missing_ok=True)
+    return made
+
+
+def _superseded(known: list[Backup], keep: int) -> list[Backup]:
+    """All but the newest `keep`, and never the newest whose records agree with each other: a store that has
+    gone wrong must not push out the last copy from before that."""
+    verified = [one for one in known if one.verified]
+    good = next((one for one in verified if one.condition is Condition.good), None)
+    return [one for one in verified[keep:] if one is not good]
+
+
+def _copy(store: Path, target: Path) -> None:
+    map_bytes = max(MAP_BYTES, 2 * (store / DATA_FILE).stat().st_size)  # the hub may write meanwhile
+    environment = lmdb.open(
+        str(store), readonly=True, create=False, max_dbs=DATABASES_MAX, max_spare_txns=0, map_size=map_bytes
+    )
+    try:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            environment.copyfd(descriptor, compact=True)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    finally:
+        environment.close()
+
+
+def _name(unfinished: Path, report: CheckReport, duration_ms: int) -> Backup:
+    """Give the checked copy its name, then write its manifest: without one it counts as not verified."""
+    when = datetime.now(UTC)
+    file = unfinished.with_name(f"backup-{report.sequence:020}-{when.strftime('%Y%m%dT%H%M%SZ')}.mdb")
+    made = Backup(
+        path=str(file),
+        sequence=report.sequence,
+        time=_rfc3339(when),
+        bytes=report.file_bytes,
+        checksum=_checksum(unfinished),
+        verified=True,
+        condition=report.condition,
+        duration_ms=duration_ms,
+        rows=sum(report.rows.values()),
+    )
+    unfinished.rename(file)
+    manifest = _manifest(file)
+    temporary = manifest.with_name(f"{_UNFINISHED}{os.getpid()}.json")
+    with temporary.open("wb") as content:
+        content.write(json.dumps(msgspec.to_builtins(made)).encode())
+        content.flush()
+        os.fsync(content.fileno())
+    temporary.chmod(0o600)
+    temporary.rename(manifest)
+    sync_directory(file.parent)
+    return made
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """What a child that was killed has left; a file whose writer still lives is left alone."""
+    for file in folder.glob(f"{_UNFINISHED}*"):
+        number = file.name.removeprefix(_UNFINISHED).removesuffix(".json")
+        if not (number.isdigit() and Path(f"/proc/{number}").exists()):
+            file.unlink(missing_ok=True)
+
+
+_STATUS_FULL: Final = 3
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m agentcom.store.backup STORE FOLDER [KEEP]`: the manifest on stdout, or one line that says why
+    not. Status 0, 1 failed, 2 wrong use, 3 no room."""
+    if len(arguments) not in (2, 3):
+        print("use: python -m agentcom.store.backup STORE FOLDER [KEEP]")
+        return 2
+    store, folder = map(Path, arguments[:2])
+    try:
+        made = _make_here(store, folder, int(arguments[2]) if len(arguments) == 3 else KEPT)
+    except (lmdb.Error, OSError) as error:
+        number = getattr(error, "code", None) or getattr(error, "errno", None)
+        print(f"cannot back up {store} to {folder}: {error}; free disk space or choose another folder")
+        return _STATUS_FULL if number in NO_ROOM else 1
+    except AgentComError as error:
+        print(error)
+        return 1
+    print(json.dumps(msgspec.to_builtins(made)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

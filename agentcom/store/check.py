@@ -1,0 +1,304 @@
+"""Is the file what was written? Asked before a store is opened, and of every backup.
+
+A damaged LMDB file can abort the process that maps it, so `full_check` runs in a child: a child that ends by a
+signal has found damage too. It reads the file's structure as plain bytes first (`lmdb.verify`), opens it only
+if that holds, then verifies every record's checksum, the row counts and the agreement between the databases.
+`quick_check` is for a store that was closed cleanly: it compares the meta pages with what was noted then.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import resource
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import lmdb
+import lmdb.verify
+import msgspec
+
+from agentcom.errors import AgentComError, StoreError, StoreVersion
+from agentcom.store import migrations
+from agentcom.store.base import Database, Row
+from agentcom.store.crosscheck import PROBLEMS_MAX, cross_check
+from agentcom.store.lmdb_store import DATABASES_MAX, FORMAT_KEY, OWN, OWN_VERSION, STATE_KEY, State
+from agentcom.store.place import FILES
+from agentcom.store.record import SCHEMA_VERSION, unpack
+
+DATA_FILE: Final = FILES[0]
+META_BYTES: Final = 2 * mmap.PAGESIZE
+CHECK_S_MAX: Final = 3600  # a check that takes longer is ended and counts as failed
+PROGRESS_ROWS: Final = 50_000
+_PROBLEM_CHARS_MAX: Final = 300
+
+
+class Condition(StrEnum):
+    """What a check found. `inconsistent`: every record is sound, but they do not agree with each other."""
+
+    good = "good"
+    damaged = "damaged"
+    inconsistent = "inconsistent"
+    newer = "newer"
+    missing = "missing"
+
+
+class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`sequence` and `rows` are as far as they could be read; `problems` are the first PROBLEMS_MAX of
+    `problem_count`."""
+
+    condition: Condition
+    path: str
+    sequence: int = 0
+    rows: dict[str, int] = {}
+    file_bytes: int = 0
+    problems: tuple[str, ...] = ()
+    problem_count: int = 0
+    duration_ms: int = 0
+
+
+Progress = Callable[[int, int], None]  # rows done, rows in all
+
+
+def full_check(
+    path: Path | str, *, progress: Progress | None = None, cpu_s_max: float = CHECK_S_MAX
+) -> CheckReport:
+    """Check a store's directory, or a backup's file, in a child process.
+
+    The store may not be written meanwhile. Never raises for what the file holds: that is in the report.
+    """
+    begun = time.monotonic()
+    command = [sys.executable, "-m", "agentcom.store.check", str(path), "--json"]
+    child = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "AGENTCOM_CHECK_CPU_S": str(cpu_s_max)},
+    )  # fmt: skip
+    complaint = ""
+    with child:
+        assert child.stderr is not None
+        assert child.stdout is not None
+        for line in child.stderr:
+            if not _tell(line, progress):
+                complaint = line.strip()[:_PROBLEM_CHARS_MAX] or complaint
+        answer = child.stdout.read()
+    try:
+        return msgspec.json.decode(answer, type=CheckReport)
+    except msgspec.DecodeError:
+        how = f"signal {-child.returncode}" if child.returncode < 0 else f"status {child.returncode}"
+        took_ms = int((time.monotonic() - begun) * 1000)
+        return _report(
+            Path(path),
+            Condition.damaged,
+            f"the checking process ended by {how} {complaint}",
+            duration_ms=took_ms,
+        )
+
+
+def _tell(line: str, progress: Progress | None) -> bool:
+    """Whether the line was a figure of progress."""
+    done, slash, of = line.strip().partition("/")
+    if not (slash and done.isdigit() and of.isdigit()):
+        return False
+    if progress is not None:
+        progress(int(done), int(of))
+    return True
+
+
+def full_check_here(path: Path | str, progress: Progress | None = None) -> CheckReport:
+    """The check itself, in this process, which a damaged file may abort: see `full_check`."""
+    begun = time.monotonic()
+    place = Path(path)
+    file = place / DATA_FILE if place.is_dir() else place
+    try:
+        report = _check_file(file, progress)
+    except StoreVersion as error:
+        report = _report(file, Condition.newer, str(error))
+    except (lmdb.Error, lmdb.verify.VerifyError, AgentComError, msgspec.DecodeError, OSError) as error:
+        report = _report(file, Condition.damaged, str(error))
+    took_ms = int((time.monotonic() - begun) * 1000)
+    return msgspec.structs.replace(report, path=str(path), duration_ms=took_ms)
+
+
+def _check_file(file: Path, progress: Progress | None) -> CheckReport:
+    if not file.exists():
+        return _report(file, Condition.missing, "there is no such file")
+    problems = lmdb.verify.verify(str(file))  # type: ignore[no-untyped-call]
+    if problems:
+        return _report(file, Condition.damaged, *problems)
+    environment = lmdb.open(
+        str(file), subdir=False, readonly=True, lock=False, max_dbs=DATABASES_MAX, map_size=_map_bytes(file)
+    )
+    try:
+        return _check_content(file, environment, progress)
+    finally:
+        environment.close()
+
+
+def _map_bytes(file: Path) -> int:
+    return max(2**20, file.stat().st_size)
+
+
+class _Content:
+    """One transaction's view of the rows of a file, verified as they are read."""
+
+    def __init__(self, environment: lmdb.Environment, progress: Progress | None) -> None:
+        self._environment = environment
+        self._transaction = environment.begin()
+        self._own = environment.open_db(OWN.encode(), txn=self._transaction, create=False)
+        self.version = int.from_bytes(self.own(FORMAT_KEY), "big")
+        migrations.steps_after(self.version)
+        self.state = msgspec.msgpack.decode(self.own(STATE_KEY), type=State)
+        self.entries: dict[str, int] = {}
+        self._handles: dict[str, lmdb._Database] = {}
+        for name in map(str, Database):
+            self._open(name)
+        self._done, self._of, self._progress = 0, sum(self.entries.values()), progress
+        self._seen: set[str] = set()
+
+    def own(self, key: bytes) -> bytes:
+        record = self._transaction.get(key, db=self._own)
+        return unpack(OWN, key, record or b"", OWN_VERSION)
+
+    def _open(self, name: str) -> None:
+        try:
+            handle = self._environment.open_db(name.encode(), txn=self._transaction, create=False)
+        except lmdb.NotFoundError:
+            self.entries[name] = 0  # an older program did not have it
+            return
+        self._handles[name] = handle
+        self.entries[name] = self._transaction.stat(handle)["entries"]
+
+    def walk(self, database: str) -> Iterator[Row]:
+        handle = self._handles.get(database)
+        if handle is None:
+            return
+        is_first = database not in self._seen
+        self._seen.add(database)
+        for key, record in self._transaction.cursor(handle):
+            yield key, unpack(database, key, record, self.version)
+            if is_first:
+                self._done += 1
+                if self._progress is not None and self._done % PROGRESS_ROWS == 0:
+                    self._progress(self._done, self._of)
+
+    def walk_the_rest(self) -> None:
+        for database in Database:
+            if database not in self._seen:
+                for _ in self.walk(database):
+                    continue
+
+    def close(self) -> None:
+        self._transaction.abort()
+
+
+def _check_content(file: Path, environment: lmdb.Environment, progress: Progress | None) -> CheckReport:
+    content = _Content(environment, progress)
+    try:
+        wrong = [
+            f"'{name}' has {rows} rows, {content.state.counts.get(name, 0)} were counted"
+            for name, rows in content.entries.items()
+            if rows != content.state.counts.get(name, 0)
+        ]
+        if wrong:
+            return _report(file, Condition.damaged, *wrong, sequence=content.state.sequence)
+        count, told = cross_check(content.walk) if content.version == SCHEMA_VERSION else (0, [])
+        content.walk_the_rest()
+        return _report(
+            file,
+            Condition.inconsistent if count else Condition.good,
+            *told,
+            sequence=content.state.sequence,
+            rows=content.entries,
+            problem_count=count,
+        )
+    finally:
+        content.close()
+
+
+def _report(
+    file: Path,
+    condition: Condition,
+    *problems: str,
+    sequence: int = 0,
+    rows: dict[str, int] | None = None,
+    problem_count: int | None = None,
+    duration_ms: int = 0,
+) -> CheckReport:
+    try:
+        size = file.stat().st_size
+    except OSError:
+        size = 0
+    return CheckReport(
+        condition=condition,
+        path=str(file),
+        sequence=sequence,
+        rows=rows or {},
+        file_bytes=size,
+        problems=tuple(text[:_PROBLEM_CHARS_MAX] for text in problems[:PROBLEMS_MAX]),
+        problem_count=len(problems) if problem_count is None else problem_count,
+        duration_ms=duration_ms,
+    )
+
+
+class Imprint(NamedTuple):
+    """What a closed file looks like from outside: enough to see that it is the one that was closed."""
+
+    file_bytes: int
+    meta_checksum: int
+
+
+def imprint(path: Path) -> Imprint:
+    """Of the store in the directory. Reads two pages as plain bytes; StoreError when they cannot be read."""
+    file = path / DATA_FILE
+    try:
+        with file.open("rb") as content:
+            return Imprint(file.stat().st_size, zlib.crc32(content.read(META_BYTES)))
+    except OSError as error:
+        raise StoreError(f"cannot read {file}: {error.strerror}") from error
+
+
+def quick_check(path: Path, noted: Imprint) -> str:
+    """What is different about a store since it was closed cleanly; empty when nothing is. The store's own
+    opening compares counts, the start compares the sequence with the journal."""
+    try:
+        found = imprint(path)
+    except StoreError as error:
+        return str(error)
+    if found.file_bytes != noted.file_bytes:
+        return f"the file has {found.file_bytes} bytes, it had {noted.file_bytes} when it was closed"
+    if found.meta_checksum != noted.meta_checksum:
+        return "its meta pages are not those that were written when it was closed"
+    return ""
+
+
+def _bound_cpu() -> None:
+    """A damaged file must not keep the child busy for ever."""
+    seconds = int(float(os.environ.get("AGENTCOM_CHECK_CPU_S", CHECK_S_MAX)))
+    resource.setrlimit(resource.RLIMIT_CPU, (max(1, seconds), max(1, seconds) + 5))
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m agentcom.store.check PATH [--json]`: 0 good, 1 not good, 2 wrong use. Progress on stderr."""
+    paths = [one for one in arguments if not one.startswith("-")]
+    if len(paths) != 1:
+        print("use: python -m agentcom.store.check PATH [--json]", file=sys.stderr)
+        return 2
+    _bound_cpu()
+    report = full_check_here(paths[0], lambda done, of: print(f"{done}/{of}", file=sys.stderr, flush=True))
+    if "--json" in arguments:
+        print(json.dumps(msgspec.to_builtins(report)))
+    else:
+        print(f"{report.path}: {report.condition}, batch {report.sequence}, {sum(report.rows.values())} rows")
+        print(*report.problems, sep="\n")
+    return 0 if report.condition is Condition.good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,156 @@
+"""Whether the databases of a store agree with each other: each task with its lane, dead letter, body, attempts.
+
+Checksums show that a record is what was written; only this shows that records of one batch are all there, or
+that an old page has not come back. All databases are walked side by side in key order, so memory stays
+bounded by one task. What a new index promises belongs here, beside the code that keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import msgspec
+
+from agentcom.model import FINAL, OPEN_ATTEMPT, AgentRecord, AttemptRecord, State, TaskRow
+from agentcom.store.base import Database, Row, Store, pages
+
+PROBLEMS_MAX: Final = 50  # told; a damaged store can have millions
+
+Walk = Callable[[str], Iterator[Row]]
+
+_task = msgspec.msgpack.Decoder(TaskRow).decode
+_attempt = msgspec.msgpack.Decoder(AttemptRecord).decode
+_agent = msgspec.msgpack.Decoder(AgentRecord).decode
+_GROUP: Final = b"group"
+_NUMBER_BYTES: Final = 8
+
+
+class _Problems:
+    """The first PROBLEMS_MAX problems, and how many there were."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.count = 0
+
+    def add(self, text: str) -> None:
+        self.count += 1
+        if len(self.told) < PROBLEMS_MAX:
+            self.told.append(text)
+
+
+class _Beside:
+    """Rows of a database whose keys begin with a task's number, taken task by task."""
+
+    def __init__(self, walk: Walk, database: str, problems: _Problems) -> None:
+        self._rows = walk(database)
+        self._database = database
+        self._problems = problems
+        self._next = next(self._rows, None)
+
+    def of(self, task: bytes) -> list[Row]:
+        """The rows of this task; those before it belong to no task."""
+        self._orphans_before(task)
+        found = []
+        while self._next is not None and self._next[0][:_NUMBER_BYTES] == task:
+            found.append(self._next)
+            self._next = next(self._rows, None)
+        return found
+
+    def end(self) -> None:
+        self._orphans_before(None)
+
+    def _orphans_before(self, task: bytes | None) -> None:
+        while self._next is not None and (task is None or self._next[0][:_NUMBER_BYTES] < task):
+            self._problems.add(f"'{self._database}' has {self._next[0].hex()}, and there is no such task")
+            self._next = next(self._rows, None)
+
+
+def cross_check(walk: Walk) -> tuple[int, list[str]]:
+    """How many disagreements there are, and the first PROBLEMS_MAX of them. `walk` gives the verified rows of a
+    database in key order. O(rows)."""
+    problems = _Problems()
+    numbers = dict(walk(Database.META))
+    beside = {
+        database: _Beside(walk, database, problems)
+        for database in (
+            Database.LANES, Database.DEAD, Database.BODIES,
+            Database.ATTEMPTS, Database.ROUTES, Database.REPORTS,
+        )
+    }  # fmt: skip
+    groups = _group_count(numbers, problems)
+    newest = 0
+    for key, body in walk(Database.TASKS):
+        row = _task(body)
+        newest = max(newest, row.id)
+        if row.id.to_bytes(8, "big") != key:
+            problems.add(f"the row of task {row.id} lies under the key {key.hex()}")
+        if row.group >= groups:
+            problems.add(f"task {row.id} has requirement group {row.group} of {groups}")
+        _check_task(row, {database: rows.of(key) for database, rows in beside.items()}, problems)
+    for rows in beside.values():
+        rows.end()
+    following = int.from_bytes(numbers.get(b"next_task", b""), "big")
+    if newest and following <= newest:
+        problems.add(f"the next task would be {following}, and there is a task {newest}")
+    _check_fleet(walk, problems)
+    return problems.count, problems.told
+
+
+def walk_store(store: Store) -> Walk:
+    """The rows of an open store, page by page, so that no transaction stays open."""
+
+    def walk(database: str) -> Iterator[Row]:
+        for page in pages(store, database):
+            yield from page
+
+    return walk
+
+
+def _check_task(row: TaskRow, found: dict[Database, list[Row]], problems: _Problems) -> None:
+    is_live = row.state not in FINAL
+    if bool(found[Database.LANES]) != is_live:
+        problems.add(f"task {row.id} is {row.state} and {'not ' if is_live else 'still '}in its lane")
+    in_dead, must_be_dead = bool(found[Database.DEAD]), row.state in (State.dead, State.expired)
+    if in_dead != must_be_dead and not (in_dead and row.state is State.cancelled):
+        problems.add(f"task {row.id} is {row.state} and {'' if in_dead else 'not '}among the dead letters")
+    if not found[Database.BODIES]:
+        problems.add(f"task {row.id} has no body")
+    _check_attempts(row, found, problems)
+
+
+def _check_attempts(row: TaskRow, found: dict[Database, list[Row]], problems: _Problems) -> None:
+    known = set()
+    running = False
+    for key, body in found[Database.ATTEMPTS]:
+        record = _attempt(body)
+        known.add(key)
+        if record.task.to_bytes(8, "big") + record.attempt.to_bytes(8, "big") != key:
+            problems.add(f"attempt {record.attempt} of task {record.task} lies under the key {key.hex()}")
+        if not 1 <= record.attempt <= row.attempt:
+            problems.add(f"task {row.id} has an attempt {record.attempt} and counts {row.attempt}")
+        if not record.outcome:
+            running = True
+            if row.state not in OPEN_ATTEMPT or record.attempt != row.attempt:
+                problems.add(f"attempt {record.attempt} of task {row.id} is open, the task is {row.state}")
+    if row.state in OPEN_ATTEMPT and not running:
+        problems.add(f"task {row.id} is {row.state} and has no open attempt")
+    for database in (Database.ROUTES, Database.REPORTS):
+        for key, _ in found[database]:
+            if key[: 2 * _NUMBER_BYTES] not in known:
+                problems.add(f"'{database}' has {key.hex()}, and task {row.id} has no such attempt")
+
+
+def _group_count(numbers: dict[bytes, bytes], problems: _Problems) -> int:
+    keys = [key for key in numbers if key.startswith(_GROUP)]
+    if keys != [_GROUP + number.to_bytes(8, "big") for number in range(len(keys))]:
+        problems.add("the requirement groups are not numbered without gaps")
+    return len(keys)
+
+
+def _check_fleet(walk: Walk, problems: _Problems) -> None:
+    hosts = {key for key, _ in walk(Database.HOSTS)}
+    for _, body in walk(Database.AGENTS):
+        agent = _agent(body)
+        if agent.host.to_bytes(8, "big") not in hosts:
+            problems.add(f"agent '{agent.name}' belongs to host {agent.host}, which does not exist")

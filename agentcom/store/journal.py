@@ -1,0 +1,298 @@
+"""The journal: every batch, written down before the store commits it, so that a backup or a file that was
+rolled back can be brought forward to the last batch.
+
+`append` does not sync: the store's own commit is what makes a batch durable, the journal follows once a
+second (`sync`). If the commit fails the record is taken out again (`cut_back`). Segments are bounded, and
+dropped when every kept backup is newer. After an error at the disk the journal refuses further work, as the
+kernel may have forgotten what it could not write; after a full disk it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypedDict
+
+import msgspec
+
+from agentcom.errors import StoreError, StoreFull
+from agentcom.store.base import Batch
+from agentcom.store.place import NO_ROOM, sync_directory
+from agentcom.store.segments import (
+    SEGMENT_HEAD,
+    Replay,
+    Survey,
+    Unreadable,
+    read_segment,
+    record_head,
+    segment_head,
+    segment_name,
+    segments,
+    survey,
+)
+
+SEGMENT_BYTES: Final = 64 * 2**20  # what a start reads into memory at a time; a new segment begins above it
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class JournalStats(TypedDict):
+    """`covered_from` is the first of the batches that are there without a hole up to `last`; `unsynced_bytes`
+    is what a power cut could take."""
+
+    bytes: int
+    records: int
+    segments: int
+    covered_from: int
+    last: int
+    unsynced_bytes: int
+
+
+class Journal:
+    """The journal in a folder, which is made (0700) when it is missing. One writer; a torn tail is cut off.
+
+    Raises StoreVersion when a newer program wrote it, StoreError when the disk does not answer.
+    """
+
+    def __init__(self, folder: Path | str, *, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self.folder = Path(folder)
+        self._segment_bytes = segment_bytes
+        self._refusal: str | None = None
+        self._file: int | None = None
+        self._end = 0  # of the open segment
+        self._before: tuple[int, int, int] | None = None  # end, last and covered_from before the last append
+        self._unsynced: set[int] = set()
+        self._unsynced_bytes = 0
+        self._is_name_unsynced = False
+        try:
+            if not self.folder.is_dir():
+                self.folder.mkdir(mode=0o700, parents=True)
+                sync_directory(self.folder.parent)
+        except OSError as error:
+            raise self._failed("make", error) from error
+        self.found: Survey = survey(self.folder)
+        self._last = self.found.last
+        self._covered_from = self.found.run_first or 1
+        self._records = self.found.records
+        self._open_newest()
+
+    @property
+    def last(self) -> int:
+        """The number of the last batch, 0 in a new journal."""
+        return self._last
+
+    @property
+    def covered_from(self) -> int:
+        """The batches from here to `last` are there without a hole; `last + 1` when none is."""
+        return self._covered_from
+
+    def append(self, batch: Batch, sequence: int) -> None:
+        """Write the batch down, without a sync. StoreFull and StoreError leave the journal as it was.
+
+        A sequence that does not follow the last one begins a new run: there is a hole before it.
+        """
+        self._require_usable()
+        body = _encode(dict(batch.changes()))
+        before = (self._end, self._last, self._covered_from)
+        if self._file is None or sequence != self._last + 1 or self._end > self._segment_bytes:
+            self._begin_segment(sequence)
+            before = (self._end, *before[1:])
+        assert self._file is not None
+        try:
+            _write(self._file, record_head(sequence, body) + body, self._end)
+        except OSError as error:
+            self._take_back(self._end)
+            raise self._failed("append to", error) from error
+        self._before = before
+        if sequence != self._last + 1:
+            self._covered_from = sequence
+        self._end += len(body) + len(record_head(0, b""))
+        self._last = sequence
+        self._records += 1
+        self._unsynced.add(self._file)
+        self._unsynced_bytes += self._end - before[0]
+
+    def cut_back(self) -> None:
+        """Take the last append out again, because its batch was not committed."""
+        assert self._before is not None, "there is one append to take back"
+        self._take_back(self._before[0])
+        if self._refusal:
+            raise StoreError(f"cannot cut back {self.folder}: {self._refusal}")
+        self._unsynced_bytes -= self._end - self._before[0]
+        self._end, self._last, self._covered_from = self._before
+        self._before = None
+        self._records -= 1
+
+    def skip(self, sequence: int) -> None:
+        """The batch was committed and not written down, for want of room. That is a hole, which a new backup
+        closes: new submits wait for it."""
+        self._leave_segment()
+        self._last, self._covered_from, self._before = sequence, sequence + 1, None
+
+    def sync(self) -> None:
+        """Make what was appended durable; nothing to do costs nothing. Any failure ends the journal's use."""
+        self._require_usable()
+        try:
+            for descriptor in sorted(self._unsynced):
+                os.fdatasync(descriptor)
+                if descriptor != self._file:
+                    os.close(descriptor)
+                self._unsynced.discard(descriptor)
+            if self._is_name_unsynced:
+                sync_directory(self.folder)
+                self._is_name_unsynced = False
+        except OSError as error:
+            self._refusal = f"an earlier sync failed ({error.strerror}); stop and start again"
+            raise StoreError(f"cannot sync {self.folder}: {error.strerror}; stop and start again") from error
+        self._unsynced_bytes = 0
+
+    def rotate(self) -> None:
+        """Begin a new segment with the next batch: called when a backup has been verified."""
+        if self._end > SEGMENT_HEAD.size:
+            self._leave_segment()
+
+    def drop_through(self, sequence: int) -> int:
+        """Delete the segments that hold nothing beyond `sequence`, the batch of the oldest backup that is kept;
+        how many."""
+        known = segments(self.folder)
+        ends = [first - 1 for first, _ in known[1:]]
+        dropped = [path for (_, path), end in zip(known, ends, strict=False) if end <= sequence]
+        for path in dropped:
+            path.unlink()
+        if dropped:
+            self._is_name_unsynced = True
+            self._covered_from = max(self._covered_from, segments(self.folder)[0][0])
+        return len(dropped)
+
+    def replay(self, after: int) -> Replay:
+        """The batches after `after`, up to the end or the first hole."""
+        return Replay([path for _, path in segments(self.folder)], after)
+
+    def forget_after(self, sequence: int, suffix: str) -> list[Path]:
+        """Set aside, under names that end with `suffix`, what lies beyond `sequence` and cannot be applied:
+        later batches take those numbers anew. Returns the files that were kept."""
+        self._leave_segment()
+        kept = []
+        for _, path in segments(self.folder):
+            good = SEGMENT_HEAD.size
+            beyond = False
+            for item in read_segment(path):
+                if isinstance(item, Unreadable) or item.sequence > sequence:
+                    beyond = True
+                    break
+                good = item.end
+            if beyond:
+                kept.append(_set_aside(path, good, suffix))
+        sync_directory(self.folder)
+        left = survey(self.folder)
+        self._last, self._covered_from, self._records = left.last, left.run_first or 1, left.records
+        return kept
+
+    def stats(self) -> JournalStats:
+        sizes = [path.stat().st_size for _, path in segments(self.folder)]
+        return JournalStats(
+            bytes=sum(sizes),
+            records=self._records,
+            segments=len(sizes),
+            covered_from=self._covered_from,
+            last=self._last,
+            unsynced_bytes=self._unsynced_bytes,
+        )
+
+    def close(self) -> None:
+        """Sync, if that can still be done, and let go of the files."""
+        try:
+            if not self._refusal:
+                self.sync()
+        finally:
+            for descriptor in self._unsynced | ({self._file} if self._file is not None else set()):
+                os.close(descriptor)
+            self._unsynced, self._file = set(), None
+            self._refusal = self._refusal or "it is closed"
+
+    def _open_newest(self) -> None:
+        """Go on in the newest segment if nothing but its tail is unreadable; otherwise leave it as it is."""
+        known = segments(self.folder)
+        if not known:
+            return
+        path, end = known[-1][1], 0
+        for item in read_segment(path):
+            if isinstance(item, Unreadable):
+                if not item.is_tail:
+                    return
+            else:
+                end = item.end
+        if not end:
+            return  # no record in it: it is begun anew when a batch takes its number
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            os.ftruncate(self._file, end)
+        except OSError as error:
+            raise self._failed("open", error) from error
+        self._end = end
+        self._unsynced.add(self._file)
+
+    def _begin_segment(self, first: int) -> None:
+        self._leave_segment()
+        path = self.folder / segment_name(first)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._failed("begin a segment of", error) from error
+        try:
+            _write(descriptor, segment_head(), 0)
+        except OSError as error:
+            os.close(descriptor)
+            raise self._failed("begin a segment of", error) from error
+        self._file, self._end = descriptor, SEGMENT_HEAD.size
+        self._is_name_unsynced = True
+
+    def _leave_segment(self) -> None:
+        if self._file is None:
+            return
+        if self._file not in self._unsynced:
+            os.close(self._file)
+        self._file, self._end, self._before = None, 0, None
+
+    def _take_back(self, end: int) -> None:
+        """Cut the open segment to `end`: cutting needs no room, so it fails only if the disk does."""
+        assert self._file is not None
+        try:
+            os.ftruncate(self._file, end)
+        except OSError as error:
+            self._refusal = f"a record could not be taken back ({error.strerror}); stop and start again"
+
+    def _require_usable(self) -> None:
+        if self._refusal:
+            raise StoreError(f"cannot write to {self.folder}: {self._refusal}")
+
+    def _failed(self, operation: str, error: OSError) -> StoreError:
+        text = f"cannot {operation} {self.folder}: {error.strerror}"
+        if error.errno in NO_ROOM:
+            return StoreFull(f"{text}; free disk space")
+        self._refusal = f"an earlier write failed ({error.strerror}); stop and start again"
+        return StoreError(f"{text}; check the disk")
+
+
+def _write(descriptor: int, content: bytes, offset: int, write: Callable[..., int] = os.pwrite) -> None:
+    """All of it: a disk that fills up takes a part first and refuses the rest."""
+    written = write(descriptor, content, offset)
+    while written < len(content):
+        written += write(descriptor, content[written:], offset + written)
+
+
+def _set_aside(path: Path, good: int, suffix: str) -> Path:
+    """Keep the segment under another name, and what is good of it under its own."""
+    aside = path.with_name(f"{path.name}.{suffix}")
+    path.rename(aside)
+    if good > SEGMENT_HEAD.size:
+        temporary = path.with_name(f".{path.name}.tmp")
+        shutil.copyfile(aside, temporary)
+        with temporary.open("r+b") as file:
+            file.truncate(good)
+            os.fsync(file.fileno())
+        temporary.chmod(0o600)
+        temporary.rename(path)
+    return aside

@@ -1,0 +1,259 @@
+"""From a damaged store to a sound one: the newest backup that passes, brought forward by the journal.
+
+The new store is built and checked in a folder beside the old one; only then is the old file renamed aside
+(never deleted) and the new one put in its place. A crash in between is repaired by the next start, which
+finds no store and restores again. What cannot be got back is said, batch by batch.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from agentcom.errors import StoreDamaged, StoreError, StoreFull, StoreLocked, StoreVersion
+from agentcom.store.backup import Backup, list_backups, verify_backup
+from agentcom.store.base import Batch
+from agentcom.store.check import DATA_FILE, CheckReport, Condition, full_check
+from agentcom.store.journal import Journal
+from agentcom.store.lmdb_store import MAP_BYTES, LmdbStore
+from agentcom.store.place import FILES, NO_ROOM, sync_directory, take_lock
+from agentcom.store.segments import Replay, segments
+
+MERGED_BATCHES_MAX: Final = 1000  # that are brought forward in one commit
+MERGED_BYTES_MAX: Final = 16 * 2**20
+_BUILDING: Final = "restoring"
+
+# Every record is as it was written. That they disagree is then no damage: the same batches led there.
+SOUND: Final = frozenset({Condition.good, Condition.inconsistent})
+
+Checker = Callable[[Path], CheckReport]
+
+
+class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a restore did. `backup` is empty when the journal alone was enough; `quarantined` is where the old
+    file lies; `rejected` says why other backups were not taken; `uncertain` what may be missing."""
+
+    backup: str
+    backup_sequence: int
+    replayed: int
+    sequence: int
+    condition: Condition
+    quarantined: str = ""
+    rejected: tuple[str, ...] = ()
+    uncertain: tuple[str, ...] = ()
+    duration_ms: int = 0
+
+
+class _Built(NamedTuple):
+    backup: Backup | None
+    replay: Replay
+    condition: Condition
+    rejected: tuple[str, ...]
+
+
+def restore(
+    store: Path | str,
+    backups: Path | str,
+    journal: Path | str,
+    *,
+    chosen: str | None = None,
+    replay: bool = True,
+    lock: int | None = None,
+    known_sequence: int = 0,
+    map_bytes: int = MAP_BYTES,
+    checker: Checker = full_check,
+    wanted: frozenset[Condition] = SOUND,
+) -> RestoreReport:
+    """Put a sound store in the place of the one at `store`, which is kept under another name.
+
+    `chosen` is the path of a backup, the newest that passes without it; without `replay` the journal beyond
+    the backup is set aside. `lock` is the store's lock if the caller has it; it stays the caller's.
+    `known_sequence` is the highest batch that is known to have been acknowledged, `wanted` what the restored
+    store may be.
+
+    Raises StoreLocked while a hub runs on the store, StoreVersion when only a newer program could read the
+    backups, StoreFull without room for a second copy, StoreDamaged when nothing passes: each leaves the store
+    as it was.
+    """
+    begun = time.monotonic()
+    place, held = Path(store), lock
+    if held is None:
+        held = _lock_for_restore(place)
+    try:
+        building = place / _BUILDING
+        source = _Source(Path(backups), Path(journal), chosen, replay)
+        built = _build(building, source, map_bytes, checker, wanted)
+        quarantined = _swap(place, building)
+        uncertain = _set_journal_right(Path(journal), built.replay, known_sequence, replay)
+    except OSError as error:
+        kind = StoreFull if error.errno in NO_ROOM else StoreError
+        raise kind(f"cannot restore {place}: {error}; the old store is in its place or beside it") from error
+    finally:
+        if lock is None:
+            os.close(held)
+    start = built.backup.sequence if built.backup else 0
+    return RestoreReport(
+        backup=built.backup.path if built.backup else "",
+        backup_sequence=start,
+        replayed=built.replay.last - start,
+        sequence=built.replay.last,
+        condition=built.condition,
+        quarantined=quarantined,
+        rejected=built.rejected,
+        uncertain=uncertain,
+        duration_ms=int((time.monotonic() - begun) * 1000),
+    )
+
+
+def bring_forward(store: LmdbStore, batches: Iterator[tuple[int, Batch]]) -> int:
+    """Commit the batches, many at a time; how many. Each commit is atomic, so a crash leaves a store that the
+    same journal brings forward again."""
+    merged, last, count, applied = Batch(), 0, 0, 0
+    for sequence, batch in batches:
+        for database, rows in batch.changes():
+            for key, body in rows.items():
+                if body is None:
+                    merged.delete(database, key)
+                else:
+                    merged.put(database, key, body)
+        last, count, applied = sequence, count + 1, applied + 1
+        if count >= MERGED_BATCHES_MAX or merged.size_bytes >= MERGED_BYTES_MAX:
+            store.bring_forward(merged, last)
+            merged, count = Batch(), 0
+    if count:
+        store.bring_forward(merged, last)
+    return applied
+
+
+def quarantine_name(moment: datetime | None = None) -> str:
+    """The ending of what is set aside: sorts by time and never repeats within a process's life."""
+    stamp = (moment or datetime.now(UTC)).strftime("%Y%m%dT%H%M%S")
+    return f"set-aside-{stamp}-{time.monotonic_ns() % 10**9:09}"
+
+
+def _lock_for_restore(place: Path) -> int:
+    try:
+        return take_lock(place)
+    except StoreLocked as error:
+        raise StoreLocked(f"cannot restore {place}: a hub runs on it ({error.message})") from None
+
+
+class _Source(NamedTuple):
+    """What to restore from."""
+
+    backups: Path
+    journal: Path
+    chosen: str | None
+    with_journal: bool
+
+    def candidates(self) -> Iterator[Backup | None]:
+        """The newest backup first; last, None for an empty store and a journal that has every batch."""
+        known = list_backups(self.backups)
+        if self.chosen is not None:
+            wanted = [one for one in known if self.chosen in (one.path, Path(one.path).name)]
+            if not wanted:
+                raise StoreError(
+                    f"there is no backup {self.chosen} in {self.backups}; see `agentcom backup list`"
+                )
+            yield from wanted
+            return
+        yield from known
+        if self.with_journal and next(self.replay(0), None) is not None:
+            yield None
+
+    def replay(self, after: int) -> Replay:
+        found = segments(self.journal) if self.with_journal else []
+        return Replay([path for _, path in found], after)
+
+
+def _build(
+    building: Path, source: _Source, map_bytes: int, checker: Checker, wanted: frozenset[Condition]
+) -> _Built:
+    """The first candidate that makes a good store, or else, if that is `wanted`, the first whose records merely
+    disagree."""
+    rejected: list[str] = []
+    second: list[Backup | None] = []
+    newer = 0
+    for backup in source.candidates():
+        if backup is not None:
+            report = verify_backup(Path(backup.path))
+            newer += report.condition is Condition.newer
+            if report.condition not in SOUND:
+                rejected.append(f"{backup.path}: {report.condition}, {'; '.join(report.problems[:2])}")
+                continue
+        run = _fill(building, backup, source, map_bytes)
+        report = checker(building)
+        if report.condition is Condition.good:
+            return _Built(backup, run, report.condition, tuple(rejected))
+        rejected.append(f"{backup.path if backup else 'the journal'}: {report.condition} in the end")
+        if report.condition in wanted:
+            second.append(backup)
+    if second:
+        run = _fill(building, second[0], source, map_bytes)
+        return _Built(second[0], run, Condition.inconsistent, tuple(rejected))
+    shutil.rmtree(building, ignore_errors=True)
+    tried = "; ".join(rejected) or "there are none"
+    text = (
+        f"nothing to restore from: no backup in {source.backups} passes ({tried}), and the journal does not "
+        "begin at batch 1"
+    )
+    if newer and newer == len(rejected):
+        raise StoreVersion(f"{text}; run the newer AgentCom")
+    raise StoreDamaged(text)
+
+
+def _fill(building: Path, backup: Backup | None, source: _Source, map_bytes: int) -> Replay:
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(mode=0o700)
+    if backup is not None:
+        shutil.copyfile(backup.path, building / DATA_FILE)
+    store = LmdbStore(building, map_bytes=map_bytes)
+    try:
+        run = source.replay(store.sequence)
+        bring_forward(store, run)
+    finally:
+        store.close()
+    with (building / DATA_FILE).open("rb") as file:
+        os.fsync(file.fileno())
+    return run
+
+
+def _swap(place: Path, building: Path) -> str:
+    """The old file aside, the new one in. Between the two there is no store, which the next start repairs."""
+    old, aside = place / DATA_FILE, place / f"{DATA_FILE}.{quarantine_name()}"
+    (place / FILES[1]).unlink(missing_ok=True)  # its reader table belongs to the old file
+    if old.exists():
+        old.rename(aside)
+    (building / DATA_FILE).rename(old)
+    sync_directory(place)
+    shutil.rmtree(building, ignore_errors=True)
+    return str(aside) if aside.exists() else ""
+
+
+def _set_journal_right(folder: Path, run: Replay, known: int, with_journal: bool) -> tuple[str, ...]:
+    """Set aside what the restored store cannot take, and say what is missing."""
+    uncertain = []
+    journal = Journal(folder)
+    try:
+        beyond = journal.last
+        if beyond > run.last:
+            kept = journal.forget_after(run.last, quarantine_name())
+            why = run.missing or "going back was asked for"
+            names = ", ".join(path.name for path in kept)
+            uncertain.append(
+                f"batches {run.last + 1} to {beyond} are not in the store: {why}; kept as {names}"
+            )
+    finally:
+        journal.close()
+    if known > max(run.last, beyond) and with_journal:
+        uncertain.append(
+            f"batches {max(run.last, beyond) + 1} to {known} were acknowledged and are nowhere to be found"
+        )
+    return tuple(uncertain)

@@ -1,0 +1,318 @@
+"""Opening the store of a hub: check it, repair it if need be, bring it up to its journal, say what was done.
+
+After a clean stop the file is compared with what was noted then; after any other, and after a change of
+version, it is checked in full by a child process, and so is a file that is checked within a second. A damaged
+file is set aside and restored. A journal that goes beyond the store is applied to it; one that does not reach
+the store, or has a hole since the newest backup, asks for a new backup (`needs_backup`) before new submits.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from agentcom import __version__
+from agentcom.config import write_private
+from agentcom.errors import StoreDamaged, StoreVersion
+from agentcom.store.backup import list_backups, newest_verified
+from agentcom.store.check import (
+    DATA_FILE,
+    CheckReport,
+    Condition,
+    Imprint,
+    Progress,
+    full_check,
+    imprint,
+    quick_check,
+)
+from agentcom.store.journal import Journal
+from agentcom.store.lmdb_store import MAP_BYTES, LmdbStore
+from agentcom.store.place import file_system, require_local, take_lock
+from agentcom.store.restore import (
+    SOUND,
+    Checker,
+    RestoreReport,
+    bring_forward,
+    quarantine_name,
+    restore,
+)
+from agentcom.store.segments import segments
+
+NOTE_FILE: Final = "state.json"
+CHECKED_ALWAYS_BYTES: Final = 16 * 2**20  # a file so small is checked in full at every start: under a second
+_NEVER_USED_BYTES: Final = 64 * 2**10  # a file that was being made when the machine stopped is below that
+_GOOD_ONLY: Final = frozenset({Condition.good})
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class StorePaths(NamedTuple):
+    """Where the parts lie. The backups may be a link to another disk."""
+
+    store: Path
+    journal: Path
+    backups: Path
+
+    @classmethod
+    def of_home(cls, home: Path) -> StorePaths:
+        return cls(home / "store", home / "store" / "journal", home / "backups")
+
+
+class StartReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What opening did. `how`: the store was new, looked at quickly, checked in full, or restored; `applied`
+    batches came from the journal; `uncertain` is shown until an operator has seen it; `notes` are for the log."""
+
+    how: Literal["new", "quick", "full", "restored"]
+    sequence: int
+    applied: int = 0
+    check: CheckReport | None = None
+    restored: RestoreReport | None = None
+    uncertain: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    duration_ms: int = 0
+
+    @property
+    def is_degraded(self) -> bool:
+        return bool(self.uncertain)
+
+
+class _Note(msgspec.Struct, frozen=True, kw_only=True):
+    """What the last run left beside the store."""
+
+    closed: bool
+    version: str
+    boot: str
+    sequence: int = 0
+    file_bytes: int = 0
+    meta_checksum: int = 0
+
+
+class OpenedStore:
+    """The store and its journal, to be used by one loop."""
+
+    def __init__(self, paths: StorePaths, store: LmdbStore, journal: Journal, report: StartReport) -> None:
+        self.paths = paths
+        self.store = store
+        self.journal = journal
+        self.report = report
+        self._newest_backup = newest_verified(paths.backups)
+
+    @property
+    def needs_backup(self) -> bool:
+        """Whether some batch lies neither in a verified backup nor in the journal: no new submits until then."""
+        return self.journal.covered_from > self._newest_backup + 1
+
+    def backup_made(self, sequence: int) -> None:
+        """A backup up to batch `sequence` has been verified: begin a segment, drop those that no kept backup
+        needs."""
+        self._newest_backup = max(self._newest_backup, sequence)
+        kept = [one.sequence for one in list_backups(self.paths.backups) if one.verified]
+        self.journal.rotate()
+        self.journal.drop_through(min(kept, default=0))
+
+    def close(self) -> None:
+        """Close both, and note that it was done cleanly, if it was; without the note, which a full disk may
+        not take, the next start checks in full. StoreError when the journal could not be synced."""
+        try:
+            self.journal.close()
+            if self.store.writable:
+                _note(self.paths.store, _closed_note(self.paths.store, self.store.sequence))
+        finally:
+            self.store.close()
+
+
+def open_store(
+    paths: StorePaths,
+    *,
+    map_bytes: int = MAP_BYTES,
+    progress: Progress | None = None,
+    checker: Checker | None = None,
+    tell: Callable[[str], None] = lambda _text: None,
+) -> OpenedStore:
+    """The hub's store, sound and up to date. `tell` hears what takes long, before it is done.
+
+    Raises StoreLocked when another hub has it, StoreVersion when a newer program wrote it, StoreDamaged when it
+    is damaged and nothing can be restored (the file is left in place), StoreFull, StoreError.
+    """
+    begun = time.monotonic()
+    require_local(paths.store, file_system(paths.store))
+    lock: int | None = take_lock(paths.store)
+    check = checker or (lambda path: full_check(path, progress=progress))
+    try:
+        opening = _Opening(paths, map_bytes, check, tell)
+        opening.examine(_read_note(paths.store), lock)
+        _note(paths.store, _Note(closed=False, version=__version__, boot=_boot()))
+        mine, lock = lock, None  # passes to the store, whatever comes
+        store = opening.open(mine)
+    finally:
+        if lock is not None:
+            os.close(lock)
+    try:
+        return opening.catch_up(store, begun)
+    except BaseException:
+        store.close()
+        raise
+
+
+class _Opening:
+    """One start: what was found and done so far."""
+
+    def __init__(
+        self, paths: StorePaths, map_bytes: int, check: Checker, tell: Callable[[str], None]
+    ) -> None:
+        self._paths = paths
+        self._map_bytes = map_bytes
+        self._check = check
+        self._tell = tell
+        self._how: Literal["new", "quick", "full", "restored"] = "quick"
+        self._report: CheckReport | None = None
+        self._restored: RestoreReport | None = None
+        self._uncertain: list[str] = []
+        self._notes: list[str] = []
+
+    def examine(self, note: _Note | None, lock: int | None) -> None:
+        """Find out what the store is, and restore it if it is damaged or gone."""
+        file = self._paths.store / DATA_FILE
+        if not file.exists() and not self._has_history():
+            self._how = "new"
+            return
+        if note is not None and self._is_as_it_was_closed(file, note):
+            return
+        self._tell(f"checking {file}")
+        self._how, self._report = "full", self._check(self._paths.store)
+        if self._report.condition is Condition.newer:
+            raise StoreVersion("; ".join(self._report.problems))
+        if self._report.condition is Condition.good:
+            return
+        if self._report.condition is Condition.damaged and self._was_never_used(file):
+            aside = file.rename(file.with_name(f"{DATA_FILE}.{quarantine_name()}"))
+            self._notes.append(f"a store that was never finished was set aside as {aside.name}")
+            self._how = "new"
+            return
+        self._repair(note, lock)
+
+    def _is_as_it_was_closed(self, file: Path, note: _Note) -> bool:
+        if not note.closed or note.version != __version__ or not file.exists():
+            return False
+        different = quick_check(self._paths.store, Imprint(note.file_bytes, note.meta_checksum))
+        if different:
+            self._notes.append(different)
+        return not different and note.file_bytes > CHECKED_ALWAYS_BYTES
+
+    def _has_history(self) -> bool:
+        return bool(segments(self._paths.journal) or list_backups(self._paths.backups))
+
+    def _was_never_used(self, file: Path) -> bool:
+        """The journal's folder is made right after the store, before its first batch: without it, nothing was
+        ever acknowledged, unless the store is one of a version that had no journal, which is larger."""
+        if self._paths.journal.exists() or self._has_history():
+            return False
+        return file.stat().st_size <= _NEVER_USED_BYTES
+
+    def _repair(self, note: _Note | None, lock: int | None) -> None:
+        assert self._report is not None
+        found = self._report
+        self._notes.append(f"the store is {found.condition}: {'; '.join(found.problems[:3])}")
+        self._tell(f"the store is {found.condition}, restoring")
+        known = max(found.sequence, note.sequence if note is not None else 0)
+        try:
+            self._restored = restore(
+                self._paths.store,
+                self._paths.backups,
+                self._paths.journal,
+                lock=lock,
+                known_sequence=known,
+                map_bytes=self._map_bytes,
+                checker=self._check,
+                wanted=_GOOD_ONLY if found.condition is Condition.inconsistent else SOUND,
+            )
+        except StoreDamaged as error:
+            if found.condition is not Condition.inconsistent:
+                raise
+            self._notes.append(str(error))
+        if self._restored is None or self._restored.condition is not Condition.good:
+            self._uncertain += [f"records disagree: {problem}" for problem in found.problems]
+        if self._restored is not None:
+            self._how = "restored"
+            self._uncertain += self._restored.uncertain
+            self._doubt_the_last_second(note)
+
+    def _doubt_the_last_second(self, note: _Note | None) -> None:
+        """The journal is synced once a second: only a stop of the whole machine can have taken its end."""
+        if note is None or (not note.closed and note.boot != _boot()):
+            assert self._restored is not None
+            self._uncertain.append(
+                f"the machine stopped and the store was damaged: batches after {self._restored.sequence} from the "
+                "last second before that, if there were any, are missing"
+            )
+
+    def open(self, lock: int | None) -> LmdbStore:
+        return LmdbStore(self._paths.store, map_bytes=self._map_bytes, lock=lock)
+
+    def catch_up(self, store: LmdbStore, begun: float) -> OpenedStore:
+        """Apply what the journal has beyond the store, and set the journal to where the store stands."""
+        journal = Journal(self._paths.journal)
+        replay = journal.replay(store.sequence)
+        applied = bring_forward(store, replay)
+        if applied > 1:
+            self._notes.append(f"{applied} batches were in the journal and not in the store; they are now")
+        if journal.found.torn_bytes:
+            self._notes.append(f"{journal.found.torn_bytes} bytes of a batch cut short ended the journal")
+        self._notes += journal.found.holes
+        if journal.last > store.sequence:
+            beyond = journal.last
+            journal.forget_after(store.sequence, quarantine_name())
+            self._uncertain.append(f"batches {store.sequence + 1} to {beyond}: {replay.missing}")
+        if journal.last != store.sequence:
+            journal.skip(store.sequence)
+        report = StartReport(
+            how=self._how,
+            sequence=store.sequence,
+            applied=applied,
+            check=self._report,
+            restored=self._restored,
+            uncertain=tuple(self._uncertain),
+            notes=tuple(self._notes),
+            duration_ms=int((time.monotonic() - begun) * 1000),
+        )
+        return OpenedStore(self._paths, store, journal, report)
+
+
+def _closed_note(path: Path, sequence: int) -> _Note:
+    seen = imprint(path)
+    return _Note(
+        closed=True,
+        version=__version__,
+        boot=_boot(),
+        sequence=sequence,
+        file_bytes=seen.file_bytes,
+        meta_checksum=seen.meta_checksum,
+    )
+
+
+def _read_note(path: Path) -> _Note | None:
+    """None when there is none, or when it cannot be understood: then the store is checked in full."""
+    try:
+        return msgspec.json.decode((path / NOTE_FILE).read_bytes(), type=_Note)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _note(path: Path, note: _Note) -> None:
+    """Leave the note, or none: a full disk must keep no hub from starting or stopping."""
+    try:
+        write_private(path / NOTE_FILE, msgspec.json.encode(note))
+    except OSError:
+        (path / NOTE_FILE).unlink(missing_ok=True)
+
+
+def _boot() -> str:
+    """Changes with every start of the machine; empty where the system does not say."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""

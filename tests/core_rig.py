@@ -1,0 +1,341 @@
+"""A hub without sockets, clock or disk: the core, a store in memory, callers that are plain objects.
+
+    rig = Rig()
+    box = rig.host("box")
+    task = rig.admin.submit(shell_task())
+    box.accept(box.assigned())
+
+Every event is a tick of its own unless `tick` is given several: handle, schedule, one commit, `end_tick`, in the
+order of the broker. After each, `Hub.validate` walks the indexes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+from agentcom import limits
+from agentcom import messages as m
+from agentcom.auth import KeyPair
+from agentcom.clock import ManualClock, Now
+from agentcom.config import Settings
+from agentcom.core.effects import (
+    Delete,
+    Effect,
+    Event,
+    Incoming,
+    PeerGone,
+    Probed,
+    Put,
+    Read,
+    Send,
+    SendAssign,
+    Timers,
+)
+from agentcom.core.hub import Hub
+from agentcom.errors import Refused
+from agentcom.loading import first_principals, load
+from agentcom.logbook import LogBook
+from agentcom.model import EndpointProbe, JsonObject, Role, TaskError, TaskResult, TaskSpec
+from agentcom.queries import Queries
+from agentcom.store.base import Batch
+from agentcom.store.memory_store import MemoryStore
+from tests import factories
+
+M = TypeVar("M", bound=msgspec.Struct)
+ADMIN_KEY = factories.public_key("admin")
+WEB_KEY = factories.public_key("web")
+
+
+class Rig:
+    """One hub over all its starts, its clock and its callers."""
+
+    def __init__(self, settings: Settings | None = None, seed: int = 7) -> None:
+        self.settings = settings or factories.settings()
+        self.clock = ManualClock()
+        self.store = MemoryStore()
+        self.effects: list[Effect] = []
+        self._seed = seed
+        self._starts = 0
+        self._fresh = 0
+        self._peers = 0
+        self._callers: dict[int, Caller] = {}
+        admin, web = (KeyPair(public=key, secret="") for key in (ADMIN_KEY, WEB_KEY))
+        first_principals(self.store, admin, web, self.clock.now())
+        self.start()
+        self.admin = self.person("admin", ADMIN_KEY)
+        self.web = self.person("web", WEB_KEY)
+
+    # --- the hub's process ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start a hub from what the store holds; every session is forgotten."""
+        self._starts += 1
+        self.hub = Hub(self.settings, random.Random(self._seed), f"epoch{self._starts}")
+        self.queries = Queries(self.hub, self.store, self.clock, LogBook(), self.clock.now().wall_ms)
+        self._commit(self.hub.load(load(self.store), self.clock.now()))
+        self.hub.end_tick()
+        self.hub.validate()
+
+    def twin(self) -> Hub:
+        """What a hub that started now would know."""
+        made = Hub(self.settings, random.Random(self._seed), "twin")
+        made.load(load(self.store), self.clock.now())
+        return made
+
+    def tick(self, *events: Event) -> list[Effect]:
+        """One tick over the events; returns what it did besides records, in order."""
+        now = self.clock.now()
+        effects: list[Effect] = []
+        for event in events:
+            effects += self.hub.handle(self._looked_up(event, now), now)
+            self.hub.validate()
+        effects += self.hub.schedule(now)
+        self.hub.validate()
+        done = self._commit(effects)
+        self.hub.end_tick()
+        self.effects = done
+        for effect in done:
+            self._carry_out(effect)
+        return done
+
+    def advance(self, ms: int, *, gap: bool = False) -> list[Effect]:
+        """Let time pass, then one tick of timers; with `gap` the loop was away all the while."""
+        self.clock.advance(ms)
+        away = [Timers(drained=False, gap_ms=ms)] if gap else []
+        return self.tick(*away, Timers(drained=True))
+
+    def probed(self, endpoint: int, probe: EndpointProbe | None = None) -> list[Effect]:
+        return self.tick(Probed(endpoint, probe or factories.endpoint_probe()))
+
+    # --- callers ----------------------------------------------------------------------------------------
+
+    def person(self, name: str, key: str, **hello: Any) -> Caller:
+        """A session of a key that is enrolled already."""
+        caller = Caller(self, key, self.peer(), process=f"process-of-{name}")
+        caller.hello(**hello)
+        return caller
+
+    def invited(self, role: Role, name: str) -> str:
+        """Enrol a new key of the role; returns it."""
+        once, key = factories.public_key(f"once-{name}"), factories.public_key(f"key-{name}")
+        self.admin.ask(m.HostInvite(key=once, role=role, name=name))
+        joining = Caller(self, once, self.peer())
+        joining.send(m.Enrol(name=name, key=key))
+        joining.expect(m.Enrolled)
+        return key
+
+    def member(self, role: Role, name: str = "") -> Caller:
+        """A new key of the role with a session."""
+        name = name or role.value
+        return self.person(name, self.invited(role, name))
+
+    def host(self, name: str = "box", agents: int = 1, **offer: Any) -> HostEnd:
+        """A new host with a session."""
+        end = HostEnd(self, self.invited(Role.host, name), self.peer(), process=f"process-of-{name}")
+        end.offer = factories.host_offer(name, agents, **offer)
+        end.hello()
+        return end
+
+    def peer(self) -> int:
+        self._peers += 1
+        return self._peers
+
+    def incoming(self, peer: int, key: str, message: m.ToHub) -> Incoming:
+        """The event of a message, as it comes off the wire."""
+        self._fresh += 1
+        decoded = m.decode_to_hub(m.encode(message))
+        return Incoming(peer, key, decoded, self._fresh.to_bytes(limits.SESSION_TOKEN_BYTES, "big"))
+
+    def listen(self, caller: Caller) -> None:
+        self._callers[caller.peer] = caller
+
+    def sent(self, kind: type[M]) -> list[M]:
+        """What the last tick sent of that type, to whomever."""
+        messages = [e.message for e in self.effects if isinstance(e, Send | SendAssign)]
+        return [message for message in messages if isinstance(message, kind)]
+
+    # --- the shell --------------------------------------------------------------------------------------
+
+    def _looked_up(self, event: Event, now: Now) -> Event:
+        if not isinstance(event, Incoming):
+            return event
+        found = {place: self.store.get(*place) for place in self.hub.lookups(event, now)}
+        return event._replace(found={place: body for place, body in found.items() if body is not None})
+
+    def _commit(self, effects: Sequence[Effect]) -> list[Effect]:
+        batch = Batch()
+        rest: list[Effect] = []
+        for effect in effects:
+            if isinstance(effect, Put):
+                batch.put(effect.database, effect.key, effect.body)
+            elif isinstance(effect, Delete):
+                batch.delete(effect.database, effect.key)
+            else:
+                rest.append(effect)
+        if len(batch):
+            self.store.commit(batch, self.store.sequence + 1)
+        return rest
+
+    def _carry_out(self, effect: Effect) -> None:
+        if isinstance(effect, Send | SendAssign):
+            message: Any = effect.message
+        elif isinstance(effect, Read):
+            try:
+                message = m.Reply(id=effect.request, value=self.queries.answer(effect))
+            except Refused as refused:
+                message = m.Error(id=effect.request, code=refused.code, message=refused.message)
+        else:
+            return
+        caller = self._callers.get(effect.peer)
+        if caller is not None:
+            caller.received.append(m.decode_from_hub(m.encode(message)))
+
+
+@dataclass
+class Caller:
+    """One connection of a key: what it was sent, and its session once it has said hello."""
+
+    rig: Rig
+    key: str
+    peer: int
+    process: str = "process-1"
+    token: bytes = b"\0" * limits.SESSION_TOKEN_BYTES
+    received: list[Any] = field(default_factory=list)
+    requests: int = 0
+
+    def __post_init__(self) -> None:
+        self.rig.listen(self)
+
+    def send(self, message: m.ToHub) -> list[Effect]:
+        return self.rig.tick(self.event(message))
+
+    def event(self, message: m.ToHub) -> Incoming:
+        return self.rig.incoming(self.peer, self.key, message)
+
+    def expect(self, kind: type[M]) -> M:
+        """The oldest message of that type that was not taken yet."""
+        found = next((one for one in self.received if isinstance(one, kind)), None)
+        assert found is not None, f"no {kind.__name__} among {self.received}"
+        self.received.remove(found)
+        return found
+
+    def refusal(self, message: m.ToHub) -> m.Error:
+        """Send it; it must be answered with an error and nothing else."""
+        self.received.clear()
+        self.send(message)
+        assert [type(one) for one in self.received] == [m.Error], self.received
+        return self.expect(m.Error)
+
+    def hello(self, **fields: Any) -> m.Welcome:
+        message = m.Hello(
+            protocol=fields.pop("protocol", limits.PROTOCOL_VERSION),
+            process=fields.pop("process", self.process),
+            **fields,
+        )
+        self.send(message)
+        welcome = self.expect(m.Welcome)
+        self.token = welcome.session
+        return welcome
+
+    def move(self) -> None:
+        """Come back under another address, as after a connection that was reset."""
+        self.peer = self.rig.peer()
+        self.rig.listen(self)
+
+    def request(self, op: m.Operation, bearer: str | None = None) -> m.Request:
+        self.requests += 1
+        return m.Request(session=self.token, id=self.requests, op=op, bearer=bearer)
+
+    def ask(self, op: m.Operation, bearer: str | None = None) -> Any:
+        """The value of the reply; Refused as the hub refused it."""
+        request = self.request(op, bearer)
+        self.send(request)
+        return self.answer(request.id)
+
+    def answer(self, request: int) -> Any:
+        for one in self.received:
+            if isinstance(one, m.Reply | m.Error) and one.id == request:
+                self.received.remove(one)
+                if isinstance(one, m.Error):
+                    raise Refused(one.code, one.message, field=one.field, retry_after_s=one.retry_after_s)
+                return one.value
+        raise AssertionError(f"request {request} was not answered: {self.received}")
+
+    def submit(self, *specs: TaskSpec) -> int:
+        """Submit a batch; the id of its first task."""
+        first: int = self.ask(m.Submit(tasks=specs))["tasks"][0]["id"]
+        return first
+
+    def task(self, task: int) -> JsonObject:
+        found: JsonObject = self.ask(m.TaskGet(task=task))
+        return found
+
+    def state(self, task: int) -> str:
+        return str(self.task(task)["state"])
+
+    def leave(self) -> None:
+        """Its connection is found to be gone."""
+        self.rig.tick(PeerGone(self.peer))
+
+
+@dataclass
+class HostEnd(Caller):
+    """A host's sidecar, one method per thing that it says."""
+
+    offer: m.HostOffer = field(default_factory=factories.host_offer)
+    beats: int = 0
+
+    def hello(self, **fields: Any) -> m.Welcome:
+        offer = msgspec.structs.replace(self.offer, attempts=fields.pop("attempts", ()))
+        return super().hello(host=offer, **fields)
+
+    def assigned(self) -> m.Assign:
+        return self.expect(m.Assign)
+
+    def accept(self, assign: m.Assign) -> m.Assign:
+        self.send(m.Accept(session=self.token, task=assign.task, attempt=assign.attempt))
+        return assign
+
+    def take(self) -> m.Assign:
+        """Take the next assignment and accept it."""
+        return self.accept(self.assigned())
+
+    def beat(self, *assigns: m.Assign, **fields: Any) -> m.Beat:
+        self.beats += 1
+        attempts = tuple(m.AttemptBeat(one.task, one.attempt) for one in assigns)
+        self.send(m.Heartbeat(session=self.token, beat=self.beats, attempts=attempts, **fields))
+        return self.expect(m.Beat)
+
+    def ended(
+        self, assign: m.Assign, outcome: Any, result: TaskResult | None = None, error: TaskError | None = None
+    ) -> m.Result:
+        """The message, not sent."""
+        return m.Result(
+            session=self.token,
+            task=assign.task,
+            attempt=assign.attempt,
+            outcome=outcome,
+            result=result,
+            error=error,
+        )
+
+    def report(self, message: m.Result) -> str:
+        self.send(message)
+        return self.expect(m.ResultAck).verdict
+
+    def complete(self, assign: m.Assign, **result: Any) -> str:
+        return self.report(self.ended(assign, "completed", factories.result(**result)))
+
+    def fail(self, assign: m.Assign, error: TaskError | None = None) -> str:
+        return self.report(self.ended(assign, "failed", error=error or factories.error()))
+
+    def held(self, assign: m.Assign, state: Any = "running") -> m.AttemptHeld:
+        return m.AttemptHeld(task=assign.task, attempt=assign.attempt, state=state)
+
+    def see(self, *sightings: m.EndpointSighting) -> list[Effect]:
+        return self.send(m.Endpoints(session=self.token, sightings=sightings or (factories.sighting(),)))

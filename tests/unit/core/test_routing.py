@@ -1,0 +1,299 @@
+"""Where a task goes, what that costs, and the sentence that says why it cannot go elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentcom import limits
+from agentcom import messages as m
+from agentcom.core.routing import LOAD_US_MIN, PENALTY_US
+from agentcom.model import Backend, FailureClass, Tier
+from tests.core_rig import HostEnd, Rig
+from tests.factories import (
+    MODEL,
+    agent_offer,
+    complex_task,
+    endpoint_model,
+    endpoint_probe,
+    error,
+    host_offer,
+    resources,
+    shell_task,
+    sighting,
+    task,
+)
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def gpu(rig: Rig, host: str, agents: int = 1, **model: Any) -> HostEnd:
+    """A host with an endpoint of its own on loopback, which has one model."""
+    box = rig.host(host, agents)
+    box.see(sighting(probe=endpoint_probe(endpoint_model(**model))))
+    return box
+
+
+def one_backend(rig: Rig, name: str, *backends: Backend) -> HostEnd:
+    key = rig.invited(Role.host, name)
+    end = HostEnd(rig, key, rig.peer(), offer=host_offer(name, (agent_offer(name, backends=backends),)))
+    end.hello()
+    return end
+
+
+def why(rig: Rig, number: int, host: str) -> tuple[str, str]:
+    found = rig.admin.ask(m.TaskWhy(task=number))
+    assert found["shows"] == "present"
+    row = next(one for one in found["hosts"] if one["host"] == host)
+    return row["fails"], row["change"]
+
+
+# --- strategies -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "strategy", "backend", "model", "reason"),
+    [
+        (shell_task(), "trivial", "shell", "none", "command"),
+        (task(), "local_llm", "ollama", MODEL, "inferred_tier"),
+        (task("Fix a typo"), "local_llm", "ollama", MODEL, "no_command"),
+        (task(tier=Tier.standard), "local_llm", "ollama", MODEL, "explicit_tier"),
+        (complex_task(), "cloud_llm", "claude", "claude-opus-5-5", "explicit_tier"),
+        (complex_task(model="claude-small"), "cloud_llm", "claude", "claude-small", "explicit_tier"),
+    ],
+)
+def test_each_tier_has_its_strategy(
+    rig: Rig, spec: Any, strategy: str, backend: str, model: str, reason: str
+) -> None:
+    gpu(rig, "box")
+    number = rig.admin.submit(spec)
+    (assign,) = rig.sent(m.Assign)
+    route = assign.route
+    assert (route.strategy, route.backend, route.model, route.reason) == (strategy, backend, model, reason)
+    assert route.score is not None
+    assert route.score.cost_us == sum(route.score.parts.values())
+    stored = rig.admin.task(number)["route"]
+    assert (stored["strategy"], stored["host"], stored["agent"]) == (strategy, "box", "box-1")
+
+
+def test_only_a_call_to_an_endpoint_names_one(rig: Rig) -> None:
+    gpu(rig, "box")
+    rig.admin.submit(task())
+    local = rig.sent(m.Assign)[0].route
+    assert (local.endpoint, local.endpoint_url, local.num_ctx) == (
+        "ollama-box",
+        "http://127.0.0.1:11434",
+        8192,
+    )
+    rig.host("other")
+    rig.admin.submit(shell_task())
+    shell = rig.sent(m.Assign)[0].route
+    assert (shell.endpoint, shell.endpoint_url, shell.num_ctx) == (None, None, None)
+
+
+def test_a_wanted_model_goes_where_it_is(rig: Rig) -> None:
+    gpu(rig, "one")
+    gpu(rig, "other", name="llama3:8b")
+    rig.admin.submit(task(model="LLAMA3:8B"))
+    assert [one.route.host for one in rig.sent(m.Assign)] == ["other"]
+
+
+def test_a_model_that_the_server_only_passes_on_is_not_there(rig: Rig) -> None:
+    gpu(rig, "box", remote=True)
+    assert why(rig, rig.admin.submit(task()), "box")[0] == "model_missing"
+
+
+# --- costs ----------------------------------------------------------------------------------------------
+
+
+def test_a_warm_model_goes_before_a_cold_one(rig: Rig) -> None:
+    gpu(rig, "cold")
+    gpu(rig, "warm", warm=True)
+    rig.admin.submit(task())
+    (assign,) = rig.sent(m.Assign)
+    assert assign.route.host == "warm"
+    assert assign.route.score is not None
+    assert assign.route.score.parts["load"] == 0
+    (other,) = assign.route.others
+    assert other.host == "cold"
+    assert other.parts["load"] >= LOAD_US_MIN
+
+
+def test_a_warm_host_that_is_busy_loses_to_an_idle_one(rig: Rig) -> None:
+    gpu(rig, "warm", agents=2, warm=True)
+    rig.admin.ask(m.EndpointUpdate(endpoint="1", cap=2))
+    rig.admin.submit(task())
+    gpu(rig, "cold")
+    rig.admin.submit(task())
+    assert [one.route.host for one in rig.sent(m.Assign)] == ["cold"]
+
+
+def test_equal_agents_take_turns(rig: Rig) -> None:
+    """The agent idle longest: four equal ones get five tasks each."""
+    boxes = [rig.host(f"box{n}") for n in range(4)]
+    taken: dict[str, int] = {}
+    for _ in range(20):
+        rig.advance(100)
+        rig.admin.submit(shell_task())
+        (assign,) = rig.sent(m.Assign)
+        taken[assign.route.agent] = taken.get(assign.route.agent, 0) + 1
+        box = next(box for box in boxes if box.offer.name == assign.route.host)
+        box.complete(box.take())
+    assert sorted(taken.values()) == [5, 5, 5, 5]
+
+
+def test_work_spreads_over_hosts_before_it_piles_up_on_one(rig: Rig) -> None:
+    rig.host("one", agents=2)
+    rig.host("other", agents=2)
+    rig.admin.submit(shell_task())
+    rig.admin.submit(shell_task())
+    hosts = {agent.host.record.name for agent in rig.hub.fleet.agents.values() if agent.task}
+    assert hosts == {"one", "other"}
+
+
+def test_a_host_with_a_busy_cpu_is_worth_less(rig: Rig) -> None:
+    hot, cool = gpu(rig, "hot"), gpu(rig, "cool")
+    hot.beat(resources=resources(cpu_percent=99.0))
+    cool.beat(resources=resources(cpu_percent=5.0))
+    rig.admin.submit(task())
+    assert [one.route.host for one in rig.sent(m.Assign)] == ["cool"]
+
+
+def test_an_endpoint_that_failed_is_worth_less(rig: Rig) -> None:
+    first = gpu(rig, "first", warm=True)
+    gpu(rig, "second")
+    rig.admin.submit(task())
+    first.fail(first.take(), error(FailureClass.infrastructure, "cut"))
+    rig.advance(2_000)
+    (assign,) = rig.sent(m.Assign)
+    assert assign.route.host == "second"
+    assert [one.parts["recent_failure"] for one in assign.route.others] == [PENALTY_US]
+
+
+def test_a_decision_keeps_eight_others_and_counts_who_was_refused(rig: Rig) -> None:
+    for n in range(12):
+        rig.host(f"box{n}")
+    one_backend(rig, "claudes", Backend.claude)
+    rig.admin.submit(shell_task())
+    (assign,) = rig.sent(m.Assign)
+    assert len(assign.route.others) == limits.HISTORY_OTHERS_MAX
+    assert assign.route.agent not in [one.agent for one in assign.route.others]
+    assert assign.route.refused == {"no_shell": 1}
+
+
+# --- conditions and why ---------------------------------------------------------------------------------
+
+
+def test_a_need_is_met_by_agent_or_host(rig: Rig) -> None:
+    number = rig.admin.submit(shell_task(needs=("docker", "gpu")))
+    rig.host("plain")
+    assert why(rig, number, "plain") == ("need_missing", "add docker to sidecar.capabilities on plain")
+    key = rig.invited(Role.host, "able")
+    offer = host_offer("able", (agent_offer("able", capabilities=("gpu",)),), capabilities=("docker",))
+    HostEnd(rig, key, rig.peer(), offer=offer).hello()
+    assert [one.route.host for one in rig.sent(m.Assign)] == ["able"]
+
+
+@pytest.mark.parametrize("need", ["host:two", "agent:two-1"])
+def test_a_task_may_name_its_host_or_its_agent(rig: Rig, need: str) -> None:
+    rig.host("one")
+    rig.host("two")
+    rig.admin.submit(shell_task(needs=(need,)))
+    assert [one.route.agent for one in rig.sent(m.Assign)] == ["two-1"]
+
+
+def test_why_says_what_fails_on_each_host_and_what_would_mend_it(rig: Rig) -> None:
+    one_backend(rig, "shells", Backend.shell)
+    one_backend(rig, "none", Backend.ollama)
+    down = one_backend(rig, "down", Backend.ollama)
+    down.see(sighting("http://127.0.0.1:1"))
+    down.see(sighting("http://127.0.0.1:1", endpoint_probe(healthy=False)))
+    lacks = one_backend(rig, "lacks", Backend.ollama)
+    lacks.see(sighting("http://127.0.0.1:2", endpoint_probe(endpoint_model("other"))))
+    full = one_backend(rig, "full", Backend.ollama)
+    full.see(sighting("http://127.0.0.1:3"))
+    rig.admin.submit(task())
+    gone = one_backend(rig, "gone", Backend.ollama)
+    gone.leave()
+    drained = one_backend(rig, "drained", Backend.ollama)
+    rig.admin.ask(m.HostDrain(host=drained.offer.name))
+    number = rig.admin.submit(task())
+    assert {one["host"]: one["fails"] for one in rig.admin.ask(m.TaskWhy(task=number))["hosts"]} == {
+        "shells": "no_ollama",
+        "none": "no_endpoint",
+        "down": "endpoint_unhealthy",
+        "lacks": "model_missing",
+        "full": "endpoint_full",
+        "gone": "host_offline",
+        "drained": "host_draining",
+    }
+    assert why(rig, number, "full")[1] == "wait, or agentcom endpoint update ollama-full --cap 2"
+    assert why(rig, number, "lacks")[1] == f"ollama pull {MODEL} at http://127.0.0.1:2"
+    assert why(rig, number, "down")[1] == "start the server at http://127.0.0.1:1"
+
+
+def test_why_names_busy_cordoned_and_unresponsive_agents(rig: Rig) -> None:
+    rig.host("busy")
+    rig.admin.submit(shell_task())
+    rig.host("shut")
+    rig.admin.ask(m.AgentCordon(agent="shut-1"))
+    number = rig.admin.submit(shell_task())
+    assert why(rig, number, "busy") == ("agents_busy", "wait, or add agents (sidecar.agents)")
+    assert why(rig, number, "shut") == ("agent_cordoned", "agentcom agent uncordon shut-1")
+    rig.advance(15_000)
+    assert why(rig, number, "busy")[0] == "agent_unresponsive"
+
+
+def test_a_cordoned_agent_and_a_draining_host_get_nothing_until_that_is_taken_back(rig: Rig) -> None:
+    rig.host("box", agents=2)
+    rig.admin.ask(m.AgentCordon(agent="box-1"))
+    rig.admin.ask(m.HostDrain(host="box"))
+    rig.admin.submit(shell_task(), shell_task())
+    assert rig.sent(m.Assign) == []
+    rig.admin.ask(m.HostDrain(host="box", draining=False))
+    assert [one.route.agent for one in rig.sent(m.Assign)] == ["box-2"]
+    rig.admin.ask(m.AgentCordon(agent="box-1", cordoned=False))
+    assert [one.route.agent for one in rig.sent(m.Assign)] == ["box-1"]
+
+
+def test_draining_lets_running_work_end(rig: Rig) -> None:
+    box = rig.host()
+    number = rig.admin.submit(shell_task())
+    assign = box.take()
+    effects = rig.admin.send(rig.admin.request(m.HostDrain(host="box")))
+    shown = [e.event["agent"]["draining"] for e in effects if getattr(e, "topic", "") == "agent"]
+    assert shown == [True]
+    assert box.complete(assign) == "accepted"
+    assert rig.admin.state(number) == "completed"
+
+
+def test_why_of_a_decided_task_shows_the_decision(rig: Rig) -> None:
+    rig.host()
+    number = rig.admin.submit(shell_task())
+    found = rig.admin.ask(m.TaskWhy(task=number))
+    assert (found["shows"], found["route"]["agent"]) == ("decision", "box-1")
+
+
+def test_no_task_is_assigned_while_the_queue_is_paused_and_submits_go_on(rig: Rig) -> None:
+    box = rig.host()
+    rig.admin.ask(m.QueuePause())
+    number = rig.admin.submit(shell_task())
+    assert rig.admin.state(number) == "ready"
+    rig.start()
+    assert rig.hub.paused
+    rig.admin.hello()
+    box.hello()
+    assert rig.sent(m.Assign) == []
+    rig.admin.ask(m.QueuePause(paused=False))
+    assert box.assigned().task == number
+
+
+def test_a_task_that_nobody_can_run_does_not_stop_the_ones_behind_it(rig: Rig) -> None:
+    box = rig.host()
+    rig.admin.submit(*[task() for _ in range(50)])
+    number = rig.admin.submit(shell_task())
+    assert box.assigned().task == number
