@@ -71,7 +71,7 @@ class Journal:
                 self.folder.mkdir(mode=0o700, parents=True)
                 sync_directory(self.folder.parent)
         except OSError as error:
-            raise self._failed("make", error) from error
+            raise self._trouble("make", error) from error
         self.found: Survey = survey(self.folder)
         self._last = self.found.last
         self._covered_from = self.found.run_first or 1
@@ -104,7 +104,7 @@ class Journal:
             _write(self._file, record_head(sequence, body) + body, self._end)
         except OSError as error:
             self._take_back(self._end)
-            raise self._failed("append to", error) from error
+            raise self._trouble("append to", error) from error
         self._before = before
         if sequence != self._last + 1:
             self._covered_from = sequence
@@ -230,7 +230,7 @@ class Journal:
             self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             os.ftruncate(self._file, end)
         except OSError as error:
-            raise self._failed("open", error) from error
+            raise self._trouble("open", error) from error
         self._end = end
         self._unsynced.add(self._file)
 
@@ -240,12 +240,12 @@ class Journal:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise self._failed("begin a segment of", error) from error
+            raise self._trouble("begin a segment of", error) from error
         try:
             _write(descriptor, segment_head(), 0)
         except OSError as error:
             os.close(descriptor)
-            raise self._failed("begin a segment of", error) from error
+            raise self._trouble("begin a segment of", error) from error
         self._file, self._end = descriptor, SEGMENT_HEAD.size
         self._is_name_unsynced = True
 
@@ -268,7 +268,7 @@ class Journal:
         if self._refusal:
             raise StoreError(f"cannot write to {self.folder}: {self._refusal}")
 
-    def _failed(self, operation: str, error: OSError) -> StoreError:
+    def _trouble(self, operation: str, error: OSError) -> StoreError:
         text = f"cannot {operation} {self.folder}: {error.strerror}"
         if error.errno in NO_ROOM:
             return StoreFull(f"{text}; free disk space")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from agentcom import limits
@@ -22,9 +24,9 @@ def rig() -> Rig:
     return Rig()
 
 
-def invite(rig: Rig, **fields: object) -> Caller:
+def invite(rig: Rig, **fields: Any) -> Caller:
     """Somebody with a one-time key."""
-    rig.admin.ask(m.HostInvite(**{"key": ONCE, "role": Role.view, **fields}))  # type: ignore[arg-type]
+    rig.admin.ask(m.HostInvite(**{"key": ONCE, "role": Role.view, **fields}))
     return Caller(rig, ONCE, rig.peer())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from agentcom import limits
@@ -21,8 +23,8 @@ def rig() -> Rig:
     return Rig()
 
 
-def add(rig: Rig, url: str = URL, **fields: object) -> int:
-    made = rig.admin.ask(m.EndpointAdd(url=url, **fields))  # type: ignore[arg-type]
+def add(rig: Rig, url: str = URL, **fields: Any) -> int:
+    made = rig.admin.ask(m.EndpointAdd(url=url, **fields))
     return int(made["id"])
 
 
