@@ -142,9 +142,12 @@ class Broker:
     def address(self) -> auth.HubAddress:
         """What run/hub.json says: how this machine reaches the hub."""
         return auth.HubAddress(
-            hub=self._endpoint, key=self.keys.hub.public, feed=self._feed.address, feed_key=self.keys.hub.public,
+            hub=self._endpoint,
+            key=self.keys.hub.public,
+            feed=reachable(self._feed.address),
+            feed_key=self.keys.hub.public,
             pid=os.getpid(),
-        )  # fmt: skip
+        )
 
     def tick(self) -> None:
         """One tick; the steps are those at the head of this module."""
@@ -288,6 +291,8 @@ class Broker:
         bind = self._settings.hub.bind
         loopback = bind.startswith("127.") or bind in ("localhost", "::1")
         public = self._settings.hub.public_address or self._endpoint
+        ports = {address.rpartition(":")[2] for address in (self._endpoint, self._feed.address)}
+        hub.registry.own_ports = {int(port) for port in ports} | {self._settings.http.port}
         hub.addresses = {
             "address": public,
             "hub_key": self.keys.hub.public,
@@ -297,7 +302,8 @@ class Broker:
             if loopback and not self._settings.hub.public_address
             else "",
         }
-        hub.feed_address, hub.feed_key = self._feed.address, self.keys.hub.public
+        hub.feed_address = self._public_feed()
+        hub.feed_key = self.keys.hub.public
         batch = Batch()
         later = self._apply(hub.load(load(self._store), now), batch)
         if len(batch):
@@ -308,6 +314,12 @@ class Broker:
                 self._log.error("store_full", error=str(error))
         self._gate.admit(*hub.principals.admitted(now))
         self._carry_out(later)
+
+    def _public_feed(self) -> str:
+        """Where readers find the feed: on the machine that hub.public_address names, if it does."""
+        feed = reachable(self._feed.address)
+        public = self._settings.hub.public_address
+        return f"{public.rpartition(':')[0]}:{feed.rpartition(':')[2]}" if public else feed
 
     # --- step 4 -----------------------------------------------------------------------------------------
 
@@ -401,7 +413,7 @@ class Broker:
         router.setsockopt_string(zmq.ZAP_DOMAIN, HUB_DOMAIN)
         self._bind(router, self._settings.hub.port, "hub.port")
         bound = router.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._endpoint = bound.replace("//0.0.0.0:", "//127.0.0.1:")
+        self._endpoint = reachable(bound)
         return router
 
     def _bind(self, router: zmq.Socket[bytes], port: int, setting: str) -> None:
@@ -442,6 +454,11 @@ class Broker:
                 continue
         except BlockingIOError:
             return
+
+
+def reachable(bound: str) -> str:
+    """An address that this machine can connect to, for one that listens on all of its addresses."""
+    return bound.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 def _user_id(frame: zmq.Frame) -> str:

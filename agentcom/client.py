@@ -24,6 +24,7 @@ from agentcom.config import Home, home_path
 from agentcom.errors import HubUnreachable, ProtocolViolation, Refused
 from agentcom.model import FINAL, CheckKind, EndpointKind, JsonObject, Lane, Role, State, TaskSpec, Tier
 
+WATCH_S = 2.0
 WAIT_PATIENCE_S = 60.0  # `wait` and `log` outlast a hub that is away for this long
 FOLLOW_POLL_S = 0.3
 _CHOICES: dict[str, type[StrEnum]] = {
@@ -160,7 +161,8 @@ class Client(Caller):
         until = None if timeout_s is None else time.monotonic() + timeout_s
         away = _Patience(WAIT_PATIENCE_S)
         while True:
-            left: float = limits.WAIT_S_MAX
+            # Who wants to see changes asks often: the hub answers early only when the task is final.
+            left: float = limits.WAIT_S_MAX if on_change is None else WATCH_S
             if until is not None:
                 left = min(left, max(0.0, until - time.monotonic()))
             try:

@@ -132,7 +132,7 @@ class Queries:
             "submitted_by": submitter.name if submitter else None,
             "expires_at": rfc3339(row.expires_ms),
             "route": msgspec.to_builtins(_route(route)) if route is not None else None,
-            "result": msgspec.to_builtins(_result(result)) if result is not None else None,
+            "result": _result_view(_result(result), row.state) if result is not None else None,
         }
 
     def _brief(self, row: TaskRow) -> JsonObject:
@@ -315,6 +315,12 @@ class Queries:
             "paused": self.hub.paused,
             "degraded": self.hub.degraded,
         }
+
+
+def _result_view(result: TaskResult, state: State) -> JsonObject:
+    """A result as JSON. Of a task that did not complete it is partial, and has no status."""
+    view: JsonObject = msgspec.to_builtins(result)
+    return view if state is State.completed else {**view, "status": None}
 
 
 def _all_fields(spec: TaskSpec) -> JsonObject:

@@ -122,10 +122,12 @@ class Child:
         self._backoff_s = BACKOFF_S
         self._started_at = 0.0
         self._partial = b""
+        self._log_from = 0
 
     def start(self) -> IO[bytes]:
         """Start the process; its stdout, to be read by `heard`."""
         bound_log(self.log)
+        self._log_from = self.log.stat().st_size if self.log.exists() else 0
         self.ready, self.restart_at, self._partial = None, None, b""
         self._started_at = time.monotonic()
         with self.log.open("ab") as log:
@@ -180,14 +182,16 @@ class Child:
                 self.process.send_signal(number)
 
     def last_words(self) -> str:
-        """The last lines of the log, for an error message."""
+        """What the child said last since it was started, for an error message: its own words for people if
+        there are any, else the end of its log."""
         try:
             with self.log.open("rb") as file:
-                file.seek(max(0, self.log.stat().st_size - 4096))
+                file.seek(max(self._log_from, self.log.stat().st_size - 4096))
                 lines = file.read().decode(errors="replace").strip().splitlines()
         except OSError:
             return ""
-        return " | ".join(lines[-TAIL_LINES:])
+        for_people = [line for line in lines if line.startswith("agentcom")]
+        return for_people[-1] if for_people else " | ".join(lines[-TAIL_LINES:])
 
 
 class Supervisor:
@@ -264,7 +268,7 @@ class Supervisor:
         for child in self._children.values():
             code = child.ended()
             if code is not None and child is first:
-                child.restart_at = None
+                child.next_wait_s()
                 raise StartFailed(
                     f"{child.name} could not start: {child.last_words() or f'exit code {code}'}"
                 )

@@ -139,10 +139,18 @@ def _sandbox(invocation: Invocation) -> Iterator[Finding]:
 
 
 def _hub(invocation: Invocation) -> Iterator[Finding]:
+    keys = invocation.home.keys
+    if (keys / "host.key").exists() and not any((keys / f"{k}.key").exists() for k in ("admin", "user")):
+        yield Finding("hub", "ok", "this home has a host's key only: the sidecar uses it, commands do not")
+        return
     try:
         with invocation.client() as client:
-            status = client.hub_status()
             caller = client.whoami()
+            if caller["role"] == "submit":
+                yield Finding("hub", "ok", f"reached; you are {caller['name']} ({caller['role']})")
+                return
+            status = client.hub_status()
+            hosts = client.host_list()["hosts"]
     except HubUnreachable as error:
         yield Finding("hub", "fail", error.message)
         return
@@ -154,5 +162,9 @@ def _hub(invocation: Invocation) -> Iterator[Finding]:
     if status["version"] != __version__:
         hint = "restart the hub after an update"
         yield Finding("hub version", "warn", f"the hub is {status['version']}, this is {__version__}", hint)
+    for each in hosts:
+        if each["state"] != "online":
+            hint = "start `agentcom sidecar` there, or `agentcom host remove` it"
+            yield Finding("host", "warn", f"{each['name']} is offline, last seen {each['last_seen']}", hint)
     if status.get("paused"):
         yield Finding("queue", "warn", "paused: no task is started", "run `agentcom queue resume`")

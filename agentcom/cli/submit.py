@@ -7,8 +7,9 @@ option that cannot be parsed is a usage error.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import click
 
@@ -53,11 +54,11 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
 @click.option("--key", "idempotency_key", metavar="KEY", help="The same key again gives the same task.")
 @click.option("--label", "labels", multiple=True, metavar="LABEL")
 @click.option(
-    "--from", "source", type=click.File("r"), metavar="FILE|-", help="JSON lines; all are taken, or none."
+    "--from", "source", type=click.File("rb"), metavar="FILE|-", help="JSON lines; all are taken, or none."
 )
 @click.option("--wait", is_flag=True, help="Until final: 0 verified, 10 not verified, 11 not completed.")
 @pass_invocation
-def submit(invocation: Invocation, /, source: TextIO | None, wait: bool, **given: Any) -> int:
+def submit(invocation: Invocation, /, source: BinaryIO | None, wait: bool, **given: Any) -> int:
     """Add a task: TEXT says what is to be done.
 
     With --wait exits 0 if the task is verified (or had nothing to verify), 10 if it completed without being
@@ -141,7 +142,7 @@ def _tell_created(created: JsonObject) -> None:
     )
 
 
-def _submit_lines(invocation: Invocation, source: TextIO, wait: bool) -> int:
+def _submit_lines(invocation: Invocation, source: BinaryIO, wait: bool) -> int:
     specs, lines = read_lines(source)
     with invocation.client() as client:
         try:
@@ -161,7 +162,7 @@ def _submit_lines(invocation: Invocation, source: TextIO, wait: bool) -> int:
     return max((exit_code(each) for each in found), default=0)
 
 
-def read_lines(source: TextIO) -> tuple[list[TaskSpec], list[int]]:
+def read_lines(source: Iterable[bytes]) -> tuple[list[TaskSpec], list[int]]:
     """The tasks of a file of JSON lines and the line that each stands on; Refused names the line."""
     specs, lines = [], []
     for number, text in enumerate(source, 1):

@@ -8,6 +8,7 @@ from agentcom import config
 from agentcom.auth import make_token, sha256_hex
 from agentcom.cli import output
 from agentcom.cli.command import Group, Invocation, pass_invocation
+from agentcom.errors import ConfigError
 from agentcom.supervisor import read_start
 
 
@@ -80,10 +81,11 @@ def revoke(invocation: Invocation, name: str) -> None:
 @pass_invocation
 def link(invocation: Invocation, role: str | None) -> None:
     """Print a link that opens the dashboard, once, within ten minutes."""
+    dashboard = _dashboard(invocation)
     secret = make_token("l")
     with invocation.client() as client:
         found = client.token_link(sha256_hex(secret), role)
-    address = f"{_dashboard(invocation)}/#link={secret}"
+    address = f"{dashboard}/#link={secret}"
     if invocation.as_json:
         output.document({"link": address, **found})
         return
@@ -92,7 +94,9 @@ def link(invocation: Invocation, role: str | None) -> None:
 
 
 def _dashboard(invocation: Invocation) -> str:
-    """Where the page is: what `up` wrote down, else what the settings say."""
+    """Where the page is: what `up` wrote down, else what the settings say. Only the hub's own home knows."""
+    if not (invocation.home.keys / "hub.key").exists():
+        raise ConfigError("the dashboard is on the hub's machine: run `agentcom token link` there")
     started = read_start(invocation.home)
     if started is not None and started.http is not None:
         return started.http

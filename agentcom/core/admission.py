@@ -14,9 +14,11 @@ from agentcom.core.complexity import classify
 from agentcom.errors import Refused
 from agentcom.model import CheckKind, Group, Role, TaskSpec, Tier, TierSource
 
-
 # git's short form, user@host:path; `helper::address` would run a program of that name.
 _SHORT_ADDRESS = re.compile(r"(?:[\w.-]+@)?([\w.-]+):(?!:)")
+
+# The rules of git-check-ref-format that a branch name breaks most often.
+_BAD_BRANCH = re.compile(r"\.\.|//|@\{|[\x00-\x20~^:?*\[\\\x7f]|^[-/.]|[/.]$|\.lock$|/\.")
 
 
 class Admitted(NamedTuple):
@@ -118,6 +120,9 @@ def _check_path(path: str, where: str) -> None:
 
 
 def _check_repo(spec: TaskSpec, role: Role, at: str) -> None:
+    if spec.branch is not None and _BAD_BRANCH.search(spec.branch):
+        said = f"{at}.branch: {spec.branch!r} is not a name that git takes for a branch"
+        raise Refused("invalid", said, field=f"{at}.branch")
     if spec.branch is not None and (spec.branch.startswith("-") or spec.repo is None):
         reason = "a branch needs a repo" if spec.repo is None else "a branch cannot begin with '-'"
         raise Refused("invalid", f"{at}.branch: {reason}", field=f"{at}.branch")

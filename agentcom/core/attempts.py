@@ -333,7 +333,8 @@ class Attempts:
             self._delay(slot, self._backoff_ms(used), now)
             return
         last = self._table.errors[self._table.id[slot]]
-        tries = f"gave up after {self._table.attempt[slot]} attempts; the last: {last.message}"
+        count = self._table.attempt[slot]
+        tries = f"gave up after {count} attempt{'s' * (count != 1)}; the last: {last.message}"
         self._table.errors[self._table.id[slot]] = TaskError(
             failure_class=last.failure_class, code=code, message=tries[:4000]
         )

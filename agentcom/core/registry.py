@@ -44,6 +44,9 @@ def checked_url(url: str) -> tuple[str, bool]:
             "address_refused", "url: no user, query or fragment belongs in an endpoint", field="url"
         )
     loopback = _check_host(parts.hostname)
+    if parts.hostname == "localhost":
+        # One server has one address here: under two names it would get twice its share of work.
+        return f"{parts.scheme}://127.0.0.1:{port}{parts.path.rstrip('/')}", True
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port}{parts.path.rstrip('/')}", loopback
 
@@ -71,6 +74,7 @@ class Registry:
         self._out = out
         self._host_name = host_name
         self.endpoints: dict[int, EndpointRecord] = {}
+        self.own_ports: set[int] = set()
         self.in_flight: dict[tuple[int, str], int] = {}
         self.failed_ms: dict[tuple[int, int], int] = {}
         self.heard_ms: dict[int, int] = {}
@@ -101,6 +105,8 @@ class Registry:
 
     def add(self, op: m.EndpointAdd, host: int | None, now: Now) -> EndpointRecord:
         url, loopback = checked_url(op.url)
+        if loopback and (urlsplit(url).port or 0) in self.own_ports:
+            raise Refused("address_refused", f"url: {url} is a port of the hub itself", field="url")
         if loopback and host is None:
             raise Refused(
                 "host_required",

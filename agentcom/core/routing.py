@@ -240,8 +240,9 @@ class Router:
             return "no_endpoint", f"{host.record.name} reaches no LLM endpoint", add
         if any(r is None for r in refusals):
             return None
-        order = ("model_missing", "endpoint_full", "endpoint_unhealthy")
-        return min((r for r in refusals if r is not None), key=lambda r: -order.index(r[0]))
+        # The endpoint that comes nearest speaks for the host: a full one has all but a slot.
+        nearest = ("endpoint_full", "model_missing", "endpoint_unhealthy")
+        return min((r for r in refusals if r is not None), key=lambda r: nearest.index(r[0]))
 
     def _endpoint_refusal(
         self, endpoint: EndpointRecord, host: Host, model: str

@@ -135,6 +135,14 @@ def verify_backup(path: Path | str) -> CheckReport:
     )
 
 
+def is_as_written(backup: Backup) -> bool:
+    """Whether the file is, byte for byte, the one that was verified when it was made. Cheaper than a check."""
+    try:
+        return backup.verified and _checksum(Path(backup.path)) == backup.checksum
+    except OSError:
+        return False
+
+
 def _read_manifest(file: Path) -> Backup:
     match = _NAME.fullmatch(file.name)
     if match is None:

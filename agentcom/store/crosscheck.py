@@ -39,6 +39,9 @@ class _Problems:
             self.told.append(text)
 
 
+_NO_ROWS: Final[list[Row]] = []
+
+
 class _Beside:
     """Rows of a database whose keys begin with a task's number, taken task by task."""
 
@@ -46,24 +49,33 @@ class _Beside:
         self._rows = walk(database)
         self._database = database
         self._problems = problems
-        self._next = next(self._rows, None)
+        self._task = b""  # of the next row
+        self._next: Row | None = None
+        self._step()
 
     def of(self, task: bytes) -> list[Row]:
         """The rows of this task; those before it belong to no task."""
+        if self._task > task or self._next is None:
+            return _NO_ROWS
         self._orphans_before(task)
         found = []
-        while self._next is not None and self._next[0][:_NUMBER_BYTES] == task:
+        while self._next is not None and self._task == task:
             found.append(self._next)
-            self._next = next(self._rows, None)
+            self._step()
         return found
 
     def end(self) -> None:
         self._orphans_before(None)
 
+    def _step(self) -> None:
+        self._next = next(self._rows, None)
+        if self._next is not None:
+            self._task = self._next[0][:_NUMBER_BYTES]
+
     def _orphans_before(self, task: bytes | None) -> None:
-        while self._next is not None and (task is None or self._next[0][:_NUMBER_BYTES] < task):
+        while self._next is not None and (task is None or self._task < task):
             self._problems.add(f"'{self._database}' has {self._next[0].hex()}, and there is no such task")
-            self._next = next(self._rows, None)
+            self._step()
 
 
 def cross_check(walk: Walk) -> tuple[int, list[str]]:

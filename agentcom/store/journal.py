@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypedDict
 
@@ -276,11 +275,11 @@ class Journal:
         return StoreError(f"{text}; check the disk")
 
 
-def _write(descriptor: int, content: bytes, offset: int, write: Callable[..., int] = os.pwrite) -> None:
+def _write(descriptor: int, content: bytes, offset: int) -> None:
     """All of it: a disk that fills up takes a part first and refuses the rest."""
-    written = write(descriptor, content, offset)
+    written = os.pwrite(descriptor, content, offset)
     while written < len(content):
-        written += write(descriptor, content[written:], offset + written)
+        written += os.pwrite(descriptor, content[written:], offset + written)
 
 
 def _set_aside(path: Path, good: int, suffix: str) -> Path:

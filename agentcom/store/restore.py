@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from agentcom.errors import StoreDamaged, StoreError, StoreFull, StoreLocked, StoreVersion
-from agentcom.store.backup import Backup, list_backups, verify_backup
+from agentcom.store.backup import Backup, is_as_written, list_backups, verify_backup
 from agentcom.store.base import Batch
 from agentcom.store.check import DATA_FILE, CheckReport, Condition, full_check
 from agentcom.store.journal import Journal
@@ -177,12 +177,12 @@ def _build(
     building: Path, source: _Source, map_bytes: int, checker: Checker, wanted: frozenset[Condition]
 ) -> _Built:
     """The first candidate that makes a good store, or else, if that is `wanted`, the first whose records merely
-    disagree."""
+    disagree. What is made is checked in full, so a backup that is as it was written is not checked twice."""
     rejected: list[str] = []
     second: list[Backup | None] = []
     newer = 0
     for backup in source.candidates():
-        if backup is not None:
+        if backup is not None and not is_as_written(backup):
             report = verify_backup(Path(backup.path))
             newer += report.condition is Condition.newer
             if report.condition not in SOUND:

@@ -48,6 +48,7 @@ SWEEP_EVERY_S = 3600.0
 DISK_RETRY_S = 5.0
 STOP_S_MAX = 2.2  # for running attempts to end, of the three seconds that a stop may take
 STOP_GRACE_S = 0.9
+END_S_MAX = 0.5  # for the daemon's own parts to end, after that
 FAREWELL_S = 0.4  # for the hub to acknowledge what was interrupted
 
 
@@ -86,7 +87,7 @@ class Daemon:
         """Serves until a signal; status 4 when the hub refuses this process for good, 1 after a fault of ours."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._on_signal)
         await self._recover()
         await self._take_sample()
         parts = (
@@ -106,8 +107,22 @@ class Daemon:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            _, left = await asyncio.wait(tasks, timeout=END_S_MAX)
+            if left:
+                self._log.error("parts_not_ended", parts=len(left))
+                self._leave_at_once()
         return status
+
+    def _on_signal(self) -> None:
+        """The first signal stops in order; a second one leaves at once: what ran is killed by its guards, and
+        told at the next start."""
+        if self._stop.is_set():
+            self._leave_at_once()
+        self._stop.set()
+
+    @staticmethod
+    def _leave_at_once() -> None:
+        os._exit(1)
 
     async def _until_over(self, tasks: list[asyncio.Task[None]]) -> int:
         announcing = tasks[-1]
@@ -353,8 +368,11 @@ class Daemon:
             if self.session.is_open:
                 for entry in self.outbox.due(SEND_AT_ONCE):
                     self.session.send(entry.message)
+            # Not wait_for: in Python 3.11 it swallows a cancellation that comes with the event, and this loop
+            # would go on for ever.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._result_waiting.wait(), SEND_ROUND_S)
+                async with asyncio.timeout(SEND_ROUND_S):
+                    await self._result_waiting.wait()
 
     async def _stream_logs(self) -> None:
         while True:

@@ -68,7 +68,8 @@ class EndpointWatch:
                 if found:
                     self._send(lambda token, found=found: messages.Endpoints(session=token, sightings=found))  # type: ignore[misc]
                 try:
-                    await asyncio.wait_for(self._now.wait(), self._every_s)
+                    async with asyncio.timeout(self._every_s):
+                        await self._now.wait()
                 except TimeoutError:
                     continue
 

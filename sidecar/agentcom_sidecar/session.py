@@ -224,7 +224,8 @@ class Session:
                 )
             )
             try:
-                await asyncio.wait_for(self._hello_answered.wait(), HELLO_S_MAX)
+                async with asyncio.timeout(HELLO_S_MAX):
+                    await self._hello_answered.wait()
             except TimeoutError:
                 self._want_hello()
 

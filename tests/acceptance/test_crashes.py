@@ -165,3 +165,17 @@ def test_a_hub_that_is_not_there_is_exit_code_3_within_5_s(world: World) -> None
     assert time.monotonic() - started < 7, "5 s for the hub, the rest for the interpreter's start on a busy machine"
     assert len(done.stderr.strip().splitlines()) == 1
     assert "agentcom up" in done.stderr
+
+
+def test_a_sidecar_that_runs_a_command_stops_also_while_its_hub_is_away(world: World) -> None:
+    hub = world.hub()
+    world.join("box")
+    sidecar = world.sidecar("box")
+    client = world.client()
+    mark = f"3603.{os.getpid() % 1000:03d}"
+    client.submit(description="long", command=f"sleep {mark}")
+    eventually("the command runs", lambda: processes_with(mark))
+    hub.kill()
+    eventually("the sidecar has noticed", lambda: "hub_lost" in sidecar.text() or "no connection" in sidecar.text())
+    assert sidecar.stop(seconds=6) == 0
+    assert not processes_with(mark)

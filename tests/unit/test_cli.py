@@ -565,6 +565,7 @@ def test_the_doctor_looks_at_everything(hub: FakeHub, capsys: pytest.CaptureFixt
         "paused": False,
     }
     hub.answers["whoami"] = {"name": "admin", "role": "admin"}
+    hub.answers["host_list"] = {"hosts": [{"name": "box", "state": "offline", "last_seen": "then"}]}
     assert main(["doctor", "--json"]) == 0
     found = said(capsys)
     assert found["ok"] is True

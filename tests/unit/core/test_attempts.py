@@ -337,7 +337,7 @@ def test_the_agent_of_a_cancelled_task_is_free_when_its_host_says_so(rig: Rig, b
     assign = box.take()
     rig.admin.ask(m.TaskCancel(task=number))
     rig.admin.submit(shell_task())
-    assert rig.hub.fleet.agent_named("box-1").state is AgentState.working
+    assert rig.agent("box-1") == "working"
     assert box.report(box.ended(assign, "cancelled")) == "duplicate"
     assert box.assigned().task == number + 1
 
@@ -366,7 +366,7 @@ def test_an_agent_that_declines_what_was_cancelled_is_free(rig: Rig, box: HostEn
     assign = box.assigned()
     rig.admin.ask(m.TaskCancel(task=number))
     box.send(m.Decline(session=box.token, task=assign.task, attempt=assign.attempt, code="busy"))
-    assert rig.hub.fleet.agent_named("box-1").state is AgentState.idle
+    assert rig.agent("box-1") == "idle"
 
 
 def test_a_result_that_crosses_the_cancel_does_not_complete_the_task(rig: Rig, box: HostEnd) -> None:
@@ -378,7 +378,7 @@ def test_a_result_that_crosses_the_cancel_does_not_complete_the_task(rig: Rig, b
     assert box.expect(m.ResultAck).verdict == "stale"
     record = attempt(rig, number, 1)
     assert (record.outcome, record.late_outcome) == ("cancelled", "completed")
-    assert rig.hub.fleet.agent_named("box-1").state is AgentState.idle
+    assert rig.agent("box-1") == "idle"
 
 
 def test_a_cancel_that_crosses_the_result_is_refused(rig: Rig, box: HostEnd) -> None:
@@ -600,7 +600,7 @@ def test_a_cancelled_attempt_that_the_host_no_longer_has_frees_its_agent(rig: Ri
     box.take()
     rig.admin.ask(m.TaskCancel(task=number))
     box.hello()
-    assert rig.hub.fleet.agent_named("box-1").state is AgentState.idle
+    assert rig.agent("box-1") == "idle"
 
 
 def test_a_cancelled_attempt_that_the_host_still_runs_is_killed_and_its_agent_stays_taken(

@@ -11,8 +11,9 @@ from agentcom import messages as m
 from agentcom.core.effects import ProbeEndpoint, Timers
 from agentcom.core.registry import PENALTY_MS, canonical_model, checked_url
 from agentcom.errors import Refused
+from agentcom.model import FailureClass
 from tests.core_rig import Rig
-from tests.factories import MODEL, endpoint_model, endpoint_probe, sighting, task
+from tests.factories import MODEL, endpoint_model, endpoint_probe, error, sighting, task
 
 URL = "http://10.0.0.5:11434"
 LOCAL = "http://127.0.0.1:11434"
@@ -42,7 +43,7 @@ def code(rig: Rig, op: m.Operation) -> str:
     [
         ("http://10.0.0.5:11434/", "http://10.0.0.5:11434", False),
         ("https://gpu.example/llm/", "https://gpu.example:443/llm", False),
-        ("http://LOCALHOST", "http://localhost:80", True),
+        ("http://LOCALHOST", "http://127.0.0.1:80", True),
         ("http://a.localhost:1", "http://a.localhost:1", True),
         ("http://127.9.9.9:1", "http://127.9.9.9:1", True),
         ("http://[::1]:1", "http://[::1]:1", True),
@@ -295,3 +296,22 @@ def test_an_endpoint_of_many_models_counts_each_apart(rig: Rig) -> None:
     rig.probed(add(rig), endpoint_probe(endpoint_model(), endpoint_model("Other")))
     rig.admin.submit(task(), task(model="other"))
     assert rig.hub.registry.in_flight == {(1, MODEL): 1, (1, "other:latest"): 1}
+
+
+def test_a_probe_that_is_asked_for_is_done_by_the_hub_for_what_it_sees(rig: Rig) -> None:
+    add(rig)
+    rig.admin.ask(m.EndpointProbeNow(endpoint="1"))
+    assert ProbeEndpoint(1) in rig.effects
+    rig.host().see()
+    rig.admin.ask(m.EndpointProbeNow(endpoint="2"))
+    assert ProbeEndpoint(2) not in rig.effects
+
+
+def test_what_was_counted_of_a_removed_endpoint_goes_with_it(rig: Rig) -> None:
+    box = rig.host()
+    rig.probed(add(rig))
+    rig.admin.submit(task())
+    box.fail(box.take(), error(FailureClass.infrastructure, "cut"))
+    assert ProbeEndpoint(1) in rig.effects
+    rig.admin.ask(m.EndpointRemove(endpoint="1"))
+    assert (rig.hub.registry.failed_ms, rig.hub.registry.in_flight, rig.hub.registry.heard_ms) == ({}, {}, {})

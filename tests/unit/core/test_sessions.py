@@ -9,9 +9,9 @@ from agentcom import limits
 from agentcom import messages as m
 from agentcom.core.effects import EndSession, PeerGone, Send
 from agentcom.core.sessions import IDLE_MS_MAX
-from agentcom.model import AgentState, Role
+from agentcom.model import Role
 from tests.core_rig import Caller, HostEnd, Rig
-from tests.factories import agent_offer, host_offer, public_key, shell_task, task
+from tests.factories import agent_offer, host_offer, public_key, resources, result, shell_task, sighting, task
 
 
 @pytest.fixture
@@ -170,14 +170,10 @@ def test_a_first_process_is_not_silent_because_the_hub_was_away(rig: Rig) -> Non
 def test_a_silent_host_is_offline_and_back_with_its_next_word(rig: Rig) -> None:
     box = rig.host()
     rig.advance(15_000)
-    agent = rig.hub.fleet.agent_named("box-1")
-    assert agent.state is AgentState.idle
-    effects = rig.advance(1)
-    assert agent.state is AgentState.offline
-    assert [e.event["event"] for e in effects if getattr(e, "topic", "") in ("host", "agent")] == [
-        "host_changed",
-        "agent_changed",
-    ]
+    assert rig.agent("box-1") == "idle"
+    rig.advance(1)
+    assert rig.agent("box-1") == "offline"
+    assert [one["event"] for one in rig.published("host", "agent")] == ["host_changed", "agent_changed"]
     rig.admin.submit(shell_task())
     assert box.received == []
     box.beat()
@@ -187,10 +183,9 @@ def test_a_silent_host_is_offline_and_back_with_its_next_word(rig: Rig) -> None:
 def test_a_host_that_is_heard_again_is_published_with_its_agents(rig: Rig) -> None:
     box = rig.host()
     rig.advance(15_001)
-    effects = box.send(m.Heartbeat(session=box.token, beat=1))
-    published = [e.event for e in effects if getattr(e, "topic", "") in ("host", "agent")]
-    assert [(one["event"]) for one in published] == ["host_changed", "agent_changed"]
-    assert (published[0]["host"]["state"], published[1]["agent"]["state"]) == ("online", "idle")
+    box.beat()
+    (host,), (agent,) = rig.published("host"), rig.published("agent")
+    assert (host["host"]["state"], agent["agent"]["state"]) == ("online", "idle")
 
 
 def test_a_host_that_says_bye_is_offline_and_its_lease_runs_on(rig: Rig) -> None:
@@ -198,7 +193,7 @@ def test_a_host_that_says_bye_is_offline_and_its_lease_runs_on(rig: Rig) -> None
     number = rig.admin.submit(shell_task())
     assign = box.take()
     box.send(m.Bye(session=box.token))
-    assert rig.hub.fleet.agent_named("box-1").state is AgentState.offline
+    assert rig.agent("box-1") == "offline"
     rig.advance(44_999)
     assert rig.admin.state(number) == "working"
     box.hello(attempts=(box.held(assign),))
@@ -220,7 +215,7 @@ def test_a_departed_hosts_work_is_not_sent_to_another_key_that_took_its_address(
     spy.hello()
     rig.admin.submit(shell_task())
     assert rig.sent(m.Assign) == []
-    assert rig.hub.fleet.agent_named("box-1").state is AgentState.offline
+    assert rig.agent("box-1") == "offline"
 
 
 def test_a_wait_of_a_departed_caller_is_not_answered_to_another_key_at_its_address(rig: Rig) -> None:
@@ -279,7 +274,7 @@ def test_an_agent_that_is_no_longer_offered_gets_nothing_and_can_be_removed(rig:
     box = rig.host("box", agents=2)
     box.offer = host_offer("box", 1)
     box.hello()
-    assert rig.hub.fleet.agent_named("box-2").state is AgentState.offline
+    assert rig.agent("box-2") == "offline"
     rig.admin.ask(m.AgentRemove(agent="box-2"))
     assert sorted(rig.hub.fleet.agent_by_name) == ["box-1"]
 
@@ -337,3 +332,56 @@ def test_idle_longest_counts_from_when_an_agent_was_there(rig: Rig) -> None:
 def test_a_token_decoded_from_the_wire_has_the_length_that_the_hub_gives() -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"type": "bye", "session": b"short"}, m.Bye)
+
+
+# --- who may say what -----------------------------------------------------------------------------------
+
+
+def host_messages(token: bytes) -> list[m.ToHub]:
+    return [
+        m.Heartbeat(session=token, beat=1),
+        m.Accept(session=token, task=1, attempt=1),
+        m.Decline(session=token, task=1, attempt=1, code="no"),
+        m.Log(session=token, task=1, attempt=1, offset=0, text="x"),
+        m.Result(session=token, task=1, attempt=1, outcome="completed", result=result()),
+        m.Endpoints(session=token, sightings=(sighting(),)),
+        m.Pong(session=token, agent="box-1"),
+    ]
+
+
+@pytest.mark.parametrize("n", range(7))
+def test_only_a_hosts_session_may_speak_as_a_host(rig: Rig, n: int) -> None:
+    rig.host()
+    number = rig.admin.submit(shell_task())
+    for role in (Role.view, Role.submit, Role.operate):
+        person = rig.member(role)
+        refused = person.refusal(host_messages(person.token)[n])
+        assert refused.code == "forbidden"
+    for process in (rig.admin, rig.web):
+        assert process.refusal(host_messages(process.token)[n]).code == "forbidden"
+    assert (rig.admin.state(number), rig.hub.registry.endpoints) == ("assigned", {})
+
+
+def test_a_forwarded_token_that_is_unknown_is_refused_once(rig: Rig) -> None:
+    op = m.Submit(tasks=(task(idempotency_key="k"),))
+    assert rig.web.refusal(rig.web.request(op, "nobody")).code == "unauthorised"
+
+
+def test_an_agent_that_is_there_or_holds_a_task_is_not_removed(rig: Rig) -> None:
+    box = rig.host()
+    assert rig.admin.refusal(rig.admin.request(m.AgentRemove(agent="box-1"))).code == "not_offline"
+    rig.admin.submit(shell_task())
+    box.take()
+    box.leave()
+    assert rig.admin.refusal(rig.admin.request(m.AgentRemove(agent="box-1"))).code == "busy"
+
+
+def test_what_a_host_has_is_shown_until_its_figures_are_too_old(rig: Rig) -> None:
+    box = rig.host("box", resources=resources())
+    (shown,) = rig.admin.ask(m.HostList())["hosts"]
+    assert (shown["resources"]["logical_cpus"], shown["resources_age_s"]) == (8, 0)
+    rig.advance(14_000)
+    box.beat()
+    rig.advance(2_000)
+    (shown,) = rig.admin.ask(m.HostList())["hosts"]
+    assert (shown["resources"], shown["resources_age_s"], shown["state"]) == (None, 16, "online")

@@ -67,8 +67,7 @@ def test_a_batch_with_one_bad_task_takes_none_of_them(rig: Rig) -> None:
 
 def test_an_explicit_tier_that_the_heuristic_denies_is_an_event_and_a_count(rig: Rig) -> None:
     rig.admin.submit(task("Redesign the distributed consensus protocol", tier=Tier.standard))
-    published = [e.event for e in rig.effects if getattr(e, "topic", "") == "task"]
-    assert [one["event"] for one in published if one] == ["tier_disagreement"]
+    assert [one["event"] for one in rig.published("task")] == ["tier_disagreement"]
     assert rig.hub.tasks.disagreements == 1
 
 
@@ -534,3 +533,12 @@ def test_a_reason_survives_a_restart(rig: Rig) -> None:
         {"class": "configuration", "code": "key_refused", "message": "401"},
     )
     assert found["tier_source"] == TierSource.command
+
+
+def test_timers_of_waits_that_were_answered_do_not_pile_up(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "WAITERS_MAX", 4)
+    for _ in range(20):
+        number = rig.admin.submit(task())
+        rig.admin.send(rig.admin.request(m.TaskWait(task=number)))
+        rig.admin.ask(m.TaskCancel(task=number))
+    assert len(rig.hub.tasks.waits._due) <= 6

@@ -1,0 +1,173 @@
+"""What the databases of a store promise each other: each promise, broken alone, is found and named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+import pytest
+
+from agentcom.model import AgentRecord, State, TaskRow
+from agentcom.store.crosscheck import PROBLEMS_MAX, cross_check
+from agentcom.store.record import key_u64, key_u64x2
+from tests.faults.store_workload import Rows, Workload
+
+
+def problems(rows: Rows) -> list[str]:
+    def walk(database: str) -> Iterator[tuple[bytes, bytes]]:
+        return iter(sorted((key, body) for (name, key), body in rows.items() if name == database))
+
+    count, told = cross_check(walk)
+    assert min(count, PROBLEMS_MAX) == len(told)
+    return told
+
+
+@pytest.fixture
+def rows() -> Rows:
+    script = Workload(7)
+    for _ in script.batches(60):
+        continue
+    return script.rows
+
+
+def a_task(rows: Rows, wanted: Callable[[TaskRow], bool]) -> TaskRow:
+    for (name, _), body in rows.items():
+        if name == "tasks":
+            row = msgspec.msgpack.decode(body, type=TaskRow)
+            if wanted(row):
+                return row
+    raise AssertionError("the workload has no such task")
+
+
+def in_state(rows: Rows, state: State) -> TaskRow:
+    return a_task(rows, lambda row: row.state is state)
+
+
+def test_a_store_after_any_number_of_batches_agrees_with_itself() -> None:
+    script = Workload(3)
+    assert problems(script.rows) == []
+    for _ in script.batches(80):
+        assert problems(script.rows) == []
+
+
+def test_a_live_task_that_is_in_no_lane(rows: Rows) -> None:
+    task = in_state(rows, State.ready).id
+    del rows["lanes", key_u64(task)]
+    assert problems(rows) == [f"task {task} is ready and not in its lane"]
+
+
+def test_a_final_task_that_is_still_in_its_lane(rows: Rows) -> None:
+    task = in_state(rows, State.completed).id
+    rows["lanes", key_u64(task)] = b""
+    assert problems(rows) == [f"task {task} is completed and still in its lane"]
+
+
+def test_a_dead_task_that_is_not_among_the_dead_letters(rows: Rows) -> None:
+    task = in_state(rows, State.dead).id
+    del rows["dead", key_u64(task)]
+    assert problems(rows) == [f"task {task} is dead and not among the dead letters"]
+
+
+def test_a_dead_letter_of_a_task_that_lives(rows: Rows) -> None:
+    task = in_state(rows, State.ready).id
+    rows["dead", key_u64(task)] = b"why"
+    assert problems(rows) == [f"task {task} is ready and among the dead letters"]
+
+
+def test_a_cancelled_task_may_be_among_the_dead_letters(rows: Rows) -> None:
+    rows["dead", key_u64(in_state(rows, State.cancelled).id)] = b"cancelled"
+    assert problems(rows) == []
+
+
+def test_a_task_without_a_body(rows: Rows) -> None:
+    task = in_state(rows, State.ready).id
+    del rows["bodies", key_u64(task)]
+    assert problems(rows) == [f"task {task} has no body"]
+
+
+@pytest.mark.parametrize("database", ["lanes", "dead", "bodies"])
+@pytest.mark.parametrize("task", [0, 2**40])
+def test_what_belongs_to_no_task(rows: Rows, database: str, task: int) -> None:
+    rows[database, key_u64(task)] = b""
+    assert problems(rows) == [f"'{database}' has {key_u64(task).hex()}, and there is no such task"]
+
+
+def test_a_row_that_is_gone_leaves_all_that_belonged_to_it(rows: Rows) -> None:
+    task = in_state(rows, State.working)
+    del rows["tasks", key_u64(task.id)]
+    assert {text.split(" has ")[0] for text in problems(rows)} == {
+        "'lanes'",
+        "'bodies'",
+        "'attempts'",
+        "'routes'",
+    }
+
+
+def test_an_attempt_that_the_row_does_not_count(rows: Rows) -> None:
+    task = in_state(rows, State.completed)
+    known = rows["attempts", key_u64x2(task.id, task.attempt)]
+    record = msgspec.msgpack.decode(known)
+    record["attempt"] = task.attempt + 1
+    rows["attempts", key_u64x2(task.id, task.attempt + 1)] = msgspec.msgpack.encode(record)
+    found = f"task {task.id} has an attempt {task.attempt + 1} and counts {task.attempt}"
+    assert problems(rows) == [found]
+
+
+def test_a_running_task_without_an_open_attempt(rows: Rows) -> None:
+    task = in_state(rows, State.working)
+    place = "attempts", key_u64x2(task.id, task.attempt)
+    record = {**msgspec.msgpack.decode(rows[place]), "outcome": "lost"}
+    rows[place] = msgspec.msgpack.encode(record)
+    assert problems(rows) == [f"task {task.id} is working and has no open attempt"]
+
+
+def test_an_open_attempt_of_a_task_that_does_not_run(rows: Rows) -> None:
+    task = in_state(rows, State.completed)
+    place = "attempts", key_u64x2(task.id, task.attempt)
+    record = msgspec.msgpack.decode(rows[place])
+    del record["outcome"]
+    rows[place] = msgspec.msgpack.encode(record)
+    assert problems(rows) == [f"attempt {task.attempt} of task {task.id} is open, the task is completed"]
+
+
+@pytest.mark.parametrize("database", ["routes", "reports"])
+def test_what_belongs_to_no_attempt(rows: Rows, database: str) -> None:
+    task = in_state(rows, State.ready).id
+    rows[database, key_u64x2(task, 99)] = b""
+    [found] = problems(rows)
+    assert found == f"'{database}' has {key_u64x2(task, 99).hex()}, and task {task} has no such attempt"
+
+
+def test_a_next_number_that_was_given_already(rows: Rows) -> None:
+    rows["meta", b"next_task"] = key_u64(1)
+    [found] = problems(rows)
+    assert found.startswith("the next task would be 1, and there is a task ")
+
+
+def test_a_requirement_group_that_is_missing(rows: Rows) -> None:
+    del rows["meta", b"group" + key_u64(0)]
+    assert "has requirement group 0 of 0" in problems(rows)[0]
+
+
+def test_groups_with_a_gap(rows: Rows) -> None:
+    rows["meta", b"group" + key_u64(2)] = b""
+    assert problems(rows) == ["the requirement groups are not numbered without gaps"]
+
+
+def test_a_row_under_the_key_of_another(rows: Rows) -> None:
+    task = in_state(rows, State.ready)
+    rows["tasks", key_u64(task.id)] = msgspec.msgpack.encode(msgspec.structs.replace(task, id=task.id + 1))
+    assert problems(rows)[0] == f"the row of task {task.id + 1} lies under the key {key_u64(task.id).hex()}"
+
+
+def test_an_agent_of_a_host_that_does_not_exist(rows: Rows) -> None:
+    rows["agents", key_u64(1)] = msgspec.msgpack.encode(AgentRecord(id=1, name="a", local_name="a", host=9))
+    assert problems(rows) == ["agent 'a' belongs to host 9, which does not exist"]
+
+
+def test_only_the_first_problems_are_told_and_all_are_counted(rows: Rows) -> None:
+    bodies = [place for place in rows if place[0] == "bodies"]
+    for place in bodies:
+        del rows[place]
+    assert len(bodies) > PROBLEMS_MAX
+    assert len(problems(rows)) == PROBLEMS_MAX
