@@ -30,6 +30,7 @@ from agentcom.core.effects import (
     Incoming,
     PeerGone,
     Probed,
+    Publish,
     Put,
     Read,
     Send,
@@ -158,6 +159,15 @@ class Rig:
         """What the last tick sent of that type, to whomever."""
         messages = [e.message for e in self.effects if isinstance(e, Send | SendAssign)]
         return [message for message in messages if isinstance(message, kind)]
+
+    def published(self, *topics: str) -> list[dict[str, Any]]:
+        """What the last tick published on those topics, in order."""
+        events = [e.event for e in self.effects if isinstance(e, Publish) and e.topic in topics]
+        return [event for event in events if event is not None]
+
+    def agent(self, name: str) -> str:
+        """The state of an agent."""
+        return self.hub.fleet.agent_named(name).state.value
 
     # --- the shell --------------------------------------------------------------------------------------
 

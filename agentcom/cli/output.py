@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+PIPED_COLUMNS = 240  # a table that goes to a file or a pipe: wide, but a line stays a line
 STATE_COLOURS = {
     "completed": "green", "working": "cyan", "assigned": "cyan", "ready": "blue", "held": "yellow",
     "delayed": "yellow", "waiting": "yellow", "dead": "red", "expired": "red", "cancelled": "bright_black",
@@ -61,7 +62,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> 
         line(empty)
         return
     widths = [max(len(header), *(len(row[n]) for row in cells)) for n, header in enumerate(headers)]
-    room = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 10_000
+    room = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else PIPED_COLUMNS
     last = max(16, room - sum(widths[:-1]) - 2 * (len(widths) - 1))
     line("  ".join(header.ljust(width) for header, width in zip(headers, widths, strict=True)).rstrip())
     for row in cells:

@@ -34,19 +34,19 @@ from agentcom.store.journal import Journal
 from agentcom.store.lmdb_store import MAP_BYTES, LmdbStore
 from agentcom.store.place import file_system, require_local, take_lock
 from agentcom.store.restore import (
-    SOUND,
+    ANY_SOUND,
     Checker,
+    Need,
     RestoreReport,
     bring_forward,
     quarantine_name,
     restore,
 )
-from agentcom.store.segments import segments
+from agentcom.store.segments import segments, survey
 
 NOTE_FILE: Final = "state.json"
 CHECKED_ALWAYS_BYTES: Final = 16 * 2**20  # a file so small is checked in full at every start: under a second
 _NEVER_USED_BYTES: Final = 64 * 2**10  # a file that was being made when the machine stopped is below that
-_GOOD_ONLY: Final = frozenset({Condition.good})
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -181,19 +181,41 @@ class _Opening:
             self._how = "new"
             return
         if note is not None and self._is_as_it_was_closed(file, note):
+            self._bring_back(note.sequence, note, lock)
             return
         self._tell(f"checking {file}")
         self._how, self._report = "full", self._check(self._paths.store)
-        if self._report.condition is Condition.newer:
-            raise StoreVersion("; ".join(self._report.problems))
-        if self._report.condition is Condition.good:
-            return
-        if self._report.condition is Condition.damaged and self._was_never_used(file):
+        found = self._report
+        if found.condition is Condition.newer:
+            raise StoreVersion("; ".join(found.problems))
+        if found.condition is Condition.good:
+            self._bring_back(found.sequence, note, lock)
+        elif found.condition is Condition.inconsistent:
+            # What the journal leads to may agree better; it must not be less.
+            need = Need(frozenset({Condition.good}), found.sequence)
+            self._repair(f"the store is inconsistent: {found.problems[0]}", found.sequence, note, lock, need)
+            if self._restored is None:
+                self._uncertain += [f"records disagree: {problem}" for problem in found.problems]
+        elif found.condition is Condition.damaged and self._was_never_used(file):
             aside = file.rename(file.with_name(f"{DATA_FILE}.{quarantine_name()}"))
             self._notes.append(f"a store that was never finished was set aside as {aside.name}")
             self._how = "new"
+        else:
+            text = f"the store is {found.condition}: {'; '.join(found.problems[:3])}"
+            self._repair(text, found.sequence, note, lock)
+            self._doubt_the_last_second(note)
+
+    def _bring_back(self, sequence: int, note: _Note | None, lock: int | None) -> None:
+        """A sound file that is older than the newest backup, with no journal in between, was put there by
+        somebody or something: the backup is nearer to the truth."""
+        newest = newest_verified(self._paths.backups)
+        if newest <= sequence:
             return
-        self._repair(note, lock)
+        found = survey(self._paths.journal)
+        if found.run_first <= sequence + 1 and found.last >= newest:
+            return  # the journal is enough
+        text = f"the store is at batch {sequence}, and there is a backup of batch {newest}"
+        self._repair(text, max(newest, found.last), note, lock, Need(sequence=sequence + 1))
 
     def _is_as_it_was_closed(self, file: Path, note: _Note) -> bool:
         if not note.closed or note.version != __version__ or not file.exists():
@@ -213,33 +235,32 @@ class _Opening:
             return False
         return file.stat().st_size <= _NEVER_USED_BYTES
 
-    def _repair(self, note: _Note | None, lock: int | None) -> None:
-        assert self._report is not None
-        found = self._report
-        self._notes.append(f"the store is {found.condition}: {'; '.join(found.problems[:3])}")
-        self._tell(f"the store is {found.condition}, restoring")
-        known = max(found.sequence, note.sequence if note is not None else 0)
+    def _repair(
+        self, why: str, known: int, note: _Note | None, lock: int | None, need: Need = ANY_SOUND
+    ) -> None:
+        """Restore. Where the store could go on as it is (`need` asks for something), failing to is told only."""
+        self._notes.append(why)
+        self._tell(f"{why}; restoring")
         try:
             self._restored = restore(
                 self._paths.store,
                 self._paths.backups,
                 self._paths.journal,
                 lock=lock,
-                known_sequence=known,
+                known_sequence=max(known, note.sequence if note is not None else 0),
                 map_bytes=self._map_bytes,
                 checker=self._check,
-                wanted=_GOOD_ONLY if found.condition is Condition.inconsistent else SOUND,
+                need=need,
             )
-        except StoreDamaged as error:
-            if found.condition is not Condition.inconsistent:
+        except (StoreDamaged, StoreVersion) as error:
+            if need is ANY_SOUND:
                 raise
             self._notes.append(str(error))
-        if self._restored is None or self._restored.condition is not Condition.good:
-            self._uncertain += [f"records disagree: {problem}" for problem in found.problems]
-        if self._restored is not None:
-            self._how = "restored"
-            self._uncertain += self._restored.uncertain
-            self._doubt_the_last_second(note)
+            return
+        self._how = "restored"
+        self._uncertain += self._restored.uncertain
+        if self._restored.condition is not Condition.good:
+            self._uncertain.append("records of the restored store disagree; see the next check")
 
     def _doubt_the_last_second(self, note: _Note | None) -> None:
         """The journal is synced once a second: only a stop of the whole machine can have taken its end."""

@@ -1,0 +1,91 @@
+"""Every change that a program makes to the files of a folder, in order: the shim, compiled and preloaded."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+SOURCE = Path(__file__).with_name("shim.c")
+_HEAD = struct.Struct("=IIqqII")
+
+
+class Kind(IntEnum):
+    """As in shim.c."""
+
+    WRITE = 1
+    SYNC = 2
+    CUT = 3
+    RENAME = 4
+    UNLINK = 5
+    CREATE = 6
+    SYNC_FOLDER = 7
+
+
+class Change(NamedTuple):
+    """One call. `content` is what was written, or the new name of a rename; `offset` the new length of a cut;
+    `is_synchronous` says that a write was durable when it returned."""
+
+    kind: Kind
+    path: str
+    offset: int
+    content: bytes
+    is_synchronous: bool
+
+
+def compile_shim(folder: Path) -> Path:
+    """The shared object to preload; CalledProcessError with the compiler's words when it cannot be made."""
+    shim = folder / "shim.so"
+    command = [
+        "cc",
+        "-shared",
+        "-fPIC",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-o",
+        str(shim),
+        str(SOURCE),
+        "-ldl",
+    ]
+    subprocess.run(command, check=True)
+    return shim
+
+
+def run_watched(
+    shim: Path, watched: Path, module: str, *arguments: object, log: Path | None = None, fail: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a module of ours to its end under the shim."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "LD_PRELOAD": str(shim),
+        "SHIM_FOLDER": str(watched),
+    }
+    if log is not None:
+        environment["SHIM_LOG"] = str(log)
+    if fail:
+        environment["SHIM_FAIL"] = fail
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def read_log(log: Path) -> Iterator[Change]:
+    content = log.read_bytes()
+    position = 0
+    while position < len(content):
+        kind, flags, offset, size, path_size, _ = _HEAD.unpack_from(content, position)
+        position += _HEAD.size
+        path = content[position : position + path_size].decode()
+        position += path_size
+        kept = size if kind in (Kind.WRITE, Kind.RENAME) else 0
+        yield Change(Kind(kind), path, offset, content[position : position + kept], bool(flags & 1))
+        position += kept

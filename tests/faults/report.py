@@ -1,0 +1,67 @@
+"""What a run of the rig says: one JSON line with the row it tries, its seed, its counts, the commit, the machine.
+
+The line is printed, and added to the file that FAULTS_REPORT names, so that the lines of many runs can be kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.machine import commit, machine
+
+Count = int | float | str | bool | None
+
+
+@dataclass
+class Report:
+    """One run. `row` is the line of docs/reliability.md that it tries; `violations` must be empty."""
+
+    row: str
+    tried: str
+    seed: int = 0
+    counts: dict[str, Count] = field(default_factory=dict)
+    violations: list[str] = field(default_factory=list)
+    begun: float = field(default_factory=time.monotonic)
+
+    def add(self, **counts: int) -> None:
+        for name, count in counts.items():
+            before = self.counts.get(name, 0)
+            assert isinstance(before, int), f"{name} is not a count"
+            self.counts[name] = before + count
+
+    def line(self) -> str:
+        return json.dumps(
+            {
+                "row": self.row,
+                "tried": self.tried,
+                "seed": self.seed,
+                "counts": self.counts,
+                "violations": self.violations[:20],
+                "violation_count": len(self.violations),
+                "took_s": round(time.monotonic() - self.begun, 1),
+                "commit": commit(),
+                "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+                "machine": machine(),
+            }
+        )
+
+    def tell(self) -> Report:
+        """Print the line, and keep it where FAULTS_REPORT says."""
+        line = self.line()
+        print(line, flush=True)
+        kept = os.environ.get("FAULTS_REPORT")
+        if kept:
+            with Path(kept).open("a") as file:
+                file.write(line + "\n")
+        return self
+
+    def require(self) -> Report:
+        """Fail if anything that was promised did not hold; the line is told first."""
+        self.tell()
+        assert not self.violations, "\n".join(self.violations[:20])
+        return self

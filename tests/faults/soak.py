@@ -1,0 +1,139 @@
+"""The soak: tasks through a real hub for minutes or hours; memory and file must be flat over the second half.
+
+    python -m tests.faults.soak --minutes 10 --json [--set queue.keep_tasks_s=60]
+
+Hosts that only speak the protocol run the tasks, callers submit them, and once a second the hub's own memory
+and the bytes of its store are noted. A line is fitted to the second half: what it rises by over that half, against
+its middle, is the growth. What keeps finished tasks must be bounded for the file to be flat: `--set` passes settings
+to the hub.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from tests.faults.history import History
+from tests.faults.hosts import Fleet, enrol_all, fleet_of
+from tests.faults.kill_loop import drain
+from tests.faults.load import Caller, address_of, spec_of
+from tests.faults.report import Report
+from tests.world import World, world
+
+HOSTS, AGENTS, CALLERS = 4, 16, 2
+NEEDS = "soak"
+GROWTH_MAX = 0.05
+BACKLOG_MAX = 2000  # callers pause above it: a queue that grows is not a leak
+
+
+class Sample(NamedTuple):
+    at_s: float
+    own_bytes: int
+    file_bytes: int
+    completed: int
+
+
+def soak(
+    folder: Path, seconds: float, seed: int, settings: dict[str, str], tasks_max: int = 10**12
+) -> Report:
+    """Run for `seconds`, or until so many tasks are through."""
+    report = Report("I11", f"tasks through one hub for {seconds:.0f} s", seed)
+    history = History()
+    pairs = enrol_all(folder / "hub", [f"host-{n}" for n in range(HOSTS)])
+    samples: list[Sample] = []
+    with world(folder) as made:
+        hub = made.hub(
+            **{f"AGENTCOM_{name.replace('.', '_').upper()}": text for name, text in settings.items()}
+        )
+        fleet = Fleet(address_of(folder / "hub"), pairs, agents=AGENTS, needs=(NEEDS,))
+        callers = [
+            Caller(
+                folder / "hub",
+                history,
+                f"caller-{n}",
+                seed,
+                lambda key, chance: spec_of(key, NEEDS, chance),
+                pause_s=0.0,
+                may_go=lambda: history.promised() - fleet.counts["results_accepted"] < BACKLOG_MAX,
+            )
+            for n in range(CALLERS)
+        ]
+        with fleet_of(fleet), contextlib.ExitStack() as ends:
+            for caller in callers:
+                caller.start()
+                ends.callback(caller.stop)
+            begun = time.monotonic()
+            process = psutil.Process(hub.pid)
+            while time.monotonic() - begun < seconds and fleet.counts["results_accepted"] < tasks_max:
+                time.sleep(1)
+                samples.append(_sample(made, process, begun, fleet))
+            ends.close()
+            drain(made)
+        by_state = made.client().queue_stats()["by_state"]
+    took_s = samples[-1].at_s
+    report.counts |= {
+        "tasks_through": samples[-1].completed,
+        "per_s": round(samples[-1].completed / took_s),
+        "left_open": sum(by_state.get(s, 0) for s in ("ready", "assigned", "working", "delayed")),
+        "memory_mib": round(samples[-1].own_bytes / 2**20, 1),
+        "file_mib": round(samples[-1].file_bytes / 2**20, 1),
+        "memory_growth": growth([(s.at_s, s.own_bytes) for s in samples]),
+        "file_growth": growth([(s.at_s, s.file_bytes) for s in samples]),
+        "million_tasks_would_take_s": round(10**6 * took_s / max(1, samples[-1].completed)),
+    }
+    for what in ("memory_growth", "file_growth"):
+        found = report.counts[what]
+        assert isinstance(found, float)
+        if found > GROWTH_MAX:
+            report.violations.append(
+                f"{what}: {found:+.1%} over the second half, {GROWTH_MAX:.0%} are allowed"
+            )
+    return report
+
+
+def growth(points: list[tuple[float, int]]) -> float:
+    """What the fitted line of the second half rises by over that half, as a share of its middle."""
+    half = points[len(points) // 2 :]
+    if len(half) < 2:
+        return 0.0
+    times, sizes = [at for at, _ in half], [size for _, size in half]
+    slope = statistics.linear_regression(times, sizes).slope
+    return round(slope * (times[-1] - times[0]) / statistics.fmean(sizes), 4)
+
+
+def _sample(made: World, process: psutil.Process, begun: float, fleet: Fleet) -> Sample:
+    store = made.home("hub") / "store"
+    size = sum(path.stat().st_blocks * 512 for path in store.rglob("*") if path.is_file())
+    memory = process.memory_info()
+    # Without what it shares: the pages of the store's file that are mapped count with the file.
+    return Sample(
+        time.monotonic() - begun, memory.rss - memory.shared, size, fleet.counts["results_accepted"]
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--tasks", type=int, default=10**12, help="stop after so many, if that is sooner")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--json", action="store_true", help="for symmetry: the line is JSON in any case")
+    chosen = parser.parse_args()
+    settings = dict(each.split("=", 1) for each in chosen.set)
+    with tempfile.TemporaryDirectory() as folder:
+        report = soak(Path(folder), chosen.minutes * 60, chosen.seed, settings, chosen.tasks)
+    report.tell()
+    return 1 if report.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

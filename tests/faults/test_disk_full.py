@@ -1,0 +1,26 @@
+"""A full disk degrades the hub and does not kill it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.faults.disk_full import fill, free_disk, purge_some
+
+
+def test_a_full_store_refuses_new_tasks_and_goes_on_with_all_else(tmp_path: Path) -> None:
+    report = fill(tmp_path, {"FAULTS_MAP_BYTES": str(2 << 20)}, purge_some).require()
+    taken = report.counts["taken_before_full"]
+    assert isinstance(taken, int)
+    assert taken >= 50
+
+
+def test_a_full_disk_refuses_new_tasks_until_there_is_room(tmp_path: Path) -> None:
+    report = fill(tmp_path, {"FAULTS_FILE_BYTES": str(2 << 20)}, free_disk).require()
+    taken = report.counts["taken_before_full"]
+    assert isinstance(taken, int)
+    assert taken >= 50
+
+
+def test_callers_who_keep_trying_on_a_full_store_do_not_stop_completions(tmp_path: Path) -> None:
+    room = {"FAULTS_MAP_BYTES": str(1 << 20)}
+    fill(tmp_path, room, purge_some, chars=1, persist_s=12).require()

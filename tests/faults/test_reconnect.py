@@ -1,0 +1,13 @@
+"""All hosts come back after a restart of the hub, within a bound, with what they were doing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.faults.storm import storm
+
+
+def test_fifty_hosts_come_back_with_their_work_after_a_restart_of_the_hub(tmp_path: Path) -> None:
+    report = storm(tmp_path, hosts=50, restarts=2).require()
+    assert report.counts["tasks"] == 100
+    assert report.counts["duplicates"] == 0

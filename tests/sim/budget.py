@@ -1,0 +1,81 @@
+"""What many seeds covered together, and the points that they must have reached."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tests.sim.world import HOUR_MS, Report
+
+SOMETIMES = (
+    # what people and tasks do
+    "became_cancelled", "became_completed", "became_dead", "became_delayed", "became_expired", "became_held",
+    "batch_refused", "cancelled_while_running", "dead_purged", "idempotent_repeat",
+    "unknown_submit_was_not_taken", "unknown_submit_was_taken",
+    # how attempts end
+    "attempt_cancelled", "attempt_completed", "attempt_declined", "attempt_failed", "attempt_interrupted",
+    "attempt_lost", "attempt_unaccepted", "assignment_ignored", "assignment_unaccepted", "late_accept_refused",
+    "lease_ran_out", "poison_killed_its_sidecar", "result_accepted", "result_duplicate", "result_sent_twice",
+    "result_stale", "result_unknown", "verdict_keep", "verdict_kill", "verdict_report", "beat_kills",
+    # how budgets are spent
+    "dead_infrastructure_exhausted", "dead_retries", "dead_worker_lost", "failure_configuration",
+    "failure_infrastructure", "failure_task_error", "failure_usage_window", "failure_verification",
+    # the hub's process and its disk
+    "commit_full", "commit_io_error", "hub_restarted_with_open_attempts", "hub_was_away", "kill_after_commit",
+    "kill_after_drain", "kill_after_send", "kill_before_commit", "kill_mid_send", "refused_storage_full",
+    "restart_compared", "slow_sync", "socket_not_drained", "wall_jump_during_a_lease",
+    # the network and the hosts
+    "garbage_refused", "half_open", "link_broken", "one_way_partition", "refused_busy", "refused_invalid",
+    "refused_no_session", "refused_not_found", "refused_wrong_state", "sidecar_crashed", "sidecar_frozen",
+    "sidecar_lied", "slow_reader_dropped",
+)  # fmt: skip
+
+
+@dataclass
+class Totals:
+    """Sums over runs."""
+
+    seeds: int = 0
+    simulated_ms: int = 0
+    steps: int = 0
+    tasks: int = 0
+    leases: int = 0
+    seen: Counter[str] = field(default_factory=Counter)
+    failed: list[int] = field(default_factory=list)
+
+    @property
+    def hours(self) -> float:
+        return self.simulated_ms / HOUR_MS
+
+    @property
+    def never(self) -> list[str]:
+        """Points that no run reached: faults that did not bite."""
+        return [point for point in SOMETIMES if not self.seen[point]]
+
+    def add(self, report: Report) -> None:
+        self.seeds += 1
+        self.simulated_ms += report.simulated_ms
+        self.steps += report.steps
+        self.tasks += report.tasks
+        self.leases += report.leases
+        self.seen += report.seen
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "seeds": self.seeds,
+            "failed": self.failed,
+            "simulated_hours": round(self.hours, 2),
+            "steps": self.steps,
+            "tasks": self.tasks,
+            "leases": self.leases,
+            "sometimes": dict(sorted(self.seen.items())),
+            "never": self.never,
+        }
+
+    def as_text(self) -> str:
+        lines = [
+            f"{self.seeds} seeds, {len(self.failed)} failed {self.failed}, {self.hours:.1f} h simulated",
+            f"{self.tasks} tasks, {self.leases} leases, {self.steps} steps",
+        ]
+        lines += [f"{count:>8} {point}" for point, count in sorted(self.seen.items())]
+        return "\n".join([*lines, f"never: {self.never}"])

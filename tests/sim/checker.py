@@ -1,0 +1,431 @@
+"""What must hold, checked from outside the core: from events, committed batches, and messages that were sent.
+
+The checker keeps its own account of every task: the rows and attempts as committed, what was spent, when each
+lease was last renewed. It trusts none of the core's own figures and compares them with its own. A violation is
+an AssertionError at once; what only the end can show (nothing lost, nothing invented) is in history.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from agentcom import messages as m
+from agentcom.clock import Now
+from agentcom.config import Settings
+from agentcom.core.effects import Effect, Event, Incoming, Put, Send, SendAssign, Timers
+from agentcom.core.hub import Hub
+from agentcom.model import FINAL, OPEN_ATTEMPT, AttemptRecord, FailureClass, State, TaskRow, TaskSpec
+from agentcom.store.base import Batch, Store
+from tests.sim.equality import check_core, check_same_after_restart
+from tests.sim.timeline import Timeline
+
+LATE_MS_MAX = 2500  # a deadline is seen by the next tick whose drain emptied the socket, within this
+PERSON_RETRIES = (State.dead, State.cancelled, State.expired)
+Key = tuple[int, int]
+
+_row = msgspec.msgpack.Decoder(TaskRow).decode
+_attempt = msgspec.msgpack.Decoder(AttemptRecord).decode
+
+
+@dataclass
+class Spent:
+    """What a task has used since it was submitted or retried by a person."""
+
+    errors: int = 0
+    losses: int = 0
+    infrastructure: int = 0
+
+
+class Checker:
+    """`rows` and `attempts` are what is durable; `marks` says which task each submitted item became."""
+
+    def __init__(self, line: Timeline, settings: Settings, equality_every: int) -> None:
+        self.rows: dict[int, TaskRow] = {}
+        self.attempts: dict[Key, AttemptRecord] = {}
+        self.marks: dict[str, int] = {}
+        self.issued: set[str] = set()
+        self.purged: set[int] = set()
+        self.live: set[int] = set()
+        self.retried: set[int] = set()
+        self.ticks = 0
+        self._line, self._settings = line, settings
+        self._equality_every = equality_every
+        self._spent: dict[int, Spent] = {}
+        self._sent_attempt: dict[int, int] = {}
+        self._completed: dict[int, int] = {}
+        self._away_ms = 0
+        self._renewed: dict[Key, int] = {}
+        self._retries: set[int] = set()
+        self._purges: set[int] = set()
+        self._accepted: list[tuple[Key, str]] = []
+        self._written: dict[int, bytes] = {}
+
+    # --- a core begins, a tick begins -------------------------------------------------------------------
+
+    def core_started(self, hub: Hub) -> None:
+        """Every open attempt has a fresh lease."""
+        now_ms = self._awake_ms(self._line.now())
+        open_keys = [(r.id, r.attempt) for r in self.rows.values() if r.state in OPEN_ATTEMPT]
+        self._renewed = dict.fromkeys(open_keys, now_ms)
+        if open_keys:
+            self._line.reach("hub_restarted_with_open_attempts")
+        self.forget_tick()
+
+    def tick_began(self, now: Now, gap_ms: int) -> None:
+        self._away_ms += gap_ms
+        self.ticks += 1
+
+    def forget_tick(self) -> None:
+        """The tick was not committed: nothing of it has happened."""
+        self._retries, self._purges, self._accepted, self._written = set(), set(), [], {}
+
+    def _awake_ms(self, now: Now) -> int:
+        """Monotonic time less the time that the hub was away."""
+        return now.mono_ms - self._away_ms
+
+    # --- events -----------------------------------------------------------------------------------------
+
+    def handled(self, event: Event, effects: list[Effect], now: Now) -> None:
+        """What one event led to: renewals, people's retries and purges, results, deadlines."""
+        if isinstance(event, Timers):
+            self._deadlines(effects, now)
+        elif isinstance(event, Incoming):
+            self._message(event.message, event.key, effects, now)
+        for effect in effects:
+            if isinstance(effect, Put) and effect.database == "tasks":
+                self._written[int.from_bytes(effect.key, "big")] = effect.body
+
+    def _message(self, message: m.ToHub, key: str, effects: list[Effect], now: Now) -> None:
+        sent = [effect.message for effect in effects if isinstance(effect, Send)]
+        for error in (s for s in sent if isinstance(s, m.Error)):
+            self._line.reach(f"refused_{error.code}")
+        match message:
+            case m.Heartbeat():
+                for beat in (s for s in sent if isinstance(s, m.Beat)):
+                    killed = {(k.task, k.attempt) for k in beat.kill}
+                    self._renew({(a.task, a.attempt) for a in message.attempts} - killed, now)
+                    self._line.reach("beat_kills", len(killed))
+            case m.Accept() if not any(isinstance(s, m.Cancel | m.Error) for s in sent):
+                self._renew({(message.task, message.attempt)}, now)
+            case m.Accept() if any(isinstance(s, m.Cancel) for s in sent):
+                self._line.reach("late_accept_refused")
+            case m.Hello():
+                for welcome in (s for s in sent if isinstance(s, m.Welcome)):
+                    self._verdicts(welcome, now)
+            case m.Result():
+                for ack in (s for s in sent if isinstance(s, m.ResultAck)):
+                    self._line.reach(f"result_{ack.verdict}")
+                    if ack.verdict == "accepted":
+                        self._check_fence(message, key)
+                        self._accepted.append(((ack.task, ack.attempt), message.outcome))
+            case m.Request(op=m.TaskRetry(task=task)) if not any(isinstance(s, m.Error) for s in sent):
+                self._retries.add(task)
+            case m.Request(op=m.DeadRetry(tasks=tasks)) if not any(isinstance(s, m.Error) for s in sent):
+                self._retries.update(tasks)
+            case m.Request(op=m.DeadPurge(tasks=tasks)) if not any(isinstance(s, m.Error) for s in sent):
+                self._purge(tasks)
+            case _:
+                pass
+
+    def _check_fence(self, message: m.Result, key: str) -> None:
+        """Only the open attempt of a task, and only the host that holds it, has a result."""
+        row = self._latest(message.task)
+        is_open = row.state in OPEN_ATTEMPT and row.attempt == message.attempt
+        what = f"a result of attempt {message.attempt} from {name_of(key)} was accepted"
+        assert is_open, f"{what}: task {row.id} was {row.state}, attempt {row.attempt}"
+        holder = self.attempts[message.task, message.attempt].host
+        assert holder == name_of(key), f"{what}: {holder} holds task {row.id}"
+
+    def _latest(self, task: int) -> TaskRow:
+        """The row as the tick has left it so far."""
+        body = self._written.get(task)
+        return _row(body) if body is not None else self.rows[task]
+
+    def _purge(self, tasks: tuple[int, ...]) -> None:
+        for task in tasks:
+            row = self._latest(task)
+            assert row.state in PERSON_RETRIES, f"task {task} was purged while {row.state}"
+            self._purges.add(task)
+
+    def _verdicts(self, welcome: m.Welcome, now: Now) -> None:
+        for one in welcome.verdicts:
+            self._line.reach(f"verdict_{one.verdict}")
+            if one.verdict != "kill":
+                self._renew({(one.task, one.attempt)}, now)
+
+    def _renew(self, keys: Iterable[Key], now: Now) -> None:
+        for key in keys:
+            if key in self._renewed:
+                self._renewed[key] = self._awake_ms(now)
+
+    def _deadlines(self, effects: list[Effect], now: Now) -> None:
+        """Attempts that ended because time passed: not before their time, whatever the wall clock says."""
+        for effect in effects:
+            if not isinstance(effect, Put) or effect.database != "attempts":
+                continue
+            record = _attempt(effect.body)
+            silent_ms = self._awake_ms(now) - self._renewed.get((record.task, record.attempt), 0)
+            what = f"task {record.task} attempt {record.attempt} was {record.outcome} after {silent_ms} ms"
+            if record.outcome == "lost":
+                self._line.reach("lease_ran_out")
+                assert silent_ms >= self._lease_ms, f"{what} of silence; the lease is {self._lease_ms}"
+            elif record.outcome == "unaccepted":
+                self._line.reach("assignment_unaccepted")
+                assert silent_ms >= int(self._settings.queue.accept_s * 1000), f"{what}: too early"
+
+    @property
+    def _lease_ms(self) -> int:
+        return int(self._settings.queue.lease_s * 1000)
+
+    def scheduled(self, hub: Hub, effects: list[Effect]) -> None:
+        """First in, first out: nobody of the same kind, lane and submitter was passed over."""
+        table = hub.tasks.table
+        newest: dict[tuple[int, int, int], int] = {}
+        for effect in effects:
+            if isinstance(effect, SendAssign):
+                self._check_assignment(effect.message)
+                slot = table.slot_of[effect.message.task]
+                kind = (table.group[slot], table.lane[slot], table.submitter[slot])
+                if effect.message.task not in self.retried:
+                    newest[kind] = max(newest.get(kind, 0), effect.message.task)
+        for task, slot in table.slot_of.items() if newest else ():
+            kind = (table.group[slot], table.lane[slot], table.submitter[slot])
+            passed = table.state_of(slot) is State.ready and task not in self.retried | self._retries
+            assert not (passed and task < newest.get(kind, 0)), f"task {newest[kind]} went before {task}"
+
+    def _check_assignment(self, message: m.Assign) -> None:
+        last = self._sent_attempt.get(message.task, 0)
+        row = self.rows.get(message.task)
+        highest = max(last, row.attempt if row is not None else 0)
+        assert message.attempt > highest, f"task {message.task}: attempt {message.attempt} follows {highest}"
+
+    # --- what became durable ----------------------------------------------------------------------------
+
+    def committed(self, batch: Batch) -> None:
+        """Take over a batch that lies on disk, and check every step that it made."""
+        changes = {str(database): rows for database, rows in batch.changes()}
+        for place, body in changes.get("attempts", {}).items():
+            self._take_attempt((int.from_bytes(place[:8], "big"), int.from_bytes(place[8:], "big")), body)
+        for task in self._retries:
+            self._spent[task] = Spent()
+        for place, body in changes.get("bodies", {}).items():
+            self._take_body(int.from_bytes(place, "big"), body)
+        touched = []
+        for place, body in changes.get("tasks", {}).items():
+            task = int.from_bytes(place, "big")
+            if body is None:
+                self._take_purge(task)
+            else:
+                self._take_row(_row(body))
+                touched.append(task)
+        self._check_agents(touched)
+        self._check_accepted(touched)
+        self.retried |= self._retries
+        self.forget_tick()
+
+    def _take_attempt(self, key: Key, body: bytes | None) -> None:
+        if body is None:
+            assert key[0] in self._purges, f"the history of task {key[0]} was deleted and nobody asked"
+            self.attempts.pop(key, None)
+            return
+        new, old = _attempt(body), self.attempts.get(key)
+        if old is None:
+            self._renewed.setdefault(key, self._awake_ms(self._line.now()))
+        elif old.outcome:
+            assert new.outcome == old.outcome, (
+                f"attempt {key} was {old.outcome} and became {new.outcome or 'open'}"
+            )
+        assert new.outcome or not new.late_outcome, f"attempt {key} is open and has a late result"
+        if new.outcome and (old is None or not old.outcome):
+            self._spend(key[0], new)
+        self.attempts[key] = new
+
+    def _spend(self, task: int, record: AttemptRecord) -> None:
+        spent = self._spent.setdefault(task, Spent())
+        self._line.reach(f"attempt_{record.outcome}")
+        if record.outcome in ("lost", "interrupted"):
+            spent.losses += 1
+        elif record.outcome in ("failed", "declined"):
+            assert record.error is not None, (
+                f"attempt {record.attempt} of task {task} failed without a reason"
+            )
+            kind = record.error.failure_class
+            self._line.reach(f"failure_{kind}")
+            spent.infrastructure += kind is FailureClass.infrastructure
+            spent.errors += kind in (FailureClass.task_error, FailureClass.verification)
+
+    def _take_body(self, task: int, body: bytes | None) -> None:
+        if body is None:
+            assert task in self._purges, f"the body of task {task} was deleted and nobody asked"
+            return
+        mark = mark_of(msgspec.msgpack.decode(body, type=TaskSpec).description)
+        assert mark in self.issued, f"task {task} is '{mark}', which nobody submitted"
+        first = self.marks.get(mark, task)
+        assert first == task or first in self.purged, f"'{mark}' became tasks {first} and {task}"
+        self.marks[mark] = task
+
+    def _take_purge(self, task: int) -> None:
+        assert task in self._purges, f"task {task} was deleted and nobody asked"
+        self.rows.pop(task, None)
+        self.live.discard(task)
+        self.purged.add(task)
+        self._line.reach("dead_purged")
+
+    def _take_row(self, new: TaskRow) -> None:
+        old, task = self.rows.get(new.id), new.id
+        assert task not in self.purged, f"task {task} was purged and is back as {new.state}"
+        if old is None:
+            assert new.attempt <= 1, f"a new task begins as {new}"
+            assert new.state is not State.completed, f"a new task begins as {new}"
+        else:
+            self._check_step(old, new)
+        self._check_spent(new)
+        self.rows[task] = new
+        if new.state in FINAL:
+            self.live.discard(task)
+        else:
+            self.live.add(task)
+        self._reach_state(old, new)
+
+    def _check_step(self, old: TaskRow, new: TaskRow) -> None:
+        what = f"task {new.id}: {old.state} attempt {old.attempt} became {new.state} attempt {new.attempt}"
+        assert new.attempt >= old.attempt, what
+        if old.state in FINAL:
+            asked = new.id in self._retries and old.state in PERSON_RETRIES
+            assert asked or new.state is old.state, f"{what}, and nobody asked for a retry"
+        if new.state in OPEN_ATTEMPT and new.attempt == old.attempt:
+            assert (old.agent, old.host) == (new.agent, new.host), f"{what}: another agent, the same attempt"
+            assert (old.state, new.state) != (State.working, State.assigned), what
+            assert old.state in OPEN_ATTEMPT, f"{what}: a lease came back"
+        assert new.attempt <= old.attempt + 1, what
+
+    def _check_spent(self, row: TaskRow) -> None:
+        """The row's counters are right, and dead means: exactly the budget is spent."""
+        queue, spent = self._settings.queue, self._spent.get(row.id, Spent())
+        over = spent.errors > row.max_retries
+        figures = (row.retries_used, row.losses, row.infra_count)
+        mine = (min(spent.errors, row.max_retries), spent.losses, spent.infrastructure)
+        assert figures == mine, f"task {row.id} counts {figures}, {mine} happened"
+        over |= spent.losses >= queue.max_losses or spent.infrastructure > queue.max_infrastructure
+        if row.state is State.dead:
+            assert over, f"task {row.id} is dead ({row.error_code}) with budget left: {spent}"
+        else:
+            was_alive = row.state not in FINAL
+            assert not (over and was_alive), (
+                f"task {row.id} is {row.state} though its budget is spent: {spent}"
+            )
+        exact = (queue.max_losses, queue.max_infrastructure + 1, row.max_retries + 1)
+        bounds = zip((spent.losses, spent.infrastructure, spent.errors), exact, strict=True)
+        assert all(used <= most for used, most in bounds), f"task {row.id} went past its budget: {spent}"
+
+    def _reach_state(self, old: TaskRow | None, new: TaskRow) -> None:
+        if old is None or old.state is not new.state:
+            self._line.note("row", f"{new.id}.{new.attempt}", new.state, new.error_code)
+            self._line.reach(f"became_{new.state}")
+            if new.state is State.dead:
+                self._line.reach(f"dead_{new.error_code if new.error_code in DEATHS else 'retries'}")
+            if new.state is State.cancelled and old is not None and old.state in OPEN_ATTEMPT:
+                self._line.reach("cancelled_while_running")
+
+    def _check_agents(self, touched: list[int]) -> None:
+        """An agent has at most one open attempt; an attempt is open exactly while its task is."""
+        for task in touched:
+            row = self.rows[task]
+            record = self.attempts.get((task, row.attempt))
+            is_open = row.state in OPEN_ATTEMPT
+            assert not row.attempt or record is not None, (
+                f"attempt {row.attempt} of task {task} has no record"
+            )
+            if record is not None:
+                assert bool(record.outcome) is not is_open, (
+                    f"task {task} is {row.state}, its attempt {record}"
+                )
+        busy: dict[int, int] = {}
+        for row in map(self.rows.__getitem__, self.live):
+            if row.state in OPEN_ATTEMPT:
+                other = busy.setdefault(row.agent, row.id)
+                assert other == row.id, f"agent {row.agent} has tasks {other} and {row.id}"
+
+    def _check_accepted(self, touched: list[int]) -> None:
+        for (task, attempt), outcome in self._accepted:
+            if outcome == "completed":
+                first = self._completed.setdefault(task, attempt)
+                assert first == attempt, f"task {task} was completed by attempts {first} and {attempt}"
+                assert self.rows[task].state is State.completed, (
+                    f"task {task}: accepted, {self.rows[task].state}"
+                )
+        for row in map(self.rows.__getitem__, touched):
+            if row.state is State.completed:
+                assert self._completed.get(row.id) == row.attempt, f"task {row.id} completed without a result"
+
+    # --- what was sent ----------------------------------------------------------------------------------
+
+    def sent(self, message: m.FromHub) -> None:
+        """Whatever the hub says is already durable."""
+        if isinstance(message, m.Assign):
+            self._check_sent_assignment(message)
+        elif isinstance(message, m.ResultAck) and message.verdict == "accepted":
+            record = self.attempts[message.task, message.attempt]
+            assert record.outcome, f"the result of {record} was acknowledged before it was stored"
+        elif isinstance(message, m.Reply) and isinstance(message.value, dict):
+            told = message.value.get("tasks") if "tasks" in message.value else [message.value]
+            for one in told or ():
+                self._check_told(one)
+
+    def _check_sent_assignment(self, message: m.Assign) -> None:
+        row = self.rows[message.task]
+        is_leased = row.state in OPEN_ATTEMPT and row.attempt == message.attempt
+        assert is_leased, f"attempt {message.attempt} of task {row.id} was sent: {row.state} {row.attempt}"
+        last = self._sent_attempt.get(message.task, 0)
+        assert message.attempt > last, f"task {row.id}: attempt {message.attempt} was sent after {last}"
+        self._sent_attempt[message.task] = message.attempt
+
+    def _check_told(self, told: object) -> None:
+        if not isinstance(told, dict) or "id" not in told or "state" not in told:
+            return
+        row = self.rows.get(told["id"])
+        if row is None:
+            assert told["id"] in self.purged, f"task {told['id']} was acknowledged and is not stored"
+        elif "created" not in told:
+            assert told["state"] == row.state.value, (
+                f"task {row.id} was shown {told['state']}, it is {row.state}"
+            )
+
+    # --- between ticks ----------------------------------------------------------------------------------
+
+    def tick_ended(self, hub: Hub, store: Store, now: Now, drained: bool) -> None:
+        """Leases that should have ended; now and then the core against itself and against the store."""
+        if self.ticks % 5 == 0 and drained:
+            self._overdue(now)
+        if self.ticks % 40 == 0:
+            check_core(hub, now)
+        if self.ticks % self._equality_every == 0:
+            self._line.reach("restart_compared")
+            check_same_after_restart(hub, store, self._settings, now)
+
+    def _overdue(self, now: Now) -> None:
+        for row in map(self.rows.__getitem__, self.live):
+            if row.state in OPEN_ATTEMPT:
+                silent_ms = self._awake_ms(now) - self._renewed[row.id, row.attempt]
+                late = f"attempt {row.attempt} of task {row.id} has a lease {silent_ms} ms after its last renewal"
+                assert silent_ms <= self._lease_ms + LATE_MS_MAX, late
+
+
+DEATHS = ("worker_lost", "infrastructure_exhausted")
+
+
+def mark_of(description: str) -> str:
+    """The item that a description was submitted as: its first word."""
+    return description.split(" ", 1)[0]
+
+
+def key_of(name: str) -> str:
+    """A public key as text; what matters is that each has its own."""
+    return f"{name}-".ljust(40, "0")
+
+
+def name_of(key: str) -> str:
+    return key.split("-", 1)[0]
