@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py agentcom/_fastsched.pyx
 
-.PHONY: run test lint check bench docs clean
+.PHONY: run test sim faults lint check bench docs clean
 
 # The environment is made again only when what it was made from has changed. Without a C compiler the install goes
 # on with the scheduler's twin in Python, and `agentcom doctor` says so.
@@ -29,6 +29,13 @@ run: .venv/.run
 
 test: .venv/.test
 	@$(BIN)/python -m pytest
+
+# The simulator and the fault rig: under way, run on demand. MINUTES and SEEDS go to the long runs.
+sim: .venv/.test
+	$(BIN)/python -m pytest tests/sim
+
+faults: .venv/.test
+	$(BIN)/python -m pytest tests/faults
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

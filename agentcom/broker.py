@@ -53,7 +53,7 @@ from agentcom.core.hub import Hub
 from agentcom.errors import AgentComError, ConfigError, Refused, StoreError, StoreFull
 from agentcom.feed import Feed
 from agentcom.gate import HUB_DOMAIN, Gate
-from agentcom.loading import first_principals, load
+from agentcom.loading import admitted, first_principals, load
 from agentcom.logbook import LogBook
 from agentcom.peers import Peers
 from agentcom.probe import Prober
@@ -102,9 +102,11 @@ class Broker:
         self._logbook = LogBook()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._gate = Gate(self._context)
+        first_principals(store, self.keys.admin, self.keys.web, clock.now())
+        # Before the port is open: a host that comes back at once must not be refused as unknown.
+        self._gate.admit(*admitted(store, clock.now()))
         self._router = self._bind_router()
         self._peers = Peers(self._router)
-        first_principals(store, self.keys.admin, self.keys.web, clock.now())
         self.hub = Hub(settings, random.Random(secrets.randbits(64)), self._epoch)  # noqa: S311
         self._queries = Queries(self.hub, store, clock, self._logbook, self._started_ms)
         self._feed = self._open_feed()

@@ -11,6 +11,8 @@ from agentcom.auth import KeyPair
 from agentcom.clock import Now
 from agentcom.core.effects import key_u64, key_u64x2
 from agentcom.core.hub import Loaded
+from agentcom.core.outlet import Outlet
+from agentcom.core.principals import Principals
 from agentcom.errors import StoreDamaged
 from agentcom.model import (
     FINAL,
@@ -85,6 +87,16 @@ def first_principals(store: Store, admin: KeyPair, web: KeyPair, now: Now) -> No
         next_id += 1
     if len(batch):
         store.commit(batch, store.sequence + 1)
+
+
+def admitted(store: Store, now: Now) -> tuple[frozenset[str], frozenset[str]]:
+    """The keys that may connect, to the hub and to its feed, before the core has been loaded."""
+    principals = Principals(Outlet())
+    for record in _all(store, "principals", PrincipalRecord, b"p"):
+        principals.load(record)
+    for invite in _all(store, "principals", InviteRecord, b"i"):
+        principals.load_invite(invite)
+    return principals.admitted(now)
 
 
 def _live_rows(store: Store) -> Iterator[TaskRow]:

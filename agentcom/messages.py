@@ -536,7 +536,7 @@ _PATH = re.compile(r" - at `(.+)`$", re.DOTALL)
 
 class _Envelope(Struct):
     type: str = ""
-    id: int | None = None
+    id: RequestId | None = None
 
 
 _envelope = msgspec.msgpack.Decoder(_Envelope)

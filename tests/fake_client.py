@@ -51,6 +51,8 @@ class FakeClient:
         self.socket.connect(address.hub)
 
     def close(self) -> None:
+        if self.socket.closed:
+            return
         self.socket.disable_monitor()
         self.monitor.close(linger=0)
         self.socket.close(linger=0)

@@ -33,7 +33,8 @@ class FakeSidecar(FakeClient):
             capabilities=self.offer.capabilities,
             attempts=held,
         )
-        return super().hello(host=offer, **fields)
+        self.welcome = super().hello(host=offer, **fields)
+        return self.welcome
 
     def assigned(self) -> m.Assign:
         return self.expect(m.Assign)

@@ -91,7 +91,9 @@ CORE = sorted(name for name in MODULES if name.startswith("agentcom.core"))
 def test_the_reader_of_imports_finds_what_is_there() -> None:
     assert {"zmq", "agentcom.core.hub", "agentcom.core.hub.Hub"} <= set(imports(MODULES["agentcom.broker"]))
     assert "agentcom.core.lanes" in reached("agentcom.broker")
-    assert "agentcom.core.hub" not in set(imports(MODULES["agentcom.core.requests"]))  # for type checkers only
+    assert "agentcom.core.hub" not in set(
+        imports(MODULES["agentcom.core.requests"])
+    )  # for type checkers only
     assert len(CORE) > 10
 
 

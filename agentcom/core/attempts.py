@@ -306,8 +306,10 @@ class Attempts:
         table, queue = self._table, self._tasks.settings.queue
         task = table.id[slot]
         agent = self._fleet.agents[table.agent[slot]]
-        agent.record.failed_count += 1
-        self._fleet.save_agent(agent)
+        if error.failure_class is not FailureClass.configuration:
+            # A setting, a key or a policy that stands in the way is no fault of the agent.
+            agent.record.failed_count += 1
+            self._fleet.save_agent(agent)
         call = self.calls.get((task, table.attempt[slot]))
         self._end(slot, outcome, error, now)
         table.errors[task] = error

@@ -31,6 +31,7 @@ from agentcom.store.check import (
     quick_check,
 )
 from agentcom.store.journal import Journal
+from agentcom.store.journaled import JournaledStore
 from agentcom.store.lmdb_store import MAP_BYTES, LmdbStore
 from agentcom.store.place import file_system, require_local, take_lock
 from agentcom.store.restore import (
@@ -92,12 +93,13 @@ class _Note(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OpenedStore:
-    """The store and its journal, to be used by one loop."""
+    """The store and its journal, to be used by one loop: it commits through `journaled`."""
 
     def __init__(self, paths: StorePaths, store: LmdbStore, journal: Journal, report: StartReport) -> None:
         self.paths = paths
         self.store = store
         self.journal = journal
+        self.journaled = JournaledStore(store, journal)
         self.report = report
         self._newest_backup = newest_verified(paths.backups)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import lmdb
 
 from agentcom.store import Batch, Database, Store
+from agentcom.store.journal import Journal
+from agentcom.store.journaled import JournaledStore
 from agentcom.store.lmdb_store import LmdbStore
 from agentcom.store.memory_store import MemoryDisk, MemoryStore
 
@@ -44,6 +46,13 @@ class InMemory:
 
     def damage(self, database: str, key: bytes) -> None:
         self.disk.damage(database, key)
+
+
+class Journaled(OnDisk):
+    """A place for an LMDB store with a journal in front, as the hub uses it."""
+
+    def open(self) -> Store:
+        return JournaledStore(super().open(), Journal(self.path / "journal"))
 
 
 Place = OnDisk | InMemory

@@ -22,6 +22,7 @@ from tests.contract.places import (
     MAP_BYTES,
     TASKS,
     InMemory,
+    Journaled,
     OnDisk,
     Place,
     batch_of,
@@ -31,9 +32,11 @@ from tests.contract.places import (
 )
 
 
-@pytest.fixture(params=["lmdb", "memory"])
+@pytest.fixture(params=["lmdb", "memory", "journaled"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return OnDisk(tmp_path / "store") if request.param == "lmdb" else InMemory()
+    kinds = {"lmdb": OnDisk, "journaled": Journaled}
+    kind = kinds.get(request.param)
+    return kind(tmp_path / "store") if kind is not None else InMemory()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -49,7 +49,12 @@ def resets(proxies: list[FaultProxy], every_s: float) -> Iterator[None]:
 
 
 def live_through(
-    folder: Path, seconds: float, latency_s: float, reset_every_s: float, seed: int = 0, **settings: str
+    folder: Path,
+    seconds: float,
+    latency_s: float,
+    reset_every_s: float,
+    seed: int = 0,
+    settings: Mapping[str, str] | None = None,
 ) -> Report:
     """Work goes on while all connections are delayed, and reset unless that is 0. Nobody dies, so no lease may
     be lost. (A handshake takes three round trips: with a reset before it is over nobody can ever connect.)"""
@@ -60,7 +65,7 @@ def live_through(
     pairs = enrol_all(folder / "hub", [f"fast-{n}" for n in range(10)])
     with contextlib.ExitStack() as open_things:
         made = open_things.enter_context(world(folder))
-        made.hub(**settings)
+        made.hub(**(settings or {}))
         made.join("box")
         address = address_of(folder / "hub")
         proxies = [open_things.enter_context(proxy_to(address.hub)) for _ in range(2)]

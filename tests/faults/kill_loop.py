@@ -27,8 +27,8 @@ from tests.world import World, world
 
 CALLERS = 3
 FAST, REAL = "fast", "real"
-REAL_SHARE = 0.04  # of the tasks: each is a real process of a real sidecar
-ALIVE_S = (0.0, 0.45)  # how long a hub lives after it is ready
+REAL_SHARE = 0.03  # of the tasks: each is a real process of a real sidecar
+ALIVE_S = (0.0, 0.35)  # how long a hub lives after it is ready
 DRAIN_S_MAX = 40.0
 
 

@@ -54,10 +54,11 @@ def crash_at_each_step(folder: Path, seed: int = 0) -> Report:
         made.hub(**QUICK)
         made.join("box")
         client = made.client()
-        for step in (*STEPS, RUNNING):
+        steps = (*STEPS, RUNNING)
+        sidecar = start_crashing(made, "box", steps[0], folder / f"crashed-{steps[0]}")
+        for step, following in zip(steps, (*steps[1:], "none"), strict=True):
             mark = f"36{random.Random(step).randrange(10**8)}"
-            once = folder / f"crashed-{step}"
-            sidecar = start_crashing(made, "box", step, once)
+            once, next_once = folder / f"crashed-{step}", folder / f"crashed-{following}"
             history.invoke([step], step)
             begun = folder / f"begun-{step}"
             # The first run outlives its sidecar's death unless it is killed; later ones end at once.
@@ -71,7 +72,8 @@ def crash_at_each_step(folder: Path, seed: int = 0) -> Report:
                 once.touch()
                 sidecar.kill()
             eventually(f"it has crashed at {step}", partial(_has_ended, sidecar))
-            again = start_crashing(made, "box", "none", once)
+            next_once.touch()  # the one that comes back does not crash before it is its turn
+            sidecar = start_crashing(made, "box", following, next_once)
             if not once.exists():
                 report.violations.append(f"{step}: the sidecar ended without reaching it")
             done = client.wait(task, timeout_s=30)
@@ -81,7 +83,7 @@ def crash_at_each_step(folder: Path, seed: int = 0) -> Report:
             if processes_with(mark):
                 report.violations.append(f"{step}: processes of the killed sidecar are left")
             report.violations += _left_on_disk(made, step)
-            again.stop()
+            next_once.unlink()
         report.violations += check(history, seen_of(client), effects_of(effects), LOSSES_MAX)
     report.counts |= {"kills": len(outcomes), "completed": len(outcomes)}
     report.counts |= {f"attempts_{step}": attempt for step, (_, attempt, _) in outcomes.items()}

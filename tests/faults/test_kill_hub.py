@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.kill_loop import kill_hub
 
-KILLS, SECONDS = 60, 75.0
+KILLS, SECONDS = 60, 50.0
 SEED = 20_003
 
 

@@ -17,6 +17,6 @@ def test_a_task_on_the_same_host_as_a_poison_survives_it(tmp_path: Path) -> None
     assert report.counts["deaths"] == LOSSES_MAX
 
 
-def test_thirty_poisons_among_short_tasks_die_after_three_workers_each(tmp_path: Path) -> None:
-    report = poison_wire(tmp_path, poisons=30, neighbours=200).require()
-    assert report.counts["deaths"] == 30 * LOSSES_MAX
+def test_twenty_poisons_among_short_tasks_die_after_three_workers_each(tmp_path: Path) -> None:
+    report = poison_wire(tmp_path, poisons=20, neighbours=200).require()
+    assert report.counts["deaths"] == 20 * LOSSES_MAX

@@ -197,7 +197,9 @@ class FakeSidecar:
             if k not in self.runs
         ]
         offers = tuple(m.AgentOffer(name=name, backends=BACKENDS) for name in self.agents)
-        offer = m.HostOffer(name=self.name, agents=offers, attempts=tuple(held))
+        offer = m.HostOffer(
+            name=self.name, agents=offers, attempts=tuple(held[: limits.ATTEMPTS_PER_HOST_MAX])
+        )
         self._put(m.Hello(protocol=limits.PROTOCOL_VERSION, process=self._process, host=offer))
         self._hello_again_in(10_000)
 
@@ -235,7 +237,8 @@ class FakeSidecar:
             case m.ResultAck():
                 self.disk.outbox.pop((message.task, message.attempt), None)
             case m.Ping():
-                self._put(m.Pong(session=self._token or b"\0" * 16, agent=message.agent))
+                if self._token:
+                    self._put(m.Pong(session=self._token, agent=message.agent))
             case m.Error():
                 self._refused(message)
             case _:
@@ -330,11 +333,10 @@ class FakeSidecar:
 
     def _decline(self, assign: m.Assign) -> None:
         self._line.reach("assignment_declined")
-        self._put(
-            m.Decline(
-                session=self._token or b"\0" * 16, task=assign.task, attempt=assign.attempt, code="agent_busy"
+        if self._token:
+            self._put(
+                m.Decline(session=self._token, task=assign.task, attempt=assign.attempt, code="agent_busy")
             )
-        )
 
     def _accept(self, key: Key) -> None:
         run = self.runs.get(key)
