@@ -45,8 +45,8 @@ one-time key may only enrol, enrols one key, and ends after an hour. Sending the
 
 ## A host's life
 
-1. Send `hello` with `host`: your agents, and every attempt that you still know of. Any key but a host's leaves `host`
-   out. `process` is random per start.
+1. Send `hello` with `host`: a `name` (the hub shows the one that was enrolled), your agents, and every attempt that you
+   still know of. Any key but a host's leaves `host` out. `process` is random per start.
 2. The answer is `welcome`. Put its `session` into every later message. Obey `verdicts`: `keep` goes on with the
    attempt, `kill` ends it and forgets it, `report` sends its `result`.
 3. Send `heartbeat` every `heartbeat_s`, listing each attempt that a worker is on: that renews the leases. The
@@ -56,7 +56,7 @@ one-time key may only enrol, enrols one key, and ends after an hour. Sending the
    nested MessagePack of the `TaskSpec` below; `route` says how to run it.
 5. Send pieces of output as `log` while it works, if you like.
 6. Write the `result` down before you send it, and send it again until `result_ack` comes, also over restarts of
-   either side. Whatever its verdict is, you may then forget the result.
+   either side. A completed one needs `status`, `backend` and `model` at least (`none` for a command). Whatever its verdict is, you may then forget the result.
 7. On `cancel`: end every process of the attempt, then send `result` with outcome `cancelled`.
 8. On `error` with code `no_session` (the hub was restarted): say `hello` again. On `replaced` or `revoked`: stop.
 

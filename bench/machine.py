@@ -10,7 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-LIBRARIES: Final = ("pyzmq", "lmdb", "msgspec", "Cython")
+from agentcom.sched import IMPLEMENTATION
+
+LIBRARIES: Final = ("pyzmq", "lmdb", "msgspec")
 UNKNOWN: Final = "unknown"
 GIT_S_MAX: Final = 10
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -21,7 +23,7 @@ def machine() -> str:
     libraries = ", ".join(f"{name} {_version(name)}" for name in LIBRARIES)
     system = f"{platform.system()} {platform.release()}"
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"{_processor()}, {_cores()} cores, {system}, {python}, {libraries}"
+    return f"{_processor()}, {_cores()} cores, {system}, {python}, {libraries}, scheduler {IMPLEMENTATION}"
 
 
 def commit() -> str:
