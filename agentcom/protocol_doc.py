@@ -56,7 +56,8 @@ one-time key may only enrol, enrols one key, and ends after an hour. Sending the
    nested MessagePack of the `TaskSpec` below; `route` says how to run it.
 5. Send pieces of output as `log` while it works, if you like.
 6. Write the `result` down before you send it, and send it again until `result_ack` comes, also over restarts of
-   either side. A completed one needs `status`, `backend` and `model` at least (`none` for a command). Whatever its verdict is, you may then forget the result.
+   either side. A completed one needs `status`, `backend` and `model` at least (`none` for a command).
+   Whatever the verdict is, you may then forget the result.
 7. On `cancel`: end every process of the attempt, then send `result` with outcome `cancelled`.
 8. On `error` with code `no_session` (the hub was restarted): say `hello` again. On `replaced` or `revoked`: stop.
 
