@@ -126,7 +126,8 @@ class Tasks:
             )
         self.counts[record.state] += 1
         self.by_lane[record.lane] += 1
-        self._newest_ms = max(self._newest_ms, record.created_ms)
+        # Not `created_ms`: the order clock may be far from the wall, whose error was mended since.
+        self._newest_ms = max(self._newest_ms, record.order_key - self._lane_delay_ms(record.lane))
         self._enter(slot, record.state, now)
         return slot
 
@@ -315,9 +316,12 @@ class Tasks:
         return int.from_bytes(stored, "big") if stored is not None else None
 
     def _order_key(self, lane: Lane, now: Now) -> int:
+        return self._order_base_ms + now.mono_ms + self._lane_delay_ms(lane)
+
+    def _lane_delay_ms(self, lane: Lane) -> int:
         queue = self.settings.queue
         delay_s = {Lane.urgent: 0, Lane.high: queue.high_delay_s, Lane.normal: queue.normal_delay_s}
-        return self._order_base_ms + now.mono_ms + delay_s.get(lane, queue.low_delay_s) * 1000
+        return delay_s.get(lane, queue.low_delay_s) * 1000
 
     def _intern(self, group: Group) -> int:
         number = self._group_of.get(group)

@@ -60,6 +60,12 @@ def rows(seconds: float, seed: int) -> list[tuple[str, Run]]:
         ("I12", late_reader),
         ("I13", partial(storm, hosts=500, restarts=3)),
         ("I15", partial(fill, room={"FAULTS_MAP_BYTES": str(2 << 20)}, make_room=purge_some)),
+        (
+            "I15",
+            partial(
+                fill, room={"FAULTS_MAP_BYTES": str(1 << 20)}, make_room=purge_some, chars=1, persist_s=30
+            ),
+        ),
         ("I15", partial(fill, room={"FAULTS_FILE_BYTES": str(2 << 20)}, make_room=free_disk)),
     ]
 

@@ -49,7 +49,7 @@ def kill_hub(folder: Path, until: Callable[[int], bool], seed: int) -> Report:
             pairs,
             agents=8,
             needs=(FAST,),
-            run_s=lambda key: zlib.crc32(key.encode()) % 20 / 100,
+            run_s=lambda key: zlib.crc32(key.encode()) % 20 / 400,
         )
         with fleet_of(fleet):
             callers = [

@@ -8,9 +8,9 @@ from tests.faults.disk_full import fill, free_disk, purge_some
 
 
 def test_a_full_store_refuses_new_tasks_and_goes_on_with_all_else(tmp_path: Path) -> None:
-    """Callers keep trying with smaller tasks, past the time after which a hub looks for room again: what is left
-    of the store is for completions."""
-    report = fill(tmp_path, {"FAULTS_MAP_BYTES": str(2 << 20)}, purge_some, persist_s=11).require()
+    """Callers keep trying with tiny tasks, past the time after which a hub looks for room again: the last pages of
+    the store are for completions."""
+    report = fill(tmp_path, {"FAULTS_MAP_BYTES": str(1 << 20)}, purge_some, chars=1, persist_s=11).require()
     taken = report.counts["taken_before_full"]
     assert isinstance(taken, int)
     assert taken >= 50

@@ -32,6 +32,7 @@ from tests.sim.timeline import Act, Timeline
 Key = tuple[int, int]
 Outcome = Literal["completed", "failed", "interrupted", "cancelled"]
 RESEND_MS, RESEND_MS_MAX = 1000, 30_000
+HELLO_MS_MAX = 10_000  # a hello without an answer is said again after this
 RESTART_MS = (200, 3000, 25_000)
 WORK_MS_MAX = 20_000  # of a task without faults
 HANG_MS_MAX = 120_000  # of one that hangs until its own time-out
@@ -92,9 +93,8 @@ class FakeSidecar:
         self._token = b""
         self._starts = 0
         self._process = ""
-        self._beat = self._hellos = 0
+        self._beat = self._hellos = self._unanswered = self._hello_ms = 0
         self._heard_ms = 0
-        self._names: dict[str, str] = {}
 
     @property
     def is_quiet(self) -> bool:
@@ -162,7 +162,7 @@ class FakeSidecar:
         return int(self._settings.queue.heartbeat_s * 1000)
 
     def _connect(self) -> None:
-        self._token = b""
+        self._token, self._unanswered = b"", 0
         self._link = self._network.connect(self)
         self._heard_ms = self._line.now_ms
         if self._link is None:
@@ -186,6 +186,8 @@ class FakeSidecar:
 
     def _hello(self) -> None:
         self._hellos += 1
+        self._unanswered += 1
+        self._hello_ms = self._line.now_ms
         held = [
             m.AttemptHeld(task=k[0], attempt=k[1], state="running")
             for k, r in self.runs.items()
@@ -201,7 +203,7 @@ class FakeSidecar:
             name=self.name, agents=offers, attempts=tuple(held[: limits.ATTEMPTS_PER_HOST_MAX])
         )
         self._put(m.Hello(protocol=limits.PROTOCOL_VERSION, process=self._process, host=offer))
-        self._hello_again_in(10_000)
+        self._hello_again_in(HELLO_MS_MAX)
 
     def _hello_again_in(self, ms: int) -> None:
         link, start = self._link, self._hellos
@@ -245,7 +247,7 @@ class FakeSidecar:
                 pass
 
     def _welcomed(self, welcome: m.Welcome) -> None:
-        self._token, self._names = welcome.session, welcome.names
+        self._token, self._unanswered = welcome.session, max(0, self._unanswered - 1)
         for verdict in welcome.verdicts:
             key = (verdict.task, verdict.attempt)
             if verdict.verdict == "kill" and key in self.runs:
@@ -258,12 +260,17 @@ class FakeSidecar:
         self._put(m.Endpoints(session=self._token, sightings=(sighting,)))
 
     def _refused(self, error: m.Error) -> None:
-        if error.code == "no_session" and self._token:
-            self._token = b""
-            self._hello()
+        if error.code == "no_session":
+            # While a hello is under way the error speaks of a session that is past: a new one for each error
+            # would end the session that the last one made, for ever.
+            is_under_way = self._unanswered > 0 and self._line.now_ms - self._hello_ms < HELLO_MS_MAX
+            if self._token and not is_under_way:
+                self._token = b""
+                self._hello()
         elif error.code in ("replaced", "revoked"):
             self.crash()
         elif not self._token and self._link is not None:
+            self._unanswered = 0
             self._hello_again_in(int((error.retry_after_s or 5) * 1000))
 
     # --- beats and results ------------------------------------------------------------------------------
