@@ -30,9 +30,9 @@ run: .venv/.run
 test: .venv/.test
 	@$(BIN)/python -m pytest
 
-# The simulator and the fault rig: under way, run on demand. MINUTES and SEEDS go to the long runs.
+# The simulator and the fault rig: under way, run on demand. `make sim SEEDS=1000` runs that many seeds.
 sim: .venv/.test
-	$(BIN)/python -m pytest tests/sim
+	$(if $(SEEDS),$(BIN)/python -m tests.sim --seeds $(SEEDS) --json,$(BIN)/python -m pytest tests/sim)
 
 faults: .venv/.test
 	$(BIN)/python -m pytest tests/faults

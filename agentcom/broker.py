@@ -285,6 +285,8 @@ class Broker:
         self._take_over(self.hub)
         self.hub.degraded = True
         self._degraded_until_ms = now.mono_ms + DEGRADED_MS
+        # A deadline that is due would otherwise make the core anew in every turn of the loop.
+        self._timer_ms = now.mono_ms + 1000
         return []
 
     def _take_over(self, hub: Hub) -> None:

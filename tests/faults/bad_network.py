@@ -77,8 +77,8 @@ def live_through(
         for proxy in proxies:
             proxy.latency_s = latency_s
         with fleet_of(fleet), resets(proxies, reset_every_s):
-            _work(client, history, effects, time.monotonic() + seconds)
-            drain(made, 60)
+            _work(client, history, effects, time.monotonic() + seconds, 0.15 + latency_s / 2)
+            drain(made, 60 + 20 * latency_s)
         seen = seen_of(client)
         ran = fleet.started + effects_of(effects)
         report.violations += check(history, seen, ran)
@@ -95,7 +95,7 @@ def live_through(
     return report
 
 
-def _work(client: Client, history: History, effects: Path, until: float) -> None:
+def _work(client: Client, history: History, effects: Path, until: float, pause_s: float) -> None:
     number = 0
     while time.monotonic() < until:
         number += 1
@@ -106,7 +106,7 @@ def _work(client: Client, history: History, effects: Path, until: float) -> None
             history.invoke([key], key)
             task = client.submit(description=key, needs=[needs], command=command)["id"]
             history.acknowledge(key, task)
-        time.sleep(0.15)
+        time.sleep(pause_s)
 
 
 def _lost(seen: list[Seen]) -> list[Seen]:

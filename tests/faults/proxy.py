@@ -151,11 +151,13 @@ class FaultProxy(threading.Thread):
                 self._open.discard(writer)
                 writer.close()
                 return
+            if writer.transport.is_closing():
+                continue  # the other side is gone: swallow the rest until the end comes
             try:
                 writer.write(chunk)
                 await writer.drain()
-            except (OSError, RuntimeError):
-                continue  # the other side is gone: swallow the rest until the end comes
+            except OSError:
+                continue
             self.bytes[way] += len(chunk)
             if self.bytes_per_s:
                 await asyncio.sleep(len(chunk) / self.bytes_per_s)

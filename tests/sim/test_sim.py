@@ -24,7 +24,7 @@ LEASES_MIN = 10_000
 MUTANT_SEEDS = range(60)
 PINNED = {
     30: "a hub that started again after its wall clock was set right put new tasks before old ones",
-    87: "the same, for a task that had been taken back from its agent",
+    87: "the same, found a second time by another way through the faults",
     231: "a host whose hello was lost never asked again",
     946: "two hellos under way ended each other's sessions for ever",
 }
