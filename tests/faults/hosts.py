@@ -32,7 +32,7 @@ from agentcom.store.lmdb_store import LmdbStore
 
 GIB = 1 << 30
 EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-HELLO_AGAIN_S = 5.0  # longer than any latency here: each hello makes the hub compare what is held
+HELLO_AGAIN_S = 15.0  # longer than any round trip here: each hello makes the hub compare what is held
 SEND_AGAIN_S = 1.0
 DIES_AFTER_S = 0.03  # of a poison: its accept has left, its result would come later
 Key = tuple[int, int]

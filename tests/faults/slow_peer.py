@@ -78,14 +78,15 @@ def slow(folder: Path, messages: int) -> Report:
     report = Report("I12", f"a slow peer, {messages} messages of {BODY_CHARS} bytes")
     with world(folder) as made:
         made.hub()
-        task = made.client().submit(description="x" * BODY_CHARS, command="true")["id"]
+        client = made.client()
+        task = client.submit(description="x" * BODY_CHARS, command="true")["id"]
         reader = Reader(folder / "hub")
         asked = read = wrong = 0
         while read < messages:
             while asked < messages and asked - read < UNDER_WAY:
                 asked += 1
                 reader.ask(asked, m.TaskGet(task=task))
-            _settle(made.client())
+            _settle(client)
             for _ in range(min(BURST, asked - read)):
                 answer = reader.read()
                 read += 1
