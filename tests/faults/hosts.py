@@ -200,6 +200,8 @@ class FakeHost:
             case m.Error():
                 counts[f"error_{message.code}"] += 1
                 if message.code == "no_session":
+                    if self.session is not None:
+                        self._hello_at = now
                     self.session = None
                 elif self.session is None:
                     self._hello_at = now + (message.retry_after_s or HELLO_AGAIN_S)
