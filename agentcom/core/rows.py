@@ -1,4 +1,4 @@
-"""The compact table of live tasks: one fixed-width row of 64-bit columns per non-final task.
+"""The compact table of live tasks: one fixed-width row per non-final task.
 
 200 bytes a task at most, struct of arrays, so that a million queued tasks fit in memory and the compiled
 scheduler can read columns in place. Bodies (description, files, checks) stay in the store. Slots are reused;
@@ -20,13 +20,15 @@ LANE_CODE = {lane: code for code, lane in enumerate(LANES)}
 TIER_CODE = {tier: code for code, tier in enumerate(TIERS)}
 SOURCE_CODE = {source: code for code, source in enumerate(SOURCES)}
 
-# In the order in which `TaskTable.add` fills them.
+# Name and array type of each column, in the order in which `TaskTable.add` fills them.
 COLUMNS = (
-    "id", "state", "lane", "group", "submitter", "tier", "tier_source", "inferred", "created_ms", "order_key",
-    "max_retries", "attempt", "retries_used", "losses", "parked_count", "infra_count", "agent", "host",
-    "assigned_ms", "delay_ms", "expires_ms", "lease_ms", "accept_ms", "not_before_ms", "due_ms",
+    ("id", "q"), ("state", "b"), ("lane", "b"), ("group", "i"), ("submitter", "i"), ("tier", "b"),
+    ("tier_source", "b"), ("inferred", "b"), ("created_ms", "q"), ("order_key", "q"), ("max_retries", "h"),
+    ("attempt", "i"), ("retries_used", "h"), ("losses", "h"), ("parked_count", "i"), ("infra_count", "h"),
+    ("agent", "i"), ("host", "i"), ("assigned_ms", "q"), ("delay_ms", "q"), ("expires_ms", "q"),
+    ("lease_ms", "q"), ("accept_ms", "q"), ("not_before_ms", "q"), ("due_ms", "q"),
 )  # fmt: skip
-ROW_BYTES = 8 * len(COLUMNS)
+ROW_BYTES = sum(array(kind).itemsize for _, kind in COLUMNS)
 assert ROW_BYTES <= 200
 
 
@@ -61,8 +63,8 @@ class TaskTable:
 
     def __init__(self) -> None:
         self._columns: list[array[int]] = []
-        for name in COLUMNS:
-            column = array("q")
+        for name, kind in COLUMNS:
+            column = array(kind)
             setattr(self, name, column)
             self._columns.append(column)
         self.slot_of: dict[int, int] = {}
