@@ -2,7 +2,7 @@
 
 1. Drain the ROUTER, bounded by count and time; decode and admit each message.
 2. The core: due timers (only after a drain that emptied the socket), each message, then one schedule.
-3. One batch for the whole tick, committed with sync.
+3. One batch for the whole tick: appended to the journal, then committed with sync.
 4. Only now replies, assignments and publications: nothing is acknowledged before it is committed.
 5. One slice of housekeeping that changes no task state; then sleep until a socket or a timer is due.
 """
@@ -17,7 +17,6 @@ import signal
 import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NamedTuple
@@ -50,7 +49,7 @@ from agentcom.core.effects import (
     key_u64,
 )
 from agentcom.core.hub import Hub
-from agentcom.errors import AgentComError, ConfigError, Refused, StoreError, StoreFull
+from agentcom.errors import AgentComError, ConfigError, Refused, StoreFull
 from agentcom.feed import Feed
 from agentcom.gate import HUB_DOMAIN, Gate
 from agentcom.loading import admitted, first_principals, load
@@ -59,7 +58,8 @@ from agentcom.peers import Peers
 from agentcom.probe import Prober
 from agentcom.queries import Queries
 from agentcom.store.base import Batch, Store
-from agentcom.store.lmdb_store import LmdbStore
+from agentcom.store.start import OpenedStore, StartReport, StorePaths, open_store
+from agentcom.upkeep import Upkeep
 
 POLL_MS_MAX = 250  # housekeeping (feed, outboxes) runs at least this often
 GAP_MS = 1000  # two ticks further apart than this: the loop was away, deadlines move
@@ -75,7 +75,8 @@ class Keys(NamedTuple):
 
 
 class Broker:
-    """Sockets, store and core of one hub. `after_step` is called between the steps of a tick, for tests."""
+    """Sockets, store and core of one hub, which closes the store (by `upkeep`, if it has one) when it ends.
+    `after_step` is called between the steps of a tick, for tests."""
 
     def __init__(
         self,
@@ -84,8 +85,10 @@ class Broker:
         store: Store,
         clock: Clock,
         after_step: Callable[[int], None] | None = None,
+        upkeep: Upkeep | None = None,
     ) -> None:
         self._home, self._settings, self._store, self._clock = home, settings, store, clock
+        self._upkeep = upkeep
         self._after_step = after_step or (lambda _step: None)
         self._log = logs.get()
         keys = home.keys
@@ -136,9 +139,12 @@ class Broker:
         self._router.close(linger=200)
         self._gate.stop()
         self._context.term()
-        self._store.close()
         self._wake_read.close()
         self._wake_write.close()
+        if self._upkeep is not None:
+            self._upkeep.close()
+        else:
+            self._store.close()
 
     @property
     def address(self) -> auth.HubAddress:
@@ -397,6 +403,8 @@ class Broker:
         self._feed.flush(now.mono_ms)
         if self.hub.degraded and now.mono_ms > self._degraded_until_ms:
             self.hub.degraded = False
+        if self._upkeep is not None:
+            self._upkeep.turn(now)
 
     def _sleep_ms(self) -> int:
         if self._peers.waiting:
@@ -471,28 +479,85 @@ def _user_id(frame: zmq.Frame) -> str:
     return value if isinstance(value, str) else str(value)
 
 
+def opened(home: Home, settings: Settings) -> OpenedStore:
+    """The home's store, checked, repaired and brought up to its journal; what was done goes to the log."""
+    log = logs.get()
+    made = open_store(
+        StorePaths.of_home(home.path),
+        map_bytes=settings.hub.map_gib * GIB,
+        progress=lambda done, of: log.info("store_check_progress", rows=done, of=of),
+        tell=lambda text: log.warning("store_start", text=text),
+    )
+    report = made.report
+    for note in report.notes:
+        log.warning("store_start", text=note)
+    for text in report.uncertain:
+        log.error("store_uncertain", text=text)
+    log.info("store_opened", **_start_summary(report))
+    return made
+
+
+def _start_summary(report: StartReport) -> dict[str, object]:
+    """What opening did, for the log and the ready line."""
+    return {
+        "how": report.how,
+        "sequence": report.sequence,
+        "applied": report.applied,
+        "uncertain": len(report.uncertain),
+        "duration_ms": report.duration_ms,
+    }
+
+
 def main(home: Home, settings: Settings) -> int:
     """Run a hub on `home` until SIGTERM or SIGINT. Returns the exit status."""
     lifeline.follow_parent()
     logs.configure("hub", settings.log.level)
-    log = logs.get()
-    store = LmdbStore(home.store, map_bytes=settings.hub.map_gib * GIB)
+    store = opened(home, settings)
+    upkeep = Upkeep(store)
     try:
-        broker = Broker(home, settings, store, SystemClock())
+        broker = Broker(home, settings, store.journaled, SystemClock(), upkeep=upkeep)
     except BaseException:
-        store.close()
+        upkeep.close()
         raise
-    stopping = deque[int](maxlen=1)
+    _stop_on_signals(broker)
+    _tell_ready(home, broker, store.report)
+    # What is loaded now stays: without this the collector walks every live task's objects again and again, a
+    # tenth of the loop's time under load. The loop itself makes no cycles to speak of.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS)
+    return _run(broker)
 
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        stopping.append(number)
+
+def _run(broker: Broker) -> int:
+    """Until it is stopped, or the disk fails: then nothing more is acknowledged, and the supervisor starts
+    again from what is on disk."""
+    log = logs.get()
+    try:
+        try:
+            broker.run()
+        finally:
+            broker.close()
+    except AgentComError as error:
+        log.error("hub_failed", code=error.code, error=str(error))
+        print(f"agentcom hub: {error}", file=sys.stderr)
+        return 1
+    log.info("hub_stopped")
+    return 0
+
+
+def _stop_on_signals(broker: Broker) -> None:
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
         broker.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+
+
+def _tell_ready(home: Home, broker: Broker, report: StartReport) -> None:
     auth.write_hub_address(home.run / "hub.json", broker.address)
     note = f" ({sched.why_python})" if sched.why_python else ""
-    log.info("hub_started", hub=broker.address.hub, scheduler=sched.IMPLEMENTATION + note)
+    logs.get().info("hub_started", hub=broker.address.hub, scheduler=sched.IMPLEMENTATION + note)
     print(
         auth.ready_line(
             hub=broker.address.hub,
@@ -500,21 +565,7 @@ def main(home: Home, settings: Settings) -> int:
             pid=os.getpid(),
             home=str(home.path),
             scheduler=sched.IMPLEMENTATION,
+            store=_start_summary(report),
         ),
         flush=True,
     )
-    # What is loaded now stays: without this the collector walks every live task's objects again and again, a
-    # tenth of the loop's time under load. The loop itself makes no cycles to speak of.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_ALLOCATIONS)
-    try:
-        broker.run()
-    except (StoreError, AgentComError) as error:
-        log.error("hub_failed", code=error.code, error=str(error))
-        print(f"agentcom hub: {error}", file=sys.stderr)
-        return 1
-    finally:
-        broker.close()
-    log.info("hub_stopped")
-    return 0

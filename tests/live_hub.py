@@ -22,7 +22,9 @@ from agentcom.broker import Broker
 from agentcom.clock import SystemClock
 from agentcom.config import Home, HubSettings, Settings
 from agentcom.model import Role
-from agentcom.store.lmdb_store import LmdbStore
+from agentcom.store.check import full_check_here
+from agentcom.store.start import StorePaths, open_store
+from agentcom.upkeep import Upkeep
 from tests import factories
 from tests.fake_client import FakeClient
 from tests.fake_sidecar import FakeSidecar
@@ -46,8 +48,11 @@ class LiveHub:
     # --- its life ---------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        store = LmdbStore(self.home.store, map_bytes=MAP_BYTES)
-        self.broker = Broker(self.home, self.settings, store, SystemClock())
+        paths = StorePaths.of_home(self.home.path)
+        self.opened = open_store(paths, map_bytes=MAP_BYTES, checker=full_check_here)
+        self.broker = Broker(
+            self.home, self.settings, self.opened.journaled, SystemClock(), upkeep=Upkeep(self.opened)
+        )
         self._thread = threading.Thread(target=self._run, name="hub", daemon=True)
         self._thread.start()
 

@@ -28,7 +28,8 @@ from agentcom.config import Home
 from agentcom.core.effects import key_u64
 from agentcom.model import Backend, PrincipalRecord, ResultStatus, Role, TaskResult
 from agentcom.store.base import Batch
-from agentcom.store.lmdb_store import LmdbStore
+from agentcom.store.check import full_check_here
+from agentcom.store.start import StorePaths, open_store
 
 GIB = 1 << 30
 EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -44,7 +45,8 @@ def enrol_all(home: Path, names: Iterable[str]) -> dict[str, KeyPair]:
     bounded by the hour."""
     place = Home(home).prepare()
     pairs = {name: KeyPair.make() for name in names}
-    store = LmdbStore(place.store, map_bytes=GIB)
+    opened = open_store(StorePaths.of_home(place.path), map_bytes=GIB, checker=full_check_here)
+    store = opened.journaled
     try:
         batch = Batch()
         first = 1 + store.count("principals")
@@ -53,7 +55,7 @@ def enrol_all(home: Path, names: Iterable[str]) -> dict[str, KeyPair]:
             batch.put("principals", b"p" + key_u64(number), msgspec.msgpack.encode(record))
         store.commit(batch, store.sequence + 1)
     finally:
-        store.close()
+        opened.close()
     return pairs
 
 
