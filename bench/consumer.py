@@ -109,6 +109,7 @@ class IdleHost:
         self._done.connect(order["done_to"])
         self._session = self._hello(order)
         self._beat = 0
+        self._started_ns: dict[int, int] = {}
 
     def _hello(self, order: HostOrder) -> bytes:
         agents = tuple(
@@ -134,7 +135,8 @@ class IdleHost:
                 self._drain()
 
     def _drain(self) -> None:
-        """Everything that has arrived; one word to the benchmark about all that was acknowledged."""
+        """Everything that has arrived; one word to the benchmark about all that was acknowledged: for each
+        task its id, when its assignment was here, and when its result was known to be kept."""
         finished = array("q")
         for _ in range(limits.TICK_MESSAGES_MAX):
             try:
@@ -145,8 +147,7 @@ class IdleHost:
                 self._do(message)
             elif isinstance(message, m.ResultAck):
                 assert message.verdict == "accepted", f"task {message.task}: {message.verdict}"
-                finished.append(message.task)
-                finished.append(time.monotonic_ns())
+                finished.extend((message.task, self._started_ns.pop(message.task), time.monotonic_ns()))
             elif isinstance(message, m.Error):
                 raise RuntimeError(f"the hub refused: {message.code}: {message.message}")
         if finished:
@@ -154,6 +155,7 @@ class IdleHost:
 
     def _do(self, assign: m.Assign) -> None:
         session, task, attempt = self._session, assign.task, assign.attempt
+        self._started_ns[task] = time.monotonic_ns()
         self._hub.send(m.encode(m.Accept(session=session, task=task, attempt=attempt)))
         done = m.Result(session=session, task=task, attempt=attempt, outcome="completed", result=RESULT)
         self._hub.send(m.encode(done))

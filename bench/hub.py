@@ -5,10 +5,12 @@
 host has joined, so they stay queued. `end_to_end`: from submit to acknowledged result, on a second hub with two
 host processes that accept each task and bring its result at once.
 
-The three take turns, several rounds for each number in flight, and before each turn a few fdatasync on the same
-disk say how fast it was then. A row has the medians of its rounds; `ratio_to_echo` compares with the echo of the
-same round. Latencies are the caller's, those of `end_to_end` up to the moment in which the host has its
-acknowledgement. Everything shares the cores of this machine: the callers, the hub, the hosts.
+The three take turns, several rounds for each number in flight, and before each turn a few fdatasync and LMDB
+commits on the same disk say how fast it was then. A row has the medians of its rounds; `ratio_to_echo` compares
+with the echo of the same round. Latencies are the caller's, those of `end_to_end` up to the moment in which the
+host has its acknowledgement; `start_p50_us` is from submit to the moment in which the host has the assignment.
+`cpu_us` is CPU time of the serving process's main thread for each answer: when others use the machine it moves
+far less than `per_s`. Everything shares the cores of this machine: the callers, the hub, the hosts.
 """
 
 from __future__ import annotations
@@ -16,63 +18,101 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import secrets
+import pstats
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypedDict
+from typing import Any, Final, NamedTuple, Protocol, TypedDict
 
 import zmq
 
 from agentcom import auth, limits
 from agentcom import messages as m
-from agentcom.config import Home
-from agentcom.lifeline import PARENT_PID_VARIABLE
-from agentcom.model import Role, TaskSpec
-from bench.consumer import ANSWER_MS_MAX, ask, dealer
+from agentcom.model import TaskSpec
+from bench import flushes, gauges
+from bench.consumer import ANSWER_MS_MAX, dealer
 from bench.machine import commit, machine, table
+from bench.stage import HubAt, Socket, Stage
 
-IN_FLIGHT: Final = (1, 16, 100, 1000)
+IMPLS: Final = ("echo", "submit", "end_to_end")
+IN_FLIGHT: Final = (1, 16, 64, 100, 256, 1000)
 ROUNDS: Final = 3
 SECONDS: Final = 3.0
 QUICK_SECONDS: Final = 0.3
 HOSTS: Final = 2
 AGENTS: Final = 16  # per host
 BODY_BYTES: Final = 255
-SYNCS: Final = 15
-SYNC_BYTES: Final = 4096
-READY_S_MAX: Final = 30
-STOP_S_MAX: Final = 5
-ROOT: Final = Path(__file__).resolve().parent.parent
-
-Socket = zmq.Socket[bytes]
+WARM_S: Final = 0.2
+WARM_IN_FLIGHT: Final = 16
+FLUSH_S: Final = 0.5
+FLUSH_IN_FLIGHT: Final = 64
+PROFILE_LINES: Final = 30
+RESERVE_US: Final = 400  # P4: what may be spent beyond two commits
 
 
 class Row(TypedDict):
-    """One implementation at one number in flight. `per_s` counts answers; latencies are in microseconds."""
+    """One implementation at one number in flight. `per_s` counts answers; latencies are in microseconds. None
+    where there is nothing to count: the echo has no disk, a submit does not start."""
 
     impl: str
     in_flight: int
     per_s: int
-    ratio_to_echo: float
+    ratio_to_echo: float | None
+    cpu_us: float
+    flushes: float | None  # of the disk, for each answer
+    start_p50_us: int | None
     p50_us: int
     p99_us: int
     fdatasync_us: int
+    lmdb_commit_us: int
+
+
+class FlushCount(TypedDict):
+    """Flushes of the disk in one commit of the hub, and how they were counted."""
+
+    per_commit: float
+    how: str
+
+
+class Goal(TypedDict):
+    """A figure that the project has set itself. `holds`: whether `measured` is on the right side of `floor`."""
+
+    goal: str
+    measured: float
+    floor: float
+    holds: bool
+
+
+class Ran(NamedTuple):
+    """What a runner did: answers in a second, and nanoseconds of each to its answer and to its start."""
+
+    per_s: float
+    took_ns: list[int]
+    start_ns: list[int]
 
 
 class Turn(NamedTuple):
     """What one turn of one implementation gave."""
 
-    per_s: float
-    took_ns: list[int]
+    ran: Ran
+    cpu_us: float
+    commits: float | None  # for each answer
     fdatasync_us: float
+    lmdb_commit_us: float
+
+
+class Runner(Protocol):
+    """One implementation, in the process `pid`, perhaps with a store."""
+
+    pid: int
+    store: Path | None
+
+    def run(self, in_flight: int, run_s: float) -> Ran: ...
 
 
 # --- what is measured -----------------------------------------------------------------------------------
@@ -81,41 +121,51 @@ class Turn(NamedTuple):
 class Echo:
     """Messages to the echo and back."""
 
-    def __init__(self, socket: Socket) -> None:
-        self._socket = socket
+    store: Path | None = None
+
+    def __init__(self, stage: Stage) -> None:
+        keys = auth.KeyPair.make()
+        ready = stage.start("-m", "bench.consumer", "echo", order={"secret": keys.secret})
+        self.pid: int = ready["pid"]
+        self._socket = dealer(stage.context, ready["address"], keys.public, auth.KeyPair.make())
         self._body = b"x" * BODY_BYTES
 
-    def run(self, in_flight: int, run_s: float) -> tuple[float, list[int]]:
+    def run(self, in_flight: int, run_s: float) -> Ran:
         return pipeline(self._socket, self._body, in_flight, run_s, b"x")
 
 
 class Submit:
     """Durable submits to a hub without hosts."""
 
-    def __init__(self, socket: Socket, session: bytes) -> None:
-        self._socket = socket
-        self._body = submit_body(session)
+    def __init__(self, hub: HubAt) -> None:
+        self.pid, self._socket = hub.pid, hub.socket
+        self.store: Path | None = hub.home.store
+        self._body = submit_body(hub.session)
 
-    def run(self, in_flight: int, run_s: float) -> tuple[float, list[int]]:
+    def run(self, in_flight: int, run_s: float) -> Ran:
         return pipeline(self._socket, self._body, in_flight, run_s, b"\x83\xa4type\xa5reply")
 
 
 class EndToEnd:
     """Submits to a hub with hosts, each waited for until its result is acknowledged."""
 
-    def __init__(self, socket: Socket, session: bytes, done: Socket) -> None:
-        self._socket, self._done = socket, done
-        self._body = submit_body(session)
+    def __init__(self, stage: Stage, hub: HubAt, agents: int) -> None:
+        self.pid, self._socket = hub.pid, hub.socket
+        self.store: Path | None = hub.home.store
+        self._body = submit_body(hub.session)
+        self._done, done_to = stage.inbox()
+        for n in range(HOSTS):
+            stage.host(hub, f"host{n}", agents, done_to)
 
-    def run(self, in_flight: int, run_s: float) -> tuple[float, list[int]]:
+    def run(self, in_flight: int, run_s: float) -> Ran:
         """Keeps so many tasks between submit and result. A result may be told of before its submit's reply."""
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._done, zmq.POLLIN)
         sent_ns: deque[int] = deque()
         open_ns: dict[int, int] = {}
-        ended_ns: dict[int, int] = {}
-        took_ns: list[int] = []
+        ended: dict[int, tuple[int, int]] = {}
+        ran = Ran(0, [], [])
         open_count = 0
         begun = time.monotonic()
         until = begun + run_s
@@ -129,18 +179,18 @@ class EndToEnd:
             for reply in received(self._socket):
                 open_ns[_task_of(reply)] = sent_ns.popleft()
             for told in received(self._done):
-                pairs = array("q", told)
-                ended_ns.update(zip(pairs[::2], pairs[1::2], strict=True))
-            for task in [task for task in ended_ns if task in open_ns]:
-                took_ns.append(ended_ns.pop(task) - open_ns.pop(task))
+                told_of = array("q", told)
+                ended.update(zip(told_of[::3], zip(told_of[1::3], told_of[2::3], strict=True), strict=True))
+            for task in [task for task in ended if task in open_ns]:
+                submitted_ns, (started_ns, ended_ns) = open_ns.pop(task), ended.pop(task)
+                ran.took_ns.append(ended_ns - submitted_ns)
+                ran.start_ns.append(started_ns - submitted_ns)
                 open_count -= 1
-        return len(took_ns) / (time.monotonic() - begun), took_ns
+        return ran._replace(per_s=len(ran.took_ns) / (time.monotonic() - begun))
 
 
-def pipeline(
-    socket: Socket, body: bytes, in_flight: int, run_s: float, answer_start: bytes
-) -> tuple[float, list[int]]:
-    """Keeps `in_flight` copies of `body` under way; (answers a second, ns of each). Answers come in order."""
+def pipeline(socket: Socket, body: bytes, in_flight: int, run_s: float, answer_start: bytes) -> Ran:
+    """Keeps `in_flight` copies of `body` under way. Answers come in order."""
     sent_ns: deque[int] = deque()
     took_ns: list[int] = []
     begun = time.monotonic()
@@ -160,7 +210,7 @@ def pipeline(
             if goes_on:
                 sent_ns.append(now_ns)
                 socket.send(body)
-    return len(took_ns) / (time.monotonic() - begun), took_ns
+    return Ran(len(took_ns) / (time.monotonic() - begun), took_ns, [])
 
 
 def received(socket: Socket) -> Iterator[bytes]:
@@ -186,18 +236,6 @@ def submit_body(session: bytes) -> bytes:
     return body
 
 
-def fdatasync_us(folder: Path) -> float:
-    """The median of a few small synced appends to a file in `folder`."""
-    took: list[float] = []
-    with (folder / "calibration").open("wb", buffering=0) as file:
-        for _ in range(SYNCS):
-            file.write(b"\0" * SYNC_BYTES)
-            begun = time.perf_counter()
-            os.fdatasync(file.fileno())
-            took.append((time.perf_counter() - begun) * 1e6)
-    return statistics.median(took)
-
-
 def _task_of(reply: bytes) -> int:
     message = m.decode_from_hub(reply)
     if not isinstance(message, m.Reply):
@@ -205,158 +243,177 @@ def _task_of(reply: bytes) -> int:
     return int(message.value["tasks"][0]["id"])
 
 
-# --- the processes --------------------------------------------------------------------------------------
-
-
-class Stage:
-    """Starts the processes of one run and takes all of them away again, with their homes."""
-
-    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
-        self.folder = folder
-        self._stack = stack
-        self._context: zmq.Context[Socket] = zmq.Context()
-        stack.callback(self._context.destroy, linger=0)
-
-    def echo(self) -> Echo:
-        keys = auth.KeyPair.make()
-        ready = self._start("-m", "bench.consumer", "echo", order={"secret": keys.secret})
-        return Echo(dealer(self._context, ready["address"], keys.public, auth.KeyPair.make()))
-
-    def submit(self) -> Submit:
-        return Submit(*self._hub("submit"))
-
-    def end_to_end(self, agents: int) -> EndToEnd:
-        socket, session = self._hub("end_to_end")
-        done = self._context.socket(zmq.PULL)
-        done.setsockopt(zmq.RCVHWM, 0)
-        done.bind("tcp://127.0.0.1:*")
-        hub = auth.read_hub_address(Home(self.folder / "end_to_end"))
-        assert hub is not None, "a hub that is ready has written its address"
-        for n in range(HOSTS):
-            once = auth.KeyPair.make()
-            invite = m.HostInvite(key=once.public, role=Role.host, name=f"host{n}")
-            ask(socket, m.Request(session=session, id=0, op=invite))
-            order = {
-                "name": f"host{n}",
-                "agents": agents,
-                "hub": hub.hub,
-                "hub_key": hub.key,
-                "invite_secret": once.secret,
-                "done_to": done.getsockopt_string(zmq.LAST_ENDPOINT),
-            }
-            self._start("-m", "bench.consumer", "host", order=order)
-        return EndToEnd(socket, session, done)
-
-    def _hub(self, name: str) -> tuple[Socket, bytes]:
-        """A hub with a home of its own, and an admin's session with it."""
-        home = Home(self.folder / name).prepare()
-        self._start("-m", "agentcom.cli", "hub", home=home.path)
-        address = auth.read_hub_address(home)
-        assert address is not None, "a hub that is ready has written its address"
-        socket = dealer(self._context, address.hub, address.key, auth.load_key(home.keys / "admin.key"))
-        hello = m.Hello(protocol=limits.PROTOCOL_VERSION, process=secrets.token_hex(8), software="bench")
-        welcome = ask(socket, hello)
-        assert isinstance(welcome, m.Welcome)
-        return socket, welcome.session
-
-    def _start(
-        self, *arguments: str, order: dict[str, Any] | None = None, home: Path | None = None
-    ) -> dict[str, Any]:
-        """One Python process that ends with this one; the JSON line with which it says that it is ready."""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("AGENTCOM_")}
-        environment[PARENT_PID_VARIABLE] = str(os.getpid())
-        environment |= {"AGENTCOM_HUB_PORT": "0", "AGENTCOM_HUB_FEED_PORT": "0"}
-        if home is not None:
-            environment["AGENTCOM_HOME"] = str(home)
-        log_path = self.folder / f"{arguments[-1]}-{secrets.token_hex(4)}.log"
-        with log_path.open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, *arguments],
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-            )
-        self._stack.callback(_end, process)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        if order is not None:
-            process.stdin.write(json.dumps(order).encode() + b"\n")
-        process.stdin.close()
-        line = process.stdout.readline()
-        if not line:
-            process.wait(READY_S_MAX)
-            raise RuntimeError(f"{' '.join(arguments)} ended: {log_path.read_text(errors='replace')[-2000:]}")
-        ready: dict[str, Any] = json.loads(line)
-        return ready
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_S_MAX)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
-
-
 # --- the run --------------------------------------------------------------------------------------------
 
 
-def measure(folder: Path, agents: int, rounds: int, run_s: float) -> list[Row]:
-    """All rows; `run_s` is the time of one row, over all its rounds."""
+class Plan(NamedTuple):
+    """What to measure; `run_s` is the time of one row, over all its rounds."""
+
+    impls: Sequence[str] = IMPLS
+    in_flight: Sequence[int] = IN_FLIGHT
+    agents: int = AGENTS
+    rounds: int = ROUNDS
+    run_s: float = SECONDS
+    profile: Path | None = None
+
+
+def runners_of(stage: Stage, plan: Plan) -> dict[str, Runner]:
+    """Each with its processes, warm: the first messages pay for the handshake."""
+    found: dict[str, Runner] = {}
+    for impl in plan.impls:
+        if impl == "echo":
+            found[impl] = Echo(stage)
+        elif impl == "submit":
+            found[impl] = Submit(stage.hub(impl))
+        else:
+            found[impl] = EndToEnd(stage, stage.hub(impl), plan.agents)
+        found[impl].run(WARM_IN_FLIGHT, min(WARM_S, plan.run_s))
+    return found
+
+
+def measure(folder: Path, plan: Plan) -> tuple[list[Row], FlushCount]:
+    """All rows, and what one commit of the hub asks of the disk."""
     turns: dict[tuple[int, str], list[Turn]] = {}
     with contextlib.ExitStack() as stack:
-        stage = Stage(folder, stack)
-        runners: dict[str, Echo | Submit | EndToEnd] = {
-            "echo": stage.echo(),
-            "submit": stage.submit(),
-            "end_to_end": stage.end_to_end(agents),
-        }
-        for runner in runners.values():
-            runner.run(16, min(0.2, run_s))  # the first messages pay for the handshake
-        for _ in range(rounds):
-            for in_flight in IN_FLIGHT:
+        runners = runners_of(Stage(folder, stack, plan.profile), plan)
+        for _ in range(plan.rounds):
+            for in_flight in plan.in_flight:
                 for impl, runner in runners.items():
-                    sync_us = fdatasync_us(folder)
-                    per_s, took_ns = runner.run(in_flight, run_s / rounds)
-                    turns.setdefault((in_flight, impl), []).append(Turn(per_s, took_ns, sync_us))
-    return [_row(impl, n, found, turns[n, "echo"]) for (n, impl), found in turns.items()]
+                    turn = turn_of(runner, folder, in_flight, plan.run_s / plan.rounds)
+                    turns.setdefault((in_flight, impl), []).append(turn)
+        counted = count_flushes(runners, folder, min(FLUSH_S, plan.run_s))
+    rows = [
+        _row(impl, n, found, turns.get((n, "echo")), counted["per_commit"])
+        for (n, impl), found in turns.items()
+    ]
+    return rows, counted
 
 
-def _row(impl: str, in_flight: int, turns: list[Turn], echo: list[Turn]) -> Row:
-    took_ns = sorted(ns for turn in turns for ns in turn.took_ns)
-    ratios = [mine.per_s / bare.per_s for mine, bare in zip(turns, echo, strict=True)]
+def turn_of(runner: Runner, folder: Path, in_flight: int, run_s: float) -> Turn:
+    sync_us, commit_us = gauges.fdatasync_us(folder), gauges.lmdb_commit_us(folder)
+    commits = None if runner.store is None else gauges.commits(runner.store)
+    cpu_ns = gauges.main_thread_ns(runner.pid)
+    ran = runner.run(in_flight, run_s)
+    cpu_us = (gauges.main_thread_ns(runner.pid) - cpu_ns) / 1000 / len(ran.took_ns)
+    made = None
+    if runner.store is not None and commits is not None:
+        made = (gauges.commits(runner.store) - commits) / len(ran.took_ns)
+    return Turn(ran, cpu_us, made, sync_us, commit_us)
+
+
+def count_flushes(runners: dict[str, Runner], folder: Path, run_s: float) -> FlushCount:
+    """By strace, in a turn of its own; what LMDB is known for, without it."""
+    by_design = FlushCount(per_commit=flushes.PER_COMMIT, how="two for each LMDB commit; no strace here")
+    runner = next((each for each in runners.values() if each.store is not None), None)
+    if runner is None or runner.store is None or not flushes.available():
+        return by_design
+    commits = gauges.commits(runner.store)
+    with flushes.flushes_of(runner.pid, folder) as found:
+        runner.run(FLUSH_IN_FLIGHT, run_s)
+    made = gauges.commits(runner.store) - commits
+    return FlushCount(per_commit=round(found.count / made, 3), how=f"strace, over {made} commits")
+
+
+def _row(
+    impl: str, in_flight: int, turns: list[Turn], echo: list[Turn] | None, flushes_per_commit: float
+) -> Row:
+    took_ns = sorted(ns for turn in turns for ns in turn.ran.took_ns)
+    start_ns = sorted(ns for turn in turns for ns in turn.ran.start_ns)
+    commits = [turn.commits for turn in turns if turn.commits is not None]
+    ratio = None
+    if echo is not None:
+        ratios = [mine.ran.per_s / bare.ran.per_s for mine, bare in zip(turns, echo, strict=True)]
+        ratio = round(statistics.median(ratios), 4)
     return Row(
         impl=impl,
         in_flight=in_flight,
-        per_s=round(statistics.median(turn.per_s for turn in turns)),
-        ratio_to_echo=round(statistics.median(ratios), 4),
+        per_s=round(statistics.median(turn.ran.per_s for turn in turns)),
+        ratio_to_echo=ratio,
+        cpu_us=round(statistics.median(turn.cpu_us for turn in turns), 2),
+        flushes=round(statistics.median(commits) * flushes_per_commit, 4) if commits else None,
+        start_p50_us=round(start_ns[len(start_ns) // 2] / 1000) if start_ns else None,
         p50_us=round(took_ns[len(took_ns) // 2] / 1000),
         p99_us=round(took_ns[min(len(took_ns) - 1, len(took_ns) * 99 // 100)] / 1000),
         fdatasync_us=round(statistics.median(turn.fdatasync_us for turn in turns)),
+        lmdb_commit_us=round(statistics.median(turn.lmdb_commit_us for turn in turns)),
+    )
+
+
+def goals(rows: list[Row]) -> list[Goal]:
+    """Those of docs/performance.md that these rows can tell of."""
+    found = {(row["impl"], row["in_flight"]): row for row in rows}
+    said: list[Goal] = []
+    submit = found.get(("submit", 1000))
+    if submit is not None and submit["ratio_to_echo"] is not None:
+        said.append(_goal("P1 submit / echo at 1,000 in flight", submit["ratio_to_echo"], at_least=0.12))
+    one = found.get(("end_to_end", 1))
+    if one is not None and one["start_p50_us"] is not None:
+        limit = 2 * one["lmdb_commit_us"] + RESERVE_US
+        name = "P4 submit to start, us, against two LMDB commits + 400"
+        said.append(_goal(name, one["start_p50_us"], at_most=limit))
+    for in_flight, flushes_max in ((64, 0.06), (256, 0.02), (1000, 0.005)):
+        row = found.get(("submit", in_flight))
+        if row is not None and row["flushes"] is not None:
+            said.append(_goal(f"P5 flushes per submit at {in_flight:,}", row["flushes"], at_most=flushes_max))
+    return said
+
+
+def _goal(name: str, measured: float, *, at_least: float | None = None, at_most: float | None = None) -> Goal:
+    if at_least is not None:
+        return Goal(goal=name, measured=measured, floor=at_least, holds=measured >= at_least)
+    assert at_most is not None
+    return Goal(goal=name, measured=measured, floor=at_most, holds=measured <= at_most)
+
+
+def print_profile(folder: Path) -> None:
+    """Where the hubs spent their time, most expensive function first; waiting counts as time."""
+    for path in sorted(folder.glob("*.pstats")):
+        print(f"\n{path}")
+        pstats.Stats(str(path)).sort_stats("tottime").print_stats(PROFILE_LINES)
+
+
+def options_of(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.hub", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of the table")
+    parser.add_argument("--quick", action="store_true", help="one short round: the shape, not the figures")
+    parser.add_argument("--only", action="append", choices=IMPLS, help="one implementation; more than once")
+    parser.add_argument("--in-flight", action="append", type=int, help="one number; may be given repeatedly")
+    parser.add_argument("--seconds", type=float, help=f"time of one row, by default {SECONDS:g}")
+    parser.add_argument("--agents", type=int, default=AGENTS, help="agents of each of the two hosts")
+    parser.add_argument("--dir", type=Path, help="the disk to measure on; the temporary folder by default")
+    parser.add_argument("--profile", type=Path, help="run the hubs under cProfile and keep its files there")
+    return parser.parse_args(arguments)
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    return Plan(
+        impls=tuple(impl for impl in IMPLS if impl in (options.only or IMPLS)),
+        in_flight=tuple(options.in_flight or IN_FLIGHT),
+        agents=options.agents,
+        rounds=1 if options.quick else ROUNDS,
+        run_s=options.seconds or (QUICK_SECONDS if options.quick else SECONDS),
+        profile=options.profile,
     )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.hub", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of the table")
-    parser.add_argument("--quick", action="store_true", help="one short round: the shape, not the figures")
-    parser.add_argument("--seconds", type=float, help=f"time of one row, by default {SECONDS:g}")
-    parser.add_argument("--agents", type=int, default=AGENTS, help="agents of each of the two hosts")
-    parser.add_argument("--dir", type=Path, help="the disk to measure on; the temporary folder by default")
-    options = parser.parse_args(arguments)
-    run_s = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
+    options = options_of(arguments)
+    if options.profile is not None:
+        options.profile.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="agentcom-bench-", dir=options.dir) as folder:
-        rows = measure(Path(folder), options.agents, 1 if options.quick else ROUNDS, run_s)
+        rows, counted = measure(Path(folder), plan_of(options))
+    found: dict[str, Any] = {"rows": rows, "goals": goals(rows), "flushes": counted}
     if options.json:
-        print(json.dumps({"rows": rows, "machine": machine(), "commit": commit()}))
+        print(json.dumps({**found, "machine": machine(), "commit": commit()}))
         return 0
     print(table(list(Row.__annotations__), [list(row.values()) for row in rows]))
+    for goal in goals(rows):
+        missed = "" if goal["holds"] else ": MISSED"
+        print(f"{goal['goal']}: {goal['measured']:g}, floor {goal['floor']:g}{missed}")
+    print(f"flushes in a commit: {counted['per_commit']:g} ({counted['how']})")
     print(f"\nmachine: {machine()}\ncommit: {commit()}")
+    if options.profile is not None:
+        print_profile(options.profile)
     return 0
 
 

@@ -1,0 +1,68 @@
+"""What the benchmarks read off the machine beside their own clocks: the disk, CPU time of one thread, commits.
+
+Wall times on a shared machine say little by themselves. A row therefore carries what one fdatasync cost just
+then, and the CPU time of the thread that does the work: that one hardly moves when others use the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import lmdb
+import psutil
+
+SYNCS: Final = 15
+SYNC_BYTES: Final = 4096
+COMMITS: Final = 30
+ENGINE: Final = 0  # LMDB 0.9, as in the hub's store
+
+
+def fdatasync_us(folder: Path) -> float:
+    """The median of a few small synced appends to a file in `folder`."""
+    took: list[float] = []
+    with (folder / "calibration").open("wb", buffering=0) as file:
+        for _ in range(SYNCS):
+            file.write(b"\0" * SYNC_BYTES)
+            begun = time.perf_counter()
+            os.fdatasync(file.fileno())
+            took.append((time.perf_counter() - begun) * 1e6)
+    return statistics.median(took)
+
+
+def lmdb_commit_us(folder: Path) -> float:
+    """The median of a few commits of one small record each, with the store's own durability: what one costs
+    on the disk of `folder` just now."""
+    took: list[float] = []
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        environment = lmdb.open(place, map_size=2**24, sync=True, metasync=True, lib_version=ENGINE)
+        for n in range(COMMITS):
+            begun = time.perf_counter()
+            with environment.begin(write=True) as transaction:
+                transaction.put(n.to_bytes(8, "big"), b"\0" * 255)
+            took.append((time.perf_counter() - begun) * 1e6)
+        environment.close()
+    return statistics.median(took)
+
+
+def commits(store: Path) -> int:
+    """How many transactions the store in this folder has committed so far; its process may be at work on it.
+    The number of its last one, out of the file's own head: no lock is taken and no record is read."""
+    environment = lmdb.open(str(store), readonly=True, lock=False, lib_version=ENGINE)
+    try:
+        return int(environment.info()["last_txnid"])
+    finally:
+        environment.close()
+
+
+def main_thread_ns(pid: int) -> int:
+    """CPU time of a process's first thread so far: in ns where the kernel tells it, else in its ticks."""
+    try:
+        return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0])
+    except (OSError, IndexError, ValueError):
+        first = next(thread for thread in psutil.Process(pid).threads() if thread.id == pid)
+        return round((first.user_time + first.system_time) * 1e9)
