@@ -30,6 +30,7 @@ from agentcom.clock import Clock, Now, SystemClock, rfc3339
 from agentcom.config import Home, Settings
 from agentcom.core.effects import (
     Delete,
+    DeleteUnder,
     Effect,
     EndSession,
     Event,
@@ -57,7 +58,7 @@ from agentcom.logbook import LogBook
 from agentcom.peers import Peers
 from agentcom.probe import Prober
 from agentcom.queries import Queries
-from agentcom.store.base import Batch, Store
+from agentcom.store.base import Batch, Store, delete_under
 from agentcom.store.start import OpenedStore, StartReport, StorePaths, open_store
 from agentcom.upkeep import Upkeep
 
@@ -269,8 +270,7 @@ class Broker:
         )
         return event._replace(message=msgspec.structs.replace(request, op=named))
 
-    @staticmethod
-    def _apply(effects: list[Effect], batch: Batch) -> list[Effect]:
+    def _apply(self, effects: list[Effect], batch: Batch) -> list[Effect]:
         """Records into the batch; the rest is for after the commit."""
         later: list[Effect] = []
         for effect in effects:
@@ -278,6 +278,8 @@ class Broker:
                 batch.put(effect.database, effect.key, effect.body)
             elif isinstance(effect, Delete):
                 batch.delete(effect.database, effect.key)
+            elif isinstance(effect, DeleteUnder):
+                delete_under(self._store, batch, effect.database, effect.prefix)
             else:
                 later.append(effect)
         return later

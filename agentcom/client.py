@@ -240,6 +240,10 @@ class Client(Caller):
     def task_reports(self, task: int) -> JsonObject:
         return _object(self._ask(m.TaskReports, task=task))
 
+    def task_story(self, task: int, *, cursor: int | None = None, limit: int = limits.PAGE_MAX) -> JsonObject:
+        """A page of what has become of the task, oldest first: {task, entries, next_cursor}."""
+        return _object(self._ask(m.TaskStory, task=task, cursor=cursor, limit=limit))
+
     def task_cancel(self, task: int, reason: str = "") -> JsonObject:
         return _object(self._ask(m.TaskCancel, task=task, reason=reason))
 

@@ -13,6 +13,7 @@ from agentcom.core.effects import key_u64, key_u64x2
 from agentcom.core.hub import Loaded
 from agentcom.core.outlet import Outlet
 from agentcom.core.principals import Principals
+from agentcom.core.story import NEXT_NOTE
 from agentcom.errors import StoreDamaged
 from agentcom.model import (
     FINAL,
@@ -123,7 +124,7 @@ def _final_counts(store: Store) -> dict[State, int]:
 
 def _numbers(store: Store) -> dict[str, int]:
     found = {}
-    for name in ("next_task", "next_host", "paused"):
+    for name in ("next_task", "next_host", NEXT_NOTE, "paused"):
         body = store.get("meta", name.encode())
         if body is not None:
             found[name] = int.from_bytes(body, "big")

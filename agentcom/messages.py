@@ -242,6 +242,14 @@ class TaskReports(Struct, tag_field="op", tag="task_reports", frozen=True, kw_on
     task: TaskId
 
 
+class TaskStory(Struct, tag_field="op", tag="task_story", frozen=True, kw_only=True):
+    """Every transition of a task in the order of the hub. `cursor` is the `next_cursor` of the page before."""
+
+    task: TaskId
+    cursor: Count | None = None
+    limit: PageLimit = limits.PAGE_MAX
+
+
 class TaskCancel(Struct, tag_field="op", tag="task_cancel", frozen=True, kw_only=True):
     task: TaskId
     reason: Reason = ""
@@ -406,7 +414,7 @@ class HubStatus(Struct, tag_field="op", tag="hub_status", frozen=True, kw_only=T
 
 
 Operation = (
-    Submit | TaskGet | TaskWait | TaskList | TaskWhy | TaskLog | TaskReports | TaskCancel | TaskRetry
+    Submit | TaskGet | TaskWait | TaskList | TaskWhy | TaskLog | TaskReports | TaskStory | TaskCancel | TaskRetry
     | TaskHold | TaskRelease | DeadList | DeadRetry | DeadPurge | AgentList | AgentCordon | AgentRemove
     | HostList | HostInvite | HostRemove | HostDrain | EndpointList | EndpointAdd | EndpointUpdate
     | EndpointRemove | EndpointProbeNow | QueueStats | QueuePause | TokenAdd | TokenList | TokenRevoke

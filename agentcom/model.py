@@ -336,6 +336,24 @@ class AttemptRecord(Struct, kw_only=True, omit_defaults=True):
     outcome: str = ""
     error: TaskError | None = None
     late_outcome: str = ""
+    accepted_ms: int = 0
+
+
+class StoryNote(Struct, array_like=True, kw_only=True):
+    """One transition of a task that no other record tells; see core/story.py. Times are wall ms, 0 for none.
+
+    `attempt` counts the attempts so far, `is_during` says that the last of them was open; `about` is the attempt
+    that the event is of, where that is another one.
+    """
+
+    event: str
+    attempt: int
+    at_ms: int
+    cause: str = ""
+    by: str = ""
+    until_ms: int = 0
+    about: int = 0
+    is_during: bool = False
 
 
 class Gpu(Struct, frozen=True, kw_only=True, omit_defaults=True):

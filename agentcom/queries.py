@@ -18,6 +18,7 @@ from agentcom.core.agents import agent_view
 from agentcom.core.attempts import LATE
 from agentcom.core.effects import Read, key_u64, key_u64x2
 from agentcom.core.hub import Hub
+from agentcom.core.story import tell
 from agentcom.errors import NotFound
 from agentcom.logbook import LogBook
 from agentcom.model import (
@@ -28,11 +29,12 @@ from agentcom.model import (
     PrincipalRecord,
     Route,
     State,
+    StoryNote,
     TaskResult,
     TaskRow,
     TaskSpec,
 )
-from agentcom.store.base import Store
+from agentcom.store.base import Store, after
 
 ANSWER_BYTES_MAX = limits.REPLY_BYTES_MAX // 2
 BRIEF_CHARS = 200
@@ -41,6 +43,7 @@ _spec = msgspec.msgpack.Decoder(TaskSpec).decode
 _route = msgspec.msgpack.Decoder(Route).decode
 _result = msgspec.msgpack.Decoder(TaskResult).decode
 _attempt = msgspec.msgpack.Decoder(AttemptRecord).decode
+_note = msgspec.msgpack.Decoder(StoryNote).decode
 
 
 class Queries:
@@ -57,6 +60,7 @@ class Queries:
             m.TaskWhy: self._task_why,
             m.TaskLog: self._task_log,
             m.TaskReports: self._task_reports,
+            m.TaskStory: self._task_story,
             m.DeadList: self._dead_list,
             m.AgentList: lambda _op, _mine: {"agents": self.agents()},
             m.HostList: lambda _op, _mine: {"hosts": self.hosts()},
@@ -216,7 +220,7 @@ class Queries:
                 continue
             record = msgspec.to_builtins(_attempt(stored))
             record.pop("host_id", None)
-            for field in ("started_ms", "ended_ms"):
+            for field in ("started_ms", "accepted_ms", "ended_ms"):
                 wall_ms = record.pop(field, 0)
                 record[field.replace("_ms", "_at")] = rfc3339(wall_ms) if wall_ms else None
             record.setdefault("outcome", None)
@@ -226,6 +230,39 @@ class Queries:
                 record[name] = msgspec.to_builtins(_result(result)) if result is not None else None
             attempts.append(record)
         return {"task": row.id, "attempts": attempts}
+
+    def _task_story(self, op: m.TaskStory, mine: int) -> object:
+        row = self._row_of(op.task, mine)
+        submitter = self.hub.principals.by_id.get(row.submitter)
+        told = tell(
+            row,
+            submitter.name if submitter else "",
+            self._spec_of(row.id).not_before,
+            [self._with_accepted(_attempt(body)) for body in self._newest_of("attempts", row.id)],
+            [_note(body) for body in self._newest_of("stories", row.id)],
+        )
+        first = op.cursor or 0
+        following = first + op.limit
+        return {
+            "task": row.id,
+            "state": row.state.value,
+            "entries": told[first:following],
+            "next_cursor": following if following < len(told) else None,
+        }
+
+    def _newest_of(self, database: str, task: int) -> list[bytes]:
+        """The newest SCAN_ROWS_MAX records under the task's number, oldest first."""
+        key = key_u64(task)
+        rows = self._store.scan(database, key, after(key), reverse=True, limit=limits.SCAN_ROWS_MAX)
+        return [body for _, body in reversed(rows)]
+
+    def _with_accepted(self, record: AttemptRecord) -> AttemptRecord:
+        """While an attempt is open, only the core knows when it was accepted."""
+        table = self.hub.tasks.table
+        slot = table.slot_of.get(record.task)
+        if not record.outcome and slot is not None and table.attempt[slot] == record.attempt:
+            record.accepted_ms = table.accepted_ms[slot]
+        return record
 
     def _task_log(self, op: m.TaskLog, mine: int) -> object:
         row = self._row_of(op.task, mine)

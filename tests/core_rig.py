@@ -25,6 +25,7 @@ from agentcom.clock import ManualClock, Now
 from agentcom.config import Settings
 from agentcom.core.effects import (
     Delete,
+    DeleteUnder,
     Effect,
     Event,
     Incoming,
@@ -43,7 +44,7 @@ from agentcom.loading import first_principals, load
 from agentcom.logbook import LogBook
 from agentcom.model import EndpointProbe, JsonObject, Role, TaskError, TaskResult, TaskSpec
 from agentcom.queries import Queries
-from agentcom.store.base import Batch
+from agentcom.store.base import Batch, delete_under
 from agentcom.store.memory_store import MemoryStore
 from tests import factories
 
@@ -185,6 +186,8 @@ class Rig:
                 batch.put(effect.database, effect.key, effect.body)
             elif isinstance(effect, Delete):
                 batch.delete(effect.database, effect.key)
+            elif isinstance(effect, DeleteUnder):
+                delete_under(self.store, batch, effect.database, effect.prefix)
             else:
                 rest.append(effect)
         if len(batch):

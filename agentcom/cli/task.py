@@ -1,4 +1,4 @@
-"""`agentcom task`: list, show, why, log, cancel, retry, hold, release."""
+"""`agentcom task`: list, show, why, story, log, cancel, retry, hold, release."""
 
 from __future__ import annotations
 
@@ -186,6 +186,41 @@ def why(invocation: Invocation, task_id: int) -> None:
             "",
         )
     _show_route(found.get("route"))
+
+
+@task.command()
+@task_id
+@pass_invocation
+def story(invocation: Invocation, task_id: int) -> None:
+    """Tell all that has become of a task, in the order of the hub."""
+    with invocation.client() as client:
+        found = _whole_story(client, task_id)
+    if invocation.as_json:
+        output.document(found)
+        return
+    output.line(f"task {found['task']} is {output.coloured(found['state'])}")
+    output.table(
+        ("AT", "EVENT", "ATTEMPT", "BY", "UNTIL", "CAUSE"),
+        [
+            (each["at"], each["event"], each["attempt"], each["by"], each["until"], _cause(each))
+            for each in found["entries"]
+        ],
+        "",
+    )
+
+
+def _whole_story(client: Client, task: int) -> JsonObject:
+    page = client.task_story(task)
+    entries = page["entries"]
+    while page["next_cursor"] is not None:
+        page = client.task_story(task, cursor=page["next_cursor"])
+        entries += page["entries"]
+    return {**page, "entries": entries}
+
+
+def _cause(entry: JsonObject) -> str:
+    parts = [entry["outcome"], entry["code"], entry["cause"]]
+    return ": ".join(str(part) for part in parts if part)
 
 
 @task.command()

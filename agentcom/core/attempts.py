@@ -16,10 +16,11 @@ import msgspec
 from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.core.agents import Agent, Fleet, Host
-from agentcom.core.effects import LogPiece, RecordKey, SendAssign, key_u64x2
+from agentcom.core.effects import LogPiece, RecordKey, SendAssign, key_u64, key_u64x2
 from agentcom.core.outlet import Outlet
 from agentcom.core.registry import Registry, canonical_model
 from agentcom.core.routing import Candidate
+from agentcom.core.story import Noted
 from agentcom.core.tasks import OPEN, Jitter, Move, Tasks
 from agentcom.errors import Refused
 from agentcom.model import (
@@ -31,6 +32,7 @@ from agentcom.model import (
     State,
     Strategy,
     TaskError,
+    TaskRow,
     Tier,
 )
 
@@ -103,6 +105,7 @@ class Attempts:
         attempt = table.attempt[slot]
         table.agent[slot], table.host[slot] = agent.record.id, agent.host.record.id
         table.assigned_ms[slot] = now.wall_ms
+        table.accepted_ms[slot] = 0
         self._renew(slot, now)
         table.accept_ms[slot] = self.clock_ms(now) + int(queue.accept_s * 1000)
         self._remind(slot, min(table.accept_ms[slot], table.lease_ms[slot]))
@@ -160,6 +163,7 @@ class Attempts:
             return False
         self._renew(slot, now)
         if self._table.state_of(slot) is State.assigned:
+            self._table.accepted_ms[slot] = now.wall_ms
             self._fleet.start(self._fleet.agents[self._table.agent[slot]], now)
             self._tasks.move(slot, Move.start, now)
         return True
@@ -225,7 +229,7 @@ class Attempts:
         if agent is not None and agent.host is host:
             self._release_closing(agent, now)
         if slot is None:
-            return self._late(host, message, found)
+            return self._late(host, message, now, found)
         if message.outcome == "completed" and message.result is None:
             raise Refused("invalid", "result: a completed attempt needs its result", field="result")
         if message.result is not None:
@@ -241,7 +245,7 @@ class Attempts:
             self._take_back(slot, "interrupted", message.error or _lost("its sidecar was interrupted"), now)
         return "accepted"
 
-    def cancel(self, slot: int, now: Now) -> None:
+    def cancel(self, slot: int, now: Now, cause: str = "", by: str = "") -> None:
         """Final at once: the fence. A running attempt's agent stays taken until its processes have ended."""
         table = self._table
         task, attempt = table.id[slot], table.attempt[slot]
@@ -255,7 +259,7 @@ class Attempts:
                 self._out.send(
                     agent.host.session.peer, m.Cancel(task=task, attempt=attempt, reason="cancelled")
                 )
-        self._tasks.move(slot, Move.cancel, now)
+        self._tasks.move(slot, Move.cancel, now, cause=cause, by=by)
 
     def expire(self, now: Now) -> None:
         """Due deadlines: leases that ran out, assignments that nobody accepted, agents not freed in time.
@@ -413,7 +417,7 @@ class Attempts:
         self._tasks.changed = True
 
     def _late(
-        self, host: Host, message: m.Result, found: Mapping[RecordKey, bytes]
+        self, host: Host, message: m.Result, now: Now, found: Mapping[RecordKey, bytes]
     ) -> Literal["duplicate", "stale", "unknown"]:
         """A result whose attempt is closed: evidence, kept once."""
         place = key_u64x2(message.task, message.attempt)
@@ -430,21 +434,33 @@ class Attempts:
             self._out.put("attempts", place, record)
             if message.result is not None:
                 self._out.put("reports", place + LATE, message.result)
+            self._note_late(message, now, found)
             self._out.publish(
                 "task", "late_result", task=message.task, attempt=message.attempt, outcome=message.outcome
             )
         return "stale"
+
+    def _note_late(self, message: m.Result, now: Now, found: Mapping[RecordKey, bytes]) -> None:
+        slot = self._table.slot_of.get(message.task)
+        if slot is None:
+            stored = self._out.latest(("tasks", key_u64(message.task)), found)
+            attempt = msgspec.msgpack.decode(stored, type=TaskRow).attempt if stored else message.attempt
+        else:
+            attempt = self._table.attempt[slot]
+        cause = f"{message.outcome}, after the attempt had ended: kept as evidence, changes nothing"
+        story = self._tasks.story
+        story.note(message.task, Noted.late_result, attempt, cause, now, about=message.attempt)
 
     def log(self, host: Host, message: m.Log) -> None:
         """Output of an open attempt; of any other it is dropped."""
         if self.held_by(host, message.task, message.attempt) is not None:
             self._out.add(LogPiece(message.task, message.attempt, message.offset, message.text))
 
-    def hold(self, slot: int, error: TaskError, now: Now) -> None:
+    def hold(self, slot: int, error: TaskError, now: Now, by: str = "") -> None:
         """A person holds a task, unless an agent has it."""
         if self._table.state_of(slot) in OPEN:
             raise Refused("wrong_state", f"task {self._table.id[slot]} is running; cancel it, or wait")
-        self._tasks.hold(slot, error, now)
+        self._tasks.hold(slot, error, now, by)
 
     def host_gone(self, host: Host, now: Now) -> None:
         """The host is removed: its work goes back to the queue and counts against nobody."""
@@ -476,6 +492,7 @@ class Attempts:
             ended_ms=ended_ms,
             outcome=outcome,
             error=error,
+            accepted_ms=self._table.accepted_ms[slot],
         )
 
 

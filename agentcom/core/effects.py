@@ -62,6 +62,14 @@ class Delete(NamedTuple):
     key: bytes
 
 
+class DeleteUnder(NamedTuple):
+    """Every record whose key begins with the prefix, those that this tick put included: which there are, only
+    the store knows."""
+
+    database: str
+    prefix: bytes
+
+
 class Send(NamedTuple):
     peer: int
     message: FromHub
@@ -123,6 +131,7 @@ class ProbeEndpoint(NamedTuple):
 Effect = (
     Put
     | Delete
+    | DeleteUnder
     | Send
     | SendAssign
     | Read

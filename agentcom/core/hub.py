@@ -28,6 +28,7 @@ from agentcom.core.effects import (
     ProbeEndpoint,
     RecordKey,
     Timers,
+    key_u64,
     key_u64x2,
 )
 from agentcom.core.lanes import task_of
@@ -37,6 +38,7 @@ from agentcom.core.registry import Registry
 from agentcom.core.requests import Requests
 from agentcom.core.routing import Candidate, Choices, Router
 from agentcom.core.sessions import Session, Sessions
+from agentcom.core.story import NEXT_NOTE
 from agentcom.core.tasks import OPEN, Jitter, Tasks
 from agentcom.errors import Refused
 from agentcom.model import (
@@ -111,6 +113,7 @@ class Hub:
         self.paused = bool(loaded.numbers.get("paused", 0))
         self.fleet.next_host = max(self.fleet.next_host, loaded.numbers.get("next_host", 1))
         self.tasks.next_id = max(1, loaded.numbers.get("next_task", 1))
+        self.tasks.story.next_number = max(1, loaded.numbers.get(NEXT_NOTE, 1))
         self.tasks.counts.update(loaded.finals)
         slots = [self.tasks.load(row, now) for row in loaded.rows]
         self.tasks.begin(now)
@@ -136,7 +139,8 @@ class Hub:
             except Refused:
                 return []  # handle() will refuse it with the same words
         if isinstance(message, m.Result) and not self.attempts.is_open(message.task, message.attempt):
-            return [("attempts", key_u64x2(message.task, message.attempt))]
+            place = key_u64x2(message.task, message.attempt)
+            return [("attempts", place), ("tasks", key_u64(message.task))]
         return []
 
     def handle(self, event: Event, now: Now) -> list[Effect]:

@@ -8,7 +8,17 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agentcom.core.effects import Delete, Effect, Publish, Put, RecordKey, Send, TaskChanged, key_u64
+from agentcom.core.effects import (
+    Delete,
+    DeleteUnder,
+    Effect,
+    Publish,
+    Put,
+    RecordKey,
+    Send,
+    TaskChanged,
+    key_u64,
+)
 from agentcom.messages import Error, FromHub
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -22,6 +32,7 @@ class Outlet:
     def __init__(self) -> None:
         self.effects: list[Effect] = []
         self._written: dict[RecordKey, bytes | None] = {}
+        self._dropped: set[RecordKey] = set()
         # Whether anyone reads the feed, as the shell last said; without readers no event is built.
         self.is_read = True
 
@@ -38,13 +49,23 @@ class Outlet:
             self._written[database, key] = None
         self.effects.append(Delete(database, key))
 
+    def delete_task(self, database: str, task: int) -> None:
+        """Remove all that is kept of a task under its number; nothing is put there again."""
+        key = key_u64(task)
+        if database in LOOKED_UP:
+            self._dropped.add((database, key))
+        self.effects.append(DeleteUnder(database, key))
+
     def latest(self, place: RecordKey, found: Mapping[RecordKey, bytes]) -> bytes | None:
         """A record as it is now: what this tick wrote, else what the shell found in the store."""
+        if self._dropped and (place[0], place[1][:8]) in self._dropped:
+            return None
         return self._written[place] if place in self._written else found.get(place)
 
     def end_tick(self) -> None:
         """The tick's batch is committed: the store has what was written."""
         self._written.clear()
+        self._dropped.clear()
 
     def number(self, name: str, value: int) -> None:
         """Keep a counter or a flag in `meta`."""

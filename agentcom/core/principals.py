@@ -31,6 +31,7 @@ RIGHTS: dict[type, frozenset[Role]] = {
     m.TaskWhy: OWN_READERS,
     m.TaskLog: OWN_READERS,
     m.TaskReports: OWN_READERS,
+    m.TaskStory: OWN_READERS,
     m.TaskCancel: SUBMITTERS,
     m.TaskRetry: SUBMITTERS,
     m.TaskHold: OPERATORS,

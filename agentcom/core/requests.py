@@ -15,7 +15,6 @@ import msgspec
 from agentcom import limits
 from agentcom import messages as m
 from agentcom.clock import Now, rfc3339
-from agentcom.core.attempts import LATE
 from agentcom.core.effects import ProbeEndpoint, Read, RecordKey, key_u64
 from agentcom.core.principals import RIGHTS
 from agentcom.core.sessions import Session
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 Found = Mapping[RecordKey, bytes]
 READS = (
-    m.TaskGet, m.TaskList, m.TaskWhy, m.TaskLog, m.TaskReports, m.DeadList, m.AgentList, m.HostList,
+    m.TaskGet, m.TaskList, m.TaskWhy, m.TaskStory, m.TaskLog, m.TaskReports, m.DeadList, m.AgentList, m.HostList,
     m.EndpointList, m.QueueStats, m.TokenList, m.Snapshot, m.HubStatus,
 )  # fmt: skip
 
@@ -142,7 +141,7 @@ class Requests:
                 raise Refused("wrong_state", f"task {op.task} is already {record.state}")
             return _task(op.task)
         slot = self._hub.tasks.slot(op.task, caller)
-        self._hub.attempts.cancel(slot, now)
+        self._hub.attempts.cancel(slot, now, op.reason, caller.name)
         return _task(op.task)
 
     def _retry(self, op: m.TaskRetry, caller: PrincipalRecord, _s: Session, now: Now, found: Found) -> object:
@@ -151,7 +150,7 @@ class Requests:
             raise Refused(
                 "wrong_state", f"task {op.task} is {state}: only a dead, cancelled or expired one is retried"
             )
-        self._hub.tasks.retry(self._final(op.task, caller, found), now)
+        self._hub.tasks.retry(self._final(op.task, caller, found), now, caller.name)
         return _task(op.task)
 
     def _hold(self, op: m.TaskHold, caller: PrincipalRecord, _s: Session, now: Now, found: Found) -> object:
@@ -161,13 +160,13 @@ class Requests:
             code="held_by_user",
             message=op.reason or f"held by {caller.name}",
         )
-        self._hub.attempts.hold(slot, error, now)
+        self._hub.attempts.hold(slot, error, now, caller.name)
         return _task(op.task)
 
     def _release(
         self, op: m.TaskRelease, caller: PrincipalRecord, _s: Session, now: Now, found: Found
     ) -> object:
-        self._hub.tasks.release(self._live(op.task, caller, Move.release, found), now)
+        self._hub.tasks.release(self._live(op.task, caller, Move.release, found), now, caller.name)
         return _task(op.task)
 
     def _dead_retry(
@@ -175,7 +174,7 @@ class Requests:
     ) -> object:
         records = self._ended(op.tasks, caller, found)
         for record in records:
-            self._hub.tasks.retry(record, now)
+            self._hub.tasks.retry(record, now, caller.name)
         return {"tasks": [record.id for record in records]}
 
     def _dead_purge(
@@ -184,6 +183,7 @@ class Requests:
         records = self._ended(op.tasks, caller, found)
         for record in records:
             self._purge(record, found)
+            self._out.publish("task", "task_purged", task=record.id, by=caller.name)
         return {"purged": len(records)}
 
     def _ended(self, tasks: tuple[int, ...], caller: PrincipalRecord, found: Found) -> list[TaskRow]:
@@ -203,17 +203,15 @@ class Requests:
             self._out.delete("idempotency", idempotency_key(record.submitter, spec))
         for database in ("tasks", "bodies", "dead"):
             self._out.delete(database, key)
-        for attempt in range(1, record.attempt + 1):
-            for database in ("attempts", "routes", "reports"):
-                self._out.delete(database, key + key_u64(attempt))
-            self._out.delete("reports", key + key_u64(attempt) + LATE)
+        for database in ("attempts", "routes", "reports", "stories"):
+            self._out.delete_task(database, record.id)
         self._hub.tasks.counts[record.state] -= 1
-        self._out.publish("task", "task_purged", task=record.id)
 
     def _live(self, task: int, caller: PrincipalRecord, what: Move, found: Found) -> int:
         """The slot of the caller's live task; says so where it is final."""
         if task not in self._hub.tasks.table:
-            raise illegal(task, self._final(task, caller, found).state, what)
+            record = self._final(task, caller, found)
+            raise illegal(task, record.state, what, record.error_message)
         return self._hub.tasks.slot(task, caller)
 
     def _final(self, task: int, caller: PrincipalRecord, found: Found) -> TaskRow:

@@ -26,7 +26,7 @@ COLUMNS = (
     ("tier_source", "b"), ("inferred", "b"), ("created_ms", "q"), ("order_key", "q"), ("max_retries", "h"),
     ("attempt", "i"), ("retries_used", "h"), ("losses", "h"), ("parked_count", "i"), ("infra_count", "h"),
     ("agent", "i"), ("host", "i"), ("assigned_ms", "q"), ("delay_ms", "q"), ("expires_ms", "q"),
-    ("lease_ms", "q"), ("accept_ms", "q"), ("not_before_ms", "q"), ("due_ms", "q"),
+    ("lease_ms", "q"), ("accept_ms", "q"), ("not_before_ms", "q"), ("due_ms", "q"), ("accepted_ms", "q"),
 )  # fmt: skip
 ROW_BYTES = sum(array(kind).itemsize for _, kind in COLUMNS)
 assert ROW_BYTES <= 200
@@ -60,6 +60,7 @@ class TaskTable:
     accept_ms: array[int]
     not_before_ms: array[int]
     due_ms: array[int]
+    accepted_ms: array[int]
 
     def __init__(self) -> None:
         self._columns: list[array[int]] = []
@@ -86,6 +87,7 @@ class TaskTable:
             record.created_ms, record.order_key, record.max_retries, record.attempt, record.retries_used,
             record.losses, record.parked_count, record.infra_count, record.agent, record.host,
             record.assigned_ms, record.delay_ms, record.expires_ms, 0, 0, record.not_before_ms, record.due_ms,
+            0,
         )  # fmt: skip
         if self._free:
             slot = self._free.pop()

@@ -23,6 +23,7 @@ from agentcom.core.effects import RecordKey, key_u64
 from agentcom.core.lanes import ReadyQueue, key_of, pack, task_of
 from agentcom.core.outlet import Outlet
 from agentcom.core.rows import STATE_CODE, STATES, TIERS, TaskTable
+from agentcom.core.story import Noted, Story
 from agentcom.core.waits import Waits
 from agentcom.errors import NotFound, Refused
 from agentcom.model import (
@@ -77,6 +78,16 @@ TABLE: dict[tuple[State, Move], State] = {
 }
 
 
+NOTED: dict[Move, Noted] = {
+    Move.hold: Noted.held,
+    Move.release: Noted.released,
+    Move.delay: Noted.delayed,
+    Move.due: Noted.due,
+    Move.kill: Noted.dead,
+    Move.cancel: Noted.cancelled,
+    Move.expire: Noted.expired,
+}  # what the attempt records do not tell; see story.py
+
 STALE_MAX = (
     1024  # entries of queue or heap that have fallen, beyond as many as stand, before they are dropped
 )
@@ -99,6 +110,7 @@ class Tasks:
         self.groups: list[Group] = []
         self._group_of: dict[Group, int] = {}
         self.waits = Waits(out)
+        self.story = Story(out, self.table)
         self._wall: list[int] = []
         self._newest_ms = 0
         self._order_base_ms = 0
@@ -160,25 +172,26 @@ class Tasks:
             raise NotFound(f"there is no live task {task}", field="task")
         return slot
 
-    def hold(self, slot: int, error: TaskError, now: Now) -> None:
+    def hold(self, slot: int, error: TaskError, now: Now, by: str = "") -> None:
         """A person, or an error that only a person can mend, takes the task out of the queue."""
         state = self.table.state_of(slot)
         if (state, Move.hold) not in TABLE:
-            raise illegal(self.table.id[slot], state, Move.hold)
+            raise self.illegal(slot, Move.hold)
         self.table.errors[self.table.id[slot]] = error
         self.table.delay_ms[slot] = now.wall_ms + self.settings.queue.held_s * 1000
-        self.move(slot, Move.hold, now)
+        self.move(slot, Move.hold, now, by=by)
 
-    def release(self, slot: int, now: Now) -> None:
+    def release(self, slot: int, now: Now, by: str = "") -> None:
         """A held task goes on: to its lane, or on waiting when the time that was given for it is still to come."""
         later = self.table.not_before_ms[slot] > now.wall_ms
-        state = self.table.state_of(slot)
-        if state is not State.held:
-            raise illegal(self.table.id[slot], state, Move.release)
+        if self.table.state_of(slot) is not State.held:
+            raise self.illegal(slot, Move.release)
         self.table.delay_ms[slot] = 0
-        self.move(slot, Move.delay if later else Move.release, now)
+        if later:
+            self.note(slot, Noted.released, "", now, by=by)
+        self.move(slot, Move.delay if later else Move.release, now, by=by)
 
-    def retry(self, record: TaskRow, now: Now) -> None:
+    def retry(self, record: TaskRow, now: Now, by: str = "") -> None:
         """A dead, cancelled or expired task goes back to its lane with fresh counters; attempts rise on."""
         state = TABLE.get((record.state, Move.retry))
         if state is None:
@@ -199,17 +212,21 @@ class Tasks:
         self._out.put_bytes("lanes", key_u64(record.id), b"")
         self._enter(slot, state, now)
         self._save(slot)
+        self.note(slot, Noted.retried, "", now, by=by)
 
     # --- moves ------------------------------------------------------------------------------------------
 
-    def move(self, slot: int, what: Move, now: Now) -> State:
-        """Move a live task as the table says; raises Refused, with nothing changed, for an unknown pair."""
+    def move(self, slot: int, what: Move, now: Now, *, cause: str = "", by: str = "") -> State:
+        """Move a live task as the table says; raises Refused, with nothing changed, for an unknown pair. The
+        story is told `by` whom and why: `cause`, or else the task's error."""
         old = STATES[self.table.state[slot]]
         new = TABLE.get((old, what))
         task = self.table.id[slot]
         if new is None:
-            raise illegal(task, old, what)
+            raise self.illegal(slot, what)
         self.table.state[slot] = STATE_CODE[new]
+        if what in NOTED:
+            self._note_move(slot, what, cause, now, by)
         if new is State.ready:
             # What it waited for is behind it: a failure later on starts a delay of its own.
             self.table.not_before_ms[slot] = self.table.delay_ms[slot] = self.table.due_ms[slot] = 0
@@ -221,6 +238,29 @@ class Tasks:
             self._enter(slot, new, now)
             self._save(slot)
         return new
+
+    def note(self, slot: int, event: Noted, cause: str, now: Now, *, by: str = "", until_ms: int = 0) -> None:
+        """Tell the story of a live task on, after its state has changed."""
+        table = self.table
+        self.story.note(table.id[slot], event, table.attempt[slot], cause, now, by=by, until_ms=until_ms)
+
+    def _note_move(self, slot: int, what: Move, cause: str, now: Now, by: str) -> None:
+        error = self.table.errors.get(self.table.id[slot])
+        if not cause and error is not None and what not in (Move.due, Move.release, Move.cancel):
+            cause = error.message
+        until_ms = 0
+        if what is Move.delay:
+            until_ms = self.table.not_before_ms[slot] or self.table.due_ms[slot]
+        self.note(slot, NOTED[what], cause, now, by=by, until_ms=until_ms)
+
+    def illegal(self, slot: int, what: Move) -> Refused:
+        """The refusal of a move that the table does not have, with what is known of the task without a look at
+        the store."""
+        task = self.table.id[slot]
+        error, attempt = self.table.errors.get(task), self.table.attempt[slot]
+        known = f"attempt {attempt}" if attempt else "not tried yet"
+        known += f"; {error.message}" if error is not None else ""
+        return illegal(task, self.table.state_of(slot), what, known)
 
     def sweep(self, now: Now) -> None:
         """Wall-clock deadlines that people gave: `not_before`, ttl, the time a task may be held."""
@@ -405,5 +445,8 @@ def owner_of(caller: PrincipalRecord) -> int:
     return caller.parent or caller.id
 
 
-def illegal(task: int, state: State, what: Move) -> Refused:
-    return Refused("wrong_state", f"task {task} is {state}: it cannot {what} now")
+def illegal(task: int, state: State, what: Move, known: str = "") -> Refused:
+    """`known` is what the core holds of the task's story; the whole of it is in the store."""
+    said = f" ({known})" if known else ""
+    told = f"agentcom task story {task}"
+    return Refused("wrong_state", f"task {task} is {state}{said}: it cannot {what} now; see {told}")

@@ -15,6 +15,7 @@ from typing import Final, Protocol, TypedDict
 from agentcom.errors import StoreError
 
 KEY_BYTES_MAX: Final = 511  # LMDB's limit; a longer key is a ValueError at Batch.put
+UNDER_ROWS: Final = 64  # the same where rows are as large as results
 PAGE_ROWS: Final = 1000  # rows that `pages` takes from the store at a time: bounds its memory
 
 Row = tuple[bytes, bytes]
@@ -40,6 +41,7 @@ class Database(StrEnum):
     CONFIG = "config"
     IDEMPOTENCY = "idempotency"
     BODIES = "bodies"
+    STORIES = "stories"
 
 
 class Batch:
@@ -173,6 +175,22 @@ def pages(
     while page := store.scan(database, start, stop, limit=rows):
         yield page
         start = page[-1][0] + b"\x00"  # the first key that can follow
+
+
+def delete_under(store: Store, batch: Batch, database: str, prefix: bytes) -> None:
+    """Add to the batch the delete of every row whose key begins with the prefix, in the store or in the batch."""
+    for rows in (rows for touched, rows in batch.changes() if touched == database):
+        for key in [key for key in rows if key.startswith(prefix)]:
+            batch.delete(database, key)
+    for page in pages(store, database, prefix, after(prefix), UNDER_ROWS):
+        for key, _ in page:
+            batch.delete(database, key)
+
+
+def after(prefix: bytes) -> bytes | None:
+    """The first key behind all that begin with the prefix; None where there is none."""
+    kept = prefix.rstrip(b"\xff")
+    return kept[:-1] + bytes([kept[-1] + 1]) if kept else None
 
 
 def require_next(sequence: int, last: int, path: str) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from agentcom.model import FINAL, OPEN_ATTEMPT, AgentRecord, AttemptRecord, State, TaskRow
+from agentcom.model import FINAL, OPEN_ATTEMPT, AgentRecord, AttemptRecord, State, StoryNote, TaskRow
 from agentcom.store.base import Database, Row, Store, pages
 
 PROBLEMS_MAX: Final = 50  # told; a damaged store can have millions
@@ -21,6 +21,7 @@ Walk = Callable[[str], Iterator[Row]]
 
 _task = msgspec.msgpack.Decoder(TaskRow).decode
 _attempt = msgspec.msgpack.Decoder(AttemptRecord).decode
+_note = msgspec.msgpack.Decoder(StoryNote).decode
 _agent = msgspec.msgpack.Decoder(AgentRecord).decode
 _GROUP: Final = b"group"
 _NUMBER_BYTES: Final = 8
@@ -32,6 +33,7 @@ class _Problems:
     def __init__(self) -> None:
         self.told: list[str] = []
         self.count = 0
+        self.newest_note = 0
 
     def add(self, text: str) -> None:
         self.count += 1
@@ -87,7 +89,7 @@ def cross_check(walk: Walk) -> tuple[int, list[str]]:
         database: _Beside(walk, database, problems)
         for database in (
             Database.LANES, Database.DEAD, Database.BODIES,
-            Database.ATTEMPTS, Database.ROUTES, Database.REPORTS,
+            Database.ATTEMPTS, Database.ROUTES, Database.REPORTS, Database.STORIES,
         )
     }  # fmt: skip
     groups = _group_count(numbers, problems)
@@ -105,6 +107,9 @@ def cross_check(walk: Walk) -> tuple[int, list[str]]:
     following = int.from_bytes(numbers.get(b"next_task", b""), "big")
     if newest and following <= newest:
         problems.add(f"the next task would be {following}, and there is a task {newest}")
+    following = int.from_bytes(numbers.get(b"next_note", b""), "big")
+    if problems.newest_note and following <= problems.newest_note:
+        problems.add(f"the next note would be {following}, and there is a note {problems.newest_note}")
     _check_fleet(walk, problems)
     return problems.count, problems.told
 
@@ -129,6 +134,11 @@ def _check_task(row: TaskRow, found: dict[Database, list[Row]], problems: _Probl
     if not found[Database.BODIES]:
         problems.add(f"task {row.id} has no body")
     _check_attempts(row, found, problems)
+    for key, body in found[Database.STORIES]:
+        note = _note(body)
+        if note.attempt > row.attempt:
+            problems.add(f"task {row.id} has a note of attempt {note.attempt} and counts {row.attempt}")
+        problems.newest_note = max(problems.newest_note, int.from_bytes(key[_NUMBER_BYTES:], "big"))
 
 
 def _check_attempts(row: TaskRow, found: dict[Database, list[Row]], problems: _Problems) -> None:

@@ -342,6 +342,7 @@ FORWARDED: list[tuple[str, str, Any, Any]] = [
     ("DELETE", "/tasks/3", {"reason": "r"}, m.TaskCancel(task=3, reason="r")),
     ("GET", "/tasks/3/why", None, m.TaskWhy(task=3)),
     ("GET", "/tasks/3/reports", None, m.TaskReports(task=3)),
+    ("GET", "/tasks/3/story?limit=9", None, m.TaskStory(task=3, limit=9)),
     ("GET", "/tasks/3/log?offset=5&attempt=2", None, m.TaskLog(task=3, attempt=2, offset=5)),
     ("POST", "/tasks/3/retry", None, m.TaskRetry(task=3)),
     ("POST", "/tasks/3/hold", {"reason": "r"}, m.TaskHold(task=3, reason="r")),

@@ -18,6 +18,7 @@ from agentcom.clock import Now
 from agentcom.config import Settings
 from agentcom.core.effects import (
     Delete,
+    DeleteUnder,
     Effect,
     Event,
     Incoming,
@@ -34,7 +35,7 @@ from agentcom.errors import Refused, StoreError, StoreFull
 from agentcom.loading import load
 from agentcom.logbook import LogBook
 from agentcom.queries import Queries
-from agentcom.store.base import Batch
+from agentcom.store.base import Batch, delete_under
 from agentcom.store.memory_store import MemoryStore
 from tests.sim.checker import Checker
 from tests.sim.disk import SimDisk
@@ -296,14 +297,15 @@ class HubShell:
         )
         return event._replace(message=msgspec.structs.replace(request, op=named))
 
-    @staticmethod
-    def _apply(effects: list[Effect], batch: Batch) -> list[Effect]:
+    def _apply(self, effects: list[Effect], batch: Batch) -> list[Effect]:
         later: list[Effect] = []
         for effect in effects:
             if isinstance(effect, Put):
                 batch.put(effect.database, effect.key, effect.body)
             elif isinstance(effect, Delete):
                 batch.delete(effect.database, effect.key)
+            elif isinstance(effect, DeleteUnder):
+                delete_under(self.store, batch, effect.database, effect.prefix)
             else:
                 later.append(effect)
         return later

@@ -69,7 +69,10 @@ def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Co
 def test_the_commands_have_the_names_of_the_contract() -> None:
     assert {name for name, _ in commands(root)} == {
         *("up", "hub", "sidecar", "web", "submit", "join", "doctor", "demo", "config get"),
-        *(f"task {verb}" for verb in ("list", "show", "why", "log", "cancel", "retry", "hold", "release")),
+        *(
+            f"task {verb}"
+            for verb in ("list", "show", "why", "story", "log", "cancel", "retry", "hold", "release")
+        ),
         *(f"dead {verb}" for verb in ("list", "retry", "purge")),
         *(f"agent {verb}" for verb in ("list", "remove", "cordon", "uncordon")),
         *(f"host {verb}" for verb in ("list", "invite", "remove", "drain")),

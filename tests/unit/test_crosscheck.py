@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
-from agentcom.model import AgentRecord, State, TaskRow
+from agentcom.model import AgentRecord, State, StoryNote, TaskRow
 from agentcom.store.crosscheck import PROBLEMS_MAX, cross_check
 from agentcom.store.record import key_u64, key_u64x2
 from tests.faults.store_workload import Rows, Workload
@@ -83,6 +83,28 @@ def test_a_task_without_a_body(rows: Rows) -> None:
     task = in_state(rows, State.ready).id
     del rows["bodies", key_u64(task)]
     assert problems(rows) == [f"task {task} has no body"]
+
+
+def a_note(rows: Rows, task: int, number: int, attempt: int = 0) -> None:
+    note = StoryNote(event="held", attempt=attempt, at_ms=1)
+    rows["stories", key_u64x2(task, number)] = msgspec.msgpack.encode(note)
+    rows["meta", b"next_note"] = key_u64(number + 1)
+
+
+def test_a_note_of_an_attempt_that_the_row_does_not_count(rows: Rows) -> None:
+    task = in_state(rows, State.ready)
+    a_note(rows, task.id, 1, task.attempt)
+    assert problems(rows) == []
+    a_note(rows, task.id, 2, task.attempt + 1)
+    assert problems(rows) == [
+        f"task {task.id} has a note of attempt {task.attempt + 1} and counts {task.attempt}"
+    ]
+
+
+def test_a_note_that_the_next_one_would_overwrite(rows: Rows) -> None:
+    a_note(rows, in_state(rows, State.ready).id, 7)
+    rows["meta", b"next_note"] = key_u64(7)
+    assert problems(rows) == ["the next note would be 7, and there is a note 7"]
 
 
 @pytest.mark.parametrize("database", ["lanes", "dead", "bodies"])

@@ -34,6 +34,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "task_list": READERS | {SUBMIT},
     "task_why": READERS | {SUBMIT},
     "task_log": READERS | {SUBMIT},
+    "task_story": READERS | {SUBMIT},
     "task_reports": READERS | {SUBMIT},
     "task_cancel": SUBMITTERS,
     "task_retry": SUBMITTERS,

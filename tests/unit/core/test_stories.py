@@ -20,6 +20,7 @@ from agentcom.core.effects import PeerGone, key_u64, key_u64x2
 from agentcom.core.hub import Hub
 from agentcom.errors import Refused
 from agentcom.model import FINAL, OPEN_ATTEMPT, AttemptRecord, FailureClass, HostRecord, State, TaskRow
+from agentcom.store.crosscheck import cross_check, walk_store
 from tests import factories
 from tests.core_rig import HostEnd, Rig
 from tests.factories import endpoint_probe, error, result, shell_task, task
@@ -226,6 +227,8 @@ class Story(RuleBasedStateMachine):
         assert queued(running) == queued(twin)
         assert running.tasks.groups == twin.tasks.groups
         assert (running.tasks.next_id, running.paused) == (twin.tasks.next_id, twin.paused)
+        assert running.tasks.story.next_number == twin.tasks.story.next_number
+        assert cross_check(walk_store(self.rig.store)) == (0, [])
         assert running.principals.by_id == twin.principals.by_id
         assert hosts(running) == hosts(twin)
         assert {n: a.record for n, a in running.fleet.agents.items()} == {

@@ -413,7 +413,7 @@ def test_a_purge_leaves_nothing_of_the_task(rig: Rig) -> None:
         name: rig.store.count(name) for name in ("tasks", "bodies", "lanes", "dead", "attempts", "routes")
     }
     assert left == dict.fromkeys(left, 0)
-    assert rig.store.count("reports") == rig.store.count("idempotency") == 0
+    assert rig.store.count("reports") == rig.store.count("idempotency") == rig.store.count("stories") == 0
     with pytest.raises(Refused, match="no task"):
         rig.admin.task(number)
 

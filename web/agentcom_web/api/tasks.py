@@ -120,6 +120,13 @@ def reports(task: int) -> Response:
     return answer(query(m.TaskReports, task=task))
 
 
+@tasks.get("/tasks/<int:task>/story")
+@described("view, submit (own), operate, admin", query=m.TaskStory, fixed=("task",))
+def story(task: int) -> Response:
+    """Every transition of a task with time, cause and attempt, oldest first, in the order of the hub."""
+    return answer(query(m.TaskStory, task=task))
+
+
 @tasks.get("/tasks/<int:task>/log")
 @described("view, submit (own), operate, admin", query=m.TaskLog, fixed=("task",))
 def log(task: int) -> Response:

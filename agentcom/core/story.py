@@ -1,0 +1,156 @@
+"""The story of one task: every transition with time, cause and attempt, in the order in which the hub saw them.
+
+Most of it is told by what is stored anyway: the row and the body (submitted, with what times), the attempt records
+(assigned, accepted, ended how). Only what those do not tell is noted in the database `stories`, so a task that
+simply runs writes no note. Key: task u64, number u64; numbers rise over the whole hub and are counted in `meta`,
+so that a note needs no look at the store and a task that is retried goes on where it was.
+
+Times are wall times and may jump; the order does not follow them. A note says after how many attempts it was
+made, and whether the last of those was still open, and that is where `tell` puts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+
+from agentcom import limits
+from agentcom.clock import Now, rfc3339
+from agentcom.core.effects import key_u64x2
+from agentcom.core.outlet import Outlet
+from agentcom.core.rows import TaskTable
+from agentcom.model import OPEN_ATTEMPT, AttemptRecord, JsonObject, State, StoryNote, TaskRow
+
+NEXT_NOTE = "next_note"
+
+
+class Noted(StrEnum):
+    """What is noted because no record tells it."""
+
+    held = "held"
+    released = "released"
+    delayed = "delayed"
+    due = "due"
+    dead = "dead"
+    cancelled = "cancelled"
+    expired = "expired"
+    retried = "retried"
+    late_result = "late_result"
+    stalled = "stalled"
+    dependency_met = "dependency_met"
+    worker_lost = "worker_lost"
+
+
+class Story:
+    """Writes notes. One per hub; `next_number` is loaded from `meta`."""
+
+    def __init__(self, out: Outlet, table: TaskTable) -> None:
+        self._out = out
+        self._table = table
+        self.next_number = 1
+
+    def note(
+        self,
+        task: int,
+        event: Noted,
+        attempt: int,
+        cause: str,
+        now: Now,
+        *,
+        by: str = "",
+        until_ms: int = 0,
+        about: int = 0,
+    ) -> None:
+        """Note what has just become of a task. O(1).
+
+        `attempt` is how many it has had; `about` names another one, where the event is that one's. `by` is who
+        asked, `until_ms` (wall) when it goes on by itself. Call it after the state has changed.
+        """
+        slot = self._table.slot_of.get(task)
+        record = StoryNote(
+            event=event.value,
+            attempt=attempt,
+            at_ms=now.wall_ms,
+            cause=cause[: limits.REASON_CHARS_MAX],
+            by=by,
+            until_ms=until_ms,
+            about=about,
+            is_during=slot is not None and self._table.state_of(slot) in OPEN_ATTEMPT,
+        )
+        self._out.put("stories", key_u64x2(task, self.next_number), record)
+        self.next_number += 1
+        self._out.number(NEXT_NOTE, self.next_number)
+
+
+def tell(
+    row: TaskRow,
+    submitter: str,
+    not_before: str | None,
+    attempts: Sequence[AttemptRecord],
+    notes: Sequence[StoryNote],
+) -> list[JsonObject]:
+    """The story from its records, attempts and notes in key order. An attempt whose record is gone leaves a gap."""
+    told = [_entry("submitted", row.created_ms, 0, by=submitter, until=not_before or "")]
+    known = {record.attempt: record for record in attempts}
+    pending = iter(notes)
+    note = next(pending, None)
+    for number in sorted({0, *known, *(each.attempt for each in notes)}):
+        record = known.get(number)
+        if record is not None:
+            told += _begun(record)
+        while note is not None and note.attempt <= number and note.is_during:
+            told.append(_noted(note))
+            note = next(pending, None)
+        if record is not None and record.outcome:
+            told.append(_ended(record))
+        while note is not None and note.attempt <= number:
+            told.append(_noted(note))
+            note = next(pending, None)
+    if row.state is State.completed:
+        told.append(_entry("completed", row.finished_ms, row.attempt))
+    return told
+
+
+def _begun(record: AttemptRecord) -> Iterator[JsonObject]:
+    where = f"{record.agent} on {record.host}" if record.agent else ""
+    yield _entry("assigned", record.started_ms, record.attempt, cause=where)
+    if record.accepted_ms:
+        yield _entry("accepted", record.accepted_ms, record.attempt)
+
+
+def _ended(record: AttemptRecord) -> JsonObject:
+    error = record.error
+    code = error.code if error is not None else ""
+    cause = f"{error.failure_class.value}: {error.message}" if error is not None else ""
+    return _entry("ended", record.ended_ms, record.attempt, cause=cause, code=code, outcome=record.outcome)
+
+
+def _noted(note: StoryNote) -> JsonObject:
+    until = rfc3339(note.until_ms) if note.until_ms else ""
+    return _entry(
+        note.event, note.at_ms, note.about or note.attempt, cause=note.cause, by=note.by, until=until or ""
+    )
+
+
+def _entry(
+    event: str,
+    at_ms: int,
+    attempt: int,
+    *,
+    cause: str = "",
+    by: str = "",
+    until: str = "",
+    code: str = "",
+    outcome: str = "",
+) -> JsonObject:
+    """`attempt` 0 stands for before the first one; what is not known or does not apply is null."""
+    return {
+        "at": rfc3339(at_ms),
+        "event": event,
+        "attempt": attempt or None,
+        "outcome": outcome or None,
+        "cause": cause or None,
+        "code": code or None,
+        "by": by or None,
+        "until": until or None,
+    }
