@@ -324,7 +324,8 @@ class TaskError(Struct, frozen=True, kw_only=True):
 
 
 class AttemptRecord(Struct, kw_only=True, omit_defaults=True):
-    """One lease of a task, kept for ever as history. `outcome` is empty while it is open."""
+    """One lease of a task, written when it has ended; of an open one the task's row tells the same.
+    `accepted_ms` is 0 when its host never said that it had begun."""
 
     task: int
     attempt: int

@@ -6,7 +6,7 @@ read and in bytes answered; a page may be short and then has a cursor.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -34,11 +34,11 @@ from agentcom.model import (
     TaskRow,
     TaskSpec,
 )
-from agentcom.store.base import Store, after
+from agentcom.store.base import Row, Store, after
 
 ANSWER_BYTES_MAX = limits.REPLY_BYTES_MAX // 2
 BRIEF_CHARS = 200
-_row = msgspec.msgpack.Decoder(TaskRow).decode
+_decode_row = msgspec.msgpack.Decoder(TaskRow).decode
 _spec = msgspec.msgpack.Decoder(TaskSpec).decode
 _route = msgspec.msgpack.Decoder(Route).decode
 _result = msgspec.msgpack.Decoder(TaskResult).decode
@@ -79,8 +79,8 @@ class Queries:
 
     def brief(self, task: int) -> JsonObject | None:
         """What the feed and the snapshot show of a task; None if there is none."""
-        stored = self._store.get("tasks", key_u64(task))
-        return self._brief(_row(stored)) if stored is not None else None
+        row = self._row(task)
+        return self._brief(row) if row is not None else None
 
     def counts(self) -> JsonObject:
         tasks = self.hub.tasks
@@ -110,9 +110,25 @@ class Queries:
     def _task_get(self, op: m.TaskGet, mine: int) -> object:
         return self._json(self._row_of(op.task, mine))
 
-    def _row_of(self, task: int, mine: int) -> TaskRow:
+    def _row(self, task: int) -> TaskRow | None:
+        """The task as it is: a live one from the core's table, which knows what a restart may forget."""
+        live = self._live(task)
+        if live is not None:
+            return live
         stored = self._store.get("tasks", key_u64(task))
-        row = _row(stored) if stored is not None else None
+        return _decode_row(stored) if stored is not None else None
+
+    def _live(self, task: int) -> TaskRow | None:
+        table = self.hub.tasks.table
+        slot = table.slot_of.get(task)
+        return table.record(slot) if slot is not None else None
+
+    def _rows(self, stored: list[Row]) -> Iterator[TaskRow]:
+        for key, body in stored:
+            yield self._live(int.from_bytes(key, "big")) or _decode_row(body)
+
+    def _row_of(self, task: int, mine: int) -> TaskRow:
+        row = self._row(task)
         if row is None or (mine and row.submitter != mine):
             raise NotFound(f"there is no task {task}", field="task")
         return row
@@ -179,7 +195,7 @@ class Queries:
     def _task_list(self, op: m.TaskList, mine: int) -> object:
         before = key_u64(op.cursor) if op.cursor is not None else None
         rows = self._store.scan("tasks", b"", before, reverse=True, limit=limits.SCAN_ROWS_MAX)
-        return self._page((_row(body) for _, body in rows), op, mine, len(rows) == limits.SCAN_ROWS_MAX)
+        return self._page(self._rows(rows), op, mine, len(rows) == limits.SCAN_ROWS_MAX)
 
     def _page(self, rows: Any, op: m.TaskList, mine: int, more: bool) -> JsonObject:
         tasks: list[JsonObject] = []
@@ -212,24 +228,30 @@ class Queries:
 
     def _task_reports(self, op: m.TaskReports, mine: int) -> object:
         row = self._row_of(op.task, mine)
-        attempts = []
-        for attempt in range(1, row.attempt + 1):
-            place = key_u64x2(row.id, attempt)
-            stored = self._store.get("attempts", place)
-            if stored is None:
-                continue
-            record = msgspec.to_builtins(_attempt(stored))
-            record.pop("host_id", None)
-            for field in ("started_ms", "accepted_ms", "ended_ms"):
-                wall_ms = record.pop(field, 0)
-                record[field.replace("_ms", "_at")] = rfc3339(wall_ms) if wall_ms else None
-            record.setdefault("outcome", None)
-            record.setdefault("error", None)
-            for name, key in (("result", place), ("late_result", place + LATE)):
-                result = self._store.get("reports", key)
-                record[name] = msgspec.to_builtins(_result(result)) if result is not None else None
-            attempts.append(record)
-        return {"task": row.id, "attempts": attempts}
+        attempts = [self._attempt_json(row, attempt) for attempt in range(1, row.attempt + 1)]
+        return {"task": row.id, "attempts": [one for one in attempts if one is not None]}
+
+    def _attempt_json(self, row: TaskRow, attempt: int) -> JsonObject | None:
+        """An attempt with what it brought back; None when it is not known any more."""
+        place = key_u64x2(row.id, attempt)
+        stored = self._store.get("attempts", place)
+        if stored is not None:
+            record = _attempt(stored)
+        elif row.state in OPEN_ATTEMPT and attempt == row.attempt:
+            record = self.hub.attempts.open_record(row.id)
+        else:
+            return None
+        json: JsonObject = msgspec.to_builtins(record)
+        json.pop("host_id", None)
+        for field in ("started_ms", "accepted_ms", "ended_ms"):
+            wall_ms = json.pop(field, 0)
+            json[field.replace("_ms", "_at")] = rfc3339(wall_ms) if wall_ms else None
+        json.setdefault("outcome", None)
+        json.setdefault("error", None)
+        for name, key in (("result", place), ("late_result", place + LATE)):
+            result = self._store.get("reports", key)
+            json[name] = msgspec.to_builtins(_result(result)) if result is not None else None
+        return json
 
     def _task_story(self, op: m.TaskStory, mine: int) -> object:
         row = self._row_of(op.task, mine)
@@ -238,7 +260,7 @@ class Queries:
             row,
             submitter.name if submitter else "",
             self._spec_of(row.id).not_before,
-            [self._with_accepted(_attempt(body)) for body in self._newest_of("attempts", row.id)],
+            self._attempts_of(row),
             [_note(body) for body in self._newest_of("stories", row.id)],
         )
         first = op.cursor or 0
@@ -256,13 +278,10 @@ class Queries:
         rows = self._store.scan(database, key, after(key), reverse=True, limit=limits.SCAN_ROWS_MAX)
         return [body for _, body in reversed(rows)]
 
-    def _with_accepted(self, record: AttemptRecord) -> AttemptRecord:
-        """While an attempt is open, only the core knows when it was accepted."""
-        table = self.hub.tasks.table
-        slot = table.slot_of.get(record.task)
-        if not record.outcome and slot is not None and table.attempt[slot] == record.attempt:
-            record.accepted_ms = table.accepted_ms[slot]
-        return record
+    def _attempts_of(self, row: TaskRow) -> list[AttemptRecord]:
+        """The newest ones, oldest first; one that is open is told by the core."""
+        ended = [each for body in self._newest_of("attempts", row.id) if (each := _attempt(body)).outcome]
+        return [*ended, self.hub.attempts.open_record(row.id)] if row.state in OPEN_ATTEMPT else ended
 
     def _task_log(self, op: m.TaskLog, mine: int) -> object:
         row = self._row_of(op.task, mine)
@@ -337,7 +356,7 @@ class Queries:
             "agents": self.agents(),
             "hosts": self.hosts(),
             "endpoints": self.endpoints(),
-            "tasks": [self._brief(_row(body)) for _, body in newest],
+            "tasks": [self._brief(row) for row in self._rows(newest)],
         }
 
     def _hub_status(self, _op: m.HubStatus, _mine: int) -> object:

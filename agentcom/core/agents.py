@@ -44,6 +44,7 @@ class Agent:
     offered: bool = False
     unresponsive: bool = False
     free_by_ms: int = 0
+    counts_unsaved: bool = False
 
     @property
     def state(self) -> AgentState:
@@ -155,6 +156,7 @@ class Fleet:
         host.online = False
         host.session = None
         self.save_host(host)
+        self._save_counts(host)
         self.publish_host(host, now)
         for agent in self.agents_of(host):
             self.publish_agent(agent, now)
@@ -165,6 +167,7 @@ class Fleet:
         if resources is not None:
             host.record.resources, host.record.resources_ms = resources, now.wall_ms
             self.save_host(host)
+            self._save_counts(host)
             self.publish_host(host, now)
 
     def take(self, agent: Agent, task: int, attempt: int, now: Now) -> None:
@@ -211,7 +214,22 @@ class Fleet:
     def save_host(self, host: Host) -> None:
         self._out.put("hosts", key_u64(host.record.id), host.record)
 
+    def count(self, agent: Agent, *, completed: bool) -> None:
+        """One more task that it completed, or failed. Saved with its host's next report of resources: a crash may
+        take a few seconds of these counts, and every task would cost a record otherwise."""
+        if completed:
+            agent.record.completed_count += 1
+        else:
+            agent.record.failed_count += 1
+        agent.counts_unsaved = True
+
+    def _save_counts(self, host: Host) -> None:
+        for agent in host.agents.values():
+            if agent.counts_unsaved:
+                self.save_agent(agent)
+
     def save_agent(self, agent: Agent) -> None:
+        agent.counts_unsaved = False
         self._out.put("agents", key_u64(agent.record.id), agent.record)
 
     def publish_host(self, host: Host, now: Now) -> None:

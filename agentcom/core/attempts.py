@@ -113,7 +113,6 @@ class Attempts:
         if chosen.endpoint is not None:
             self._count_call(slot, chosen.endpoint.id, chosen.model)
         self._tasks.move(slot, Move.assign, now)
-        self._out.put("attempts", key_u64x2(task, attempt), self._record(slot, "", None, 0))
         self._out.put("routes", key_u64x2(task, attempt), route)
         self._out.publish("route", "task_routed", task=task, attempt=attempt, route=route)
         assert agent.host.session is not None, "a free agent's host has a session"
@@ -155,6 +154,10 @@ class Attempts:
         return (
             slot is not None and self._table.attempt[slot] == attempt and self._table.state_of(slot) in OPEN
         )
+
+    def open_record(self, task: int) -> AttemptRecord:
+        """The open attempt of the task, as its record will be when it ends."""
+        return self._record(self._table.slot_of[task], "", None, 0)
 
     def accept(self, host: Host, task: int, attempt: int, now: Now) -> bool:
         """The assignment lies on the host's disk; a repeat changes nothing. False: not leased to it."""
@@ -299,8 +302,7 @@ class Attempts:
 
     def _complete(self, slot: int, now: Now) -> None:
         agent = self._fleet.agents[self._table.agent[slot]]
-        agent.record.completed_count += 1
-        self._fleet.save_agent(agent)
+        self._fleet.count(agent, completed=True)
         self._table.errors.pop(self._table.id[slot], None)
         self._end(slot, "completed", None, now)
         self._tasks.move(slot, Move.complete, now)
@@ -312,8 +314,7 @@ class Attempts:
         agent = self._fleet.agents[table.agent[slot]]
         if error.failure_class is not FailureClass.configuration:
             # A setting, a key or a policy that stands in the way is no fault of the agent.
-            agent.record.failed_count += 1
-            self._fleet.save_agent(agent)
+            self._fleet.count(agent, completed=False)
         call = self.calls.get((task, table.attempt[slot]))
         self._end(slot, outcome, error, now)
         table.errors[task] = error

@@ -9,16 +9,25 @@ from __future__ import annotations
 
 from array import array
 
+import msgspec
+
 from agentcom.model import Lane, State, TaskError, TaskRow, Tier, TierSource
 
 STATES = tuple(State)
 LANES = tuple(Lane)
 TIERS = tuple(Tier)
 SOURCES = tuple(TierSource)
+STATE_NAMES = tuple(state.value for state in State)
+LANE_NAMES = tuple(lane.value for lane in Lane)
+TIER_NAMES = tuple(tier.value for tier in Tier)
+SOURCE_NAMES = tuple(source.value for source in TierSource)
 STATE_CODE = {state: code for code, state in enumerate(STATES)}
 LANE_CODE = {lane: code for code, lane in enumerate(LANES)}
 TIER_CODE = {tier: code for code, tier in enumerate(TIERS)}
 SOURCE_CODE = {source: code for code, source in enumerate(SOURCES)}
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(TaskRow).decode
 
 # Name and array type of each column, in the order in which `TaskTable.add` fills them.
 COLUMNS = (
@@ -109,36 +118,43 @@ class TaskTable:
     def state_of(self, slot: int) -> State:
         return STATES[self.state[slot]]
 
-    def record(self, slot: int, finished_ms: int = 0) -> TaskRow:
-        """The row as it is stored."""
+    def encoded(self, slot: int, finished_ms: int = 0) -> bytes:
+        """The row as it is stored: a `TaskRow`, written down field by field, since this runs several times a task
+        and the struct with its enums would cost twice as much."""
         task = self.id[slot]
         error = self.errors.get(task)
-        return TaskRow(
-            id=task,
-            state=STATES[self.state[slot]],
-            lane=LANES[self.lane[slot]],
-            group=self.group[slot],
-            submitter=self.submitter[slot],
-            tier=TIERS[self.tier[slot]],
-            tier_source=SOURCES[self.tier_source[slot]],
-            inferred_tier=TIERS[self.inferred[slot]],
-            created_ms=self.created_ms[slot],
-            order_key=self.order_key[slot],
-            max_retries=self.max_retries[slot],
-            attempt=self.attempt[slot],
-            retries_used=self.retries_used[slot],
-            losses=self.losses[slot],
-            parked_count=self.parked_count[slot],
-            agent=self.agent[slot],
-            host=self.host[slot],
-            assigned_ms=self.assigned_ms[slot],
-            finished_ms=finished_ms,
-            delay_ms=self.delay_ms[slot],
-            expires_ms=self.expires_ms[slot],
-            not_before_ms=self.not_before_ms[slot],
-            infra_count=self.infra_count[slot],
-            error_class=error.failure_class.value if error else "",
-            error_code=error.code if error else "",
-            error_message=error.message if error else "",
-            due_ms=self.due_ms[slot],
+        return _encode(
+            (
+                task,
+                STATE_NAMES[self.state[slot]],
+                LANE_NAMES[self.lane[slot]],
+                self.group[slot],
+                self.submitter[slot],
+                TIER_NAMES[self.tier[slot]],
+                SOURCE_NAMES[self.tier_source[slot]],
+                TIER_NAMES[self.inferred[slot]],
+                self.created_ms[slot],
+                self.order_key[slot],
+                self.max_retries[slot],
+                self.attempt[slot],
+                self.retries_used[slot],
+                self.losses[slot],
+                self.parked_count[slot],
+                self.agent[slot],
+                self.host[slot],
+                self.assigned_ms[slot],
+                finished_ms,
+                self.delay_ms[slot],
+                self.expires_ms[slot],
+                self.infra_count[slot],
+                self.not_before_ms[slot],
+                error.failure_class.value if error else "",
+                error.code if error else "",
+                error.message if error else "",
+                self.due_ms[slot],
+            )
         )
+
+    def record(self, slot: int) -> TaskRow:
+        """The row as a struct. For what happens now and then."""
+        return _decode(self.encoded(slot))

@@ -22,7 +22,7 @@ from agentcom.core.admission import Admitted, admit
 from agentcom.core.effects import RecordKey, key_u64
 from agentcom.core.lanes import ReadyQueue, key_of, pack, task_of
 from agentcom.core.outlet import Outlet
-from agentcom.core.rows import STATE_CODE, STATES, TIERS, TaskTable
+from agentcom.core.rows import LANES, STATE_CODE, STATES, TIERS, TaskTable
 from agentcom.core.story import Noted, Story
 from agentcom.core.waits import Waits
 from agentcom.errors import NotFound, Refused
@@ -236,7 +236,11 @@ class Tasks:
             self._finish(slot, task, new, now)
         else:
             self._enter(slot, new, now)
-            self._save(slot)
+            if new is State.working:
+                # Not written: after a restart the host says whether its attempt was accepted.
+                self._out.task_changed(task)
+            else:
+                self._save(slot)
         return new
 
     def note(self, slot: int, event: Noted, cause: str, now: Now, *, by: str = "", until_ms: int = 0) -> None:
@@ -410,19 +414,21 @@ class Tasks:
         heapq.heapify(self._wall)
 
     def _finish(self, slot: int, task: int, state: State, now: Now) -> None:
-        record = self.table.record(slot, finished_ms=now.wall_ms)
-        self._out.put("tasks", key_u64(task), record)
-        self._out.delete("lanes", key_u64(task))
+        key = key_u64(task)
+        self._out.put_bytes("tasks", key, self.table.encoded(slot, finished_ms=now.wall_ms))
+        self._out.delete("lanes", key)
         if state in (State.dead, State.expired):
-            self._out.put_bytes("dead", key_u64(task), record.error_code.encode())
-        self.by_lane[record.lane] -= 1
+            error = self.table.errors.get(task)
+            self._out.put_bytes("dead", key, (error.code if error else "").encode())
+        self.by_lane[LANES[self.table.lane[slot]]] -= 1
         self.table.remove(task)
         self.waits.finish(task)
         self._out.task_changed(task)
 
     def _save(self, slot: int) -> None:
-        self._out.put("tasks", key_u64(self.table.id[slot]), self.table.record(slot))
-        self._out.task_changed(self.table.id[slot])
+        task = self.table.id[slot]
+        self._out.put_bytes("tasks", key_u64(task), self.table.encoded(slot))
+        self._out.task_changed(task)
 
     def tier_of(self, slot: int) -> str:
         return TIERS[self.table.tier[slot]].value

@@ -51,36 +51,35 @@ class Batch:
     delete: what a journal has to write down.
     """
 
-    __slots__ = ("_bytes", "_rows")
+    __slots__ = ("_rows",)
 
     def __init__(self) -> None:
         self._rows: dict[str, dict[bytes, bytes | None]] = {}
-        self._bytes = 0
 
     def put(self, database: str, key: bytes, body: bytes) -> None:
         """Store the body under the key. ValueError for an unknown database or a key of 0 or above
         KEY_BYTES_MAX bytes."""
-        self._change(database, key, body)
+        rows = self._rows.get(database)
+        if rows is None or not 0 < len(key) <= KEY_BYTES_MAX:
+            rows = self._checked(database, key)
+        rows[key] = body
 
     def delete(self, database: str, key: bytes) -> None:
-        """Remove the key; none is missing to a delete."""
-        self._change(database, key, None)
+        """Remove the key; none is missing to a delete. Errors as of `put`."""
+        rows = self._rows.get(database)
+        if rows is None or not 0 < len(key) <= KEY_BYTES_MAX:
+            rows = self._checked(database, key)
+        rows[key] = None
 
-    def _change(self, database: str, key: bytes, body: bytes | None) -> None:
+    def _checked(self, database: str, key: bytes) -> dict[bytes, bytes | None]:
         if not 0 < len(key) <= KEY_BYTES_MAX:
             raise ValueError(f"a key of {len(key)} bytes in '{database}': 1 to {KEY_BYTES_MAX} are allowed")
-        rows = self._rows.get(database)
-        if rows is None:
-            rows = self._rows[Database(database)] = {}
-        if key in rows:
-            self._bytes -= len(key) + len(rows[key] or b"")
-        self._bytes += len(key) + len(body or b"")
-        rows[key] = body
+        return self._rows.setdefault(Database(database), {})
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all keys and bodies."""
-        return self._bytes
+        """Bytes of all keys and bodies. O(rows)."""
+        return sum(len(key) + len(body or b"") for rows in self._rows.values() for key, body in rows.items())
 
     def changes(self) -> Iterator[tuple[str, dict[bytes, bytes | None]]]:
         """Per touched database the body by key, None for a delete; not to be changed."""
@@ -88,7 +87,6 @@ class Batch:
 
     def clear(self) -> None:
         self._rows.clear()
-        self._bytes = 0
 
     def __len__(self) -> int:
         return sum(map(len, self._rows.values()))

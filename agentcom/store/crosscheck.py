@@ -143,7 +143,6 @@ def _check_task(row: TaskRow, found: dict[Database, list[Row]], problems: _Probl
 
 def _check_attempts(row: TaskRow, found: dict[Database, list[Row]], problems: _Problems) -> None:
     known = set()
-    running = False
     for key, body in found[Database.ATTEMPTS]:
         record = _attempt(body)
         known.add(key)
@@ -151,12 +150,16 @@ def _check_attempts(row: TaskRow, found: dict[Database, list[Row]], problems: _P
             problems.add(f"attempt {record.attempt} of task {record.task} lies under the key {key.hex()}")
         if not 1 <= record.attempt <= row.attempt:
             problems.add(f"task {row.id} has an attempt {record.attempt} and counts {row.attempt}")
-        if not record.outcome:
-            running = True
-            if row.state not in OPEN_ATTEMPT or record.attempt != row.attempt:
-                problems.add(f"attempt {record.attempt} of task {row.id} is open, the task is {row.state}")
-    if row.state in OPEN_ATTEMPT and not running:
-        problems.add(f"task {row.id} is {row.state} and has no open attempt")
+        if not record.outcome and (row.state not in OPEN_ATTEMPT or record.attempt != row.attempt):
+            problems.add(f"attempt {record.attempt} of task {row.id} is open, the task is {row.state}")
+        if record.outcome and row.state in OPEN_ATTEMPT and record.attempt == row.attempt:
+            problems.add(f"attempt {record.attempt} of task {row.id} has ended, the task is {row.state}")
+    if row.state in OPEN_ATTEMPT:
+        # An open attempt is told by the row and its route; its own record is written when it ends.
+        current = row.id.to_bytes(8, "big") + row.attempt.to_bytes(8, "big")
+        known.add(current)
+        if not any(key == current for key, _ in found[Database.ROUTES]):
+            problems.add(f"task {row.id} is {row.state} and its attempt {row.attempt} has no route")
     for database in (Database.ROUTES, Database.REPORTS):
         for key, _ in found[database]:
             if key[: 2 * _NUMBER_BYTES] not in known:

@@ -125,7 +125,7 @@ def restore(
 def bring_forward(store: LmdbStore, batches: Iterator[tuple[int, Batch]]) -> int:
     """Commit the batches, many at a time; how many. Each commit is atomic, so a crash leaves a store that the
     same journal brings forward again."""
-    merged, last, count, applied = Batch(), 0, 0, 0
+    merged, size, last, count, applied = Batch(), 0, 0, 0, 0
     for sequence, batch in batches:
         for database, rows in batch.changes():
             for key, body in rows.items():
@@ -133,10 +133,10 @@ def bring_forward(store: LmdbStore, batches: Iterator[tuple[int, Batch]]) -> int
                     merged.delete(database, key)
                 else:
                     merged.put(database, key, body)
-        last, count, applied = sequence, count + 1, applied + 1
-        if count >= MERGED_BATCHES_MAX or merged.size_bytes >= MERGED_BYTES_MAX:
+        last, size, count, applied = sequence, size + batch.size_bytes, count + 1, applied + 1
+        if count >= MERGED_BATCHES_MAX or size >= MERGED_BYTES_MAX:
             store.bring_forward(merged, last)
-            merged, count = Batch(), 0
+            merged, size, count = Batch(), 0, 0
     if count:
         store.bring_forward(merged, last)
     return applied

@@ -17,7 +17,7 @@ from agentcom.clock import Now
 from agentcom.config import Settings
 from agentcom.core.effects import Effect, Event, Incoming, Put, Send, SendAssign, Timers
 from agentcom.core.hub import Hub
-from agentcom.model import FINAL, OPEN_ATTEMPT, AttemptRecord, FailureClass, State, TaskRow, TaskSpec
+from agentcom.model import FINAL, OPEN_ATTEMPT, AttemptRecord, FailureClass, Route, State, TaskRow, TaskSpec
 from agentcom.store.base import Batch, Store
 from tests.sim.equality import check_core, check_same_after_restart
 from tests.sim.timeline import Timeline
@@ -28,6 +28,7 @@ Key = tuple[int, int]
 
 _row = msgspec.msgpack.Decoder(TaskRow).decode
 _attempt = msgspec.msgpack.Decoder(AttemptRecord).decode
+_route = msgspec.msgpack.Decoder(Route).decode
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Checker:
     def __init__(self, line: Timeline, settings: Settings, equality_every: int) -> None:
         self.rows: dict[int, TaskRow] = {}
         self.attempts: dict[Key, AttemptRecord] = {}
+        self._holders: dict[Key, str] = {}
         self.marks: dict[str, int] = {}
         self.issued: set[str] = set()
         self.purged: set[int] = set()
@@ -136,7 +138,7 @@ class Checker:
         is_open = row.state in OPEN_ATTEMPT and row.attempt == message.attempt
         what = f"a result of attempt {message.attempt} from {name_of(key)} was accepted"
         assert is_open, f"{what}: task {row.id} was {row.state}, attempt {row.attempt}"
-        holder = self.attempts[message.task, message.attempt].host
+        holder = self._holders[message.task, message.attempt]
         assert holder == name_of(key), f"{what}: {holder} holds task {row.id}"
 
     def _latest(self, task: int) -> TaskRow:
@@ -209,6 +211,10 @@ class Checker:
         changes = {str(database): rows for database, rows in batch.changes()}
         for place, body in changes.get("attempts", {}).items():
             self._take_attempt((int.from_bytes(place[:8], "big"), int.from_bytes(place[8:], "big")), body)
+        for place, body in changes.get("routes", {}).items():
+            if body is not None:
+                key = int.from_bytes(place[:8], "big"), int.from_bytes(place[8:], "big")
+                self._holders[key] = _route(body).host
         for task in self._retries:
             self._spent[task] = Spent()
         for place, body in changes.get("bodies", {}).items():
@@ -219,7 +225,10 @@ class Checker:
             if body is None:
                 self._take_purge(task)
             else:
-                self._take_row(_row(body))
+                row = _row(body)
+                self._take_row(row)
+                if row.state in OPEN_ATTEMPT:
+                    self._renewed.setdefault((task, row.attempt), self._awake_ms(self._line.now()))
                 touched.append(task)
         self._check_agents(touched)
         self._check_accepted(touched)
@@ -232,9 +241,7 @@ class Checker:
             self.attempts.pop(key, None)
             return
         new, old = _attempt(body), self.attempts.get(key)
-        if old is None:
-            self._renewed.setdefault(key, self._awake_ms(self._line.now()))
-        elif old.outcome:
+        if old is not None and old.outcome:
             assert new.outcome == old.outcome, (
                 f"attempt {key} was {old.outcome} and became {new.outcome or 'open'}"
             )
@@ -331,18 +338,14 @@ class Checker:
                 self._line.reach("cancelled_while_running")
 
     def _check_agents(self, touched: list[int]) -> None:
-        """An agent has at most one open attempt; an attempt is open exactly while its task is."""
+        """An agent has at most one open attempt; an attempt has a record exactly when it has ended."""
         for task in touched:
             row = self.rows[task]
             record = self.attempts.get((task, row.attempt))
             is_open = row.state in OPEN_ATTEMPT
-            assert not row.attempt or record is not None, (
-                f"attempt {row.attempt} of task {task} has no record"
+            assert not row.attempt or (record is None) == is_open, (
+                f"task {task} is {row.state}, its attempt {row.attempt} is {record}"
             )
-            if record is not None:
-                assert bool(record.outcome) is not is_open, (
-                    f"task {task} is {row.state}, its attempt {record}"
-                )
         busy: dict[int, int] = {}
         for row in map(self.rows.__getitem__, self.live):
             if row.state in OPEN_ATTEMPT:
@@ -390,9 +393,9 @@ class Checker:
         if row is None:
             assert told["id"] in self.purged, f"task {told['id']} was acknowledged and is not stored"
         elif "created" not in told:
-            assert told["state"] == row.state.value, (
-                f"task {row.id} was shown {told['state']}, it is {row.state}"
-            )
+            # Whether an attempt has begun is shown and not stored.
+            shown = State.assigned if told["state"] == State.working else told["state"]
+            assert shown == row.state, f"task {row.id} was shown {told['state']}, it is {row.state}"
 
     # --- between ticks ----------------------------------------------------------------------------------
 

@@ -115,7 +115,7 @@ def test_what_belongs_to_no_task(rows: Rows, database: str, task: int) -> None:
 
 
 def test_a_row_that_is_gone_leaves_all_that_belonged_to_it(rows: Rows) -> None:
-    task = in_state(rows, State.working)
+    task = in_state(rows, State.assigned)
     del rows["tasks", key_u64(task.id)]
     assert {text.split(" has ")[0] for text in problems(rows)} == {
         "'lanes'",
@@ -135,12 +135,18 @@ def test_an_attempt_that_the_row_does_not_count(rows: Rows) -> None:
     assert problems(rows) == [found]
 
 
-def test_a_running_task_without_an_open_attempt(rows: Rows) -> None:
-    task = in_state(rows, State.working)
-    place = "attempts", key_u64x2(task.id, task.attempt)
-    record = {**msgspec.msgpack.decode(rows[place]), "outcome": "lost"}
-    rows[place] = msgspec.msgpack.encode(record)
-    assert problems(rows) == [f"task {task.id} is working and has no open attempt"]
+def test_a_running_task_whose_attempt_has_ended(rows: Rows) -> None:
+    task = in_state(rows, State.assigned)
+    ended = next(body for (database, _), body in rows.items() if database == "attempts")
+    record = {**msgspec.msgpack.decode(ended), "task": task.id, "attempt": task.attempt, "outcome": "lost"}
+    rows["attempts", key_u64x2(task.id, task.attempt)] = msgspec.msgpack.encode(record)
+    assert problems(rows) == [f"attempt {task.attempt} of task {task.id} has ended, the task is assigned"]
+
+
+def test_a_running_task_without_a_route(rows: Rows) -> None:
+    task = in_state(rows, State.assigned)
+    del rows["routes", key_u64x2(task.id, task.attempt)]
+    assert problems(rows) == [f"task {task.id} is assigned and its attempt {task.attempt} has no route"]
 
 
 def test_an_open_attempt_of_a_task_that_does_not_run(rows: Rows) -> None:
