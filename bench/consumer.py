@@ -69,6 +69,27 @@ def ask(socket: zmq.Socket[bytes], message: msgspec.Struct) -> m.FromHub:
     return answer
 
 
+def enrol(
+    context: zmq.Context[zmq.Socket[bytes]], hub: str, hub_key: str, name: str, once: KeyPair
+) -> KeyPair:
+    """The key of a host that has joined with the one-time key of an invitation."""
+    own = KeyPair.make()
+    joining = dealer(context, hub, hub_key, once)
+    ask(joining, m.Enrol(name=name, key=own.public))
+    joining.close()
+    return own
+
+
+def hello(socket: zmq.Socket[bytes], name: str, agents: int) -> bytes:
+    """The session of a host that offers so many agents for shell tasks."""
+    offers = tuple(m.AgentOffer(name=f"{name}-{n}", backends=(Backend.shell,)) for n in range(agents))
+    process = secrets.token_hex(8)
+    offer = m.HostOffer(name=name, agents=offers)
+    answer = ask(socket, m.Hello(protocol=limits.PROTOCOL_VERSION, process=process, host=offer))
+    assert isinstance(answer, m.Welcome)
+    return answer.session
+
+
 def serve_echo(order: EchoOrder) -> None:
     """Sends every message back: one thread, a poller, and a drain without waiting, as in the hub's loop."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -99,29 +120,15 @@ class IdleHost:
 
     def __init__(self, order: HostOrder) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        own, once = KeyPair.make(), KeyPair.of_secret(order["invite_secret"])
-        joining = dealer(self._context, order["hub"], order["hub_key"], once)
-        ask(joining, m.Enrol(name=order["name"], key=own.public))
-        joining.close()
+        once = KeyPair.of_secret(order["invite_secret"])
+        own = enrol(self._context, order["hub"], order["hub_key"], order["name"], once)
         self._hub = dealer(self._context, order["hub"], order["hub_key"], own)
         self._done = self._context.socket(zmq.PUSH)
         self._done.setsockopt(zmq.SNDHWM, 0)
         self._done.connect(order["done_to"])
-        self._session = self._hello(order)
+        self._session = hello(self._hub, order["name"], order["agents"])
         self._beat = 0
         self._started_ns: dict[int, int] = {}
-
-    def _hello(self, order: HostOrder) -> bytes:
-        agents = tuple(
-            m.AgentOffer(name=f"{order['name']}-{n}", backends=(Backend.shell,))
-            for n in range(order["agents"])
-        )
-        offer = m.HostOffer(name=order["name"], agents=agents)
-        answer = ask(
-            self._hub, m.Hello(protocol=limits.PROTOCOL_VERSION, process=secrets.token_hex(8), host=offer)
-        )
-        assert isinstance(answer, m.Welcome)
-        return answer.session
 
     def run(self) -> None:
         """Works until it is killed."""

@@ -36,6 +36,7 @@ from agentcom import messages as m
 from agentcom.model import TaskSpec
 from bench import flushes, gauges
 from bench.consumer import ANSWER_MS_MAX, dealer
+from bench.goals import Goal, at_least, at_most, told
 from bench.machine import commit, machine, table
 from bench.stage import HubAt, Socket, Stage
 
@@ -77,15 +78,6 @@ class FlushCount(TypedDict):
 
     per_commit: float
     how: str
-
-
-class Goal(TypedDict):
-    """A figure that the project has set itself. `holds`: whether `measured` is on the right side of `floor`."""
-
-    goal: str
-    measured: float
-    floor: float
-    holds: bool
 
 
 class Ran(NamedTuple):
@@ -178,8 +170,8 @@ class EndToEnd:
                 raise RuntimeError(f"{open_count} tasks did not move for {ANSWER_MS_MAX} ms")
             for reply in received(self._socket):
                 open_ns[_task_of(reply)] = sent_ns.popleft()
-            for told in received(self._done):
-                told_of = array("q", told)
+            for word in received(self._done):
+                told_of = array("q", word)
                 ended.update(zip(told_of[::3], zip(told_of[1::3], told_of[2::3], strict=True), strict=True))
             for task in [task for task in ended if task in open_ns]:
                 submitted_ns, (started_ns, ended_ns) = open_ns.pop(task), ended.pop(task)
@@ -345,24 +337,16 @@ def goals(rows: list[Row]) -> list[Goal]:
     said: list[Goal] = []
     submit = found.get(("submit", 1000))
     if submit is not None and submit["ratio_to_echo"] is not None:
-        said.append(_goal("P1 submit / echo at 1,000 in flight", submit["ratio_to_echo"], at_least=0.12))
+        said.append(at_least("P1 submit / echo at 1,000 in flight", submit["ratio_to_echo"], 0.12))
     one = found.get(("end_to_end", 1))
     if one is not None and one["start_p50_us"] is not None:
-        limit = 2 * one["lmdb_commit_us"] + RESERVE_US
         name = "P4 submit to start, us, against two LMDB commits + 400"
-        said.append(_goal(name, one["start_p50_us"], at_most=limit))
+        said.append(at_most(name, one["start_p50_us"], 2 * one["lmdb_commit_us"] + RESERVE_US))
     for in_flight, flushes_max in ((64, 0.06), (256, 0.02), (1000, 0.005)):
         row = found.get(("submit", in_flight))
         if row is not None and row["flushes"] is not None:
-            said.append(_goal(f"P5 flushes per submit at {in_flight:,}", row["flushes"], at_most=flushes_max))
+            said.append(at_most(f"P5 flushes per submit at {in_flight:,}", row["flushes"], flushes_max))
     return said
-
-
-def _goal(name: str, measured: float, *, at_least: float | None = None, at_most: float | None = None) -> Goal:
-    if at_least is not None:
-        return Goal(goal=name, measured=measured, floor=at_least, holds=measured >= at_least)
-    assert at_most is not None
-    return Goal(goal=name, measured=measured, floor=at_most, holds=measured <= at_most)
 
 
 def print_profile(folder: Path) -> None:
@@ -407,9 +391,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps({**found, "machine": machine(), "commit": commit()}))
         return 0
     print(table(list(Row.__annotations__), [list(row.values()) for row in rows]))
-    for goal in goals(rows):
-        missed = "" if goal["holds"] else ": MISSED"
-        print(f"{goal['goal']}: {goal['measured']:g}, floor {goal['floor']:g}{missed}")
+    print(told(goals(rows)))
     print(f"flushes in a commit: {counted['per_commit']:g} ({counted['how']})")
     print(f"\nmachine: {machine()}\ncommit: {commit()}")
     if options.profile is not None:

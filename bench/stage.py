@@ -34,6 +34,8 @@ class HubAt(NamedTuple):
     """A running hub, and an admin's session with it."""
 
     home: Home
+    address: str
+    key: str
     pid: int
     socket: Socket
     session: bytes
@@ -46,7 +48,7 @@ class Stage:
     def __init__(self, folder: Path, stack: contextlib.ExitStack, profile: Path | None = None) -> None:
         self.folder = folder
         self.context: zmq.Context[Socket] = zmq.Context()
-        self._stack = stack
+        self.stack = stack
         self._profile = profile
         stack.callback(self.context.destroy, linger=0)
 
@@ -65,24 +67,28 @@ class Stage:
         hello = m.Hello(protocol=limits.PROTOCOL_VERSION, process=secrets.token_hex(8), software="bench")
         welcome = ask(socket, hello)
         assert isinstance(welcome, m.Welcome)
-        return HubAt(home, ready["pid"], socket, welcome.session, ready_s)
+        return HubAt(home, address.hub, address.key, ready["pid"], socket, welcome.session, ready_s)
 
-    def host(self, hub: HubAt, name: str, agents: int, done_to: str) -> None:
-        """A host process that has joined `hub` and tells `done_to` of finished tasks."""
+    def invite(self, hub: HubAt, name: str) -> auth.KeyPair:
+        """The one-time key with which the host `name` may join."""
         once = auth.KeyPair.make()
         invite = m.HostInvite(key=once.public, role=Role.host, name=name)
         ask(hub.socket, m.Request(session=hub.session, id=0, op=invite))
-        address = auth.read_hub_address(hub.home)
-        assert address is not None
+        return once
+
+    def host(
+        self, hub: HubAt, name: str, agents: int, done_to: str, stack: contextlib.ExitStack | None = None
+    ) -> None:
+        """A host process that has joined `hub` and tells `done_to` of finished tasks."""
         order = {
             "name": name,
             "agents": agents,
-            "hub": address.hub,
-            "hub_key": address.key,
-            "invite_secret": once.secret,
+            "hub": hub.address,
+            "hub_key": hub.key,
+            "invite_secret": self.invite(hub, name).secret,
             "done_to": done_to,
         }
-        self.start("-m", "bench.consumer", "host", order=order)
+        self.start("-m", "bench.consumer", "host", order=order, stack=stack)
 
     def inbox(self) -> tuple[Socket, str]:
         """A socket that workers tell of what they did, and its address."""
@@ -114,7 +120,7 @@ class Stage:
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
-        (stack or self._stack).callback(end, process)
+        (stack or self.stack).callback(end, process)
         assert process.stdin is not None
         assert process.stdout is not None
         if order is not None:

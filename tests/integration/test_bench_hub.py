@@ -74,7 +74,7 @@ def test_goals_are_told_with_their_floors_and_whether_they_hold() -> None:
         row("submit", 64, flushes=0.05),
         row("end_to_end", 1, start_p50_us=1001, lmdb_commit_us=300),
     ]
-    assert [(goal["goal"][:2], goal["floor"], goal["holds"]) for goal in hub.goals(rows)] == [
+    assert [(goal["goal"][:2], goal["bound"], goal["holds"]) for goal in hub.goals(rows)] == [
         ("P1", 0.12, True),
         ("P4", 1000, False),
         ("P5", 0.06, True),
