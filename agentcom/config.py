@@ -20,6 +20,7 @@ from msgspec import Meta, Struct
 from agentcom.errors import ConfigError
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
+TERM_S_MAX = 100 * 366 * 24 * 3600
 Seconds = Annotated[float, Meta(gt=0, le=7 * 24 * 3600)]
 
 
@@ -48,8 +49,11 @@ class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
     backoff_max_s: Seconds = 300
     park_s: Seconds = 60
     task_timeout_s: Annotated[int, Meta(ge=1, le=7 * 24 * 3600)] = 1800
-    ttl_s: Annotated[int, Meta(ge=1)] = 30 * 24 * 3600
-    held_s: Annotated[int, Meta(ge=1)] = 14 * 24 * 3600
+    ttl_s: Annotated[int, Meta(ge=1, le=TERM_S_MAX)] = 30 * 24 * 3600
+    ttl_trivial_s: Annotated[int, Meta(ge=0, le=TERM_S_MAX)] = 0
+    ttl_standard_s: Annotated[int, Meta(ge=0, le=TERM_S_MAX)] = 0
+    ttl_complex_s: Annotated[int, Meta(ge=0, le=TERM_S_MAX)] = 0
+    held_s: Annotated[int, Meta(ge=1, le=TERM_S_MAX)] = 14 * 24 * 3600
     high_delay_s: Annotated[int, Meta(ge=0)] = 600
     normal_delay_s: Annotated[int, Meta(ge=0)] = 3600
     low_delay_s: Annotated[int, Meta(ge=0)] = 4 * 3600

@@ -46,6 +46,10 @@ RETRIES_MAX: Final = 100
 FIX_ATTEMPTS_MAX: Final = 20
 TIMEOUT_S_MAX: Final = 7 * 24 * 3600
 TTL_S_MAX: Final = 366 * 24 * 3600
+AWAY_MS_MAX: Final = 24 * 3600 * 1000  # of the time without a hub: more than that does not count for terms
+CLOCK_JUMP_MS: Final = 1000  # between two looks at the wall clock: beyond it the clock was set, not adjusted
+CLOCK_LOOK_MS: Final = 1000  # how late a moment on the wall clock may be noticed after the clock was set
+CLOCK_NOTE_MS: Final = 10 * 60 * 1000  # how often the clock of terms is written down
 PAGE_MAX: Final = 500
 SCAN_ROWS_MAX: Final = 5000  # rows one list request may read; the page is then short and has a cursor
 
@@ -82,4 +86,5 @@ assert REPLY_BYTES_MAX <= FRAME_BYTES_MAX
 assert RESULT_BYTES_MAX < REQUEST_BYTES_MAX
 assert OUTPUT_BYTES_MAX + CHECK_OUTPUT_BYTES_MAX < RESULT_BYTES_MAX
 assert DESCRIPTION_CHARS_MAX < REQUEST_BYTES_MAX
+assert CLOCK_NOTE_MS < AWAY_MS_MAX
 assert SSE_STREAMS_MAX < WEB_THREADS

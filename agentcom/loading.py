@@ -9,6 +9,7 @@ import msgspec
 
 from agentcom.auth import KeyPair
 from agentcom.clock import Now
+from agentcom.core.deadlines import TERM, WALL
 from agentcom.core.effects import key_u64, key_u64x2
 from agentcom.core.hub import Loaded
 from agentcom.core.outlet import Outlet
@@ -124,7 +125,7 @@ def _final_counts(store: Store) -> dict[State, int]:
 
 def _numbers(store: Store) -> dict[str, int]:
     found = {}
-    for name in ("next_task", "next_host", NEXT_NOTE, "paused"):
+    for name in ("next_task", "next_host", NEXT_NOTE, "paused", WALL, TERM):
         body = store.get("meta", name.encode())
         if body is not None:
             found[name] = int.from_bytes(body, "big")

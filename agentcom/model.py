@@ -23,6 +23,7 @@ Reason = Annotated[str, Meta(max_length=limits.REASON_CHARS_MAX)]
 TaskId = Annotated[int, Meta(ge=1, le=2**62)]
 AttemptNo = Annotated[int, Meta(ge=0, le=2**31)]
 Count = Annotated[int, Meta(ge=0, le=2**62)]
+Moment = Annotated[str, Meta(max_length=40)]  # RFC 3339 with a zone
 Percent = Annotated[float, Meta(ge=0, le=100_000)]
 
 
@@ -162,8 +163,8 @@ class CheckSpec(Struct, frozen=True, forbid_unknown_fields=True):
 class TaskSpec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A task as its submitter gave it. Only `description` is required.
 
-    `not_before` is RFC 3339; the other times are durations with the unit in the name. `verify` false asks for
-    no checks to run (`--no-verify`).
+    `not_before`, `start_by` and `complete_by` are RFC 3339 and follow the wall clock; the other times are durations
+    with the unit in the name, and do not. `verify` false asks for no checks to run (`--no-verify`).
     """
 
     description: Annotated[str, Meta(min_length=1, max_length=limits.DESCRIPTION_CHARS_MAX)]
@@ -183,7 +184,9 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     max_retries: Annotated[int, Meta(ge=0, le=limits.RETRIES_MAX)] | None = None
     max_fix_attempts: Annotated[int, Meta(ge=0, le=limits.FIX_ATTEMPTS_MAX)] | None = None
     timeout_s: Annotated[int, Meta(ge=1, le=limits.TIMEOUT_S_MAX)] | None = None
-    not_before: Annotated[str, Meta(max_length=40)] | None = None
+    not_before: Moment | None = None
+    start_by: Moment | None = None
+    complete_by: Moment | None = None
     ttl_s: Annotated[int, Meta(ge=1, le=limits.TTL_S_MAX)] | None = None
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=limits.KEY_CHARS_MAX)] | None = None
     labels: Annotated[tuple[Label, ...], Meta(max_length=limits.LABELS_MAX)] = ()
@@ -220,6 +223,8 @@ class TaskRow(Struct, array_like=True):
     error_code: str = ""
     error_message: str = ""
     due_ms: int = 0
+    start_by_ms: int = 0
+    complete_by_ms: int = 0
 
 
 class Group(Struct, frozen=True, array_like=True):

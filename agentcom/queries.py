@@ -22,6 +22,7 @@ from agentcom.core.story import tell
 from agentcom.errors import NotFound
 from agentcom.logbook import LogBook
 from agentcom.model import (
+    FINAL,
     OPEN_ATTEMPT,
     AgentState,
     AttemptRecord,
@@ -150,10 +151,17 @@ class Queries:
             "max_retries": row.max_retries,
             "parked_count": row.parked_count,
             "submitted_by": submitter.name if submitter else None,
-            "expires_at": rfc3339(row.expires_ms),
+            "expires_at": self._expires_at(row),
             "route": msgspec.to_builtins(_route(route)) if route is not None else None,
             "result": _result_view(_result(result), row.state) if result is not None else None,
         }
+
+    def _expires_at(self, row: TaskRow) -> str | None:
+        """When a live task's term ends, by the wall clock as it stands now."""
+        if row.state in FINAL:
+            return None
+        term_ms = min(row.expires_ms, row.delay_ms) if row.state is State.held else row.expires_ms
+        return rfc3339(self.hub.tasks.clock.wall_ms(term_ms, self._clock.now()))
 
     def _brief(self, row: TaskRow) -> JsonObject:
         spec = self._spec_of(row.id)

@@ -50,6 +50,8 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
 )
 @click.option("--timeout", "timeout_s", type=int, metavar="S", help="Seconds that one attempt may take.")
 @click.option("--not-before", metavar="TIME", help="RFC 3339; do not start earlier.")
+@click.option("--start-by", metavar="TIME", help="RFC 3339; expires unless a worker is on it by then.")
+@click.option("--complete-by", metavar="TIME", help="RFC 3339; expires then, running work is cancelled.")
 @click.option("--ttl", "ttl_s", type=int, metavar="S", help="Seconds until an unfinished task expires.")
 @click.option("--key", "idempotency_key", metavar="KEY", help="The same key again gives the same task.")
 @click.option("--label", "labels", multiple=True, metavar="LABEL")

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from agentcom import limits
-from agentcom.clock import Now
+from agentcom.clock import Now, rfc3339
 from agentcom.config import Settings
 from agentcom.core.complexity import classify
 from agentcom.errors import Refused
@@ -22,7 +22,8 @@ _BAD_BRANCH = re.compile(r"\.\.|//|@\{|[\x00-\x20~^:?*\[\\\x7f]|^[-/.]|[/.]$|\.l
 
 
 class Admitted(NamedTuple):
-    """What the hub adds to a task that it takes. Times are wall ms, 0 for none."""
+    """What the hub adds to a task that it takes. Moments are wall ms, 0 for none; `term_ms` is how long it may stay
+    from now on."""
 
     spec: TaskSpec
     tier: Tier
@@ -30,7 +31,9 @@ class Admitted(NamedTuple):
     inferred_tier: Tier
     signals: tuple[str, ...]
     not_before_ms: int
-    expires_ms: int
+    start_by_ms: int
+    complete_by_ms: int
+    term_ms: int
 
     @property
     def group(self) -> Group:
@@ -55,13 +58,8 @@ def admit(spec: TaskSpec, role: Role, settings: Settings, now: Now, at: str) -> 
     )
     inferred = Tier(found.tier)
     tier, source = _tier(spec, inferred, at)
-    ttl_ms = (spec.ttl_s or settings.queue.ttl_s) * 1000
-    not_before_ms = _wall_ms(spec.not_before, f"{at}.not_before")
-    if not_before_ms > now.wall_ms + limits.TTL_S_MAX * 1000:
-        days = limits.TTL_S_MAX // 86400
-        raise Refused(
-            "invalid", f"{at}.not_before: it is more than {days} days ahead", field=f"{at}.not_before"
-        )
+    moments = _moments(spec, now, at)
+    not_before_ms = moments["not_before"]
     return Admitted(
         spec=spec,
         tier=tier,
@@ -69,8 +67,21 @@ def admit(spec: TaskSpec, role: Role, settings: Settings, now: Now, at: str) -> 
         inferred_tier=inferred,
         signals=tuple(found.signals),
         not_before_ms=not_before_ms if not_before_ms > now.wall_ms else 0,
-        expires_ms=max(now.wall_ms, not_before_ms) + ttl_ms,
+        start_by_ms=moments["start_by"],
+        complete_by_ms=moments["complete_by"],
+        term_ms=max(0, not_before_ms - now.wall_ms) + ttl_ms(spec.ttl_s, tier, settings),
     )
+
+
+def ttl_ms(own_s: int | None, tier: Tier, settings: Settings) -> int:
+    """A task's time to live: its own, its tier's, or that of all."""
+    queue = settings.queue
+    of_tier = {
+        Tier.trivial: queue.ttl_trivial_s,
+        Tier.standard: queue.ttl_standard_s,
+        Tier.complex: queue.ttl_complex_s,
+    }
+    return (own_s or of_tier[tier] or queue.ttl_s) * 1000
 
 
 def _tier(spec: TaskSpec, inferred: Tier, at: str) -> tuple[Tier, TierSource]:
@@ -172,6 +183,29 @@ def _check_repo_host(host: str, role: Role, where: str) -> None:
             f"{where}: the private address {host} is only taken from `operate` and `admin`",
             field=where,
         )
+
+
+def _moments(spec: TaskSpec, now: Now, at: str) -> dict[str, int]:
+    """The moments of the task by field, 0 for none: none too far ahead, none that could never be kept."""
+    given = {"not_before": spec.not_before, "start_by": spec.start_by, "complete_by": spec.complete_by}
+    found = {field: _wall_ms(text, f"{at}.{field}") for field, text in given.items()}
+    for field, wall_ms in found.items():
+        where = f"{at}.{field}"
+        if wall_ms > now.wall_ms + limits.TTL_S_MAX * 1000:
+            days = limits.TTL_S_MAX // 86400
+            raise Refused("invalid", f"{where}: it is more than {days} days ahead", field=where)
+        if given[field] is not None and field != "not_before" and wall_ms <= now.wall_ms:
+            said = f"{where}: {given[field]} has passed, it is {rfc3339(now.wall_ms)} now"
+            raise Refused("deadline_passed", said, field=where)
+    for earlier, later in (
+        ("not_before", "start_by"),
+        ("not_before", "complete_by"),
+        ("start_by", "complete_by"),
+    ):
+        if found[earlier] and found[later] and found[earlier] >= found[later]:
+            where = f"{at}.{later}"
+            raise Refused("invalid", f"{where}: {given[later]} is not after {earlier}", field=where)
+    return found
 
 
 def _wall_ms(text: str | None, where: str) -> int:

@@ -250,19 +250,23 @@ class Attempts:
 
     def cancel(self, slot: int, now: Now, cause: str = "", by: str = "") -> None:
         """Final at once: the fence. A running attempt's agent stays taken until its processes have ended."""
+        if self._table.state_of(slot) in OPEN:
+            self.stop(slot, None, now)
+        self._tasks.move(slot, Move.cancel, now, cause=cause, by=by)
+
+    def stop(self, slot: int, error: TaskError | None, now: Now) -> None:
+        """Close a running attempt and have its processes killed; the caller moves the task. Until the host says that
+        they have ended, or a lease has passed, the agent stays taken."""
         table = self._table
         task, attempt = table.id[slot], table.attempt[slot]
-        agent = self._fleet.agents.get(table.agent[slot]) if table.state_of(slot) in OPEN else None
-        if agent is not None:
-            self._close(slot, "cancelled", None, now)
-            self.closing[task, attempt] = agent
-            agent.free_by_ms = self.clock_ms(now) + int(self._tasks.settings.queue.lease_s * 1000)
-            heapq.heappush(self._timers, (agent.free_by_ms, task, attempt))
-            if agent.host.session is not None:
-                self._out.send(
-                    agent.host.session.peer, m.Cancel(task=task, attempt=attempt, reason="cancelled")
-                )
-        self._tasks.move(slot, Move.cancel, now, cause=cause, by=by)
+        agent = self._fleet.agents[table.agent[slot]]
+        self._close(slot, "cancelled", error, now)
+        self.closing[task, attempt] = agent
+        agent.free_by_ms = self.clock_ms(now) + int(self._tasks.settings.queue.lease_s * 1000)
+        heapq.heappush(self._timers, (agent.free_by_ms, task, attempt))
+        if agent.host.session is not None:
+            reason = error.code if error else "cancelled"
+            self._out.send(agent.host.session.peer, m.Cancel(task=task, attempt=attempt, reason=reason))
 
     def expire(self, now: Now) -> None:
         """Due deadlines: leases that ran out, assignments that nobody accepted, agents not freed in time.

@@ -116,7 +116,7 @@ class Hub:
         self.tasks.story.next_number = max(1, loaded.numbers.get(NEXT_NOTE, 1))
         self.tasks.counts.update(loaded.finals)
         slots = [self.tasks.load(row, now) for row in loaded.rows]
-        self.tasks.begin(now)
+        self.tasks.begin(now, loaded.numbers)
         for slot in slots:
             state = self.tasks.table.state_of(slot)
             if state in OPEN:
@@ -183,9 +183,9 @@ class Hub:
     def next_due_ms(self, now: Now) -> int | None:
         """When the next timer is due, in monotonic ms; None when there is none."""
         due = [d for d in (self.attempts.next_due_ms(), self.tasks.waits.next_due_ms()) if d is not None]
-        wall_ms = self.tasks.next_wall_ms()
-        if wall_ms is not None:
-            due.append(now.mono_ms + max(0, wall_ms - now.wall_ms))
+        deadline_ms = self.tasks.deadlines.next_due_ms(now)
+        if deadline_ms is not None:
+            due.append(deadline_ms)
         if any(h.online for h in self.fleet.hosts.values()):
             due.append(now.mono_ms + 1000)
         return min(due) if due else None
@@ -363,7 +363,8 @@ class Hub:
                 host.heard_ms = min(host.heard_ms + event.gap_ms, now.mono_ms)
             self.sessions.away(event.gap_ms, now)
         self.tasks.waits.expire(now)
-        self.tasks.sweep(now)
+        self._look_at_clock(now)
+        self.tasks.sweep(now, self.attempts.stop)
         if event.drained:
             self.attempts.expire(now)
             self._silent_hosts(now)
@@ -375,6 +376,15 @@ class Hub:
             for endpoint in self.registry.endpoints.values():
                 if endpoint.seen_from == 0:
                     self.out.add(ProbeEndpoint(endpoint.id))
+
+    def _look_at_clock(self, now: Now) -> None:
+        """A wall clock that was set moves no lease, no retry, no order and no term; people are told."""
+        clock = self.tasks.clock
+        moved_ms = clock.look(now)
+        if moved_ms:
+            self.out.publish("queue", "clock_jumped", by_s=moved_ms / 1000)
+        elif self.tasks.table.slot_of and now.mono_ms >= clock.next_note_ms():
+            clock.note(now)
 
     def _silent_hosts(self, now: Now) -> None:
         silent_ms = self.settings.queue.offline_s * 1000

@@ -38,7 +38,7 @@ def _check_rows(hub: Hub) -> None:
         assert table.group[slot] < len(tasks.groups), f"task {task} has group {table.group[slot]}"
         if state not in OPEN_ATTEMPT:
             assert table.agent[slot] == 0, f"task {task} is {state} and has agent {table.agent[slot]}"
-            assert tasks.has_deadline(slot), f"task {task} is {state} and no timer ends that"
+        assert tasks.deadlines.is_watched(slot), f"task {task} is {state} and no timer ends that"
         if state is State.held:
             assert task in table.errors, f"task {task} is held for no reason"
         if state is State.delayed:

@@ -20,7 +20,7 @@ from agentcom.core.principals import RIGHTS
 from agentcom.core.sessions import Session
 from agentcom.core.tasks import Move, idempotency_key, illegal, may_touch, owner_of
 from agentcom.errors import NotFound, Refused
-from agentcom.model import FINAL, FailureClass, PrincipalRecord, Role, State, TaskError, TaskRow
+from agentcom.model import FINAL, FailureClass, PrincipalRecord, Role, State, TaskError, TaskRow, TaskSpec
 
 if TYPE_CHECKING:
     from agentcom.core.hub import Hub
@@ -116,10 +116,8 @@ class Requests:
             isinstance(op, m.TaskRetry | m.TaskCancel | m.TaskHold | m.TaskRelease)
             and op.task not in tasks.table
         ):
-            return [("tasks", key_u64(op.task))]
-        if isinstance(op, m.DeadRetry):
-            return [("tasks", key_u64(task)) for task in op.tasks]
-        if isinstance(op, m.DeadPurge):
+            return [(database, key_u64(op.task)) for database in ("tasks", "bodies")]
+        if isinstance(op, m.DeadRetry | m.DeadPurge):
             return [(database, key_u64(task)) for task in op.tasks for database in ("tasks", "bodies")]
         return []
 
@@ -150,8 +148,16 @@ class Requests:
             raise Refused(
                 "wrong_state", f"task {op.task} is {state}: only a dead, cancelled or expired one is retried"
             )
-        self._hub.tasks.retry(self._final(op.task, caller, found), now, caller.name)
+        self._retry_one(self._final(op.task, caller, found), caller, now, found)
         return _task(op.task)
+
+    def _retry_one(self, record: TaskRow, caller: PrincipalRecord, now: Now, found: Found) -> None:
+        spec = self._spec(record.id, found)
+        self._hub.tasks.retry(record, spec.ttl_s if spec is not None else None, now, caller.name)
+
+    def _spec(self, task: int, found: Found) -> TaskSpec | None:
+        body = self._out.latest(("bodies", key_u64(task)), found)
+        return m.decode_spec(body) if body is not None else None
 
     def _hold(self, op: m.TaskHold, caller: PrincipalRecord, _s: Session, now: Now, found: Found) -> object:
         slot = self._live(op.task, caller, Move.hold, found)
@@ -174,7 +180,7 @@ class Requests:
     ) -> object:
         records = self._ended(op.tasks, caller, found)
         for record in records:
-            self._hub.tasks.retry(record, now, caller.name)
+            self._retry_one(record, caller, now, found)
         return {"tasks": [record.id for record in records]}
 
     def _dead_purge(
@@ -196,8 +202,7 @@ class Requests:
 
     def _purge(self, record: TaskRow, found: Found) -> None:
         key = key_u64(record.id)
-        body = self._out.latest(("bodies", key), found)
-        spec = m.decode_spec(body) if body is not None else None
+        spec = self._spec(record.id, found)
         if spec is not None and spec.idempotency_key is not None:
             # Its key is free again: a later submit must not be answered with a task that is no more.
             self._out.delete("idempotency", idempotency_key(record.submitter, spec))

@@ -36,6 +36,7 @@ COLUMNS = (
     ("attempt", "i"), ("retries_used", "h"), ("losses", "h"), ("parked_count", "i"), ("infra_count", "h"),
     ("agent", "i"), ("host", "i"), ("assigned_ms", "q"), ("delay_ms", "q"), ("expires_ms", "q"),
     ("lease_ms", "q"), ("accept_ms", "q"), ("not_before_ms", "q"), ("due_ms", "q"), ("accepted_ms", "q"),
+    ("start_by_ms", "q"), ("complete_by_ms", "q"),
 )  # fmt: skip
 ROW_BYTES = sum(array(kind).itemsize for _, kind in COLUMNS)
 assert ROW_BYTES <= 200
@@ -70,6 +71,8 @@ class TaskTable:
     not_before_ms: array[int]
     due_ms: array[int]
     accepted_ms: array[int]
+    start_by_ms: array[int]
+    complete_by_ms: array[int]
 
     def __init__(self) -> None:
         self._columns: list[array[int]] = []
@@ -96,7 +99,7 @@ class TaskTable:
             record.created_ms, record.order_key, record.max_retries, record.attempt, record.retries_used,
             record.losses, record.parked_count, record.infra_count, record.agent, record.host,
             record.assigned_ms, record.delay_ms, record.expires_ms, 0, 0, record.not_before_ms, record.due_ms,
-            0,
+            0, record.start_by_ms, record.complete_by_ms,
         )  # fmt: skip
         if self._free:
             slot = self._free.pop()
@@ -152,6 +155,8 @@ class TaskTable:
                 error.code if error else "",
                 error.message if error else "",
                 self.due_ms[slot],
+                self.start_by_ms[slot],
+                self.complete_by_ms[slot],
             )
         )
 

@@ -8,8 +8,7 @@ door here.
 from __future__ import annotations
 
 import hashlib
-import heapq
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Protocol
 
@@ -18,9 +17,10 @@ import msgspec
 from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.config import Settings
-from agentcom.core.admission import Admitted, admit
+from agentcom.core.admission import Admitted, admit, ttl_ms
+from agentcom.core.deadlines import Deadlines, TermClock, too_late
 from agentcom.core.effects import RecordKey, key_u64
-from agentcom.core.lanes import ReadyQueue, key_of, pack, task_of
+from agentcom.core.lanes import ReadyQueue, key_of, task_of
 from agentcom.core.outlet import Outlet
 from agentcom.core.rows import LANES, STATE_CODE, STATES, TIERS, TaskTable
 from agentcom.core.story import Noted, Story
@@ -73,7 +73,7 @@ TABLE: dict[tuple[State, Move], State] = {
     (State.held, Move.delay): State.delayed,
     **{(state, Move.kill): State.dead for state in OPEN},
     **{(state, Move.cancel): State.cancelled for state in LIVE},
-    **{(state, Move.expire): State.expired for state in (*QUEUED, State.held)},
+    **{(state, Move.expire): State.expired for state in LIVE},
     **{(state, Move.retry): State.ready for state in (State.dead, State.cancelled, State.expired)},
 }
 
@@ -112,6 +112,8 @@ class Tasks:
         self.waits = Waits(out)
         self.story = Story(out, self.table)
         self._wall: list[int] = []
+        self.clock = TermClock(out)
+        self.deadlines = Deadlines(self.table, self.clock)
         self._newest_ms = 0
         self._order_base_ms = 0
         self.next_id = 1
@@ -143,9 +145,10 @@ class Tasks:
         self._enter(slot, record.state, now)
         return slot
 
-    def begin(self, now: Now) -> None:
-        """Start the clock for the order of tasks: wall time once, then only monotonic time moves it, so a jump
-        of the wall clock changes no order."""
+    def begin(self, now: Now, numbers: dict[str, int]) -> None:
+        """Start the clock of terms, and that for the order of tasks: wall time once, then only monotonic time moves
+        it, so a jump of the wall clock changes no order."""
+        self.clock.begin(now, numbers)
         self._order_base_ms = max(now.wall_ms, self._newest_ms) - now.mono_ms
 
     # --- from people ------------------------------------------------------------------------------------
@@ -178,7 +181,7 @@ class Tasks:
         if (state, Move.hold) not in TABLE:
             raise self.illegal(slot, Move.hold)
         self.table.errors[self.table.id[slot]] = error
-        self.table.delay_ms[slot] = now.wall_ms + self.settings.queue.held_s * 1000
+        self.table.delay_ms[slot] = self.clock.now_ms(now) + self.settings.queue.held_s * 1000
         self.move(slot, Move.hold, now, by=by)
 
     def release(self, slot: int, now: Now, by: str = "") -> None:
@@ -191,8 +194,9 @@ class Tasks:
             self.note(slot, Noted.released, "", now, by=by)
         self.move(slot, Move.delay if later else Move.release, now, by=by)
 
-    def retry(self, record: TaskRow, now: Now, by: str = "") -> None:
-        """A dead, cancelled or expired task goes back to its lane with fresh counters; attempts rise on."""
+    def retry(self, record: TaskRow, ttl_s: int | None, now: Now, by: str = "") -> None:
+        """A dead, cancelled or expired task goes back to its lane with fresh counters and a new time to live; attempts
+        rise on. Moments that have passed bind it no more."""
         state = TABLE.get((record.state, Move.retry))
         if state is None:
             raise illegal(record.id, record.state, Move.retry)
@@ -201,7 +205,9 @@ class Tasks:
         record.retries_used = record.losses = record.parked_count = record.infra_count = 0
         record.finished_ms = record.agent = record.host = 0
         record.delay_ms = record.due_ms = record.not_before_ms = 0
-        record.expires_ms = now.wall_ms + self.settings.queue.ttl_s * 1000
+        record.start_by_ms = record.start_by_ms if record.start_by_ms > now.wall_ms else 0
+        record.complete_by_ms = record.complete_by_ms if record.complete_by_ms > now.wall_ms else 0
+        record.expires_ms = self.clock.now_ms(now) + ttl_ms(ttl_s, record.tier, self.settings)
         record.order_key = self._order_key(record.lane, now)
         record.error_class = record.error_code = record.error_message = ""
         slot = self.table.add(record)
@@ -266,38 +272,33 @@ class Tasks:
         known += f"; {error.message}" if error is not None else ""
         return illegal(task, self.table.state_of(slot), what, known)
 
-    def sweep(self, now: Now) -> None:
-        """Wall-clock deadlines that people gave: `not_before`, ttl, the time a task may be held."""
-        while self._wall and key_of(self._wall[0]) <= now.wall_ms:
-            slot = self.table.slot_of.get(task_of(heapq.heappop(self._wall)))
+    def sweep(self, now: Now, stop: Callable[[int, TaskError, Now], None]) -> None:
+        """Carry out what the clocks say: `not_before`, `start_by`, `complete_by`, terms. `stop` ends the attempt of a
+        running task."""
+        for task in self.deadlines.due(now):
+            slot = self.table.slot_of.get(task)
             if slot is not None:
-                self._sweep_one(slot, now)
+                self._sweep_one(slot, now, stop)
 
-    def next_wall_ms(self) -> int | None:
-        return key_of(self._wall[0]) if self._wall else None
-
-    def has_deadline(self, slot: int) -> bool:
-        """Whether the wall clock will look at the task no later than it must. O(live tasks): for checks."""
-        due_ms, task = self._wall_due_ms(slot, self.table.state_of(slot)), self.table.id[slot]
-        return any(task_of(entry) == task and key_of(entry) <= due_ms for entry in self._wall)
-
-    def _sweep_one(self, slot: int, now: Now) -> None:
+    def _sweep_one(self, slot: int, now: Now, stop: Callable[[int, TaskError, Now], None]) -> None:
         state = self.table.state_of(slot)
-        expires_ms = self.table.expires_ms[slot]
-        held_out = state is State.held and self.table.delay_ms[slot] <= now.wall_ms
-        if state in OPEN:
-            # Running work is left to end; the deadline is looked at again when it comes back to the queue.
-            return
-        if expires_ms <= now.wall_ms or held_out:
-            code, what = ("held_too_long", "held") if held_out else ("ttl", "in the queue")
-            self.table.errors[self.table.id[slot]] = TaskError(
-                failure_class=FailureClass.configuration,
-                code=code,
-                message=f"it was {what} for longer than allowed",
-            )
+        overdue = self.deadlines.overdue(slot, state, now)
+        if overdue is not None:
+            if state in OPEN:
+                said = (
+                    f"{overdue.message}; attempt {self.table.attempt[slot]} was running, its worktree is kept"
+                )
+                overdue = too_late(overdue.code, said)
+                stop(slot, overdue, now)
+            self.table.errors[self.table.id[slot]] = overdue
             self.move(slot, Move.expire, now)
         elif state is State.delayed and 0 < self.table.not_before_ms[slot] <= now.wall_ms:
             self.move(slot, Move.due, now)
+        else:
+            if state not in OPEN and 0 < self.table.start_by_ms[slot] <= now.wall_ms:
+                self.table.start_by_ms[slot] = 0  # it was started in time
+                self._save(slot)
+            self.deadlines.watch(slot, state)
 
     def _take(
         self, one: Admitted, caller: PrincipalRecord, now: Now, found: Mapping[RecordKey, bytes]
@@ -324,8 +325,10 @@ class Tasks:
             created_ms=now.wall_ms,
             order_key=self._order_key(spec.lane, now),
             max_retries=self.settings.queue.max_retries if spec.max_retries is None else spec.max_retries,
-            expires_ms=one.expires_ms,
+            expires_ms=self.clock.now_ms(now) + one.term_ms,
             not_before_ms=one.not_before_ms,
+            start_by_ms=one.start_by_ms,
+            complete_by_ms=one.complete_by_ms,
         )
         self._store_new(record, spec, now)
         if one.tier is not one.inferred_tier and one.tier_source == "explicit":
@@ -393,25 +396,8 @@ class Tasks:
             self.changed = True
             if self.ready.size > 2 * self.counts[State.ready] + STALE_MAX:
                 self.ready.compact()
-        if state not in OPEN:
-            heapq.heappush(self._wall, pack(self._wall_due_ms(slot, state), task))
-            if len(self._wall) > 2 * len(self.table) + STALE_MAX:
-                self._drop_passed()
-
-    def _wall_due_ms(self, slot: int, state: State) -> int:
-        """When the wall clock next matters to a task that no agent holds."""
-        due_ms = self.table.expires_ms[slot]
-        if state is State.held:
-            due_ms = min(due_ms, self.table.delay_ms[slot])
-        if state is State.delayed and self.table.not_before_ms[slot]:
-            due_ms = min(due_ms, self.table.not_before_ms[slot])
-        return due_ms
-
-    def _drop_passed(self) -> None:
-        """Keep one deadline per queued task: those of states that it has left, and of final tasks, go."""
-        states = ((task, slot, self.table.state_of(slot)) for task, slot in self.table.slot_of.items())
-        self._wall = [pack(self._wall_due_ms(slot, s), task) for task, slot, s in states if s not in OPEN]
-        heapq.heapify(self._wall)
+        self.deadlines.enter(slot, state)
+        self.deadlines.keep_within(STALE_MAX)
 
     def _finish(self, slot: int, task: int, state: State, now: Now) -> None:
         key = key_u64(task)

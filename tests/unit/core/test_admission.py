@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from agentcom.clock import ManualClock
-from agentcom.core.admission import Admitted, admit
+from agentcom.clock import ManualClock, rfc3339
+from agentcom.core.admission import Admitted, admit, ttl_ms
 from agentcom.errors import Refused
 from agentcom.model import CheckKind, CheckSpec, FileRef, Group, Role, TaskSpec, Tier, TierSource
 from tests.factories import settings, shell_task, task
@@ -188,8 +188,36 @@ def test_a_time_long_ago_is_now(text: str) -> None:
 
 def test_the_ttl_counts_from_when_the_task_may_start() -> None:
     later = taken(task(not_before="2027-02-01T00:00:00Z", ttl_s=60))
-    assert later.expires_ms - later.not_before_ms == 60_000
-    assert taken(task(ttl_s=60)).expires_ms - NOW.wall_ms == 60_000
+    assert later.term_ms - (later.not_before_ms - NOW.wall_ms) == 60_000
+    assert taken(task(ttl_s=60)).term_ms == 60_000
+
+
+@pytest.mark.parametrize(("tier", "ttl_s"), [(Tier.trivial, 7), (Tier.standard, 8), (Tier.complex, 9)])
+def test_a_tier_may_have_a_time_to_live_of_its_own(tier: Tier, ttl_s: int) -> None:
+    queue = settings(ttl_trivial_s=7, ttl_standard_s=8, ttl_complex_s=9)
+    spec = shell_task() if tier is Tier.trivial else task(tier=tier)
+    assert admit(spec, Role.submit, queue, NOW, "tasks[0]").term_ms == ttl_s * 1000
+    assert ttl_ms(5, tier, queue) == 5000
+    assert ttl_ms(None, tier, settings(ttl_s=3)) == 3000
+
+
+@pytest.mark.parametrize("field", ["start_by", "complete_by"])
+def test_a_deadline_that_has_passed_is_refused(field: str) -> None:
+    assert refused(task(**{field: rfc3339(NOW.wall_ms)})) == ("deadline_passed", f"tasks[0].{field}")
+    assert refused(task(**{field: "2001-01-01T00:00:00Z"})) == ("deadline_passed", f"tasks[0].{field}")
+    assert refused(task(**{field: "2999-01-01T00:00:00Z"})) == ("invalid", f"tasks[0].{field}")
+    assert refused(task(**{field: "soon"})) == ("invalid", f"tasks[0].{field}")
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [("not_before", "start_by"), ("not_before", "complete_by"), ("start_by", "complete_by")],
+)
+def test_moments_that_could_not_all_be_kept_are_refused(earlier: str, later: str) -> None:
+    one, other = rfc3339(NOW.wall_ms + 10_000), rfc3339(NOW.wall_ms + 20_000)
+    assert refused(task(**{earlier: other, later: one})) == ("invalid", f"tasks[0].{later}")
+    assert refused(task(**{earlier: one, later: one})) == ("invalid", f"tasks[0].{later}")
+    assert taken(task(**{earlier: one, later: other}))
 
 
 # --- groups ---------------------------------------------------------------------------------------------

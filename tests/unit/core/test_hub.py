@@ -109,6 +109,7 @@ def test_the_next_timer_is_the_earliest_deadline_on_either_clock() -> None:
     rig = Rig()
     assert rig.hub.next_due_ms(rig.clock.now()) is None
     rig.admin.submit(task(ttl_s=60))
+    rig.advance(0)  # notes where the clock of terms stands
     now = rig.clock.now()
     assert rig.hub.next_due_ms(now) == now.mono_ms + 60_000
     rig.admin.send(rig.admin.request(m.TaskWait(task=1, timeout_s=5)))
@@ -150,7 +151,7 @@ def test_no_submits_are_taken_while_the_disk_is_full_and_all_else_goes_on() -> N
         lambda hub: hub.tasks.counts.update({State.ready: 9}),
         lambda hub: hub.tasks.by_lane.update(dict.fromkeys(hub.tasks.by_lane, 9)),
         lambda hub: hub.tasks.ready.first(0, 9) and hub.tasks.ready._heaps.clear(),
-        lambda hub: hub.tasks._wall.clear(),
+        lambda hub: hub.tasks.deadlines._terms.clear(),
         lambda hub: hub.attempts._timers.clear(),
         lambda hub: setattr(hub.fleet.agent_named("box-1"), "task", 9),
         lambda hub: setattr(hub.fleet.host_named("box"), "busy_count", 0),

@@ -502,7 +502,7 @@ def test_deadlines_of_finished_tasks_do_not_pile_up(rig: Rig, monkeypatch: pytes
     monkeypatch.setattr(core_tasks, "STALE_MAX", 8)
     for _ in range(60):
         rig.admin.ask(m.TaskCancel(task=rig.admin.submit(task())))
-    assert len(rig.hub.tasks._wall) <= 10
+    assert len(rig.hub.tasks.deadlines) <= 10
     assert rig.hub.tasks.ready.size <= 10
 
 

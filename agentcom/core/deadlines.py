@@ -1,0 +1,188 @@
+"""When a task must have started, ended, or left the queue, and on which clock.
+
+Moments that people gave (`not_before`, `start_by`, `complete_by`) follow the wall clock, also when it is set. Terms
+(time to live, how long a task may be held) run on a clock of their own that only monotonic time moves: setting the
+wall clock by ten years expires nothing. The term clock starts at wall time in a new store; where it stands is
+noted now and then and at each jump, and a start goes on from there.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+
+from agentcom import limits
+from agentcom.clock import Now, rfc3339
+from agentcom.core.lanes import key_of, pack, task_of
+from agentcom.core.outlet import Outlet
+from agentcom.core.rows import TaskTable
+from agentcom.model import OPEN_ATTEMPT, FailureClass, State, TaskError
+
+WALL, TERM = "clock_wall_ms", "clock_term_ms"  # numbers in `meta`: two clocks read at one moment
+
+
+class TermClock:
+    """Time for terms, in ms that are comparable over restarts."""
+
+    def __init__(self, out: Outlet) -> None:
+        self._out = out
+        self._base_ms = 0
+        self._offset_ms: int | None = None  # wall less monotonic, as last seen
+        self._noted_ms: int | None = None  # monotonic
+
+    def begin(self, now: Now, numbers: dict[str, int]) -> None:
+        """Go on from the last note. The time away counts as the wall clock tells it, within reason: that clock may
+        have been set meanwhile, and nobody could work on anything."""
+        term_ms = now.wall_ms
+        if TERM in numbers:
+            away_ms = now.wall_ms - numbers[WALL]
+            term_ms = numbers[TERM] + min(max(0, away_ms), limits.AWAY_MS_MAX)
+        self._base_ms = term_ms - now.mono_ms
+
+    def now_ms(self, now: Now) -> int:
+        return self._base_ms + now.mono_ms
+
+    def wall_ms(self, term_ms: int, now: Now) -> int:
+        """When a term ends as the wall clock stands now: for people's eyes."""
+        return now.wall_ms + term_ms - self.now_ms(now)
+
+    def due_ms(self, term_ms: int) -> int:
+        """When a term ends, in monotonic ms."""
+        return term_ms - self._base_ms
+
+    def look(self, now: Now) -> int:
+        """By how many ms the wall clock was set since the last look, or the machine slept; 0 for less than
+        CLOCK_JUMP_MS, which is a clock that is being adjusted."""
+        offset_ms, before_ms = now.wall_ms - now.mono_ms, self._offset_ms
+        self._offset_ms = offset_ms
+        moved_ms = 0 if before_ms is None else offset_ms - before_ms
+        if abs(moved_ms) < limits.CLOCK_JUMP_MS:
+            return 0
+        self.note(now)
+        return moved_ms
+
+    def note(self, now: Now) -> None:
+        """Write down where the clock stands."""
+        self._noted_ms = now.mono_ms
+        self._out.number(WALL, max(0, now.wall_ms))
+        self._out.number(TERM, self.now_ms(now))
+
+    def next_note_ms(self) -> int:
+        """When the next note is due, in monotonic ms."""
+        return 0 if self._noted_ms is None else self._noted_ms + limits.CLOCK_NOTE_MS
+
+
+class Deadlines:
+    """The next moment and the next term of each live task, by heap. Entries that no longer hold stay until they
+    come up or `keep_within` drops them: who takes one from `due` looks at the task again."""
+
+    def __init__(self, table: TaskTable, clock: TermClock) -> None:
+        self._table = table
+        self.clock = clock
+        self._moments: list[int] = []
+        self._terms: list[int] = []
+
+    def __len__(self) -> int:
+        return max(len(self._moments), len(self._terms))
+
+    def enter(self, slot: int, state: State) -> None:
+        """The task is in this state now: remember what ends it. O(log n)."""
+        task = self._table.id[slot]
+        self.watch(slot, state)
+        if state not in OPEN_ATTEMPT:
+            heapq.heappush(self._terms, pack(self.term_ms(slot, state), task))
+
+    def watch(self, slot: int, state: State) -> None:
+        """Remember its next moment only."""
+        moment_ms = self.moment_ms(slot, state)
+        if moment_ms:
+            heapq.heappush(self._moments, pack(moment_ms, self._table.id[slot]))
+
+    def due(self, now: Now) -> Iterator[int]:
+        """Tasks that the clock may be about to move, one at a time; the caller moves each before the next."""
+        term_ms = self.clock.now_ms(now)
+        while self._moments and key_of(self._moments[0]) <= now.wall_ms:
+            yield task_of(heapq.heappop(self._moments))
+        while self._terms and key_of(self._terms[0]) <= term_ms:
+            yield task_of(heapq.heappop(self._terms))
+
+    def moment_ms(self, slot: int, state: State) -> int:
+        """The next moment on the wall clock that matters to a task in this state; 0 for none."""
+        table = self._table
+        found = [table.complete_by_ms[slot]]
+        if state not in OPEN_ATTEMPT:
+            found.append(table.start_by_ms[slot])
+        if state is State.delayed:
+            found.append(table.not_before_ms[slot])
+        return min((ms for ms in found if ms), default=0)
+
+    def term_ms(self, slot: int, state: State) -> int:
+        """When the term of a task that no agent holds ends."""
+        expires_ms = self._table.expires_ms[slot]
+        return min(expires_ms, self._table.delay_ms[slot]) if state is State.held else expires_ms
+
+    def overdue(self, slot: int, state: State, now: Now) -> TaskError | None:
+        """Why the task expires now, if it does. `start_by` binds until a worker has been on the task; the time to live
+        leaves running work to end, and is looked at again when it comes back to the queue."""
+        table = self._table
+        if 0 < table.complete_by_ms[slot] <= now.wall_ms:
+            return too_late("complete_by", f"it was to be complete by {rfc3339(table.complete_by_ms[slot])}")
+        if state in OPEN_ATTEMPT:
+            return None
+        if 0 < table.start_by_ms[slot] <= now.wall_ms and not self._was_started(slot):
+            return too_late("start_by", f"it was to be started by {rfc3339(table.start_by_ms[slot])}")
+        term_ms = self.clock.now_ms(now)
+        if state is State.held and table.delay_ms[slot] <= term_ms:
+            return too_late("held_too_long", "it was held for longer than queue.held_s allows")
+        if table.expires_ms[slot] <= term_ms:
+            return too_late("ttl", "its time to live was over before it ended")
+        return None
+
+    def _was_started(self, slot: int) -> bool:
+        table = self._table
+        return bool(
+            table.retries_used[slot]
+            or table.losses[slot]
+            or table.parked_count[slot]
+            or table.infra_count[slot]
+        )
+
+    def next_due_ms(self, now: Now) -> int | None:
+        """In monotonic ms. Moments are looked at once a second at least: the wall clock may be set."""
+        due = []
+        if self._moments:
+            left_ms = max(0, key_of(self._moments[0]) - now.wall_ms)
+            due.append(now.mono_ms + min(left_ms, limits.CLOCK_LOOK_MS))
+        if self._terms:
+            due.append(self.clock.due_ms(key_of(self._terms[0])))
+            due.append(self.clock.next_note_ms())
+        return min(due, default=None)
+
+    def keep_within(self, spare: int) -> None:
+        """Drop what no longer holds once there is `spare` more of it than there are tasks. O(n) then."""
+        if len(self) <= 2 * len(self._table) + spare:
+            return
+        live = [(task, slot, self._table.state_of(slot)) for task, slot in self._table.slot_of.items()]
+        moments = ((self.moment_ms(slot, state), task) for task, slot, state in live)
+        self._moments = [pack(ms, task) for ms, task in moments if ms]
+        self._terms = [
+            pack(self.term_ms(s, state), task) for task, s, state in live if state not in OPEN_ATTEMPT
+        ]
+        heapq.heapify(self._moments)
+        heapq.heapify(self._terms)
+
+    def is_watched(self, slot: int) -> bool:
+        """Whether the task will come up no later than it must. O(live tasks): for checks."""
+        state, task = self._table.state_of(slot), self._table.id[slot]
+        moment_ms = self.moment_ms(slot, state)
+        return (not moment_ms or _has(self._moments, task, moment_ms)) and (
+            state in OPEN_ATTEMPT or _has(self._terms, task, self.term_ms(slot, state))
+        )
+
+
+def too_late(code: str, message: str) -> TaskError:
+    return TaskError(failure_class=FailureClass.configuration, code=code, message=message)
+
+
+def _has(heap: list[int], task: int, due_ms: int) -> bool:
+    return any(task_of(entry) == task and key_of(entry) <= due_ms for entry in heap)
