@@ -171,11 +171,7 @@ class Hub:
         free = sum(1 for agent in self.fleet.agents.values() if agent.takes_work)
         if free == 0:
             return []
-        queued = sorted(
-            (entry, group)
-            for group in self.tasks.ready.groups()
-            for entry in self.tasks.ready.first(group, free)
-        )
+        queued = self.tasks.ready.next(free)
         if queued:
             self._dispatch(queued, now)
         return self.out.take()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from agentcom.core.lanes import ReadyQueue, task_of
+from agentcom.core.lanes import ReadyQueue, key_of, task_of
 from agentcom.core.rows import LANES
 from agentcom.model import FINAL, OPEN_ATTEMPT, State
 
@@ -58,10 +58,16 @@ def _check_ready(hub: Hub) -> None:
     """The queue gives out every ready task once, and nothing else."""
     tasks = hub.tasks
     ready: ReadyQueue = tasks.ready
-    queued = [task_of(entry) for group in ready.groups() for entry in ready.first(group, len(tasks.table))]
-    states = tasks.table
-    expected = sorted(t for t, slot in states.slot_of.items() if states.state_of(slot) is State.ready)
-    assert sorted(queued) == expected, f"queued {sorted(queued)}, ready {expected}"
+    table = tasks.table
+    expected = sorted(t for t, slot in table.slot_of.items() if table.state_of(slot) is State.ready)
+    given = ready.next(len(table) + 1)
+    assert sorted(task_of(entry) for entry, _ in given) == expected, f"given out {given}, ready {expected}"
+    assert sorted(entry for entry, _ in given) == ready.entries(), "the queue lists what it does not give out"
+    assert ready.count == len(expected), f"the queue counts {ready.count} of {len(expected)}"
+    for entry, group in given:
+        slot = table.slot_of[task_of(entry)]
+        assert table.group[slot] == group, f"task {table.id[slot]} is given out for group {group}"
+        assert table.order_key[slot] == key_of(entry), f"task {table.id[slot]} has another place in the queue"
 
 
 def _check_agents(hub: Hub) -> None:

@@ -20,7 +20,7 @@ from agentcom.config import Settings
 from agentcom.core.admission import Admitted, admit, ttl_ms
 from agentcom.core.deadlines import Deadlines, TermClock, too_late
 from agentcom.core.effects import RecordKey, key_u64
-from agentcom.core.lanes import ReadyQueue, key_of, task_of
+from agentcom.core.lanes import ReadyQueue
 from agentcom.core.outlet import Outlet
 from agentcom.core.rows import LANES, STATE_CODE, STATES, TIERS, TaskTable
 from agentcom.core.story import Noted, Story
@@ -89,7 +89,7 @@ NOTED: dict[Move, Noted] = {
 }  # what the attempt records do not tell; see story.py
 
 STALE_MAX = (
-    1024  # entries of queue or heap that have fallen, beyond as many as stand, before they are dropped
+    1024  # deadlines that have passed, beyond as many as stand, before they are dropped
 )
 
 
@@ -106,12 +106,13 @@ class Tasks:
         self._out = out
         self.settings = settings
         self.table = TaskTable()
-        self.ready = ReadyQueue(self._is_ready)
+        self.ready = ReadyQueue(lambda group: self.pools[group])
         self.groups: list[Group] = []
         self._group_of: dict[Group, int] = {}
+        self.pools: list[int] = []  # by group: tasks of one pool ask the same of a place to run
+        self._pool_of: dict[tuple[object, ...], int] = {}
         self.waits = Waits(out)
         self.story = Story(out, self.table)
-        self._wall: list[int] = []
         self.clock = TermClock(out)
         self.deadlines = Deadlines(self.table, self.clock)
         self._newest_ms = 0
@@ -128,6 +129,8 @@ class Tasks:
         assert number == len(self.groups), "requirement groups are numbered without gaps"
         self.groups.append(group)
         self._group_of[group] = number
+        wanted = (group.tier, group.model, group.needs)
+        self.pools.append(self._pool_of.setdefault(wanted, len(self._pool_of)))
 
     def load(self, record: TaskRow, now: Now) -> int:
         """A live task from the store. Open attempts get their fresh lease from attempts.py."""
@@ -233,6 +236,8 @@ class Tasks:
         self.table.state[slot] = STATE_CODE[new]
         if what in NOTED:
             self._note_move(slot, what, cause, now, by)
+        if old is State.ready:
+            self._leave_queue(slot, what)
         if new is State.ready:
             # What it waited for is behind it: a failure later on starts a delay of its own.
             self.table.not_before_ms[slot] = self.table.delay_ms[slot] = self.table.due_ms[slot] = 0
@@ -378,26 +383,22 @@ class Tasks:
             self._out.put("meta", b"group" + key_u64(number), group)
         return number
 
-    def _is_ready(self, entry: int, group: int) -> bool:
-        """A task that left and came back under another key has an old entry too, which does not count."""
-        slot = self.table.slot_of.get(task_of(entry))
-        return (
-            slot is not None
-            and STATES[self.table.state[slot]] is State.ready
-            and self.table.group[slot] == group
-            and self.table.order_key[slot] == key_of(entry)
-        )
-
     def _enter(self, slot: int, state: State, now: Now) -> None:
         """What being in a state means for the queue and the deadlines."""
         task = self.table.id[slot]
         if state is State.ready:
-            self.ready.push(self.table.group[slot], self.table.order_key[slot], task)
+            table = self.table
+            self.ready.push(
+                table.group[slot], table.order_key[slot], task, table.submitter[slot], table.lane[slot]
+            )
             self.changed = True
-            if self.ready.size > 2 * self.counts[State.ready] + STALE_MAX:
-                self.ready.compact()
         self.deadlines.enter(slot, state)
         self.deadlines.keep_within(STALE_MAX)
+
+    def _leave_queue(self, slot: int, what: Move) -> None:
+        table, ready = self.table, self.ready
+        leave = ready.started if what is Move.assign else ready.remove
+        leave(table.group[slot], table.order_key[slot], table.id[slot], table.submitter[slot], table.lane[slot])
 
     def _finish(self, slot: int, task: int, state: State, now: Now) -> None:
         key = key_u64(task)

@@ -69,7 +69,7 @@ def _as_stored(counts: dict[State, int]) -> dict[State, int]:
 def _ready(hub: Hub) -> list[int]:
     """The ready tasks as the queue would give them out, which must be all that are ready."""
     ready = hub.tasks.ready
-    queued = sorted(entry for group in ready.groups() for entry in ready.first(group, len(hub.tasks.table)))
+    queued = ready.entries()
     states = hub.tasks.table
     expected = sum(states.state_of(slot) is State.ready for slot in states.slot_of.values())
     assert len(queued) == expected, f"{expected} tasks are ready, {len(queued)} are in the queue"

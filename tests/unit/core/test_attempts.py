@@ -164,8 +164,7 @@ def test_a_jump_of_the_wall_clock_moves_no_lease_no_backoff_and_no_order(ms: int
     third = rig.admin.submit(task())
     rig.advance(0)
     assert [rig.admin.state(n) for n in (running, failing)] == ["working", "delayed"]
-    queue = rig.hub.tasks.ready
-    assert [task_of(e) for g in queue.groups() for e in queue.first(g, 9)] == [first, second, third]
+    assert [task_of(entry) for entry, _ in rig.hub.tasks.ready.next(9)] == [first, second, third]
     rig.advance(2_000)
     assert rig.admin.task(failing)["attempt"] == 2
 

@@ -311,8 +311,7 @@ def hosts(hub: Hub) -> dict[int, HostRecord]:
 
 
 def queued(hub: Hub) -> list[int]:
-    ready = hub.tasks.ready
-    return sorted(entry for group in ready.groups() for entry in ready.first(group, 1_000))
+    return hub.tasks.ready.entries()
 
 
 Story.TestCase.settings = settings(
