@@ -7,7 +7,6 @@ one-time secret key, which may only enrol. A token is shown once; only its SHA-2
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import secrets
@@ -18,7 +17,7 @@ import zmq
 from msgspec import Struct
 
 from agentcom.config import Home, read_private, write_private
-from agentcom.errors import ConfigError
+from agentcom.errors import UNREADABLE, ConfigError
 from agentcom.model import Role
 
 JOIN_PREFIX = "acj1."
@@ -46,7 +45,7 @@ def load_key(path: Path) -> KeyPair:
         return msgspec.json.decode(read_private(path), type=KeyPair)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist: this home has no such key") from None
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{path} is not a key file: {error}") from error
 
 
@@ -96,7 +95,7 @@ def parse_join_code(text: str) -> JoinCode:
         return msgspec.msgpack.decode(
             base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4)), type=JoinCode
         )
-    except (ValueError, binascii.Error, msgspec.DecodeError) as error:
+    except UNREADABLE as error:
         raise ConfigError(
             f"this is not a join code: {error}; copy the whole line from `agentcom host invite`"
         ) from error
@@ -119,7 +118,7 @@ def read_hub_address(home: Home) -> HubAddress | None:
             return msgspec.json.decode(path.read_bytes(), type=HubAddress)
         except FileNotFoundError:
             continue
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise ConfigError(f"{path} cannot be read: {error}; remove it and start the hub again") from error
     return None
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from agentcom.errors import ConfigError
+from agentcom.errors import UNREADABLE, ConfigError
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 TERM_S_MAX = 100 * 366 * 24 * 3600
@@ -153,8 +153,11 @@ def load(home: Path, environment: Mapping[str, str] | None = None) -> Settings:
     if path.exists():
         try:
             tables = tomllib.loads(path.read_text())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        except (*UNREADABLE, OSError) as error:
             raise ConfigError(f"{path}: {error}") from error
+    for name in SECTIONS:
+        if not isinstance(tables.get(name, {}), dict):
+            raise ConfigError(f"{path}: {name} is a section: write [{name}], then its settings below")
     if "anthropic" not in tables and environ.get("ANTHROPIC_BASE_URL"):
         tables["anthropic"] = {}
     for name, section in SECTIONS.items():

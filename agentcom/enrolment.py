@@ -26,7 +26,7 @@ from agentcom.auth import (
 )
 from agentcom.client import Client
 from agentcom.config import Home, Settings, read_private, write_private
-from agentcom.errors import ConfigError, HubUnreachable, Refused
+from agentcom.errors import UNREADABLE, ConfigError, HubUnreachable, Refused
 from agentcom.model import Role
 
 
@@ -131,5 +131,5 @@ def _remembered(home: Home) -> _Memory:
         return msgspec.json.decode(read_private(path), type=_Memory)
     except FileNotFoundError:
         return _Memory()
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{path} cannot be read: {error}; remove it and join again") from error

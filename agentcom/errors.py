@@ -7,6 +7,12 @@ AssertionError and is never caught.
 
 from __future__ import annotations
 
+from typing import Final
+
+# What decoders raise for bytes that are not what they should be: bad JSON, MessagePack, TOML and text are
+# ValueErrors, a nesting without end is a RecursionError.
+UNREADABLE: Final = (ValueError, RecursionError)
+
 
 class AgentComError(Exception):
     """Base of every error that AgentCom raises on purpose."""

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from agentcom import limits
-from agentcom.errors import Refused
+from agentcom.errors import UNREADABLE, Refused
 from agentcom.model import (
     AttemptNo,
     Backend,
@@ -558,7 +558,7 @@ def decode_to_hub(body: bytes | memoryview) -> ToHub:
     """The message in `body`; raises Refused with code, field path and reason."""
     try:
         return _to_hub.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise refusal_of(error) from error
 
 
@@ -566,19 +566,23 @@ def decode_from_hub(body: bytes | memoryview) -> FromHub:
     """The message in `body`; raises Refused with code, field path and reason."""
     try:
         return _from_hub.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise refusal_of(error) from error
 
 
 def decode_spec(body: bytes | memoryview) -> TaskSpec:
-    return _spec.decode(body)
+    """The task in `body`; raises Refused with code, field path and reason."""
+    try:
+        return _spec.decode(body)
+    except UNREADABLE as error:
+        raise refusal_of(error) from error
 
 
 def request_id_of(body: bytes | memoryview) -> int | None:
     """The id of a request that could not be decoded whole, so that the refusal can name it."""
     try:
         return _envelope.decode(body).id
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 

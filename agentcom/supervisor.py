@@ -26,7 +26,7 @@ from msgspec import Struct
 
 from agentcom import limits
 from agentcom.config import Home, write_private
-from agentcom.errors import AgentComError, ConfigError
+from agentcom.errors import UNREADABLE, AgentComError, ConfigError
 from agentcom.lifeline import PARENT_PID_VARIABLE
 
 BACKOFF_S = 0.5
@@ -71,7 +71,7 @@ def read_start(home: Home) -> Start | None:
     try:
         start = msgspec.json.decode((home.run / "up.json").read_bytes(), type=Start)
         os.kill(start.pid, 0)
-    except (FileNotFoundError, msgspec.DecodeError, ProcessLookupError, PermissionError):
+    except (*UNREADABLE, FileNotFoundError, ProcessLookupError, PermissionError):
         return None
     return start
 

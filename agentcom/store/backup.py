@@ -22,7 +22,7 @@ from typing import Final
 import lmdb
 import msgspec
 
-from agentcom.errors import AgentComError, StoreError, StoreFull
+from agentcom.errors import UNREADABLE, AgentComError, StoreError, StoreFull
 from agentcom.store.check import DATA_FILE, CheckReport, Condition, full_check, full_check_here
 from agentcom.store.lmdb_store import DATABASES_MAX, MAP_BYTES
 from agentcom.store.place import NO_ROOM, sync_directory
@@ -152,7 +152,7 @@ def _read_manifest(file: Path) -> Backup:
     bare = Backup(path=str(file), sequence=int(match[1]), time=_rfc3339(when), bytes=size)
     try:
         told = msgspec.json.decode(_manifest(file).read_bytes(), type=Backup)
-    except (OSError, msgspec.DecodeError):
+    except (*UNREADABLE, OSError):
         return bare
     is_same = (told.sequence, told.bytes) == (bare.sequence, bare.bytes)
     return msgspec.structs.replace(told, path=str(file)) if is_same else bare

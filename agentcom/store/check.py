@@ -25,7 +25,7 @@ import lmdb
 import lmdb.verify
 import msgspec
 
-from agentcom.errors import AgentComError, StoreError, StoreVersion
+from agentcom.errors import UNREADABLE, AgentComError, StoreError, StoreVersion
 from agentcom.store import migrations
 from agentcom.store.base import Database, Row
 from agentcom.store.crosscheck import PROBLEMS_MAX, cross_check
@@ -90,7 +90,7 @@ def full_check(
         answer = child.stdout.read()
     try:
         return msgspec.json.decode(answer, type=CheckReport)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         how = f"signal {-child.returncode}" if child.returncode < 0 else f"status {child.returncode}"
         took_ms = int((time.monotonic() - begun) * 1000)
         return _report(
@@ -120,7 +120,7 @@ def full_check_here(path: Path | str, progress: Progress | None = None) -> Check
         report = _check_file(file, progress)
     except StoreVersion as error:
         report = _report(file, Condition.newer, str(error))
-    except (lmdb.Error, lmdb.verify.VerifyError, AgentComError, msgspec.DecodeError, OSError) as error:
+    except (*UNREADABLE, lmdb.Error, lmdb.verify.VerifyError, AgentComError, OSError) as error:
         report = _report(file, Condition.damaged, str(error))
     took_ms = int((time.monotonic() - begun) * 1000)
     return msgspec.structs.replace(report, path=str(path), duration_ms=took_ms)

@@ -18,7 +18,7 @@ import msgspec
 
 from agentcom import __version__
 from agentcom.config import write_private
-from agentcom.errors import StoreDamaged, StoreVersion
+from agentcom.errors import UNREADABLE, StoreDamaged, StoreVersion
 from agentcom.store.backup import list_backups, newest_verified
 from agentcom.store.check import (
     DATA_FILE,
@@ -321,7 +321,7 @@ def _read_note(path: Path) -> _Note | None:
     """None when there is none, or when it cannot be understood: then the store is checked in full."""
     try:
         return msgspec.json.decode((path / NOTE_FILE).read_bytes(), type=_Note)
-    except (OSError, msgspec.DecodeError):
+    except (*UNREADABLE, OSError):
         return None
 
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from agentcom import messages
 from agentcom.config import write_private
-from agentcom.errors import AgentComError
+from agentcom.errors import UNREADABLE, AgentComError
 from agentcom.messages import Assign
 from agentcom_sidecar.outbox import Key, set_aside
 from agentcom_sidecar.sandbox import ProcessMark, mark_of
@@ -97,7 +97,7 @@ class Attempts:
             records = msgspec.msgpack.decode(path.read_bytes(), type=list[_MarkRecord])
         except FileNotFoundError:
             return ()
-        except (msgspec.DecodeError, OSError) as error:
+        except (*UNREADABLE, OSError) as error:
             set_aside(path, str(error))
             return ()
         return tuple(ProcessMark(each.pid, each.start_ticks, each.boot) for each in records)

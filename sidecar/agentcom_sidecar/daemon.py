@@ -26,7 +26,7 @@ import msgspec
 from agentcom import lifeline, limits, logs, messages
 from agentcom.auth import HubAddress, KeyPair, load_key, read_hub_address, ready_line
 from agentcom.config import Home, Settings
-from agentcom.errors import AgentComError, ConfigError
+from agentcom.errors import AgentComError, ConfigError, Refused
 from agentcom.messages import Assign, AttemptBeat, AttemptHeld, Beat, Cancel, HostOffer, ResultAck, Welcome
 from agentcom.model import FailureClass, Resources, TaskError, TaskSpec
 from agentcom_sidecar import agents, policy, workspace
@@ -245,7 +245,7 @@ class Daemon:
             return
         try:
             spec = messages.decode_spec(bytes(assign.spec))
-        except msgspec.DecodeError as error:
+        except Refused as error:
             self._decline(assign, "invalid_task", f"this host cannot read the task: {error}", is_ours=False)
             return
         agent = self._hub_names.get(assign.agent, assign.agent)

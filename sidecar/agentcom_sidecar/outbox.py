@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from agentcom import limits, logs
 from agentcom.config import write_private
+from agentcom.errors import UNREADABLE
 from agentcom.messages import Result
 from agentcom.model import FailureClass, TaskError, TaskResult
 
@@ -80,7 +81,7 @@ class Outbox:
                 entry = msgspec.msgpack.decode(path.read_bytes(), type=Entry)
                 if path != self._path(entry.key):
                     raise ValueError(f"it holds attempt {entry.attempt} of task {entry.task}")
-            except (msgspec.DecodeError, ValueError, OSError) as error:
+            except (*UNREADABLE, OSError) as error:
                 set_aside(path, str(error))
                 continue
             self._waiting[entry.key] = _Waiting(entry)

@@ -29,6 +29,7 @@ from typing import IO, Any, Literal
 
 import msgspec
 
+from agentcom.errors import UNREADABLE
 from agentcom_sidecar import guard
 
 GRACE_S = 2.0  # between SIGTERM and SIGKILL
@@ -534,7 +535,7 @@ class _GuardedRun:
         """What the guard said; None when it was lost before it could."""
         try:
             return msgspec.json.decode(bytes(self.status), type=_Ending)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return None
 
     def result(self, limit: Outcome | None) -> CommandResult:
