@@ -30,9 +30,14 @@ run: .venv/.run
 test: .venv/.test
 	@$(BIN)/python -m pytest
 
-# The simulator and the fault rig: under way, run on demand. `make sim SEEDS=1000` runs that many seeds.
+# The simulator. `make sim` is what every merge runs; SEEDS=100000, HOURS=1000 (simulated) and MINUTES=10 (real) go
+# on for as long as is asked, under every fault; FIRST is the first seed, ALIVE=1 the runs in which nobody may die.
 sim: .venv/.test
-	$(if $(SEEDS),$(BIN)/python -m tests.sim --seeds $(SEEDS) --json,$(BIN)/python -m pytest tests/sim)
+	$(if $(SEEDS)$(HOURS)$(MINUTES),$(BIN)/python -m tests.sim --json $(if $(SEEDS),--seeds $(SEEDS)) \
+		$(if $(HOURS),--hours $(HOURS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(FIRST),--first $(FIRST)) \
+		$(if $(ALIVE),--alive),$(BIN)/python -m pytest tests/sim)
+
+# The fault rig: under way, run on demand.
 
 faults: .venv/.test
 	$(BIN)/python -m pytest tests/faults

@@ -193,8 +193,11 @@ class Attempts:
         said = message.message or "the host declined"
         self._fail(slot, "declined", TaskError(failure_class=blame, code=message.code, message=said), now)
 
-    def reconcile(self, host: Host, held: tuple[m.AttemptHeld, ...], now: Now) -> tuple[m.Verdict, ...]:
-        """What hello's list means: keep, kill or report each; what is not on it is not running there."""
+    def reconcile(
+        self, host: Host, held: tuple[m.AttemptHeld, ...], is_repeat: bool, now: Now
+    ) -> tuple[m.Verdict, ...]:
+        """What hello's list means: keep, kill or report each; what is not on it is not running there. A repeat
+        on the same connection may have crossed an assignment, which is then still on its way."""
         verdicts = []
         for one in held:
             slot = self.held_by(host, one.task, one.attempt)
@@ -208,16 +211,17 @@ class Attempts:
         listed = {(one.task, one.attempt) for one in held}
         for agent in self._fleet.agents_of(host):
             if agent.task and (agent.task, agent.attempt) not in listed:
-                self._not_there(agent, now)
+                self._not_there(agent, is_repeat, now)
         return tuple(verdicts)
 
-    def _not_there(self, agent: Agent, now: Now) -> None:
+    def _not_there(self, agent: Agent, is_repeat: bool, now: Now) -> None:
         """Its host says hello and does not have the attempt: it is lost, or was never received."""
         slot = self.held_by(agent.host, agent.task, agent.attempt)
         if slot is None:
             self._release_closing(agent, now)
         elif self._table.state_of(slot) is State.assigned:
-            self._take_back(slot, "unaccepted", None, now)
+            if not is_repeat:
+                self._take_back(slot, "unaccepted", None, now)
         else:
             self._take_back(slot, "lost", _lost("its sidecar came back without it"), now)
 

@@ -258,7 +258,8 @@ class Hub:
             if old.peer != session.peer:
                 self.out.refuse(old.peer, "replaced", "another process of this key has connected")
                 self.out.add(EndSession(old.peer))
-        verdicts, names = self._welcome_host(session, hello, now)
+        is_repeat = session.token != event.fresh
+        verdicts, names = self._welcome_host(session, hello, is_repeat, now)
         queue = self.settings.queue
         reads_feed = principal.role in (Role.web, Role.view, Role.operate, Role.admin)
         self.out.send(
@@ -281,12 +282,12 @@ class Hub:
         )
 
     def _welcome_host(
-        self, session: Session, hello: m.Hello, now: Now
+        self, session: Session, hello: m.Hello, is_repeat: bool, now: Now
     ) -> tuple[tuple[m.Verdict, ...], dict[str, str]]:
         if hello.host is None:
             return (), {}
         host = self.fleet.connect(session, hello.host, hello.software, now)
-        verdicts = self.attempts.reconcile(host, hello.host.attempts, now)
+        verdicts = self.attempts.reconcile(host, hello.host.attempts, is_repeat, now)
         self.tasks.changed = True
         return verdicts, {a.record.local_name: a.record.name for a in self.fleet.agents_of(host) if a.offered}
 

@@ -42,7 +42,15 @@ class Sessions:
         self, peer: int, principal: PrincipalRecord, process: str, token: bytes, now: Now, fresh_ms: int
     ) -> tuple[Session, list[Session]]:
         """A new session and those that it replaces. `fresh_ms`: a host's first process holds its place while
-        it has been heard within that time."""
+        it has been heard within that time.
+
+        A hello said again on the same connection by the same process keeps its session: otherwise two of them
+        under way would each end the session that the other made.
+        """
+        known = self.by_peer.get(peer)
+        if known is not None and known.principal is principal and known.process == process:
+            known.heard_ms = now.mono_ms
+            return known, []
         key = principal.key or ""
         live = self._by_key.get(key, [])
         replaced = [s for s in live if s.peer == peer or s.process == process]

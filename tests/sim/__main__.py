@@ -1,88 +1,107 @@
-"""`python -m tests.sim`: replay one seed, or run many and print what they covered.
+"""`python -m tests.sim`: replay one seed, or run many on all cores and print what they covered.
 
-    python -m tests.sim --seed 7 [--steps 60] [--trace]
-    python -m tests.sim --seeds 1000 [--first 0] [--hours 24] [--json]
+    python -m tests.sim --seed 7 [--alive] [--steps 60] [--trace]
+    python -m tests.sim [--seeds 1000] [--hours 24] [--minutes 10] [--first 0] [--alive] [--json]
 
-`--steps` is the length of the safety phase in simulated seconds. A run ends with status 1 at the first seed that
-breaks a rule, and prints the command that shows it again.
+`--seeds`, `--hours` (simulated) and `--minutes` (real) are each gone on to: the run ends when all that were given
+are reached. `--steps` is the length of the safety phase in simulated seconds. `--alive` has agents that live on a
+bad network, and asks that none is judged dead. Status 1 at a seed that breaks a rule, with the command that shows
+it again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import signal
+import os
 import sys
-from types import FrameType
+import time
+from datetime import UTC, datetime
 
-from tests.sim.budget import Totals
-from tests.sim.world import Report, SimulationFailed, simulate
-
-SEED_S_MAX = 120  # a run that takes longer of real time goes round in circles
+from bench.machine import commit, machine
+from tests.sim.budget import FULL_HOURS, FULL_LEASES, Totals
+from tests.sim.many import KINDS, guarded, processes, run_many
+from tests.sim.world import SimulationFailed, World
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("--seed", type=int, help="replay this one")
-    parser.add_argument("--seeds", type=int, default=100, help="how many to run")
+    parser.add_argument("--seeds", type=int, default=0, help="how many to run")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--hours", type=float, default=0.0, help="go on until so many hours are simulated")
+    parser.add_argument("--minutes", type=float, default=0.0, help="go on for so long of real time")
+    parser.add_argument("--alive", action="store_true", help="agents that live: none may be judged dead")
+    parser.add_argument("--jobs", type=int, help="processes; one per core by default")
     parser.add_argument(
         "--steps", type=int, help="seconds of the safety phase, instead of what the seed says"
     )
-    parser.add_argument("--trace", action="store_true", help="print every step")
+    parser.add_argument("--trace", action="store_true", help="print every step of --seed")
     parser.add_argument("--json", action="store_true", help="print the counts as one JSON document")
     parser.add_argument("--keep-going", action="store_true", help="run the other seeds after one that fails")
     asked = parser.parse_args()
-    safety_ms = asked.steps * 1000 if asked.steps else None
-    signal.signal(signal.SIGALRM, _stuck)
     if asked.seed is not None:
-        return _replay(asked.seed, safety_ms, asked.trace)
-    return _run_many(asked, safety_ms)
+        return _replay(asked)
+    if not (asked.seeds or asked.hours or asked.minutes):
+        asked.seeds = 100
+    return _run_many(asked)
 
 
-def _replay(seed: int, safety_ms: int | None, shows: bool) -> int:
+def _kind(asked: argparse.Namespace) -> str:
+    return "alive" if asked.alive else "faults"
+
+
+def _safety_ms(asked: argparse.Namespace) -> int | None:
+    return asked.steps * 1000 if asked.steps else None
+
+
+def _replay(asked: argparse.Namespace) -> int:
+    kind: type[World] = KINDS[_kind(asked)]
     try:
-        report = _guarded(seed, safety_ms, shows)
+        report = guarded(asked.seed, _safety_ms(asked), asked.trace, kind)
     except SimulationFailed as failure:
         print(failure, file=sys.stderr)
         return 1
-    print(
-        f"seed {seed}: {report.tasks} tasks, {report.leases} leases, {report.simulated_ms / 1000:.0f} s simulated"
-    )
+    simulated_s = report.simulated_ms / 1000
+    print(f"seed {asked.seed}: {report.tasks} tasks, {report.leases} leases, {simulated_s:.0f} s simulated")
     print(f"trace {report.trace_hash}")
     return 0
 
 
-def _run_many(asked: argparse.Namespace, safety_ms: int | None) -> int:
-    totals, seed, status = Totals(), asked.first, 0
-    while totals.seeds < asked.seeds or totals.hours < asked.hours:
-        try:
-            totals.add(_guarded(seed, safety_ms, False))
-        except SimulationFailed as failure:
-            print(failure, file=sys.stderr)
-            totals.failed.append(seed)
-            totals.seeds += 1
-            status = 1
-            if not asked.keep_going:
-                break
-        seed += 1
-    print(json.dumps(totals.as_json()) if asked.json else totals.as_text())
-    return status
+def _run_many(asked: argparse.Namespace) -> int:
+    begun = time.monotonic()
+
+    def is_enough(totals: Totals) -> bool:
+        is_long = time.monotonic() - begun >= asked.minutes * 60
+        return totals.seeds >= asked.seeds and totals.hours >= asked.hours and is_long
+
+    with processes(asked.jobs) as pool:
+        totals = run_many(pool, _kind(asked), asked.first, _safety_ms(asked), is_enough, asked.keep_going)
+    for text in totals.failed.values():
+        print(text, file=sys.stderr)
+    print(json.dumps(_document(asked, totals, begun)) if asked.json else totals.as_text())
+    return 1 if totals.failed else 0
 
 
-def _guarded(seed: int, safety_ms: int | None, shows: bool) -> Report:
-    signal.alarm(SEED_S_MAX)
-    try:
-        return simulate(seed, safety_ms, shows)
-    finally:
-        signal.alarm(0)
-
-
-def _stuck(_number: int, _frame: FrameType | None) -> None:
-    raise TimeoutError(
-        f"the run did not end within {SEED_S_MAX} s of real time: something goes round in circles"
-    )
+def _document(asked: argparse.Namespace, totals: Totals, begun: float) -> dict[str, object]:
+    """The counts, and how long the full columns of I6 and I22 would take at this pace."""
+    took_s = time.monotonic() - begun
+    return {
+        "row": "I7" if asked.alive else "I6, I8, I22",
+        "first_seed": asked.first,
+        **totals.as_json(),
+        "took_s": round(took_s, 1),
+        "cpu_s": round(totals.cpu_s, 1),
+        "simulated_hours_per_core_hour": round(totals.hours / totals.cpu_s * 3600),
+        "full_run_core_hours": {
+            f"{FULL_HOURS} simulated hours": round(FULL_HOURS / totals.hours * totals.cpu_s / 3600, 2),
+            f"{FULL_LEASES} leases": round(FULL_LEASES / max(1, totals.leases) * totals.cpu_s / 3600, 2),
+        },
+        "jobs": asked.jobs or os.cpu_count(),
+        "commit": commit(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": machine(),
+    }
 
 
 if __name__ == "__main__":

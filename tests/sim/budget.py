@@ -31,9 +31,13 @@ SOMETIMES = (
 )  # fmt: skip
 
 
+FULL_HOURS = 17_500  # simulated, per core and day
+FULL_LEASES = 1_000_000
+
+
 @dataclass
 class Totals:
-    """Sums over runs."""
+    """Sums over runs; `failed` has what each failing seed said."""
 
     seeds: int = 0
     simulated_ms: int = 0
@@ -41,7 +45,8 @@ class Totals:
     tasks: int = 0
     leases: int = 0
     seen: Counter[str] = field(default_factory=Counter)
-    failed: list[int] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
+    cpu_s: float = 0.0
 
     @property
     def hours(self) -> float:
@@ -58,12 +63,27 @@ class Totals:
         self.steps += report.steps
         self.tasks += report.tasks
         self.leases += report.leases
+        self.cpu_s += report.cpu_s
         self.seen += report.seen
+
+    def fail(self, seed: int, text: str) -> None:
+        self.seeds += 1
+        self.failed[seed] = text
+
+    def merge(self, other: Totals) -> None:
+        self.seeds += other.seeds
+        self.simulated_ms += other.simulated_ms
+        self.steps += other.steps
+        self.tasks += other.tasks
+        self.leases += other.leases
+        self.cpu_s += other.cpu_s
+        self.seen += other.seen
+        self.failed |= other.failed
 
     def as_json(self) -> dict[str, object]:
         return {
             "seeds": self.seeds,
-            "failed": self.failed,
+            "failed": sorted(self.failed),
             "simulated_hours": round(self.hours, 2),
             "steps": self.steps,
             "tasks": self.tasks,
@@ -74,7 +94,7 @@ class Totals:
 
     def as_text(self) -> str:
         lines = [
-            f"{self.seeds} seeds, {len(self.failed)} failed {self.failed}, {self.hours:.1f} h simulated",
+            f"{self.seeds} seeds, {len(self.failed)} failed {sorted(self.failed)}, {self.hours:.1f} h simulated",
             f"{self.tasks} tasks, {self.leases} leases, {self.steps} steps",
         ]
         lines += [f"{count:>8} {point}" for point, count in sorted(self.seen.items())]

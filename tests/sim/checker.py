@@ -7,7 +7,7 @@ an AssertionError at once; what only the end can show (nothing lost, nothing inv
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -53,6 +53,8 @@ class Checker:
         self.live: set[int] = set()
         self.retried: set[int] = set()
         self.ticks = 0
+        self.may_lose_living = True
+        self.is_running: Callable[[Key], bool] = lambda _key: False
         self._line, self._settings = line, settings
         self._equality_every = equality_every
         self._spent: dict[int, Spent] = {}
@@ -247,8 +249,17 @@ class Checker:
             )
         assert new.outcome or not new.late_outcome, f"attempt {key} is open and has a late result"
         if new.outcome and (old is None or not old.outcome):
+            self._check_living(key, new)
             self._spend(key[0], new)
         self.attempts[key] = new
+
+    def _check_living(self, key: Key, record: AttemptRecord) -> None:
+        """Whether an attempt was taken from a host that has it and works on it."""
+        if record.outcome in TAKEN_BACK and self.is_running(key):
+            self._line.reach("living_attempt_taken_back")
+            assert self.may_lose_living, (
+                f"attempt {key} was {record.outcome} while {record.host} worked on it"
+            )
 
     def _spend(self, task: int, record: AttemptRecord) -> None:
         spent = self._spent.setdefault(task, Spent())
@@ -417,6 +428,7 @@ class Checker:
                 assert silent_ms <= self._lease_ms + LATE_MS_MAX, late
 
 
+TAKEN_BACK = ("lost", "unaccepted", "interrupted")
 DEATHS = ("worker_lost", "infrastructure_exhausted")
 
 

@@ -1,6 +1,7 @@
 """Rules of the core broken on purpose, one at a time: the checker must notice each, else it checks nothing.
 
-Each mutant is a context manager that breaks one rule while it is entered.
+Each mutant is a context manager that breaks one rule while it is entered. `NOTICED_BY` says which kind of run is
+to notice; without an entry it is the run with every fault.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from agentcom.model import State, TaskError
 from agentcom.store.base import Batch
 from agentcom.store.memory_store import MemoryStore
 from tests.sim.disk import SimDisk
+from tests.sim.world import SimulationFailed, World, simulate
 
 Mutant = Callable[[], contextlib.AbstractContextManager[None]]
 
@@ -156,3 +158,18 @@ MUTANTS: dict[str, Mutant] = {
         full_disk_says_done,
     )
 }
+
+
+SEEDS_MAX = 60  # within so many runs a broken rule is noticed, or it counts as missed
+NOTICED_BY: dict[str, type[World]] = {}
+
+
+def first_seed_that_notices(name: str) -> str:
+    """What the first failing seed says while the rule is broken; that none failed, otherwise."""
+    with MUTANTS[name]():
+        for seed in range(SEEDS_MAX):
+            try:
+                simulate(seed, kind=NOTICED_BY.get(name, World))
+            except SimulationFailed as failure:
+                return str(failure)
+    return f"none of {SEEDS_MAX} seeds noticed"

@@ -112,10 +112,13 @@ class Network:
         self.hub: Inbox
         self.links: list[Link] = []
         self.slow_until_ms = 0
+        self.latency_ms_max = 0
         self._rng = rng
 
     def delay(self, base_ms: int) -> int:
         """A time on the way; longer, and much longer sometimes, while the network is slow."""
+        if self.latency_ms_max:
+            return self._rng.randrange(1, self.latency_ms_max)
         if self.line.now_ms < self.slow_until_ms:
             return self._rng.choice((base_ms, 50 * base_ms + 50, self._rng.randrange(1, 5000)))
         return base_ms + self._rng.randrange(base_ms + 1)
@@ -142,7 +145,7 @@ class Network:
 
     def heal(self) -> None:
         """No new faults; what is held may go, what is broken is found out."""
-        self.slow_until_ms = 0
+        self.slow_until_ms = self.latency_ms_max = 0
         for link in self.links:
             link.up_hold_ms = link.down_hold_ms = 0
             if link.is_open_here and not link.is_open_at_hub:

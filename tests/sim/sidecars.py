@@ -77,7 +77,7 @@ class HostDisk:
 
 
 class FakeSidecar:
-    """One host. `is_wild` allows what breaks the protocol; `is_healed` ends every fault of its own making."""
+    """One host. `is_gentle`: it does nothing wrong by itself; `is_healed` ends every fault of its own making."""
 
     def __init__(
         self, name: str, key: str, line: Timeline, network: Network, settings: Settings, rng: random.Random
@@ -85,7 +85,7 @@ class FakeSidecar:
         self.name, self.key = name, key
         self.disk = HostDisk()
         self.runs: dict[Key, Run] = {}
-        self.is_up = self.is_healed = False
+        self.is_up = self.is_healed = self.is_gentle = False
         self.frozen_until_ms = 0
         self._line, self._network, self._settings, self._rng = line, network, settings, rng
         self.agents = tuple(f"{name}-a{n}" for n in range(rng.choice((1, 1, 2, 3))))
@@ -93,13 +93,17 @@ class FakeSidecar:
         self._token = b""
         self._starts = 0
         self._process = ""
-        self._beat = self._hellos = self._unanswered = self._hello_ms = 0
+        self._beat = self._hellos = 0
         self._heard_ms = 0
 
     @property
     def is_quiet(self) -> bool:
         """Nothing runs and nothing waits to be told."""
         return self.is_up and not self.runs and not self.disk.outbox
+
+    def is_running(self, key: Key) -> bool:
+        """Whether this process accepted the attempt and works on it."""
+        return self.is_up and key in self.runs and self.runs[key].is_accepted
 
     # --- life -------------------------------------------------------------------------------------------
 
@@ -162,7 +166,7 @@ class FakeSidecar:
         return int(self._settings.queue.heartbeat_s * 1000)
 
     def _connect(self) -> None:
-        self._token, self._unanswered = b"", 0
+        self._token = b""
         self._link = self._network.connect(self)
         self._heard_ms = self._line.now_ms
         if self._link is None:
@@ -186,8 +190,6 @@ class FakeSidecar:
 
     def _hello(self) -> None:
         self._hellos += 1
-        self._unanswered += 1
-        self._hello_ms = self._line.now_ms
         held = [
             m.AttemptHeld(task=k[0], attempt=k[1], state="running")
             for k, r in self.runs.items()
@@ -247,7 +249,7 @@ class FakeSidecar:
                 pass
 
     def _welcomed(self, welcome: m.Welcome) -> None:
-        self._token, self._unanswered = welcome.session, max(0, self._unanswered - 1)
+        self._token = welcome.session
         for verdict in welcome.verdicts:
             key = (verdict.task, verdict.attempt)
             if verdict.verdict == "kill" and key in self.runs:
@@ -261,16 +263,12 @@ class FakeSidecar:
 
     def _refused(self, error: m.Error) -> None:
         if error.code == "no_session":
-            # While a hello is under way the error speaks of a session that is past: a new one for each error
-            # would end the session that the last one made, for ever.
-            is_under_way = self._unanswered > 0 and self._line.now_ms - self._hello_ms < HELLO_MS_MAX
-            if self._token and not is_under_way:
+            if self._token:  # one hello, however many messages the hub no longer knew
                 self._token = b""
                 self._hello()
         elif error.code in ("replaced", "revoked"):
             self.crash()
         elif not self._token and self._link is not None:
-            self._unanswered = 0
             self._hello_again_in(int((error.retry_after_s or 5) * 1000))
 
     # --- beats and results ------------------------------------------------------------------------------
@@ -327,7 +325,7 @@ class FakeSidecar:
         key = (assign.task, assign.attempt)
         if key in self.runs or key in self.disk.outbox:
             return
-        draw = 1.0 if self.is_healed else self._rng.random()
+        draw = 1.0 if self.is_healed or self.is_gentle else self._rng.random()
         if draw < 0.03:
             self._line.reach("assignment_ignored")
             return

@@ -7,6 +7,7 @@ all faults end, callers stop, and every task must end within a bound that is com
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class Report:
     steps: int
     tasks: int
     leases: int
+    cpu_s: float
     seen: Counter[str]
 
 
@@ -77,10 +79,12 @@ class World:
         self.sidecars = self._make_sidecars()
         self.clients = self._make_clients()
         self._faults = self._choose_faults(only)
+        self.checker.is_running = lambda key: any(sidecar.is_running(key) for sidecar in self.sidecars)
         self._enrol()
 
     def run(self) -> Report:
         """Both phases and the last check; raises AssertionError at the first thing that is wrong."""
+        begun_s = time.process_time()
         self.hub.start()
         for sidecar in self.sidecars:
             sidecar.start()
@@ -101,6 +105,7 @@ class World:
             steps=self.line.steps,
             tasks=len(self.checker.marks),
             leases=sum(row.attempt for row in self.checker.rows.values()),
+            cpu_s=time.process_time() - begun_s,
             seen=self.line.seen,
         )
 
@@ -268,17 +273,20 @@ class World:
                 return is_done()
 
 
-def simulate(seed: int, safety_ms: int | None = None, shows: bool = False) -> Report:
+def simulate(
+    seed: int, safety_ms: int | None = None, shows: bool = False, kind: type[World] = World
+) -> Report:
     """The run of one seed. SimulationFailed carries the command that shows it again."""
-    world = World(seed, safety_ms, shows)
+    world = kind(seed, safety_ms, shows)
     try:
         return world.run()
     except Exception as error:
-        length = f" --steps {safety_ms // 1000}" if safety_ms is not None else ""
+        asked = f" --steps {safety_ms // 1000}" if safety_ms is not None else ""
+        asked += " --alive" if kind is not World else ""
         at_s = (world.line.now_ms - START_MS) / 1000
         raise SimulationFailed(
             f"seed {seed}, at {at_s:.3f} s: {type(error).__name__}: {error}\n"
-            f"see it again: python -m tests.sim --seed {seed}{length} --trace"
+            f"see it again: python -m tests.sim --seed {seed}{asked} --trace"
         ) from error
 
 

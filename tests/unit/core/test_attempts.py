@@ -546,9 +546,20 @@ def test_a_host_that_comes_back_without_its_task_has_lost_it(rig: Rig, box: Host
 
 def test_an_assignment_that_never_arrived_is_given_out_again_without_a_loss(rig: Rig, box: HostEnd) -> None:
     number = rig.admin.submit(shell_task())
+    box.move()
     box.hello()
     found = rig.admin.task(number)
     assert (found["state"], found["attempt"], found["losses"]) == ("assigned", 2, 0)
+
+
+def test_an_assignment_that_crossed_a_repeated_hello_is_not_taken_back(rig: Rig, box: HostEnd) -> None:
+    """The host said hello again before it could know of the assignment: it worked for nothing."""
+    number = rig.admin.submit(shell_task())
+    assign = box.assigned()
+    box.hello()
+    assert (rig.admin.state(number), rig.admin.task(number)["attempt"]) == ("assigned", 1)
+    box.accept(assign)
+    assert box.complete(assign) == "accepted"
 
 
 def test_a_host_that_comes_back_is_told_to_kill_what_is_no_longer_its(rig: Rig, box: HostEnd) -> None:

@@ -254,6 +254,25 @@ def test_a_second_hello_on_a_connection_replaces_its_session_without_a_word(rig:
     assert rig.admin.ask(m.QueueStats())
 
 
+def test_a_hello_said_twice_on_one_connection_keeps_its_session(rig: Rig) -> None:
+    """Two hellos under way gave two sessions, the second ended the first, and what was said in the first was
+    answered with `no_session`, which led to a third."""
+    box = rig.host()
+    first = box.token
+    assert box.hello().session == first
+    box.token = first
+    box.beat()
+
+
+def test_a_hello_on_a_new_connection_is_a_new_session(rig: Rig) -> None:
+    box = rig.host()
+    first = box.token
+    box.move()
+    assert box.hello().session != first
+    box.token = first
+    assert box.refusal(m.Heartbeat(session=first, beat=1)).code == "no_session"
+
+
 def test_a_peer_that_nobody_knows_is_gone_without_effect(rig: Rig) -> None:
     assert rig.tick(PeerGone(999)) == []
 

@@ -1,0 +1,82 @@
+"""Many seeds on all cores: pieces of the list go to processes of their own, and what they covered is added up.
+
+A seed is run wholly in one process, so the number of processes changes no run.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from itertools import count, islice
+from types import FrameType
+
+from tests.sim.alive import AliveWorld
+from tests.sim.budget import Totals
+from tests.sim.world import Report, SimulationFailed, World, simulate
+
+SEED_S_MAX = 120  # a run that takes longer of real time goes round in circles
+PIECE = 20  # seeds that a process takes at a time
+KINDS: dict[str, type[World]] = {"faults": World, "alive": AliveWorld}
+
+
+@contextmanager
+def processes(jobs: int | None = None) -> Iterator[Executor]:
+    """One process per core, or `jobs` of them. Spawned: what a fork would inherit is not part of a run."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs or os.cpu_count() or 1, mp_context=spawn) as pool:
+        yield pool
+
+
+def run_many(
+    pool: Executor,
+    kind: str,
+    first: int,
+    safety_ms: int | None,
+    is_enough: Callable[[Totals], bool],
+    keeps_going: bool = False,
+) -> Totals:
+    """Seeds from `first` on until `is_enough`; the failures are in the totals, with the command of each."""
+    totals = Totals()
+    starts = count(first, PIECE)
+    width = 2 * (os.cpu_count() or 1)
+    under_way = [pool.submit(run_piece, kind, start, PIECE, safety_ms) for start in islice(starts, width)]
+    while under_way:
+        totals.merge(under_way.pop(0).result())
+        if (totals.failed and not keeps_going) or is_enough(totals):
+            for one in under_way:
+                one.cancel()
+            under_way = [one for one in under_way if not one.cancelled()]
+        else:
+            under_way.append(pool.submit(run_piece, kind, next(starts), PIECE, safety_ms))
+    return totals
+
+
+def run_piece(kind: str, first: int, seeds: int, safety_ms: int | None) -> Totals:
+    """`seeds` runs in this process."""
+    totals = Totals()
+    for seed in range(first, first + seeds):
+        try:
+            totals.add(guarded(seed, safety_ms, False, KINDS[kind]))
+        except SimulationFailed as failure:
+            totals.fail(seed, str(failure))
+    return totals
+
+
+def guarded(seed: int, safety_ms: int | None, shows: bool, kind: type[World]) -> Report:
+    """One run, which fails when it goes on for too long of real time."""
+    signal.signal(signal.SIGALRM, _stuck)
+    signal.alarm(SEED_S_MAX)
+    try:
+        return simulate(seed, safety_ms, shows, kind)
+    finally:
+        signal.alarm(0)
+
+
+def _stuck(_number: int, _frame: FrameType | None) -> None:
+    raise TimeoutError(
+        f"the run did not end within {SEED_S_MAX} s of real time: something goes round in circles"
+    )
