@@ -69,6 +69,16 @@ GIB = 1 << 30
 GC_ALLOCATIONS = 50_000  # between two looks of the collector at young objects
 
 
+class _OwnTerms(msgspec.Struct):
+    """What of a task's body overrides a default in its assignment; the rest is passed on as it is."""
+
+    max_fix_attempts: int | None = None
+    timeout_s: int | None = None
+
+
+_own_terms = msgspec.msgpack.Decoder(_OwnTerms).decode
+
+
 class Keys(NamedTuple):
     hub: auth.KeyPair
     admin: auth.KeyPair
@@ -92,6 +102,19 @@ class Broker:
         self._upkeep = upkeep
         self._after_step = after_step or (lambda _step: None)
         self._log = logs.get()
+        self._routed = logs.Lines()
+        self._bodies: dict[int, bytes] = {}
+        self._carriers: dict[type, Callable[[Any], None]] = {
+            Send: self._send,
+            SendAssign: self._send_assignment,
+            Read: self._answer,
+            TaskChanged: self._task_changed,
+            Publish: self._publish,
+            LogPiece: self._log_piece,
+            KeysChanged: self._keys_changed,
+            ProbeEndpoint: self._probe,
+            EndSession: self._end_session,
+        }
         keys = home.keys
         self.keys = Keys(*(auth.load_or_make_key(keys / f"{name}.key") for name in ("hub", "admin", "web")))
         self._epoch = secrets.token_hex(8)
@@ -221,7 +244,8 @@ class Broker:
         except Refused as refused:
             self._refuse(peer, m.request_id_of(body), refused)
             return None
-        return Incoming(peer, key, message, secrets.token_bytes(limits.SESSION_TOKEN_BYTES))
+        fresh = secrets.token_bytes(limits.SESSION_TOKEN_BYTES) if isinstance(message, m.Hello) else b""
+        return Incoming(peer, key, message, fresh)
 
     def _refuse(self, peer: int, request: int | None, why: Refused) -> None:
         self._log.info("message_refused", peer=peer, code=why.code, field=why.field)
@@ -250,7 +274,8 @@ class Broker:
 
     def _handle_one(self, event: Event, now: Now) -> list[Effect]:
         if isinstance(event, Incoming):
-            event = self._named_dead(event)
+            if isinstance(event.message, m.Request):
+                event = self._named_dead(event)
             wanted = self.hub.lookups(event, now)
             if wanted:
                 found = {place: self._store.get(*place) for place in wanted}
@@ -274,11 +299,12 @@ class Broker:
         """Records into the batch; the rest is for after the commit."""
         later: list[Effect] = []
         for effect in effects:
-            if isinstance(effect, Put):
+            # Exact types: these are NamedTuples that nothing derives from, and there are a dozen for each task.
+            if type(effect) is Put:
                 batch.put(effect.database, effect.key, effect.body)
-            elif isinstance(effect, Delete):
+            elif type(effect) is Delete:
                 batch.delete(effect.database, effect.key)
-            elif isinstance(effect, DeleteUnder):
+            elif type(effect) is DeleteUnder:
                 delete_under(self._store, batch, effect.database, effect.prefix)
             else:
                 later.append(effect)
@@ -336,59 +362,73 @@ class Broker:
     # --- step 4 -----------------------------------------------------------------------------------------
 
     def _carry_out(self, effects: list[Effect]) -> None:
+        self._bodies = self._bodies_of(effects)
         for effect in effects:
-            match effect:
-                case Send():
-                    self._peers.send(effect.peer, m.encode(effect.message))
-                case SendAssign():
-                    self._send_assignment(effect)
-                case Read():
-                    self._answer(effect)
-                case TaskChanged():
-                    self._feed.task_changed(effect.task)
-                case Publish():
-                    self._feed.publish(effect.topic, effect.event)
-                case LogPiece():
-                    self._logbook.add(effect.task, effect.attempt, effect.offset, effect.text)
-                    self._feed.publish("log", {"event": "task_log", **effect._asdict()})
-                case KeysChanged():
-                    self._gate.admit(*self.hub.principals.admitted(self._clock.now()))
-                    if effect.revoked:
-                        self._feed.rebind()
-                case ProbeEndpoint():
-                    record = self.hub.registry.endpoints.get(effect.endpoint)
-                    if record is not None:
-                        self._prober.ask(record.id, record.url)
-                case EndSession():
-                    self._log.info("session_ended", peer=effect.peer)
-                case _:
-                    raise AssertionError(f"{type(effect).__name__} is not for after the commit")
+            self._carriers[type(effect)](effect)
+        self._bodies = {}
+        for topic in self.hub.out.take_missed():
+            self._feed.publish(topic, None)
+        self._routed.flush()
+
+    def _send(self, effect: Send) -> None:
+        self._peers.send(effect.peer, m.encode(effect.message))
+
+    def _task_changed(self, effect: TaskChanged) -> None:
+        self._feed.task_changed(effect.task)
+
+    def _publish(self, effect: Publish) -> None:
+        self._feed.publish(effect.topic, effect.event)
+
+    def _log_piece(self, effect: LogPiece) -> None:
+        self._logbook.add(effect.task, effect.attempt, effect.offset, effect.text)
+        self._feed.publish("log", {"event": "task_log", **effect._asdict()})
+
+    def _keys_changed(self, effect: KeysChanged) -> None:
+        self._gate.admit(*self.hub.principals.admitted(self._clock.now()))
+        if effect.revoked:
+            self._feed.rebind()
+
+    def _probe(self, effect: ProbeEndpoint) -> None:
+        record = self.hub.registry.endpoints.get(effect.endpoint)
+        if record is not None:
+            self._prober.ask(record.id, record.url)
+
+    def _end_session(self, effect: EndSession) -> None:
+        self._log.info("session_ended", peer=effect.peer)
+
+    def _bodies_of(self, effects: list[Effect]) -> dict[int, bytes]:
+        """The bodies of the tasks that are sent out, read at once: a transaction for each costs more than the
+        reading."""
+        tasks = [effect.message.task for effect in effects if type(effect) is SendAssign]
+        if not tasks:
+            return {}
+        bodies = self._store.get_many("bodies", list(map(key_u64, tasks)))
+        return {task: body for task, body in zip(tasks, bodies, strict=True) if body is not None}
 
     def _send_assignment(self, effect: SendAssign) -> None:
         """Put the task's bytes, and what of it overrides a default, into the assignment."""
         assign = effect.message
-        body = self._store.get("bodies", key_u64(assign.task))
+        body = self._bodies.get(assign.task)
         assert body is not None, f"task {assign.task} was assigned and has no body"
-        spec = m.decode_spec(body)
-        fixes = assign.max_fix_attempts if spec.max_fix_attempts is None else spec.max_fix_attempts
-        whole = msgspec.structs.replace(
-            assign,
-            spec=msgspec.Raw(body),
-            max_fix_attempts=fixes,
-            timeout_s=spec.timeout_s or assign.timeout_s,
-        )
-        self._log.info(
+        own = _own_terms(body)
+        assign.spec = msgspec.Raw(body)
+        if own.max_fix_attempts is not None:
+            assign.max_fix_attempts = own.max_fix_attempts
+        if own.timeout_s is not None:
+            assign.timeout_s = own.timeout_s
+        route = assign.route
+        self._routed.add(
             "task_assigned",
             task=assign.task,
             attempt=assign.attempt,
-            agent=assign.route.agent,
-            host=assign.route.host,
-            strategy=assign.route.strategy.value,
-            model=assign.route.model,
-            endpoint=assign.route.endpoint,
-            reason=assign.route.reason,
+            agent=route.agent,
+            host=route.host,
+            strategy=route.strategy,
+            model=route.model,
+            endpoint=route.endpoint,
+            reason=route.reason,
         )
-        self._peers.send(effect.peer, m.encode(whole))
+        self._peers.send(effect.peer, m.encode(assign))
 
     def _answer(self, read: Read) -> None:
         self._queries.sequences = self._feed.sequences

@@ -480,7 +480,7 @@ class Beat(Struct, tag_field="type", tag="beat", frozen=True, kw_only=True):
     probe: tuple[str, ...] = ()
 
 
-class Assign(Struct, tag_field="type", tag="assign", frozen=True, kw_only=True):
+class Assign(Struct, tag_field="type", tag="assign", kw_only=True):
     """A lease: run this. `spec` is the task's bytes as submitted (a MessagePack `TaskSpec`)."""
 
     task: TaskId

@@ -35,6 +35,7 @@ class Outlet:
         self._dropped: set[RecordKey] = set()
         # Whether anyone reads the feed, as the shell last said; without readers no event is built.
         self.is_read = True
+        self._missed: dict[str, None] = {}
 
     def put(self, database: str, key: bytes, record: Struct) -> None:
         self.put_bytes(database, key, _encode(record))
@@ -78,10 +79,22 @@ class Outlet:
         self.effects.append(Send(peer, Error(code=code, message=message, **fields)))
 
     def publish(self, topic: str, event: str, **fields: Any) -> None:
-        self.effects.append(Publish(topic, {"event": event, **fields} if self.is_read else None))
+        if self.is_read:
+            self.effects.append(Publish(topic, {"event": event, **fields}))
+        else:
+            self._missed[topic] = None
 
     def task_changed(self, task: int) -> None:
-        self.effects.append(TaskChanged(task))
+        if self.is_read:
+            self.effects.append(TaskChanged(task))
+        else:
+            self._missed["task"] = None
+
+    def take_missed(self) -> list[str]:
+        """Topics of which nobody was told, since nobody reads: their sequences have to rise all the same, so that
+        one who subscribes at this very moment sees a gap."""
+        missed, self._missed = list(self._missed), {}
+        return missed
 
     def add(self, effect: Effect) -> None:
         self.effects.append(effect)

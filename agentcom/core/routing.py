@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import NamedTuple
 
 from agentcom import limits
@@ -53,11 +52,11 @@ class Candidate(NamedTuple):
 
 
 class Choices(NamedTuple):
-    """The ways in which tasks of one group could run in this tick, best first, and the hosts that were refused,
-    counted by failing condition."""
+    """The best ways in which tasks of one group could run in this tick, and the hosts that were refused, counted
+    by failing condition."""
 
     group: Group
-    ranked: list[Candidate]
+    best: list[tuple[Candidate, ScorePart]]
     refused: dict[str, int]
 
 
@@ -137,15 +136,17 @@ class Router:
     def choices(self, group: Group, ways: list[Candidate]) -> Choices:
         """What every decision for the group in this tick has in common; made once per group and tick."""
         ranked = sorted(ways, key=lambda c: (c.cost_us, c.agent.record.id))
-        return Choices(group, ranked, self._refused_counts(group))
+        # One more than is shown, since the chosen one is left out of its own alternatives.
+        best = [(way, _score(way)) for way in ranked[: limits.HISTORY_OTHERS_MAX + 1]]
+        return Choices(group, best, self._refused_counts(group))
 
     def route(self, choices: Choices, chosen: Candidate, reason: str) -> Route:
         """The decision as it is stored, sent and published."""
         group = choices.group
         strategy = STRATEGY_OF[group.tier]
         endpoint = chosen.endpoint
-        others = (way for way in choices.ranked if way is not chosen and way.agent.takes_work)
-        best = islice(others, limits.HISTORY_OTHERS_MAX)
+        # The ways that were open at the start of the tick: some of them may have been taken by tasks before this.
+        others = [score for way, score in choices.best if way is not chosen]
         return Route(
             strategy=strategy,
             backend=BACKEND_OF[strategy],
@@ -158,7 +159,7 @@ class Router:
             reason=reason,
             tier=group.tier,
             score=_score(chosen),
-            others=tuple(_score(c) for c in best),
+            others=tuple(others[: limits.HISTORY_OTHERS_MAX]),
             refused=choices.refused,
         )
 

@@ -1,0 +1,58 @@
+"""Log lines that are kept and written together look as all others and are redacted as all others."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from agentcom import logs
+
+
+@pytest.fixture(autouse=True)
+def configured(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
+    logs.configure("hub")  # with the stderr that capsys has put in place
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+def test_kept_lines_are_written_in_order_when_they_are_flushed(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = logs.Lines()
+    lines.add("task_assigned", task=1)
+    lines.add("task_assigned", task=2)
+    assert capsys.readouterr().err == ""
+    lines.flush()
+    written = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(each["event"], each["task"]) for each in written] == [("task_assigned", 1), ("task_assigned", 2)]
+    lines.flush()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_kept_line_has_the_fields_of_any_other(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = logs.Lines()
+    lines.add("task_assigned", task=1)
+    lines.flush()
+    kept = json.loads(capsys.readouterr().err)
+    structlog.wrap_logger(structlog.PrintLogger(sys.stderr)).info("task_assigned", task=1)
+    other = json.loads(capsys.readouterr().err)
+    assert kept.keys() == other.keys()
+    assert {**kept, "timestamp": ""} == {**other, "timestamp": ""}
+
+
+def test_a_kept_line_shows_no_key(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = logs.Lines()
+    lines.add("task_assigned", model="sk-ant-0123456789abcdef")
+    lines.flush()
+    assert "0123456789" not in capsys.readouterr().err
+
+
+def test_kept_lines_below_the_level_are_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("hub", "warning")
+    lines = logs.Lines()
+    lines.add("task_assigned", task=1)
+    lines.flush()
+    assert capsys.readouterr().err == ""
