@@ -56,11 +56,15 @@ class Agent:
 
     @property
     def takes_work(self) -> bool:
+        # `idle` spelt out: this is asked of every agent in every tick that schedules.
+        host, record = self.host, self.record
         return (
-            self.state is AgentState.idle
-            and not self.record.cordoned
+            not self.task
+            and self.offered
+            and host.online
+            and not record.cordoned
             and not self.unresponsive
-            and not self.host.record.draining
+            and not host.record.draining
         )
 
 

@@ -16,7 +16,7 @@ from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.config import Settings
 from agentcom.core import invariants
-from agentcom.core.agents import Fleet, Host
+from agentcom.core.agents import Agent, Fleet, Host
 from agentcom.core.attempts import Attempts
 from agentcom.core.effects import (
     Effect,
@@ -37,6 +37,7 @@ from agentcom.core.principals import Principals
 from agentcom.core.registry import Registry
 from agentcom.core.requests import Requests
 from agentcom.core.routing import Candidate, Choices, Router
+from agentcom.core.rows import SOURCES, TaskTable
 from agentcom.core.sessions import Session, Sessions
 from agentcom.core.story import NEXT_NOTE
 from agentcom.core.tasks import OPEN, Jitter, Tasks
@@ -168,12 +169,12 @@ class Hub:
         if not self.tasks.changed or self.paused:
             return []
         self.tasks.changed = False
-        free = sum(1 for agent in self.fleet.agents.values() if agent.takes_work)
-        if free == 0:
+        if not self.tasks.counts[State.ready]:
             return []
-        queued = self.tasks.ready.next(free)
+        free = [agent for agent in self.fleet.agents.values() if agent.takes_work]
+        queued = self.tasks.ready.next(len(free)) if free else []
         if queued:
-            self._dispatch(queued, now)
+            self._dispatch(queued, free, now)
         return self.out.take()
 
     def next_due_ms(self, now: Now) -> int | None:
@@ -397,10 +398,10 @@ class Hub:
 
     # --- dispatch ---------------------------------------------------------------------------------------
 
-    def _dispatch(self, queued: list[tuple[int, int]], now: Now) -> None:
+    def _dispatch(self, queued: list[tuple[int, int]], free: list[Agent], now: Now) -> None:
         """One scheduler call over the heads of all groups, then one assignment per choice."""
         order = sorted({group for _, group in queued})
-        board = self.router.board([self.tasks.groups[g] for g in order], now)
+        board = self.router.board([self.tasks.groups[g] for g in order], free, now)
         index = {group: n for n, group in enumerate(order)}
         choice = array("i", [-1] * len(queued))
         sched.assign(
@@ -426,10 +427,10 @@ class Hub:
             self._assign(task_of(entry), choices[group], board.candidates[chosen], now)
 
     def _assign(self, task: int, choices: Choices, chosen: Candidate, now: Now) -> None:
-        slot = self.tasks.table.slot_of[task]
-        record = self.tasks.table.record(slot)
-        route = self.router.route(choices, chosen, _reason(record))
-        submitter = self.principals.by_id.get(record.submitter)
+        table = self.tasks.table
+        slot = table.slot_of[task]
+        route = self.router.route(choices, chosen, _reason(table, slot))
+        submitter = self.principals.by_id.get(table.submitter[slot])
         self.attempts.assign(slot, chosen, route, submitter, now)
 
     # --- sessions ---------------------------------------------------------------------------------------
@@ -450,10 +451,11 @@ class Hub:
         return found.record.name if found else None
 
 
-def _reason(record: TaskRow) -> str:
+def _reason(table: TaskTable, slot: int) -> str:
     """Why the task has this tier, in the words of the glossary."""
-    if record.tier_source is TierSource.explicit:
+    source = SOURCES[table.tier_source[slot]]
+    if source is TierSource.explicit:
         return "explicit_tier"
-    if record.tier_source is TierSource.command:
+    if source is TierSource.command:
         return "command"
-    return "no_command" if record.inferred_tier is not record.tier else "inferred_tier"
+    return "no_command" if table.inferred[slot] != table.tier[slot] else "inferred_tier"

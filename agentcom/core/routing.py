@@ -9,6 +9,7 @@ endpoint. `explain` says for each host which condition fails first and the small
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -94,44 +95,60 @@ class Router:
             return group.model or self._settings.models.complex
         return canonical_model(group.model or self._settings.models.standard)
 
-    def board(self, groups: list[Group], now: Now) -> Board:
+    def board(self, groups: list[Group], agents: list[Agent], now: Now) -> Board:
         """The scheduler's input for these groups, in their order, over the agents that are free now."""
         board = Board()
-        board.agents = sorted(
-            (a for a in self._fleet.agents.values() if a.takes_work), key=lambda a: (a.since_ms, a.record.id)
-        )
-        board.agent_rank = array("q", range(len(board.agents)))
-        board.agent_free = array("i", [1] * len(board.agents))
-        slot_index: dict[tuple[int, str], int] = {}
+        board.agents = sorted(agents, key=lambda a: (a.since_ms, a.record.id))
+        board.agent_rank = array("q", range(len(agents)))
+        board.agent_free = array("i", [1] * len(agents))
+        slots: dict[tuple[int, str], int] = {}
         for group in groups:
-            for index, agent in enumerate(board.agents):
-                for candidate in self.candidates(group, agent, now):
-                    board.candidates.append(candidate)
-                    board.cand_agent.append(index)
-                    board.cand_endpoint.append(self._slot(board, slot_index, candidate))
-                    board.cand_cost_us.append(candidate.cost_us)
+            if STRATEGY_OF[group.tier] is Strategy.local_llm:
+                self._add_local(board, group, slots, now)
+            else:
+                self._add_plain(board, group)
             board.cand_start.append(len(board.candidates))
         return board
 
-    def candidates(self, group: Group, agent: Agent, now: Now) -> list[Candidate]:
-        """The ways in which this agent could run a task of the group; empty if a condition fails."""
-        strategy = STRATEGY_OF[group.tier]
-        if not offers(agent, BACKEND_OF[strategy]) or self._missing_need(group, agent) is not None:
-            return []
+    def _able(self, board: Board, group: Group) -> Iterator[tuple[int, Agent]]:
+        """Index and agent of those that offer what the group needs, endpoints aside."""
+        backend = BACKEND_OF[STRATEGY_OF[group.tier]]
+        for index, agent in enumerate(board.agents):
+            if backend in agent.record.backends and self._missing_need(group, agent) is None:
+                yield index, agent
+
+    def _add_plain(self, board: Board, group: Group) -> None:
+        """Work that needs no endpoint: one way per agent, at a cost that the agents of a host share."""
+        run_us = SHELL_US if STRATEGY_OF[group.tier] is Strategy.trivial else CLOUD_US
+        model = self.model_of(group) or "none"
+        costs: dict[int, tuple[int, dict[str, int]]] = {}
+        for index, agent in self._able(board, group):
+            host = agent.host
+            cost = costs.get(host.record.id)
+            if cost is None:
+                load_us = _host_load_us(host)
+                cost = run_us + load_us, {"run": run_us, "host_load": load_us}
+                costs[host.record.id] = cost
+            board.candidates.append(Candidate(agent, None, model, *cost))
+            board.cand_agent.append(index)
+            board.cand_endpoint.append(-1)
+            board.cand_cost_us.append(cost[0])
+
+    def _add_local(
+        self, board: Board, group: Group, slots: dict[tuple[int, str], int], now: Now
+    ) -> None:
+        """Work on a local model: one way per agent and endpoint that can take it."""
         model = self.model_of(group)
-        load_us = agent.host.busy_count * S_US // 4
-        if strategy is not Strategy.local_llm:
-            run_us = SHELL_US if strategy is Strategy.trivial else CLOUD_US
-            return [
-                Candidate(
-                    agent, None, model or "none", run_us + load_us, {"run": run_us, "host_load": load_us}
-                )
-            ]
-        found = []
-        for endpoint in self._registry.endpoints.values():
-            if self._endpoint_refusal(endpoint, agent.host, model) is None:
-                found.append(self._endpoint_candidate(agent, endpoint, model, load_us, now))
-        return found
+        for index, agent in self._able(board, group):
+            load_us = _host_load_us(agent.host)
+            for endpoint in self._registry.endpoints.values():
+                if self._endpoint_refusal(endpoint, agent.host, model) is not None:
+                    continue
+                candidate = self._endpoint_candidate(agent, endpoint, model, load_us, now)
+                board.candidates.append(candidate)
+                board.cand_agent.append(index)
+                board.cand_endpoint.append(self._slot(board, slots, candidate))
+                board.cand_cost_us.append(candidate.cost_us)
 
     def choices(self, group: Group, ways: list[Candidate]) -> Choices:
         """What every decision for the group in this tick has in common; made once per group and tick."""
@@ -324,6 +341,11 @@ class Router:
             board.endpoint_free.append(candidate.endpoint.cap - self._registry.in_flight.get(slot, 0))
             board.endpoint_step_us.append(candidate.parts["run"] // candidate.endpoint.cap)
         return index[slot]
+
+
+def _host_load_us(host: Host) -> int:
+    """What the work that a host already does adds to the expected time of more."""
+    return host.busy_count * S_US // 4
 
 
 def _score(candidate: Candidate) -> ScorePart:
