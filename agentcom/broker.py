@@ -27,7 +27,7 @@ import zmq
 from agentcom import auth, lifeline, limits, logs, sched
 from agentcom import messages as m
 from agentcom.clock import Clock, Now, SystemClock, rfc3339
-from agentcom.config import Home, Settings
+from agentcom.config import Home, Settings, sources
 from agentcom.core.effects import (
     Delete,
     DeleteUnder,
@@ -45,6 +45,7 @@ from agentcom.core.effects import (
     Read,
     Send,
     SendAssign,
+    SettingsChanged,
     TaskChanged,
     Timers,
     key_u64,
@@ -99,6 +100,7 @@ class Broker:
         upkeep: Upkeep | None = None,
     ) -> None:
         self._home, self._settings, self._store, self._clock = home, settings, store, clock
+        self._base = settings  # what was set at run time lies over it, in the store
         self._upkeep = upkeep
         self._after_step = after_step or (lambda _step: None)
         self._log = logs.get()
@@ -114,6 +116,7 @@ class Broker:
             KeysChanged: self._keys_changed,
             ProbeEndpoint: self._probe,
             EndSession: self._end_session,
+            SettingsChanged: lambda effect: self._adopt(effect.settings),
         }
         keys = home.keys
         self.keys = Keys(*(auth.load_or_make_key(keys / f"{name}.key") for name in ("hub", "admin", "web")))
@@ -314,7 +317,7 @@ class Broker:
         """The commit failed for want of room: nothing of the tick is sent. The core is made anew from the
         store by the code used at start; callers say hello again and repeat what was not answered."""
         self._log.error("store_full", error=str(error))
-        self.hub = Hub(self._settings, random.Random(secrets.randbits(64)), self._epoch)  # noqa: S311
+        self.hub = Hub(self._base, random.Random(secrets.randbits(64)), self._epoch)  # noqa: S311
         self._queries.hub = self.hub
         self._take_over(self.hub)
         self.hub.degraded = True
@@ -340,6 +343,7 @@ class Broker:
             if loopback and not self._settings.hub.public_address
             else "",
         }
+        hub.configuration.sources = sources(self._home.path)
         hub.feed_address = self._public_feed()
         hub.feed_key = self.keys.hub.public
         batch = Batch()
@@ -437,6 +441,11 @@ class Broker:
         except Refused as refused:
             reply = m.Error(id=read.request, code=refused.code, message=refused.message, field=refused.field)
         self._peers.send(read.peer, m.encode(reply))
+
+    def _adopt(self, settings: Settings) -> None:
+        """Committed: what the shell itself reads follows."""
+        self._settings = settings
+        self._prober.timeout_s = settings.endpoints.probe_timeout_s
 
     # --- step 5 -----------------------------------------------------------------------------------------
 

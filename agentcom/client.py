@@ -327,6 +327,14 @@ class Client(Caller):
     def queue_pause(self, paused: bool = True) -> JsonObject:
         return _object(self.call(m.QueuePause(paused=paused)))
 
+    def config_get(self, name: str = "") -> JsonObject:
+        """{settings: {name: {value, source, default, ...}}}: those that change at run time, of a section, or one."""
+        return _object(self._ask(m.ConfigGet, name=name))
+
+    def config_change(self, set: Mapping[str, Any] | None = None, unset: Iterable[str] = ()) -> JsonObject:
+        """Set and unset settings, all or none."""
+        return _object(self._ask(m.ConfigChange, set=dict(set or {}), unset=list(unset)))
+
     def token_add(self, name: str, role: Role | str, token_sha256: str) -> JsonObject:
         return _object(self._ask(m.TokenAdd, name=name, role=role, token_sha256=token_sha256))
 

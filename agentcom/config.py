@@ -22,6 +22,7 @@ from agentcom.errors import UNREADABLE, ConfigError
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 TERM_S_MAX = 100 * 366 * 24 * 3600
 Seconds = Annotated[float, Meta(gt=0, le=7 * 24 * 3600)]
+LaneDelay = Annotated[int, Meta(ge=0, le=TERM_S_MAX)]
 
 
 class HubSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,9 +55,9 @@ class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
     ttl_standard_s: Annotated[int, Meta(ge=0, le=TERM_S_MAX)] = 0
     ttl_complex_s: Annotated[int, Meta(ge=0, le=TERM_S_MAX)] = 0
     held_s: Annotated[int, Meta(ge=1, le=TERM_S_MAX)] = 14 * 24 * 3600
-    high_delay_s: Annotated[int, Meta(ge=0)] = 600
-    normal_delay_s: Annotated[int, Meta(ge=0)] = 3600
-    low_delay_s: Annotated[int, Meta(ge=0)] = 4 * 3600
+    high_delay_s: LaneDelay = 600
+    normal_delay_s: LaneDelay = 3600
+    low_delay_s: LaneDelay = 4 * 3600
 
 
 class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -149,12 +150,7 @@ def load(home: Path, environment: Mapping[str, str] | None = None) -> Settings:
     """
     environ = os.environ if environment is None else environment
     path = home / "config.toml"
-    tables: dict[str, Any] = {}
-    if path.exists():
-        try:
-            tables = tomllib.loads(path.read_text())
-        except (*UNREADABLE, OSError) as error:
-            raise ConfigError(f"{path}: {error}") from error
+    tables = _tables(path)
     for name in SECTIONS:
         if not isinstance(tables.get(name, {}), dict):
             raise ConfigError(f"{path}: {name} is a section: write [{name}], then its settings below")
@@ -170,12 +166,51 @@ def load(home: Path, environment: Mapping[str, str] | None = None) -> Settings:
         settings = msgspec.convert(tables, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path} or AGENTCOM_* environment: {_explain(error)}") from error
-    if settings.queue.lease_s < 3 * settings.queue.heartbeat_s:
-        raise ConfigError(
-            f"queue.lease_s is {settings.queue.lease_s} and queue.heartbeat_s {settings.queue.heartbeat_s}: "
+    broken = relation_broken(settings)
+    if broken is not None:
+        raise ConfigError(broken)
+    return settings
+
+
+def relation_broken(settings: Settings) -> str | None:
+    """What is wrong between two settings that are each within their bounds; None when they fit."""
+    queue = settings.queue
+    if queue.lease_s < 3 * queue.heartbeat_s:
+        return (
+            f"queue.lease_s is {queue.lease_s:g} and queue.heartbeat_s {queue.heartbeat_s:g}: "
             "a lease must outlast three heartbeats"
         )
-    return settings
+    if queue.backoff_s > queue.backoff_max_s:
+        return (
+            f"queue.backoff_s is {queue.backoff_s:g} and queue.backoff_max_s {queue.backoff_max_s:g}: "
+            "the first wait cannot be longer than the longest"
+        )
+    return None
+
+
+def sources(home: Path, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Where each setting that is not a default comes from: `config.toml` or `environment`, by `section.key`."""
+    environ = os.environ if environment is None else environment
+    found = {
+        f"{section}.{key}": "config.toml"
+        for section, table in _tables(home / "config.toml").items()
+        if isinstance(table, dict)
+        for key in table
+    }
+    for name, section in SECTIONS.items():
+        found |= {f"{name}.{key}": "environment" for key in _from_environment(name, section, environ)}
+    if environ.get("ANTHROPIC_BASE_URL") and "anthropic.base_url" not in found:
+        found["anthropic.base_url"] = "environment"
+    return found
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except (*UNREADABLE, OSError) as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _from_environment(name: str, section: type[Struct], environ: Mapping[str, str]) -> dict[str, Any]:

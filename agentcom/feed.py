@@ -17,7 +17,7 @@ import zmq
 
 from agentcom.gate import FEED_DOMAIN
 
-TOPICS: Final = ("task", "agent", "host", "endpoint", "queue", "log", "route")
+TOPICS: Final = ("task", "agent", "host", "endpoint", "queue", "log", "route", "hub")
 FLUSH_MS: Final = 50
 BEAT_MS: Final = 1000
 FLUSH_TASKS_MAX: Final = 200  # briefs per flush; the rest waits for the next one

@@ -53,6 +53,9 @@ CLOCK_NOTE_MS: Final = 10 * 60 * 1000  # how often the clock of terms is written
 PAGE_MAX: Final = 500
 SCAN_ROWS_MAX: Final = 5000  # rows one list request may read; the page is then short and has a cursor
 
+SETTINGS_MAX: Final = 200  # settings in one change, and words in one value
+SETTING_CHARS_MAX: Final = 2000
+
 # Results and logs. A result must fit one message; outputs are cut (head and tail) to make it fit.
 OUTPUT_BYTES_MAX: Final = 64 * KIB
 CHECK_OUTPUT_BYTES_MAX: Final = 8 * KIB

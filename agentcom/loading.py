@@ -27,6 +27,7 @@ from agentcom.model import (
     PrincipalRecord,
     Role,
     Route,
+    SettingRecord,
     State,
     TaskRow,
 )
@@ -70,6 +71,10 @@ def load(store: Store) -> Loaded:
         routes=routes,
         numbers=_numbers(store),
         finals=_final_counts(store),
+        config={
+            key.decode(): msgspec.msgpack.decode(body, type=SettingRecord)
+            for key, body in store.scan("config")
+        },
     )
 
 

@@ -47,6 +47,11 @@ ProcessId = Annotated[str, Meta(min_length=8, max_length=64)]
 RequestId = Annotated[int, Meta(ge=0, le=2**62)]
 PublicKey = Annotated[str, Meta(min_length=40, max_length=40)]
 Secret = Annotated[str, Meta(min_length=16, max_length=200)]
+SettingName = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
+SettingText = Annotated[str, Meta(max_length=limits.SETTING_CHARS_MAX)]
+SettingValue = (
+    bool | int | float | SettingText | Annotated[tuple[SettingText, ...], Meta(max_length=limits.SETTINGS_MAX)]
+)
 PageLimit = Annotated[int, Meta(ge=1, le=limits.PAGE_MAX)]
 
 
@@ -367,6 +372,21 @@ class QueuePause(Struct, tag_field="op", tag="queue_pause", frozen=True, kw_only
     paused: bool = True
 
 
+class ConfigGet(Struct, tag_field="op", tag="config_get", frozen=True, kw_only=True):
+    """The settings that a hub changes at run time: all, those of a section, or one. Each with its value, where
+    that comes from, and by whom and when it was set."""
+
+    name: SettingName = ""
+
+
+class ConfigChange(Struct, tag_field="op", tag="config_change", frozen=True, kw_only=True):
+    """Sets and unsets settings, all or none; in force with the reply, and after a restart. What is unset goes
+    back to the environment's, config.toml's or the default value."""
+
+    set: Annotated[dict[SettingName, SettingValue], Meta(max_length=limits.SETTINGS_MAX)] = {}
+    unset: Annotated[tuple[SettingName, ...], Meta(max_length=limits.SETTINGS_MAX)] = ()
+
+
 class TokenAdd(Struct, tag_field="op", tag="token_add", frozen=True, kw_only=True):
     """Registers a bearer token by its SHA-256 (hex); the token itself never reaches the hub."""
 
@@ -417,8 +437,8 @@ Operation = (
     Submit | TaskGet | TaskWait | TaskList | TaskWhy | TaskLog | TaskReports | TaskStory | TaskCancel | TaskRetry
     | TaskHold | TaskRelease | DeadList | DeadRetry | DeadPurge | AgentList | AgentCordon | AgentRemove
     | HostList | HostInvite | HostRemove | HostDrain | EndpointList | EndpointAdd | EndpointUpdate
-    | EndpointRemove | EndpointProbeNow | QueueStats | QueuePause | TokenAdd | TokenList | TokenRevoke
-    | TokenLink | LinkTrade | Whoami | Snapshot | HubStatus
+    | EndpointRemove | EndpointProbeNow | QueueStats | QueuePause | ConfigGet | ConfigChange | TokenAdd | TokenList
+    | TokenRevoke | TokenLink | LinkTrade | Whoami | Snapshot | HubStatus
 )  # fmt: skip
 
 
@@ -466,6 +486,14 @@ class Welcome(Struct, tag_field="type", tag="welcome", frozen=True, kw_only=True
     probe_every_s: float = 10
 
 
+class Pace(Struct, frozen=True, kw_only=True):
+    """How often a host is to be heard, and how long its leases last without; from the hub's settings."""
+
+    heartbeat_s: float
+    lease_s: float
+    probe_every_s: float
+
+
 class Enrolled(Struct, tag_field="type", tag="enrolled", frozen=True, kw_only=True):
     name: str
     role: Role
@@ -473,11 +501,13 @@ class Enrolled(Struct, tag_field="type", tag="enrolled", frozen=True, kw_only=Tr
 
 class Beat(Struct, tag_field="type", tag="beat", frozen=True, kw_only=True):
     """Answers a heartbeat, on the same path as work. `kill` lists attempts of the beat that are not leased.
-    `probe` lists further endpoint URLs that this host shall probe."""
+    `probe` lists further endpoint URLs that this host shall probe. `pace` is there when it has changed since
+    `welcome`, and holds from now on."""
 
     beat: int
     kill: tuple[AttemptBeat, ...] = ()
     probe: tuple[str, ...] = ()
+    pace: Pace | None = None
 
 
 class Assign(Struct, tag_field="type", tag="assign", kw_only=True):

@@ -507,4 +507,13 @@ class InviteRecord(Struct, kw_only=True):
     principal: int = 0
 
 
+class SettingRecord(Struct, kw_only=True):
+    """A setting that was set at run time, by whom, when (wall ms), and what applied before."""
+
+    value: bool | int | float | str | tuple[str, ...]
+    was: bool | int | float | str | tuple[str, ...] | None = None
+    by: str = ""
+    at_ms: int = 0
+
+
 JsonObject = dict[str, Any]

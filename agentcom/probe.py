@@ -23,10 +23,11 @@ Wake = Callable[[], None]
 
 
 class Prober:
-    """`ask` starts a probe unless one of that endpoint is running; `take` returns what has ended."""
+    """`ask` starts a probe unless one of that endpoint is running; `take` returns what has ended. `timeout_s` may
+    be changed: it holds for probes that start then."""
 
     def __init__(self, wake: Wake, timeout_s: float) -> None:
-        self._wake, self._timeout_s = wake, timeout_s
+        self._wake, self.timeout_s = wake, timeout_s
         self._done: deque[tuple[int, EndpointProbe]] = deque()
         self._running: set[int] = set()
         self._loop = asyncio.new_event_loop()
@@ -72,7 +73,7 @@ class Prober:
             if refused is not None:
                 found = EndpointProbe(healthy=False, reason=refused)
             else:
-                found = await probe_ollama(self._client, url, self._timeout_s)
+                found = await probe_ollama(self._client, url, self.timeout_s)
         self._done.append((endpoint, found))
         self._wake()
 
@@ -80,12 +81,12 @@ class Prober:
         """Why the address behind the name may not be reached, or None."""
         parts = urlsplit(url)
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self.timeout_s):
                 found = await self._loop.getaddrinfo(
                     parts.hostname, parts.port or 80, type=socket.SOCK_STREAM
                 )
         except TimeoutError:
-            return f"the name {parts.hostname} was not resolved within {self._timeout_s:g} s"
+            return f"the name {parts.hostname} was not resolved within {self.timeout_s:g} s"
         except OSError as error:
             return f"the name {parts.hostname} cannot be resolved: {error.strerror}"
         for *_, address in found:

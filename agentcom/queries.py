@@ -66,6 +66,7 @@ class Queries:
             m.AgentList: lambda _op, _mine: {"agents": self.agents()},
             m.HostList: lambda _op, _mine: {"hosts": self.hosts()},
             m.EndpointList: lambda _op, _mine: {"endpoints": self.endpoints()},
+            m.ConfigGet: self._config_get,
             m.QueueStats: lambda _op, _mine: self.counts(),
             m.TokenList: self._token_list,
             m.Snapshot: self._snapshot,
@@ -350,6 +351,9 @@ class Queries:
         return f"it is {row.state}: {row.error_message}" if row.error_message else f"it is {row.state}"
 
     # --- the hub ----------------------------------------------------------------------------------------
+
+    def _config_get(self, op: m.ConfigGet, _mine: int) -> object:
+        return {"settings": self.hub.configuration.view(op.name, self.hub.settings)}
 
     def _token_list(self, _op: m.TokenList, _mine: int) -> object:
         records = sorted(self.hub.principals.by_id.values(), key=lambda r: r.id)

@@ -55,6 +55,7 @@ class FakeHub:
         self.refusal: messages.Error | None = None  # answers hello instead of a welcome
         self.kill: tuple[messages.AttemptBeat, ...] = ()
         self.probe: tuple[str, ...] = ()
+        self.pace: messages.Pace | None = None  # told once, with the next answer to a heartbeat
         self.received: list[msgspec.Struct] = []
         self._verdict = verdict or keep_or_report
         self._arrived = threading.Condition()
@@ -143,7 +144,8 @@ class FakeHub:
                 self._reply(peer, messages.encode(messages.Error(code="no_session", message="say hello")))
                 return
             elif isinstance(message, Heartbeat) and self.answers_beats:
-                beat = messages.Beat(beat=message.beat, kill=self.kill, probe=self.probe)
+                pace, self.pace = self.pace, None
+                beat = messages.Beat(beat=message.beat, kill=self.kill, probe=self.probe, pace=pace)
                 self._reply(peer, messages.encode(beat))
             self.received.append(message)
             self._arrived.notify_all()

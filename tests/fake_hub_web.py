@@ -37,7 +37,7 @@ from agentcom.model import Role, TaskSpec
 ROOT = Path(__file__).resolve().parent.parent
 READY_S = 20.0
 PATIENCE_S = 15.0
-TOPICS = ("task", "agent", "host", "endpoint", "queue", "log", "route")
+TOPICS = ("task", "agent", "host", "endpoint", "queue", "log", "route", "hub")
 READERS = {Role.view, Role.operate, Role.admin}
 Answer = Callable[[Any, "Caller"], Any]
 

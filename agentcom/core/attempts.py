@@ -53,10 +53,26 @@ class Attempts:
         self._registry = registry
         self._jitter = jitter
         self._away_ms = 0
+        self._lease_floor_ms: dict[int, int] = {}  # by host
         self._timers: list[tuple[int, int, int]] = []  # (due on the lease clock, task, attempt)
         # (task, attempt) -> (endpoint, model) in flight; cancelled attempts whose agent is not free yet
         self.calls: dict[tuple[int, int], tuple[int, str]] = {}
         self.closing: dict[tuple[int, int], Agent] = {}
+
+    def beats_at(self, host: Host, heartbeat_s: float) -> None:
+        """Note the pace that a host was told last: until it knows of a faster one, its leases outlast three
+        heartbeats of the old."""
+        floor_ms = int(3 * heartbeat_s * 1000)
+        if floor_ms > self._tasks.settings.queue.lease_s * 1000:
+            self._lease_floor_ms[host.record.id] = floor_ms
+        else:
+            self._lease_floor_ms.pop(host.record.id, None)
+
+    def lease_anew(self, now: Now) -> None:
+        """Every open attempt begins a lease of the length that applies now."""
+        for slot in self._table.slot_of.values():
+            if self._table.state_of(slot) in OPEN:
+                self._renew(slot, now)
 
     def clock_ms(self, now: Now) -> int:
         return now.mono_ms - self._away_ms
@@ -473,6 +489,7 @@ class Attempts:
 
     def host_gone(self, host: Host, now: Now) -> None:
         """The host is removed: its work goes back to the queue and counts against nobody."""
+        self._lease_floor_ms.pop(host.record.id, None)
         for agent in self._fleet.agents_of(host):
             slot = self.held_by(host, agent.task, agent.attempt)
             if slot is not None:
@@ -481,7 +498,13 @@ class Attempts:
                 self._release_closing(agent, now)
 
     def _renew(self, slot: int, now: Now) -> None:
-        self._table.lease_ms[slot] = self.clock_ms(now) + int(self._tasks.settings.queue.lease_s * 1000)
+        lease_ms = int(self._tasks.settings.queue.lease_s * 1000)
+        if self._lease_floor_ms:
+            lease_ms = max(lease_ms, self._lease_floor_ms.get(self._table.host[slot], 0))
+        due_ms = self.clock_ms(now) + lease_ms
+        if due_ms < self._table.lease_ms[slot]:
+            self._remind(slot, due_ms)  # leases have become shorter: the timer that is set comes too late
+        self._table.lease_ms[slot] = due_ms
 
     def _count_call(self, slot: int, endpoint: int, model: str) -> None:
         call = (endpoint, canonical_model(model))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from agentcom.config import Settings
 from agentcom.messages import Assign, FromHub, Operation, ToHub
 from agentcom.model import EndpointProbe
 
@@ -124,6 +125,12 @@ class KeysChanged(NamedTuple):
     revoked: bool
 
 
+class SettingsChanged(NamedTuple):
+    """What applies from now on, for the parts of the shell that read settings."""
+
+    settings: Settings
+
+
 class ProbeEndpoint(NamedTuple):
     endpoint: int
 
@@ -141,6 +148,7 @@ Effect = (
     | EndSession
     | KeysChanged
     | ProbeEndpoint
+    | SettingsChanged
 )
 
 

@@ -18,6 +18,7 @@ from agentcom.config import Settings
 from agentcom.core import invariants
 from agentcom.core.agents import Agent, Fleet, Host
 from agentcom.core.attempts import Attempts
+from agentcom.core.configuration import Configuration
 from agentcom.core.effects import (
     Effect,
     EndSession,
@@ -27,6 +28,7 @@ from agentcom.core.effects import (
     Probed,
     ProbeEndpoint,
     RecordKey,
+    SettingsChanged,
     Timers,
     key_u64,
     key_u64x2,
@@ -52,6 +54,7 @@ from agentcom.model import (
     PrincipalRecord,
     Role,
     Route,
+    SettingRecord,
     State,
     TaskRow,
     TierSource,
@@ -71,6 +74,7 @@ class Loaded(NamedTuple):
     routes: dict[int, Route]
     numbers: dict[str, int]
     finals: dict[State, int]
+    config: dict[str, SettingRecord]
 
 
 class Hub:
@@ -88,6 +92,8 @@ class Hub:
         self.attempts = Attempts(self.out, self.tasks, self.fleet, self.registry, jitter)
         self.router = Router(self.fleet, self.registry, settings)
         self.requests = Requests(self)
+        self.configuration = Configuration(self.out, settings)
+        self.pace = pace_of(settings)
         self.paused = False
         self.degraded = False
         self.addresses: JsonObject = {}
@@ -99,6 +105,9 @@ class Hub:
 
     def load(self, loaded: Loaded, now: Now) -> list[Effect]:
         """Take over what the store holds; open attempts get a fresh lease."""
+        settings = self.configuration.load(loaded.config)
+        if settings != self.settings:
+            self.adopt(settings, now)
         for number, group in enumerate(loaded.groups):
             self.tasks.load_group(number, group)
         for principal in loaded.principals:
@@ -196,6 +205,23 @@ class Hub:
         tests and the simulator."""
         invariants.check(self)
 
+    def adopt(self, settings: Settings, now: Now) -> None:
+        """Let these settings apply to every part, here and in the shell, from now on. Open attempts get a fresh
+        lease of the new length: none runs out because the rules changed under it."""
+        for part in (self, self.tasks, self.router):
+            part.settings = settings
+        pace = pace_of(settings)
+        self.pace = pace if pace != self.pace else self.pace
+        self._probe_due_ms = min(
+            self._probe_due_ms, now.mono_ms + int(settings.endpoints.probe_every_s * 1000)
+        )
+        for host in self.fleet.hosts.values():
+            told = host.session.pace if host.session is not None else None
+            self.attempts.beats_at(host, told.heartbeat_s if told is not None else 0)
+        self.attempts.lease_anew(now)
+        self.tasks.changed = True
+        self.out.add(SettingsChanged(settings))
+
     # --- used by the parts ------------------------------------------------------------------------------
 
     def address_view(self) -> JsonObject:
@@ -261,7 +287,7 @@ class Hub:
                 self.out.add(EndSession(old.peer))
         is_repeat = session.token != event.fresh
         verdicts, names = self._welcome_host(session, hello, is_repeat, now)
-        queue = self.settings.queue
+        session.pace = self.pace
         reads_feed = principal.role in (Role.web, Role.view, Role.operate, Role.admin)
         self.out.send(
             event.peer,
@@ -271,14 +297,14 @@ class Hub:
                 name=principal.name,
                 role=principal.role,
                 software=f"agentcom {__version__}",
-                heartbeat_s=queue.heartbeat_s,
-                lease_s=queue.lease_s,
+                heartbeat_s=self.pace.heartbeat_s,
+                lease_s=self.pace.lease_s,
                 feed=self.feed_address if reads_feed else "",
                 feed_key=self.feed_key if reads_feed else "",
                 verdicts=verdicts,
                 names=names,
                 probe=self.registry.probe_urls(session.host) if session.host else (),
-                probe_every_s=self.settings.endpoints.probe_every_s,
+                probe_every_s=self.pace.probe_every_s,
             ),
         )
 
@@ -288,6 +314,7 @@ class Hub:
         if hello.host is None:
             return (), {}
         host = self.fleet.connect(session, hello.host, hello.software, now)
+        self.attempts.beats_at(host, self.pace.heartbeat_s)
         verdicts = self.attempts.reconcile(host, hello.host.attempts, is_repeat, now)
         self.tasks.changed = True
         return verdicts, {a.record.local_name: a.record.name for a in self.fleet.agents_of(host) if a.offered}
@@ -324,7 +351,8 @@ class Hub:
                 kill = self.attempts.beat(host, message.attempts, now)
                 self.fleet.beat(host, message.resources, now)
                 probe = self.registry.probe_urls(host.record.id)
-                self.out.send(peer, m.Beat(beat=message.beat, kill=kill, probe=probe))
+                pace = self._untold(host, session)
+                self.out.send(peer, m.Beat(beat=message.beat, kill=kill, probe=probe, pace=pace))
                 for agent in self.fleet.agents_of(host):
                     if agent.unresponsive:  # the ping before may have been lost with its connection
                         self.out.send(peer, m.Ping(agent=agent.record.local_name))
@@ -350,6 +378,14 @@ class Hub:
                         agent.unresponsive = False
                         self.tasks.changed = True
                         self.fleet.publish_agent(agent, now)
+
+    def _untold(self, host: Host, session: Session) -> m.Pace | None:
+        """The pace that the host has to keep, where it was last told another."""
+        if session.pace is self.pace:
+            return None
+        session.pace = self.pace
+        self.attempts.beats_at(host, self.pace.heartbeat_s)
+        return self.pace
 
     # --- time -------------------------------------------------------------------------------------------
 
@@ -449,6 +485,11 @@ class Hub:
     def _host_name(self, host: int) -> str | None:
         found = self.fleet.hosts.get(host)
         return found.record.name if found else None
+
+
+def pace_of(settings: Settings) -> m.Pace:
+    queue, endpoints = settings.queue, settings.endpoints
+    return m.Pace(heartbeat_s=queue.heartbeat_s, lease_s=queue.lease_s, probe_every_s=endpoints.probe_every_s)
 
 
 def _reason(table: TaskTable, slot: int) -> str:

@@ -53,6 +53,8 @@ RIGHTS: dict[type, frozenset[Role]] = {
     m.EndpointProbeNow: OPERATORS,
     m.QueueStats: READERS,
     m.QueuePause: OPERATORS,
+    m.ConfigGet: READERS,
+    m.ConfigChange: ADMINS,
     m.TokenAdd: ADMINS,
     m.TokenList: ADMINS,
     m.TokenRevoke: ADMINS,

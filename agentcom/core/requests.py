@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Found = Mapping[RecordKey, bytes]
 READS = (
     m.TaskGet, m.TaskList, m.TaskWhy, m.TaskStory, m.TaskLog, m.TaskReports, m.DeadList, m.AgentList, m.HostList,
-    m.EndpointList, m.QueueStats, m.TokenList, m.Snapshot, m.HubStatus,
+    m.EndpointList, m.QueueStats, m.ConfigGet, m.TokenList, m.Snapshot, m.HubStatus,
 )  # fmt: skip
 
 
@@ -56,6 +56,7 @@ class Requests:
             m.EndpointRemove: self._endpoint_remove,
             m.EndpointProbeNow: self._endpoint_probe,
             m.QueuePause: self._pause,
+            m.ConfigChange: self._config_change,
             m.TokenAdd: self._token_add,
             m.TokenRevoke: self._token_revoke,
             m.TokenLink: self._token_link,
@@ -307,6 +308,14 @@ class Requests:
         self._out.number("paused", int(op.paused))
         self._hub.tasks.changed = True
         return {"paused": op.paused}
+
+    def _config_change(
+        self, op: m.ConfigChange, caller: PrincipalRecord, _s: Session, now: Now, _f: Found
+    ) -> object:
+        hub = self._hub
+        hub.adopt(hub.configuration.change(op.set, op.unset, caller, now), now)
+        shown = hub.configuration.view("", hub.settings)
+        return {"settings": {name: shown[name] for name in (*op.set, *op.unset)}}
 
     def _token_add(self, op: m.TokenAdd, _c: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
         record = self._hub.principals.add_token(op, now)

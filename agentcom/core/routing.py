@@ -84,7 +84,7 @@ class Router:
     def __init__(self, fleet: Fleet, registry: Registry, settings: Settings) -> None:
         self._fleet = fleet
         self._registry = registry
-        self._settings = settings
+        self.settings = settings
 
     def model_of(self, group: Group) -> str:
         """The model a task of the group runs on; empty for shell work."""
@@ -92,8 +92,8 @@ class Router:
         if strategy is Strategy.trivial:
             return ""
         if strategy is Strategy.cloud_llm:
-            return group.model or self._settings.models.complex
-        return canonical_model(group.model or self._settings.models.standard)
+            return group.model or self.settings.models.complex
+        return canonical_model(group.model or self.settings.models.standard)
 
     def board(self, groups: list[Group], agents: list[Agent], now: Now) -> Board:
         """The scheduler's input for these groups, in their order, over the agents that are free now."""
@@ -172,7 +172,7 @@ class Router:
             model=chosen.model,
             endpoint=endpoint.name if endpoint else None,
             endpoint_url=endpoint.url if endpoint else None,
-            num_ctx=(endpoint.num_ctx or self._settings.models.num_ctx) if endpoint else None,
+            num_ctx=(endpoint.num_ctx or self.settings.models.num_ctx) if endpoint else None,
             reason=reason,
             tier=group.tier,
             score=_score(chosen),

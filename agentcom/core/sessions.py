@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from agentcom import limits
 from agentcom.clock import Now
 from agentcom.errors import Refused
+from agentcom.messages import Pace
 from agentcom.model import PrincipalRecord, Role
 
 IDLE_MS_MAX = 10 * 60 * 1000  # a person's silent session may be dropped after this when room is needed
@@ -26,6 +27,7 @@ class Session:
     heard_ms: int
     software: str = ""
     host: int = 0
+    pace: Pace | None = None  # what its host was told last
     waits: dict[tuple[int, int], None] = field(default_factory=dict)  # (task, request), in order
 
 

@@ -227,7 +227,7 @@ class Daemon:
             case Beat():
                 for each in message.kill:
                     self._end((each.task, each.attempt), "no longer leased", is_answered=False)
-                self._watch.ask(message.probe)
+                self._watch.ask(message.probe, message.pace.probe_every_s if message.pace else None)
             case ResultAck():
                 self._log.info(
                     "result_acknowledged", task=message.task, attempt=message.attempt, verdict=message.verdict

@@ -105,6 +105,7 @@ class Session:
         self._welcomed = asyncio.Event()
         self._hello_wanted = asyncio.Event()
         self._hello_answered = asyncio.Event()
+        self._pace_changed = asyncio.Event()
         self._hello_wait_s = 0.0
         self._beat = 0
         self._resources_sent = 0.0
@@ -234,7 +235,10 @@ class Session:
             await self._welcomed.wait()
             self._beat += 1
             self.send(self._heartbeat)
-            await asyncio.sleep(self._heartbeat_s)
+            self._pace_changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._heartbeat_s):
+                    await self._pace_changed.wait()
 
     def _heartbeat(self, token: bytes) -> messages.Heartbeat:
         return messages.Heartbeat(
@@ -290,6 +294,9 @@ class Session:
             case messages.Ping():
                 self.send(lambda token: messages.Pong(session=token, agent=message.agent))
             case Assign() | Cancel() | ResultAck() | Beat():
+                if isinstance(message, Beat) and message.pace is not None:
+                    self._heartbeat_s, self._lease_s = message.pace.heartbeat_s, message.pace.lease_s
+                    self._pace_changed.set()
                 self._host.received(message)
             case _:
                 self._log.warning("message_unexpected", type=type(message).__name__)

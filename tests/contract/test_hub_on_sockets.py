@@ -240,6 +240,26 @@ def test_a_restart_in_order_keeps_everything(hub: LiveHub) -> None:
     assert ann.ask(m.QueueStats())["paused"]
 
 
+def test_a_setting_that_was_set_applies_at_once_and_after_a_restart(hub: LiveHub) -> None:
+    hub.home.path.joinpath("config.toml").write_text("[queue]\nlease_s = 45\n")
+    admin = hub.admin()
+    changed = admin.ask(m.ConfigChange(set={"queue.lease_s": 60, "endpoints.probe_timeout_s": 2}))
+    assert {name: view["value"] for name, view in changed["settings"].items()} == {
+        "queue.lease_s": 60,
+        "endpoints.probe_timeout_s": 2,
+    }
+    assert hub.host("box").hello().lease_s == 60
+    assert hub.broker._prober.timeout_s == 2
+    hub.stop()
+    hub.start()
+    admin = hub.admin()
+    view = admin.ask(m.ConfigGet(name="queue.lease_s"))["settings"]["queue.lease_s"]
+    assert (view["value"], view["source"], view["by"]) == (60, "stored", "admin")
+    assert hub.broker._prober.timeout_s == 2
+    back = admin.ask(m.ConfigChange(unset=("queue.lease_s",)))["settings"]["queue.lease_s"]
+    assert (back["value"], back["source"]) == (45, "config.toml")
+
+
 def test_a_second_hub_on_the_same_home_is_refused(hub: LiveHub) -> None:
     with pytest.raises(StoreLocked, match=str(os.getpid())):
         LmdbStore(hub.home.store, map_bytes=1 << 28)

@@ -259,6 +259,17 @@ def test_a_heartbeats_answer_ends_an_attempt_that_is_no_longer_leased(
     assert not is_alive(pid)
 
 
+def test_a_new_pace_is_kept_from_the_heartbeat_on_whose_answer_told_it(
+    hub: FakeHub, start: Callable[..., Sidecar]
+) -> None:
+    """At the old pace the second heartbeat would come in an hour."""
+    hub.heartbeat_s, hub.lease_s = 3600, 10_800
+    hub.pace = messages.Pace(heartbeat_s=0.05, lease_s=2, probe_every_s=10)
+    start()
+    hub.expect(Hello)
+    assert [hub.expect(Heartbeat).beat for _ in range(3)] == [1, 2, 3]
+
+
 def test_a_hub_that_forgot_the_session_is_greeted_again_and_told_what_runs(
     hub: FakeHub, start: Callable[..., Sidecar]
 ) -> None:

@@ -365,6 +365,13 @@ FORWARDED: list[tuple[str, str, Any, Any]] = [
     ("GET", "/queue", None, m.QueueStats()),
     ("POST", "/queue/pause", None, m.QueuePause()),
     ("POST", "/queue/resume", None, m.QueuePause(paused=False)),
+    ("GET", "/config?name=queue", None, m.ConfigGet(name="queue")),
+    (
+        "PATCH",
+        "/config",
+        {"set": {"queue.lease_s": 60}, "unset": ["queue.park_s"]},
+        m.ConfigChange(set={"queue.lease_s": 60}, unset=("queue.park_s",)),
+    ),
     ("GET", "/whoami", None, m.Whoami()),
 ]  # fmt: skip
 

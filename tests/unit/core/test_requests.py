@@ -57,6 +57,8 @@ ALLOWED: dict[str, frozenset[str]] = {
     "endpoint_probe": OPERATORS,
     "queue_stats": READERS,
     "queue_pause": OPERATORS,
+    "config_get": READERS,
+    "config_change": ADMINS,
     "token_add": ADMINS,
     "token_list": ADMINS,
     "token_revoke": ADMINS,

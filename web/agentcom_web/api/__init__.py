@@ -2,6 +2,7 @@
 
 from flask import Blueprint
 
+from agentcom_web.api.config import config
 from agentcom_web.api.dead import dead
 from agentcom_web.api.description import description
 from agentcom_web.api.endpoints import endpoints
@@ -13,5 +14,5 @@ from agentcom_web.api.session import session
 from agentcom_web.api.tasks import tasks
 
 PREFIX = "/api/v1"
-SUBJECTS: tuple[Blueprint, ...] = (tasks, dead, fleet, endpoints, queue, session, live, description)
+SUBJECTS: tuple[Blueprint, ...] = (tasks, dead, fleet, endpoints, queue, config, session, live, description)
 UNPREFIXED: tuple[Blueprint, ...] = (health,)
