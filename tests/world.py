@@ -98,10 +98,15 @@ class World:
 
     def start(self, name: str, *arguments: str, **environment: str) -> Daemon:
         """Start `agentcom ARGUMENTS` on the home `name` and wait for its ready line."""
-        log = self.folder / f"{name}-{arguments[0]}-{len(self.daemons)}.log"
+        return self.start_module(name, "agentcom.cli", *arguments, **environment)
+
+    def start_module(self, name: str, module: str, *arguments: str, **environment: str) -> Daemon:
+        """Start `python -m MODULE ARGUMENTS` on the home `name` and wait for its ready line."""
+        told = arguments or (module.rpartition(".")[2],)
+        log = self.folder / f"{name}-{told[0]}-{len(self.daemons)}.log"
         with log.open("wb") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", "agentcom.cli", *arguments],
+                [sys.executable, "-m", module, *arguments],
                 env=clean_environment(self.home(name), environment),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -110,7 +115,7 @@ class World:
             )
         daemon = Daemon(process, {}, log)
         self.daemons.append(daemon)
-        daemon.ready = self._ready(daemon, arguments)
+        daemon.ready = self._ready(daemon, told)
         return daemon
 
     def hub(self, name: str = "hub", **environment: str) -> Daemon:

@@ -7,8 +7,6 @@ running tasks end, tasks are read and cancelled, room is made, and the history i
 from __future__ import annotations
 
 import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +18,7 @@ from tests.faults.history import History, check, seen_of
 from tests.faults.hosts import Fleet, enrol_all, fleet_of
 from tests.faults.load import Wire, address_of
 from tests.faults.report import Report
-from tests.world import Daemon, World, clean_environment, eventually, world
+from tests.world import Daemon, World, eventually, world
 
 RUNNING = 24
 FILL_CHARS = 4000
@@ -30,20 +28,7 @@ HUB = "hub"
 
 
 def start_small(made: World, **room: str) -> Daemon:
-    log = made.folder / "small-hub.log"
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.small_hub"],
-            env=clean_environment(made.home(HUB), {"AGENTCOM_QUEUE_LEASE_S": "30", **room}),
-            cwd=made.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-        )
-    daemon = Daemon(process, {}, log)
-    made.daemons.append(daemon)
-    daemon.ready = made._ready(daemon, ("small_hub",))
-    return daemon
+    return made.start_module(HUB, "tests.faults.small_hub", **{"AGENTCOM_QUEUE_LEASE_S": "30", **room})
 
 
 def fill(

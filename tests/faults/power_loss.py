@@ -12,7 +12,7 @@ from typing import IO, NamedTuple
 
 from tests.faults.image_checker import checking_child
 from tests.faults.recorder import Change, Kind, compile_shim, read_log, run_watched
-from tests.faults.replayer import Disk, Mood
+from tests.faults.replayer import Disk, Mood, lay_out
 from tests.faults.report import Report
 from tests.faults.store_writer import MARKS
 
@@ -75,7 +75,7 @@ def try_images(folder: Path, seed: int, count: int, *, unsafe: bool = False) -> 
     with checking_child(seed, BATCHES) as child:
         for n, image in enumerate(images(home, changes, seed, count)):
             place = folder / f"image-{n}"
-            _lay_out(place, image)
+            lay_out(place, image.files)
             _ask(child, place, image)
             waiting.append((image, place))
             if len(waiting) > 1:
@@ -83,14 +83,6 @@ def try_images(folder: Path, seed: int, count: int, *, unsafe: bool = False) -> 
         for image, place in waiting:
             _take_answer(child, image, place, report)
     return report
-
-
-def _lay_out(place: Path, image: Image) -> None:
-    (place / "store").mkdir(parents=True, mode=0o700)
-    for name, content in image.files.items():
-        file = place / name
-        file.parent.mkdir(exist_ok=True, mode=0o700)
-        file.write_bytes(content)
 
 
 def _ask(child: subprocess.Popen[str], place: Path, image: Image) -> None:

@@ -40,40 +40,37 @@ class Change(NamedTuple):
 
 
 def compile_shim(folder: Path) -> Path:
-    """The shared object to preload; CalledProcessError with the compiler's words when it cannot be made."""
+    """The shared object to preload. Fails with what is missing where it cannot be made: then nothing is tried."""
     shim = folder / "shim.so"
-    command = [
-        "cc",
-        "-shared",
-        "-fPIC",
-        "-O2",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-o",
-        str(shim),
-        str(SOURCE),
-        "-ldl",
-    ]
-    subprocess.run(command, check=True)
+    command = ["cc", "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(shim), str(SOURCE), "-ldl"]
+    try:
+        made = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise AssertionError("the fault rig needs a C compiler named cc for its shim; install gcc") from error
+    assert made.returncode == 0, f"the shim of the fault rig does not compile:\n{made.stderr}"
     return shim
+
+
+def watching(
+    shim: Path,
+    watched: Path,
+    *,
+    log: Path | None = None,
+    fail: str = "",
+    gate: Path | None = None,
+    room: Path | None = None,
+) -> dict[str, str]:
+    """The environment in which a program runs under the shim; see shim.c."""
+    environment = {"PYTHONDONTWRITEBYTECODE": "1", "LD_PRELOAD": str(shim), "SHIM_FOLDER": str(watched)}
+    given = {"SHIM_LOG": log, "SHIM_FAIL": fail or None, "SHIM_WHILE": gate, "SHIM_ROOM": room}
+    return environment | {name: str(value) for name, value in given.items() if value is not None}
 
 
 def run_watched(
     shim: Path, watched: Path, module: str, *arguments: object, log: Path | None = None, fail: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run a module of ours to its end under the shim."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "LD_PRELOAD": str(shim),
-        "SHIM_FOLDER": str(watched),
-    }
-    if log is not None:
-        environment["SHIM_LOG"] = str(log)
-    if fail:
-        environment["SHIM_FAIL"] = fail
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **watching(shim, watched, log=log, fail=fail)}
     command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
 

@@ -8,7 +8,7 @@ change by lot, or each sector of 512 bytes by lot; names by lot keep their order
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -84,9 +84,10 @@ class Disk:
     """The disk as the run changes it. `begin` a change, take images, then `finish` it: until then the change is
     under way, and a power cut may keep all, some or nothing of it."""
 
-    def __init__(self) -> None:
-        self._names: Names = {}
-        self._durable_names: Names = {}
+    def __init__(self, durable: Mapping[str, bytes] | None = None) -> None:
+        """`durable` is what lay there before the recording began."""
+        self._names: Names = {path: _File(bytearray(content)) for path, content in (durable or {}).items()}
+        self._durable_names: Names = dict(self._names)
         self._renamings: list[
             tuple[str, Names]
         ] = []  # per change of a name: its folder, and the names after it
@@ -145,3 +146,14 @@ class Disk:
             return self._names
         steps = [self._durable_names, *(names for _, names in self._renamings)]
         return rng.choice(steps)
+
+
+def lay_out(place: Path, files: dict[str, bytes]) -> None:
+    """A home as a power cut has left it."""
+    place.mkdir(mode=0o700)
+    (place / "store").mkdir(mode=0o700)
+    for name, content in files.items():
+        file = place / name
+        file.parent.mkdir(exist_ok=True, mode=0o700, parents=True)
+        file.write_bytes(content)
+        file.chmod(0o600)

@@ -6,6 +6,9 @@
  * SHIM_FAIL    "KIND:N:ERRNO[:PART]": the N-th (from 1) call of that kind on a path that contains PART fails with
  *              that error number, and every later one as well; the first failing write does half of its work.
  *              A disk that is full this way also refuses to set room aside (posix_fallocate).
+ * SHIM_WHILE   a file: SHIM_FAIL holds only while it is there, and its count begins then
+ * SHIM_ROOM    a file with an int64: the free bytes of the disk, shared by all processes that look at it. What makes
+ *              a watched file longer takes from it, what cuts or removes one gives back; without any left: ENOSPC
  *
  * The calls are made as system calls, so that nothing here depends on the order in which libraries are bound.
  */
@@ -20,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -39,6 +43,8 @@ static int flags_of[FILES_MAX];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char fail_part[PATH_BYTES];
 static int fail_kind, fail_after, fail_error;
+static const char *fail_while;
+static int64_t *room;
 
 __attribute__((constructor)) static void begin(void) {
     const char *watched = getenv("SHIM_FOLDER"), *log = getenv("SHIM_LOG"), *fail = getenv("SHIM_FAIL");
@@ -48,6 +54,15 @@ __attribute__((constructor)) static void begin(void) {
         int fd = syscall(SYS_openat, AT_FDCWD, log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
         log_fd = syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, FILES_MAX);  /* out of the way of the program's own */
         if (log_fd < 0) log_fd = fd; else syscall(SYS_close, fd);
+    }
+    fail_while = getenv("SHIM_WHILE");
+    const char *free_bytes = getenv("SHIM_ROOM");
+    if (free_bytes) {
+        int fd = syscall(SYS_openat, AT_FDCWD, free_bytes, O_RDWR | O_CLOEXEC);
+        void *at = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof *room, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        if (at == MAP_FAILED) abort();
+        room = at;
+        syscall(SYS_close, fd);
     }
     char kind[32];
     if (fail && sscanf(fail, "%31[^:]:%d:%d:%1023s", kind, &fail_after, &fail_error, fail_part) >= 3)
@@ -65,10 +80,26 @@ static const char *path_of(int fd) { return fd >= 0 && fd < FILES_MAX && paths[f
 /* Whether this call is to fail; errno is set then. */
 static int fails(int kind, const char *path) {
     if (kind != fail_kind || !strstr(path, fail_part)) return 0;
+    if (fail_while && syscall(SYS_faccessat, AT_FDCWD, fail_while, F_OK)) return 0;
     if (--fail_after > 0) return 0;
     errno = fail_error;
     return 1;
 }
+
+static int64_t size_of(int fd) {
+    struct stat found;
+    return fstat(fd, &found) ? 0 : found.st_size;
+}
+
+/* Take `bytes` from the free ones, as many as there are; how many that is. */
+static int64_t take_room(int64_t bytes) {
+    int64_t left = __atomic_load_n(room, __ATOMIC_SEQ_CST), taken;
+    do taken = bytes < left ? bytes : left > 0 ? left : 0;
+    while (!__atomic_compare_exchange_n(room, &left, left - taken, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
+    return taken;
+}
+
+static void give_room(int64_t bytes) { if (room && bytes > 0) __atomic_add_fetch(room, bytes, __ATOMIC_SEQ_CST); }
 
 static void note(int kind, int flags, int64_t offset, const char *path, const void *content, int64_t bytes) {
     if (log_fd < 0) return;
@@ -93,6 +124,8 @@ static int opened(int fd, const char *path, int flags, int was_there) {
 
 static int open_any(int at, const char *path, int flags, mode_t mode) {
     int was_there = syscall(SYS_faccessat, at, path, F_OK) == 0;
+    struct stat found;
+    if (room && was_there && (flags & O_TRUNC) && is_watched(path) && !stat(path, &found)) give_room(found.st_size);
     if (is_watched(path) && !was_there && (flags & O_CREAT) && fails(CREATE, path)) return -1;
     return opened(syscall(SYS_openat, at, path, flags, mode), path, flags, was_there);
 }
@@ -121,6 +154,16 @@ static ssize_t write_at(int fd, const void *content, size_t bytes, off_t offset)
         if (half > 0) { note(WRITE, synchronous, offset, path, content, half); return half; }
         errno = error;
         return -1;
+    }
+    int64_t growth = room ? offset + (int64_t)bytes - size_of(fd) : 0;
+    if (growth > 0) {
+        int64_t missing = growth - take_room(growth);
+        if (missing >= (int64_t)bytes) {
+            give_room(growth - missing);
+            errno = ENOSPC;
+            return -1;
+        }
+        bytes -= missing;
     }
     ssize_t done = syscall(SYS_pwrite64, fd, content, bytes, offset);
     if (done > 0) note(WRITE, synchronous, offset, path, content, done);
@@ -188,8 +231,10 @@ int msync(void *start, size_t bytes, int flags) {
 static int cut(int fd, off_t length) {
     const char *path = path_of(fd);
     if (path && fails(CUT, path)) return -1;
+    int64_t before = path && room ? size_of(fd) : 0;
     int done = syscall(SYS_ftruncate, fd, length);
     if (path && !done) note(CUT, 0, length, path, NULL, 0);
+    if (path && !done) give_room(before - length);  /* a longer one is sparse: it takes no room yet */
     return done;
 }
 
@@ -199,18 +244,29 @@ int ftruncate64(int fd, off_t length) { return cut(fd, length); }
 static int rename_any(const char *from, const char *to) {
     if (!is_watched(from) && !is_watched(to)) return syscall(SYS_renameat, AT_FDCWD, from, AT_FDCWD, to);
     if (fails(RENAME, from)) return -1;
+    struct stat found;
+    int64_t bytes = room && is_watched(to) && !stat(to, &found) ? found.st_size : 0;
     int done = syscall(SYS_renameat, AT_FDCWD, from, AT_FDCWD, to);
     if (done) return done;
     note(RENAME, 0, 0, from, to, strlen(to));
+    give_room(bytes);
     for (int fd = 0; fd < FILES_MAX; fd++)
         if (!strcmp(paths[fd], from)) snprintf(paths[fd], PATH_BYTES, "%s", to);
     return 0;
 }
 
-static int refuses_room(void) { return fail_kind == WRITE && fail_after <= 0 && fail_error == ENOSPC; }
+static int refuses_room(void) {
+    return fail_kind == WRITE && fail_after <= 0 && fail_error == ENOSPC
+        && !(fail_while && syscall(SYS_faccessat, AT_FDCWD, fail_while, F_OK));
+}
 
 int posix_fallocate(int fd, off_t offset, off_t bytes) {
     if (refuses_room()) return ENOSPC;
+    int64_t growth = room && path_of(fd) ? offset + bytes - size_of(fd) : 0;
+    if (growth > 0) {
+        int64_t taken = take_room(growth);
+        if (taken < growth) { give_room(taken); return ENOSPC; }
+    }
     return syscall(SYS_fallocate, fd, 0, offset, bytes) ? errno : 0;
 }
 
@@ -221,7 +277,25 @@ int renameat(int a, const char *from, int b, const char *to) { (void)a; (void)b;
 
 int unlink(const char *path) {
     if (is_watched(path) && fails(UNLINK, path)) return -1;
+    struct stat found;
+    int64_t bytes = room && is_watched(path) && !stat(path, &found) ? found.st_size : 0;
     int done = syscall(SYS_unlinkat, AT_FDCWD, path, 0);
     if (!done && is_watched(path)) note(UNLINK, 0, 0, path, NULL, 0);
+    if (!done) give_room(bytes);
     return done;
+}
+
+/* Whoever copies with these goes on with plain reads and writes, which are seen here. */
+ssize_t sendfile(int out, int in, off_t *offset, size_t bytes) {
+    if (!path_of(out)) return syscall(SYS_sendfile, out, in, offset, bytes);
+    errno = EINVAL;
+    return -1;
+}
+
+ssize_t sendfile64(int out, int in, off_t *offset, size_t bytes) { return sendfile(out, in, offset, bytes); }
+
+ssize_t copy_file_range(int in, off64_t *from, int out, off64_t *to, size_t bytes, unsigned flags) {
+    if (!path_of(out)) return syscall(SYS_copy_file_range, in, from, out, to, bytes, flags);
+    errno = EINVAL;
+    return -1;
 }

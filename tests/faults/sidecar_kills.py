@@ -7,8 +7,6 @@ be left, each task must complete, and no attempt may have run twice.
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,7 @@ from tests.faults.crashing_sidecar import STEPS
 from tests.faults.history import History, check, effects_of, marking, seen_of
 from tests.faults.kill_loop import drain
 from tests.faults.report import Report
-from tests.world import Daemon, World, clean_environment, eventually, processes_with, world
+from tests.world import Daemon, World, eventually, processes_with, world
 
 RUNNING = "running"  # the step that is seen from outside: the command has begun
 LOSSES_MAX = 100
@@ -27,21 +25,13 @@ QUICK = {"AGENTCOM_QUEUE_MAX_LOSSES": str(LOSSES_MAX), "AGENTCOM_QUEUE_OFFLINE_S
 
 def start_crashing(made: World, name: str, step: str, once: Path) -> Daemon:
     """A sidecar that will crash at `step`; see crashing_sidecar.py."""
-    log = made.folder / f"{name}-crash-{len(made.daemons)}.log"
-    environment = {"FAULTS_CRASH_AT": step, "FAULTS_CRASH_ONCE": str(once), "AGENTCOM_SIDECAR_AGENTS": "1"}
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.crashing_sidecar"],
-            env=clean_environment(made.home(name), environment),
-            cwd=made.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-        )
-    daemon = Daemon(process, {}, log)
-    made.daemons.append(daemon)
-    daemon.ready = made._ready(daemon, ("crashing_sidecar",))
-    return daemon
+    return made.start_module(
+        name,
+        "tests.faults.crashing_sidecar",
+        FAULTS_CRASH_AT=step,
+        FAULTS_CRASH_ONCE=str(once),
+        AGENTCOM_SIDECAR_AGENTS="1",
+    )
 
 
 def crash_at_each_step(folder: Path, seed: int = 0) -> Report:

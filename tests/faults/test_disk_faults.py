@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.failing_disk import fail_for_good
 from tests.faults.image_checker import check
 from tests.faults.power_loss import BATCHES
 from tests.faults.recorder import compile_shim, run_watched
@@ -58,3 +59,13 @@ def test_a_failing_disk_costs_nothing_that_was_acknowledged(
         report.violations += [f"{fail}, {ended}: {violation}" for violation in answer["violations"]]
     report.require()
     assert int(report.counts.get("full", 0) or 0) + int(report.counts.get("stopped", 0) or 0) > 0
+
+
+@pytest.mark.parametrize(("kind", "calls"), [("sync", range(1, 60, 5)), ("write", range(1, 500, 60))])
+def test_a_hub_whose_disk_fails_stops_and_has_promised_nothing_that_is_not_there(
+    tmp_path: Path, kind: str, calls: range
+) -> None:
+    report = fail_for_good(tmp_path, kind, calls, SEED).require()
+    assert report.counts["faults"] == len(calls)
+    assert int(report.counts["stopped"] or 0) > len(calls) // 2, "too few hubs got as far as working"
+    assert int(report.counts["promises"] or 0) > 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.faults.hub_power_loss import try_hub_images
 from tests.faults.power_loss import try_images
 
 IMAGES = 2000
+HUB_IMAGES, STARTED = 400, 5
 SEED = 20261
 
 
@@ -16,6 +18,14 @@ def test_every_acknowledged_batch_survives_a_power_cut_after_any_change_to_the_d
     # The cuts bite: some found a batch in the journal only, some a journal that had not reached the store.
     assert int(report.counts["brought_forward"] or 0) > 0
     assert int(report.counts["needs_backup"] or 0) > 0
+
+
+def test_what_a_hub_has_told_survives_a_power_cut_after_any_change_to_its_home(tmp_path: Path) -> None:
+    report = try_hub_images(tmp_path, SEED, HUB_IMAGES, STARTED).require()
+    assert report.counts["images"] == HUB_IMAGES
+    assert report.counts["started_hubs"] == STARTED
+    assert int(report.counts["promises"] or 0) > 300
+    assert int(report.counts["brought_forward"] or 0) > 0
 
 
 def test_the_rig_finds_what_a_store_without_sync_loses(tmp_path: Path) -> None:
