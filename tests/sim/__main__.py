@@ -23,6 +23,8 @@ from tests.sim.budget import FULL_HOURS, FULL_LEASES, Totals
 from tests.sim.many import KINDS, guarded, processes, run_many
 from tests.sim.world import SimulationFailed, World
 
+SEEDS_AT_ONCE = 40
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
@@ -42,8 +44,6 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.seed is not None:
         return _replay(asked)
-    if not (asked.seeds or asked.hours or asked.minutes):
-        asked.seeds = 100
     return _run_many(asked)
 
 
@@ -71,12 +71,14 @@ def _replay(asked: argparse.Namespace) -> int:
 def _run_many(asked: argparse.Namespace) -> int:
     begun = time.monotonic()
 
-    def is_enough(totals: Totals) -> bool:
-        is_long = time.monotonic() - begun >= asked.minutes * 60
-        return totals.seeds >= asked.seeds and totals.hours >= asked.hours and is_long
+    def goes_on(totals: Totals) -> bool:
+        return totals.hours < asked.hours or time.monotonic() - begun < asked.minutes * 60
 
+    seeds = asked.seeds or SEEDS_AT_ONCE  # hours and minutes go on from there
     with processes(asked.jobs) as pool:
-        totals = run_many(pool, _kind(asked), asked.first, _safety_ms(asked), is_enough, asked.keep_going)
+        totals = run_many(
+            pool, _kind(asked), asked.first, _safety_ms(asked), seeds, goes_on, asked.keep_going
+        )
     for text in totals.failed.values():
         print(text, file=sys.stderr)
     print(json.dumps(_document(asked, totals, begun)) if asked.json else totals.as_text())

@@ -21,7 +21,10 @@ SOMETIMES = (
     "dead_infrastructure_exhausted", "dead_retries", "dead_worker_lost", "failure_configuration",
     "failure_infrastructure", "failure_task_error", "failure_usage_window", "failure_verification",
     # the hub's process and its disk
-    "commit_full", "commit_io_error", "hub_restarted_with_open_attempts", "hub_was_away", "kill_after_commit",
+    "backup_made", "bit_flipped", "commit_came_through", "commit_full", "commit_io_error",
+    "crash_in_commit_power", "crash_in_commit_process", "damaged_backup_passed_over", "journal_applied",
+    "journal_has_a_hole", "power_all_kept", "power_random_subset", "power_torn", "power_unsynced_lost",
+    "read_damaged", "store_restored", "hub_restarted_with_open_attempts", "hub_was_away", "kill_after_commit",
     "kill_after_drain", "kill_after_send", "kill_before_commit", "kill_mid_send", "refused_storage_full",
     "restart_compared", "slow_sync", "socket_not_drained", "wall_jump_during_a_lease",
     # the network and the hosts

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from itertools import count, islice
+from itertools import islice
 from types import FrameType
 
 from tests.sim.alive import AliveWorld
@@ -19,7 +19,7 @@ from tests.sim.budget import Totals
 from tests.sim.world import Report, SimulationFailed, World, simulate
 
 SEED_S_MAX = 120  # a run that takes longer of real time goes round in circles
-PIECE = 20  # seeds that a process takes at a time
+PIECE = 10  # seeds that a process takes at a time
 KINDS: dict[str, type[World]] = {"faults": World, "alive": AliveWorld}
 
 
@@ -36,23 +36,35 @@ def run_many(
     kind: str,
     first: int,
     safety_ms: int | None,
-    is_enough: Callable[[Totals], bool],
+    seeds: int,
+    goes_on: Callable[[Totals], bool] = lambda _totals: False,
     keeps_going: bool = False,
 ) -> Totals:
-    """Seeds from `first` on until `is_enough`; the failures are in the totals, with the command of each."""
+    """`seeds` runs from `first` on, and more while it `goes_on`; the failures are in the totals, with the command
+    of each."""
     totals = Totals()
-    starts = count(first, PIECE)
+    last = first + seeds
+    pieces = iter(_pieces(first, last))
     width = 2 * (os.cpu_count() or 1)
-    under_way = [pool.submit(run_piece, kind, start, PIECE, safety_ms) for start in islice(starts, width)]
+    under_way = [pool.submit(run_piece, kind, *piece, safety_ms) for piece in islice(pieces, width)]
     while under_way:
         totals.merge(under_way.pop(0).result())
-        if (totals.failed and not keeps_going) or is_enough(totals):
+        if totals.failed and not keeps_going:
             for one in under_way:
                 one.cancel()
-            under_way = [one for one in under_way if not one.cancelled()]
-        else:
-            under_way.append(pool.submit(run_piece, kind, next(starts), PIECE, safety_ms))
+            break
+        piece = next(pieces, None)
+        if piece is None and goes_on(totals):
+            piece, last = (last, PIECE), last + PIECE
+        if piece is not None:
+            under_way.append(pool.submit(run_piece, kind, *piece, safety_ms))
     return totals
+
+
+def _pieces(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """(first seed, how many) of each piece."""
+    for start in range(first, last, PIECE):
+        yield start, min(PIECE, last - start)
 
 
 def run_piece(kind: str, first: int, seeds: int, safety_ms: int | None) -> Totals:

@@ -31,14 +31,14 @@ from agentcom.core.effects import (
     key_u64,
 )
 from agentcom.core.hub import Hub
-from agentcom.errors import Refused, StoreError, StoreFull
+from agentcom.errors import Refused, StoreDamaged, StoreError, StoreFull
 from agentcom.loading import load
 from agentcom.logbook import LogBook
 from agentcom.queries import Queries
 from agentcom.store.base import Batch, delete_under
 from agentcom.store.memory_store import MemoryStore
 from tests.sim.checker import Checker
-from tests.sim.disk import SimDisk
+from tests.sim.disk import Crashed, SimDisk
 from tests.sim.network import Link, Network
 from tests.sim.timeline import Timeline
 
@@ -102,6 +102,9 @@ class HubShell:
         self._starts += 1
         self._line.note("hub_start", self._starts)
         self.store = self._disk.open()
+        if self._disk.came_through is not None:
+            self._checker.committed(self._disk.came_through)
+        self._checker.forget_tick()
         self.is_up = True
         self._inbox, self._gone, self._links = [], [], {}
         self._last_ms = self._busy_until_ms = self._line.now_ms
@@ -191,8 +194,11 @@ class HubShell:
             return
         try:
             self._tick()
-        except (Killed, StoreError) as error:
-            self._line.reach("commit_io_error" if isinstance(error, StoreError) else str(error))
+        except (Killed, Crashed) as error:
+            self._line.reach(str(error))
+            self.die(str(error))
+        except StoreError as error:
+            self._line.reach("read_damaged" if isinstance(error, StoreDamaged) else "commit_io_error")
             self.die(str(error))
 
     def _tick(self) -> None:
@@ -212,6 +218,7 @@ class HubShell:
         later = self._handle(events, now)
         self._carry_out(later)
         self._maybe_die("kill_after_send")
+        self._disk.turn()
         self._checker.tick_ended(self.hub, self.store, now, drained)
         due_ms = self._timer_ms
         if self._inbox or self._gone:
