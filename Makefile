@@ -51,6 +51,7 @@ check: lint test
 bench: .venv/.test
 	$(BIN)/python -m bench.hub
 	$(BIN)/python -m bench.depth
+	$(BIN)/python -m bench.peers
 	$(BIN)/python -m bench.scheduler
 
 docs: .venv/.run

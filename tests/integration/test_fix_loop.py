@@ -183,7 +183,13 @@ def test_what_a_check_leaves_behind_is_seen_by_git_clean(tmp_path: Path, server:
 def test_what_checks_leave_behind_does_not_become_part_of_the_work(tmp_path: Path, server: StandIn) -> None:
     checks = (check("command_succeeds", "touch litter.log; echo spoilt > a.txt; test -e b.txt"),)
     one = ran(
-        tmp_path, server, write("a.txt", "1"), {"content": "ok"}, write("b.txt", "2"), {"content": "ok"}, checks=checks
+        tmp_path,
+        server,
+        write("a.txt", "1"),
+        {"content": "ok"},
+        write("b.txt", "2"),
+        {"content": "ok"},
+        checks=checks,
     )
     assert one.completed.status is ResultStatus.verified
     assert one.result.files_changed == ("a.txt", "b.txt")
