@@ -53,8 +53,6 @@ def _secure(socket: zmq.Socket[bytes], server_key: str, pair: KeyPair) -> None:
     socket.setsockopt(zmq.MAXMSGSIZE, limits.FRAME_BYTES_MAX)
     socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS_MAX)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
     socket.setsockopt(zmq.IPV6, 1)
     socket.curve_serverkey = server_key.encode()
     socket.curve_publickey = pair.public.encode()
@@ -71,6 +69,8 @@ class RequestSocket:
         self._established = False
         try:
             _secure(self.socket, server_key, pair)
+            self.socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+            self.socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
             self.monitor = self.socket.get_monitor_socket(_WATCHED)
             self.monitor.linger = 0
             self.socket.connect(address)
@@ -116,7 +116,11 @@ class RequestSocket:
 
 
 class FeedSocket:
-    """The SUB, subscribed to every topic."""
+    """The SUB, subscribed to every topic.
+
+    Without heartbeats of ZMTP: when one runs out while the queue here is full, libzmq connects again and the next read
+    aborts the process (`_input_stopped`, stream_engine_base.cpp). The feed's own beats tell when it is dead.
+    """
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], address: str, server_key: str, pair: KeyPair
