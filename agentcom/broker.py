@@ -51,7 +51,7 @@ from agentcom.core.effects import (
     key_u64,
 )
 from agentcom.core.hub import Hub
-from agentcom.errors import AgentComError, ConfigError, Refused, StoreFull
+from agentcom.errors import AgentComError, ConfigError, Refused, StoreError, StoreFull
 from agentcom.feed import Feed
 from agentcom.gate import HUB_DOMAIN, Gate
 from agentcom.loading import admitted, first_principals, load
@@ -59,13 +59,13 @@ from agentcom.logbook import LogBook
 from agentcom.peers import Peers
 from agentcom.probe import Prober
 from agentcom.queries import Queries
+from agentcom.room import Room
 from agentcom.store.base import Batch, Store, delete_under
 from agentcom.store.start import OpenedStore, StartReport, StorePaths, open_store
 from agentcom.upkeep import Upkeep
 
 POLL_MS_MAX = 250  # housekeeping (feed, outboxes) runs at least this often
 GAP_MS = 1000  # two ticks further apart than this: the loop was away, deadlines move
-DEGRADED_MS = 10_000  # after a full disk, submits are refused for so long before one is tried again
 GIB = 1 << 30
 GC_ALLOCATIONS = 50_000  # between two looks of the collector at young objects
 
@@ -102,6 +102,7 @@ class Broker:
         self._home, self._settings, self._store, self._clock = home, settings, store, clock
         self._base = settings  # what was set at run time lies over it, in the store
         self._upkeep = upkeep
+        self._room = Room(store, upkeep.opened if upkeep is not None else None)
         self._after_step = after_step or (lambda _step: None)
         self._log = logs.get()
         self._routed = logs.Lines()
@@ -123,7 +124,6 @@ class Broker:
         self._epoch = secrets.token_hex(8)
         self._started_ms = clock.now().wall_ms
         self._last_mono_ms = clock.now().mono_ms
-        self._degraded_until_ms = 0
         self._timer_ms = 0
         self._running = True
         self._wake_read, self._wake_write = socket.socketpair()
@@ -137,11 +137,12 @@ class Broker:
         self._gate.admit(*admitted(store, clock.now()))
         self._router = self._bind_router()
         self._peers = Peers(self._router)
-        self.hub = Hub(settings, random.Random(secrets.randbits(64)), self._epoch)  # noqa: S311
+        self._jitter = random.Random(secrets.randbits(64))  # noqa: S311
+        self.hub = Hub(settings, self._jitter, self._epoch)
         self._queries = Queries(self.hub, store, clock, self._logbook, self._started_ms)
         self._feed = self._open_feed()
         self._prober = Prober(self._wake, settings.endpoints.probe_timeout_s)
-        self._take_over(self.hub)
+        self._carry_out(self._take_over())
 
     # --- life -------------------------------------------------------------------------------------------
 
@@ -192,6 +193,7 @@ class Broker:
         gap_ms = now.mono_ms - self._last_mono_ms
         self._last_mono_ms = now.mono_ms
         self.hub.out.is_read = self._feed.is_read
+        self._tell_room(now)
         if gap_ms > GAP_MS:
             # Before the messages: what they renew is renewed from now on, and must not be moved as well.
             events.insert(0, Timers(drained=False, gap_ms=gap_ms))
@@ -259,21 +261,32 @@ class Broker:
 
     def _handle(self, events: list[Event], now: Now) -> list[Effect]:
         """The core's effects of this tick, its records committed; what is left is to be carried out."""
-        batch, later = Batch(), []
-        for event in events:
-            later += self._apply(self._handle_one(event, now), batch)
-        later += self._apply(self.hub.schedule(now), batch)
+        batch: Batch = Batch()
+        later = self._decide(events, batch, now)
+        if self._room.may_dispatch(now):
+            later += self._apply(self.hub.schedule(now), batch)
         self._after_step(2)
-        if len(batch):
-            try:
-                self._store.commit(batch, self._store.sequence + 1)
-            except StoreFull as error:
-                return self._start_again(error, now)
-        self.hub.end_tick()
+        try:
+            self._commit(batch)
+        except StoreError as error:
+            return self._handle_again(error, events, later, now)
         self._after_step(3)
         due_ms = self.hub.next_due_ms(now)
         self._timer_ms = now.mono_ms + 1000 if due_ms is None else due_ms
         return later
+
+    def _decide(self, events: list[Event], batch: Batch, now: Now) -> list[Effect]:
+        later = []
+        for event in events:
+            later += self._apply(self._handle_one(event, now), batch)
+        return later
+
+    def _commit(self, batch: Batch) -> None:
+        """One batch: journal, then store, with sync."""
+        if len(batch):
+            self._store.commit(batch, self._store.sequence + 1)
+            self._room.committed(batch.size_bytes)
+        self.hub.end_tick()
 
     def _handle_one(self, event: Event, now: Now) -> list[Effect]:
         if isinstance(event, Incoming):
@@ -313,22 +326,89 @@ class Broker:
                 later.append(effect)
         return later
 
-    def _start_again(self, error: StoreFull, now: Now) -> list[Effect]:
-        """The commit failed for want of room: nothing of the tick is sent. The core is made anew from the
-        store by the code used at start; callers say hello again and repeat what was not answered."""
-        self._log.error("store_full", error=str(error))
-        self.hub = Hub(self._base, random.Random(secrets.randbits(64)), self._epoch)  # noqa: S311
-        self._queries.hub = self.hub
-        self._take_over(self.hub)
-        self.hub.degraded = True
-        self._degraded_until_ms = now.mono_ms + DEGRADED_MS
+    # --- a commit that failed -----------------------------------------------------------------------------
+
+    def _handle_again(
+        self, error: StoreError, events: list[Event], lost: list[Effect], now: Now
+    ) -> list[Effect]:
+        """Nothing of the tick was stored, so nothing of it is sent. The core is made anew from the store and
+        the tick's events are handled again in a fresh batch: for want of room without its submits, which are
+        refused, and without giving anything out. StoreError, which ends the hub, where the disk failed."""
+        self._failed(error, now)
+        # The time away has moved every deadline that the new core takes over.
+        again = [event for event in events if not (isinstance(event, Timers) and event.gap_ms)]
+        try:
+            later = self._anew(again, now)
+        except StoreFull as second:
+            self._failed(second, now)
+            later = self._one_by_one(again, now)
         # A deadline that is due would otherwise make the core anew in every turn of the loop.
         self._timer_ms = now.mono_ms + 1000
-        return []
+        return later + waits_answered(lost, again)
 
-    def _take_over(self, hub: Hub) -> None:
+    def _failed(self, error: StoreError, now: Now) -> None:
+        self._log.error("commit_failed", code=error.code, error=str(error))
+        if not self._store.writable:
+            raise error
+        if isinstance(error, StoreFull):
+            self._room.was_full(error, now)
+
+    def _anew(self, events: list[Event], now: Now) -> list[Effect]:
+        batch: Batch = Batch()
+        later = self._make_core(batch, self.hub)
+        self._tell_room(now)
+        later += self._decide(events, batch, now)
+        self._commit(batch)
+        return later
+
+    def _one_by_one(self, events: list[Event], now: Now) -> list[Effect]:
+        """Not even the events without submits fit in one batch: each gets its own, up to the first that does
+        not fit. What was left out is not answered, and is sent again by whoever waits for that."""
+        later = self._take_over(self.hub)
+        self._tell_room(now)
+        for event in events:
+            batch: Batch = Batch()
+            effects = self._decide([event], batch, now)
+            try:
+                self._commit(batch)
+            except StoreFull as error:
+                self._failed(error, now)
+                return later + self._take_over(self.hub) + waits_answered(effects, [event])
+            later += effects
+        return later
+
+    def _tell_room(self, now: Now) -> None:
+        """Whether the core may take new tasks in this tick."""
+        self.hub.no_submits = self._room.no_submits(now)
+        self.hub.troubles = (self.hub.no_submits.message,) if self.hub.no_submits else ()
+
+    def _take_over(self, old: Hub | None = None) -> list[Effect]:
         """Load the core from the store and commit what starting again changes (leases of lost agents)."""
+        batch: Batch = Batch()
+        later = self._make_core(batch, old)
+        try:
+            self._commit(batch)
+        except StoreFull as error:
+            # What was found lost at start is found again at the next; the disk may stay full until then.
+            self._log.error("store_full", error=str(error))
+        return later
+
+    def _make_core(self, batch: Batch, old: Hub | None = None) -> list[Effect]:
+        """A core loaded from the store, which takes over from the old one what no record holds."""
         now = self._clock.now()
+        hub = Hub(self._base, self._jitter, self._epoch)
+        self._introduce(hub)
+        later = self._apply(hub.load(load(self._store), now, old), batch)
+        self.hub = self._queries.hub = hub
+        self._gate.admit(*hub.principals.admitted(now))
+        if old is not None and gc.get_freeze_count():
+            gc.unfreeze()  # or the old core's objects would stay for good
+            gc.collect()
+            gc.freeze()
+        return later
+
+    def _introduce(self, hub: Hub) -> None:
+        """Tell the core where it can be reached."""
         bind = self._settings.hub.bind
         loopback = bind.startswith("127.") or bind in ("localhost", "::1")
         public = self._settings.hub.public_address or self._endpoint
@@ -346,16 +426,6 @@ class Broker:
         hub.configuration.sources = sources(self._home.path)
         hub.feed_address = self._public_feed()
         hub.feed_key = self.keys.hub.public
-        batch = Batch()
-        later = self._apply(hub.load(load(self._store), now), batch)
-        if len(batch):
-            try:
-                self._store.commit(batch, self._store.sequence + 1)
-            except StoreFull as error:
-                # What was found lost at start is found again at the next; the disk may stay full until then.
-                self._log.error("store_full", error=str(error))
-        self._gate.admit(*hub.principals.admitted(now))
-        self._carry_out(later)
 
     def _public_feed(self) -> str:
         """Where readers find the feed: on the machine that hub.public_address names, if it does."""
@@ -452,8 +522,6 @@ class Broker:
     def _housekeeping(self, now: Now) -> None:
         self._peers.flush()
         self._feed.flush(now.mono_ms)
-        if self.hub.degraded and now.mono_ms > self._degraded_until_ms:
-            self.hub.degraded = False
         if self._upkeep is not None:
             self._upkeep.turn(now)
 
@@ -522,6 +590,17 @@ class Broker:
 def reachable(bound: str) -> str:
     """An address that this machine can connect to, for one that listens on all of its addresses."""
     return bound.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
+def waits_answered(effects: list[Effect], events: list[Event]) -> list[Effect]:
+    """Answers to requests of earlier ticks that a tick which failed would have sent: to who waits for a task.
+    The new core does not know of them, so they are answered with the task as it is now."""
+    asked = {
+        (event.peer, event.message.id)
+        for event in events
+        if isinstance(event, Incoming) and isinstance(event.message, m.Request)
+    }
+    return [one for one in effects if isinstance(one, Read) and (one.peer, one.request) not in asked]
 
 
 def _user_id(frame: zmq.Frame) -> str:

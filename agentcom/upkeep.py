@@ -19,7 +19,7 @@ class Upkeep:
     """Owns the opened store of a hub; `turn` is called after every tick."""
 
     def __init__(self, opened: OpenedStore) -> None:
-        self._opened = opened
+        self.opened = opened
         self._synced_ms = 0
         self._readers_ms = 0
 
@@ -27,11 +27,11 @@ class Upkeep:
         """One slice. StoreError when the disk failed: the hub must stop."""
         if now.mono_ms - self._synced_ms >= SYNC_MS:
             self._synced_ms = now.mono_ms
-            self._opened.journal.sync()
+            self.opened.journal.sync()
         if now.mono_ms - self._readers_ms >= READERS_MS:
             self._readers_ms = now.mono_ms
-            self._opened.store.clear_stale_readers()
+            self.opened.store.clear_stale_readers()
 
     def close(self) -> None:
         """Close store and journal, and note that it was done in order. StoreError as of `OpenedStore.close`."""
-        self._opened.close()
+        self.opened.close()

@@ -15,7 +15,7 @@ from agentcom import messages as m
 from agentcom.clock import Now, rfc3339
 from agentcom.core.effects import key_u64
 from agentcom.core.outlet import Outlet
-from agentcom.core.sessions import Session
+from agentcom.core.sessions import Session, Sessions
 from agentcom.errors import NotFound, Refused
 from agentcom.model import (
     AgentRecord,
@@ -104,6 +104,25 @@ class Fleet:
         self.agent_by_name[record.name] = agent
         self._next_agent = max(self._next_agent, record.id + 1)
         return agent
+
+    def adopt(self, old: Fleet, sessions: Sessions) -> None:
+        """Take over who is connected, in those of the sessions that were taken over."""
+        for number, host in self.hosts.items():
+            before = old.hosts.get(number)
+            if before is None:
+                continue
+            session = before.session
+            if session is not None and sessions.by_token.get(session.token) is session:
+                host.session, host.online = session, before.online
+            host.heard_ms = before.heard_ms
+            host.record.last_seen_ms = before.record.last_seen_ms
+            host.record.resources = before.record.resources
+            host.record.resources_ms = before.record.resources_ms
+        for number, agent in self.agents.items():
+            was = old.agents.get(number)
+            if was is not None and was.record.local_name == agent.record.local_name:
+                agent.offered, agent.unresponsive = was.offered, was.unresponsive
+                agent.since_ms, agent.since_wall_ms = was.since_ms, was.since_wall_ms
 
     def agents_of(self, host: Host) -> list[Agent]:
         return list(host.agents.values())

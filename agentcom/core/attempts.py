@@ -20,6 +20,7 @@ from agentcom.core.effects import LogPiece, RecordKey, SendAssign, key_u64, key_
 from agentcom.core.outlet import Outlet
 from agentcom.core.registry import Registry, canonical_model
 from agentcom.core.routing import Candidate
+from agentcom.core.rows import TaskTable
 from agentcom.core.story import Noted
 from agentcom.core.tasks import OPEN, Jitter, Move, Tasks
 from agentcom.errors import Refused
@@ -81,6 +82,11 @@ class Attempts:
         """The loop was away: nothing was heard because nobody listened, so every deadline moves."""
         self._away_ms += gap_ms
 
+    @property
+    def away_ms(self) -> int:
+        """How long the loop was away in all."""
+        return self._away_ms
+
     def next_due_ms(self) -> int | None:
         """The next deadline in monotonic ms."""
         return self._timers[0][0] + self._away_ms if self._timers else None
@@ -89,6 +95,38 @@ class Attempts:
         """Whether a deadline of the task's present attempt is set. O(timers): for checks."""
         attempt = self._table.attempt[self._table.slot_of[task]]
         return any(timer[1:] == (task, attempt) for timer in self._timers)
+
+    def adopt(self, old: Attempts, now: Now) -> None:
+        """Take over the deadlines, what was heard of open attempts, and the agents whose kill is awaited."""
+        for task, slot in self._table.slot_of.items():
+            before = old._table.slot_of.get(task)
+            if before is not None and old._table.attempt[before] == self._table.attempt[slot]:
+                self._adopt_one(slot, old._table, before, now)
+        for place, agent in old.closing.items():
+            mine = self._fleet.agents.get(agent.record.id)
+            if mine is None or mine.task:
+                continue  # its attempt is open again: the cancel was not stored
+            self._fleet.hold(mine, *place, now)
+            mine.working, mine.free_by_ms = agent.working, agent.free_by_ms
+            self.closing[place] = mine
+            heapq.heappush(self._timers, (mine.free_by_ms, *place))
+            if place in old.calls:
+                self.calls[place] = old.calls[place]
+                self._registry.started(*old.calls[place])
+
+    def _adopt_one(self, slot: int, old: TaskTable, before: int, now: Now) -> None:
+        table = self._table
+        state, was = table.state_of(slot), old.state_of(before)
+        if state in OPEN and was is not State.delayed:  # a delay has overwritten the end of the lease
+            table.lease_ms[slot] = table.accept_ms[slot] = old.lease_ms[before]
+            if was is State.working:
+                self.accept(self._fleet.hosts[table.host[slot]], table.id[slot], table.attempt[slot], now)
+            if was in OPEN:  # else it may have been accepted: that was forgotten when it ended
+                table.lease_ms[slot], table.accept_ms[slot] = old.lease_ms[before], old.accept_ms[before]
+            self._remind(slot, min(table.lease_ms[slot], table.accept_ms[slot]))
+        elif state is was is State.delayed and table.due_ms[slot] == old.due_ms[before]:
+            table.lease_ms[slot] = old.lease_ms[before]
+            self._remind(slot, table.lease_ms[slot])
 
     # --- giving out -------------------------------------------------------------------------------------
 

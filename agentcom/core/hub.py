@@ -42,6 +42,7 @@ from agentcom.core.routing import Candidate, Choices, Router
 from agentcom.core.rows import SOURCES, TaskTable
 from agentcom.core.sessions import Session, Sessions
 from agentcom.core.story import NEXT_NOTE
+from agentcom.core.succession import NoSubmits, succeed
 from agentcom.core.tasks import OPEN, Jitter, Tasks
 from agentcom.errors import Refused
 from agentcom.model import (
@@ -95,7 +96,9 @@ class Hub:
         self.configuration = Configuration(self.out, settings)
         self.pace = pace_of(settings)
         self.paused = False
-        self.degraded = False
+        # Both are the shell's: why no new tasks are taken now, and what is wrong with the store.
+        self.no_submits: NoSubmits | None = None
+        self.troubles: tuple[str, ...] = ()
         self.addresses: JsonObject = {}
         self.feed_address = ""
         self.feed_key = ""
@@ -103,11 +106,14 @@ class Hub:
 
     # --- at start ---------------------------------------------------------------------------------------
 
-    def load(self, loaded: Loaded, now: Now) -> list[Effect]:
-        """Take over what the store holds; open attempts get a fresh lease."""
+    def load(self, loaded: Loaded, now: Now, old: Hub | None = None) -> list[Effect]:
+        """Take over what the store holds; open attempts get a fresh lease. `old` is a core whose last changes
+        could not be stored: what no record holds is taken over from it."""
         settings = self.configuration.load(loaded.config)
         if settings != self.settings:
             self.adopt(settings, now)
+        if old is not None:
+            self.attempts.away(old.attempts.away_ms)
         for number, group in enumerate(loaded.groups):
             self.tasks.load_group(number, group)
         for principal in loaded.principals:
@@ -133,7 +139,15 @@ class Hub:
                 self.attempts.load(slot, loaded.routes.get(self.tasks.table.id[slot]), now)
             elif state is State.delayed and not self.tasks.table.not_before_ms[slot]:
                 self.attempts.load_delayed(slot, now)
+        if old is not None:
+            self._probe_due_ms = old._probe_due_ms
+            succeed(self, old, now)
         return self.out.take()
+
+    @property
+    def degraded(self) -> bool:
+        """Whether people have to look: the store is not whole, or takes nothing new."""
+        return bool(self.troubles)
 
     # --- the door ---------------------------------------------------------------------------------------
 

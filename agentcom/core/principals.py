@@ -97,6 +97,10 @@ class Principals:
         self.invites[record.key] = record
         self._next = max(self._next, record.id + 1)
 
+    def adopt(self, old: Principals) -> None:
+        """Take over the one-time links, which no record holds."""
+        self._links = {s: link for s, link in old._links.items() if link.parent in self.by_id}
+
     def add(self, record: PrincipalRecord) -> PrincipalRecord:
         """Store a new principal under the next id."""
         if len(self.by_id) >= limits.PRINCIPALS_MAX:

@@ -84,6 +84,12 @@ class Registry:
         self.endpoints[record.id] = record
         self._next = max(self._next, record.id + 1)
 
+    def adopt(self, old: Registry) -> None:
+        """Take over when each endpoint was last heard of, and which calls failed lately."""
+        self.own_ports = old.own_ports
+        self.heard_ms = {e: ms for e, ms in old.heard_ms.items() if e in self.endpoints}
+        self.failed_ms = {place: ms for place, ms in old.failed_ms.items() if place[0] in self.endpoints}
+
     def named(self, wanted: str) -> EndpointRecord:
         """By name, else by id, else by URL where only one host reports it."""
         records = list(self.endpoints.values())

@@ -125,10 +125,9 @@ class Requests:
     # --- tasks ------------------------------------------------------------------------------------------
 
     def _submit(self, op: m.Submit, caller: PrincipalRecord, _s: Session, now: Now, found: Found) -> object:
-        if self._hub.degraded:
-            raise Refused(
-                "storage_full", "the hub's disk is full: no new tasks until there is room", retry_after_s=30
-            )
+        closed = self._hub.no_submits
+        if closed is not None and not self._hub.tasks.are_known(op, owner_of(caller), found):
+            raise Refused(closed.code, closed.message, retry_after_s=closed.retry_after_s)
         return {"tasks": self._hub.tasks.submit(op, caller, now, found)}
 
     def _cancel(

@@ -87,7 +87,7 @@ class TaskTable:
     def __len__(self) -> int:
         return len(self.slot_of)
 
-    def __contains__(self, task: int) -> bool:
+    def __contains__(self, task: object) -> bool:
         return task in self.slot_of
 
     def add(self, record: TaskRow) -> int:

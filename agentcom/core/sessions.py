@@ -6,6 +6,7 @@ is refused while the first has beaten lately, then replaces it. People may have 
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 from agentcom import limits
@@ -107,6 +108,21 @@ class Sessions:
 
     def of_principal(self, principal: int) -> list[Session]:
         return [s for s in self.by_token.values() if s.principal.id == principal]
+
+    def adopt(self, old: Sessions, principals: Mapping[int, PrincipalRecord], hosts: Container[int]) -> None:
+        """Take over the sessions of a core that this one replaces, but for those of principals and hosts that
+        no record knows; their waits have to be parked anew."""
+        self._next = old._next
+        for session in old.by_token.values():
+            principal = principals.get(session.principal.id)
+            is_known = principal is not None and principal.key == session.principal.key
+            if principal is None or not is_known or principal.revoked:
+                continue
+            if session.host and session.host not in hosts:
+                continue
+            session.principal, session.waits = principal, {}
+            self.by_token[session.token] = self.by_peer[session.peer] = session
+            self._by_key.setdefault(principal.key or "", []).append(session)
 
     @staticmethod
     def _check_host(live: list[Session], process: str, now: Now, fresh_ms: int) -> None:

@@ -23,6 +23,7 @@ from agentcom.core.effects import RecordKey, key_u64
 from agentcom.core.lanes import ReadyQueue
 from agentcom.core.outlet import Outlet
 from agentcom.core.rows import LANES, STATE_CODE, STATES, TIERS, TaskTable
+from agentcom.core.sessions import Sessions
 from agentcom.core.story import Noted, Story
 from agentcom.core.waits import Waits
 from agentcom.errors import NotFound, Refused
@@ -154,6 +155,13 @@ class Tasks:
         self.clock.begin(now, numbers)
         self._order_base_ms = max(now.wall_ms, self._newest_ms) - now.mono_ms
 
+    def adopt(self, old: Tasks, sessions: Sessions) -> None:
+        """Take over the clock of the order, the counts and the waits of a core that this one replaces."""
+        self._order_base_ms = old._order_base_ms
+        self.disagreements = old.disagreements
+        self.waits.adopt(old.waits, self.table, sessions)
+        self.changed = True
+
     # --- from people ------------------------------------------------------------------------------------
 
     def submit(
@@ -166,6 +174,10 @@ class Tasks:
         taken = [self._take(one, caller, now, found) for one in admitted]
         self._out.number("next_task", self.next_id)
         return taken
+
+    def are_known(self, op: m.Submit, caller: int, found: Mapping[RecordKey, bytes]) -> bool:
+        """Whether every task of the batch was taken before, so that it is answered and nothing is stored."""
+        return all(self._known(spec, caller, found) is not None for spec in op.tasks)
 
     def idempotency_keys(self, op: m.Submit, caller: int) -> list[bytes]:
         return [idempotency_key(caller, s) for s in op.tasks if s.idempotency_key is not None]

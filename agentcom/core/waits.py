@@ -7,13 +7,14 @@ and one whose session has ended is forgotten.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Container
 
 from agentcom import limits
 from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.core.effects import Read
 from agentcom.core.outlet import Outlet
-from agentcom.core.sessions import Session
+from agentcom.core.sessions import Session, Sessions
 
 Place = tuple[int, int]  # session number, request id
 
@@ -60,6 +61,13 @@ class Waits:
             if self._take(task, (session.number, request)) is not None:
                 self.count -= 1
         session.waits.clear()
+
+    def adopt(self, old: Waits, live: Container[int], sessions: Sessions) -> None:
+        """Park anew what another core had parked, for the tasks and the sessions that this one has."""
+        for due_ms, task, number, request in old._due:
+            session, principal = old._parked.get(task, {}).get((number, request), (None, 0))
+            if session is not None and task in live and sessions.by_token.get(session.token) is session:
+                self.park(session, request, task, principal, due_ms)
 
     def next_due_ms(self) -> int | None:
         return self._due[0][0] if self._due else None

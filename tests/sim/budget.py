@@ -26,7 +26,7 @@ SOMETIMES = (
     "journal_has_a_hole", "power_all_kept", "power_random_subset", "power_torn", "power_unsynced_lost",
     "read_damaged", "store_restored", "hub_restarted_with_open_attempts", "hub_was_away", "kill_after_commit",
     "kill_after_drain", "kill_after_send", "kill_before_commit", "kill_mid_send", "refused_storage_full",
-    "restart_compared", "slow_sync", "socket_not_drained", "wall_jump_during_a_lease",
+    "restart_compared", "slow_sync", "socket_not_drained", "tick_handled_again", "wall_jump_during_a_lease",
     # the network and the hosts
     "garbage_refused", "half_open", "link_broken", "one_way_partition", "refused_busy", "refused_invalid",
     "refused_no_session", "refused_not_found", "refused_wrong_state", "sidecar_crashed", "sidecar_frozen",

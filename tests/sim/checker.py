@@ -78,6 +78,18 @@ class Checker:
             self._line.reach("hub_restarted_with_open_attempts")
         self.forget_tick()
 
+    def core_replaced(self, old: Hub, new: Hub) -> None:
+        """Leases went over to it, but for those whose end the failed tick had overwritten: these are fresh."""
+        now_ms = self._awake_ms(self._line.now())
+        for task, slot in new.tasks.table.slot_of.items():
+            before = old.tasks.table.slot_of.get(task)
+            attempt = new.tasks.table.attempt[slot]
+            is_same = before is not None and old.tasks.table.attempt[before] == attempt
+            is_kept = before is not None and old.tasks.table.state_of(before) is not State.delayed
+            if new.tasks.table.state_of(slot) in OPEN_ATTEMPT and not (is_same and is_kept):
+                self._renewed[task, attempt] = now_ms
+        self.forget_tick()
+
     def tick_began(self, now: Now, gap_ms: int) -> None:
         self._away_ms += gap_ms
         self.ticks += 1

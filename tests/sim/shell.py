@@ -14,6 +14,7 @@ import msgspec
 
 from agentcom import limits
 from agentcom import messages as m
+from agentcom.broker import waits_answered
 from agentcom.clock import Now
 from agentcom.config import Settings
 from agentcom.core.effects import (
@@ -35,6 +36,7 @@ from agentcom.errors import Refused, StoreDamaged, StoreError, StoreFull
 from agentcom.loading import load
 from agentcom.logbook import LogBook
 from agentcom.queries import Queries
+from agentcom.room import Room
 from agentcom.store.base import Batch, delete_under
 from agentcom.store.memory_store import MemoryStore
 from tests.sim.checker import Checker
@@ -45,7 +47,6 @@ from tests.sim.timeline import Timeline
 POLL_MS = 250  # an idle hub's loop comes round this often, so it is never away for longer
 GAP_MS = 1000
 REMAKE_MS = 100  # to make the core anew from the store
-DEGRADED_MS = 10_000
 KILL_POINTS = (
     "kill_after_drain",
     "kill_before_commit",
@@ -85,8 +86,9 @@ class HubShell:
         self._links: dict[int, Link] = {}
         self._inbox: list[tuple[int, str, bytes]] = []
         self._gone: list[int] = []
-        self._degraded_until_ms = self._timer_ms = self._last_ms = self._busy_until_ms = 0
+        self._timer_ms = self._last_ms = self._busy_until_ms = 0
         self._sends_left = -1
+        self._failed_ms = -2 * GAP_MS
         self._tick_due_ms = -1
         network.hub = self
 
@@ -108,9 +110,12 @@ class HubShell:
         self.is_up = True
         self._inbox, self._gone, self._links = [], [], {}
         self._last_ms = self._busy_until_ms = self._line.now_ms
-        self._degraded_until_ms = self._timer_ms = 0
+        self._timer_ms = 0
+        self._room = Room(self.store)
         try:
-            self._make_core()
+            later = self._take_over()
+            self._checker.core_started(self.hub)
+            self._carry_out(later)
         except StoreError:
             self.die("disk")
             return
@@ -140,23 +145,31 @@ class HubShell:
         self.start()
         self._wake(self._line.now_ms)
 
-    def _make_core(self) -> None:
+    def _make_core(self, batch: Batch, old: Hub | None = None) -> list[Effect]:
+        """A core from what the store holds, and from the one before it if this process had one."""
         self.hub = Hub(
             self._settings,
             random.Random(self._rng.getrandbits(64)),
             f"epoch-{self._starts}-{self._line.now_ms}",
         )
         self._queries = Queries(self.hub, self.store, self, LogBook(), self._line.now_ms)
-        batch = Batch()
-        later = self._apply(self.hub.load(load(self.store), self.now()), batch)
+        later = self._apply(self.hub.load(load(self.store), self.now(), old), batch)
+        self.hub.no_submits = self._room.no_submits(self.now())
+        if old is not None:
+            self._checker.core_replaced(old, self.hub)
+        return later
+
+    def _take_over(self, old: Hub | None = None) -> list[Effect]:
+        """Commit what starting changes, unless there is no room: then the next start finds it again."""
+        batch: Batch = Batch()
+        later = self._make_core(batch, old)
         if len(batch):
             try:
                 self._disk.commit(self.store, batch)
                 self._checker.committed(batch)
             except StoreFull:
                 self._line.note("start_not_stored")
-        self._checker.core_started(self.hub)
-        self._carry_out(later)
+        return later
 
     # --- the network's side -----------------------------------------------------------------------------
 
@@ -206,8 +219,7 @@ class HubShell:
         self._maybe_die("kill_after_drain")
         now = self.now()
         gap_ms = self._gap_ms(now)
-        if self.hub.degraded and now.mono_ms > self._degraded_until_ms:
-            self.hub.degraded = False
+        self.hub.no_submits = self._room.no_submits(now)
         self._checker.tick_began(now, gap_ms)
         if gap_ms:
             events.insert(0, Timers(drained=False, gap_ms=gap_ms))
@@ -219,14 +231,17 @@ class HubShell:
         self._carry_out(later)
         self._maybe_die("kill_after_send")
         self._disk.turn()
-        self._checker.tick_ended(self.hub, self.store, now, drained)
+        # What could not be stored has not ended: a lease may outlive its end while the disk is full, and until
+        # the timers are looked at again.
+        may_store = now.mono_ms > self._failed_ms + 2 * GAP_MS
+        self._checker.tick_ended(self.hub, self.store, now, drained and may_store)
         due_ms = self._timer_ms
         if self._inbox or self._gone:
             due_ms = now.mono_ms + 1
         elif self._busy_until_ms - now.mono_ms > GAP_MS - POLL_MS:
             due_ms = self._busy_until_ms  # the loop comes round at once and sees how long it was away
-        elif self.hub.degraded:
-            due_ms = min(due_ms, self._degraded_until_ms + 1)
+        elif self.hub.no_submits is not None:
+            due_ms = min(due_ms, now.mono_ms + POLL_MS)
         self._wake(max(due_ms, now.mono_ms + 1))
 
     def _gap_ms(self, now: Now) -> int:
@@ -260,27 +275,37 @@ class HubShell:
 
     def _handle(self, events: list[Event], now: Now) -> list[Effect]:
         batch: Batch = Batch()
-        later: list[Effect] = []
-        for event in events:
-            later += self._handle_one(event, now, batch)
-        effects = self.hub.schedule(now)
-        self._checker.scheduled(self.hub, effects)
-        later += self._apply(effects, batch)
+        later = self._decide(events, batch, now)
+        if self._room.may_dispatch(now):
+            effects = self.hub.schedule(now)
+            self._checker.scheduled(self.hub, effects)
+            later += self._apply(effects, batch)
         self._maybe_die("kill_before_commit")
-        sync_ms = 0
-        if len(batch):
-            try:
-                sync_ms = self._disk.commit(self.store, batch)
-            except StoreFull:
-                self._start_again(now)
-                return []
-            self._checker.committed(batch)
+        try:
+            sync_ms = self._commit(batch)
+        except StoreError as error:
+            return self._handle_again(error, events, later, now)
         self._busy_until_ms = now.mono_ms + sync_ms
-        self.hub.end_tick()
         self._maybe_die("kill_after_commit")
         due_ms = self.hub.next_due_ms(now)
         self._timer_ms = now.mono_ms + 1000 if due_ms is None else due_ms
         return later
+
+    def _decide(self, events: list[Event], batch: Batch, now: Now) -> list[Effect]:
+        later: list[Effect] = []
+        for event in events:
+            later += self._handle_one(event, now, batch)
+        return later
+
+    def _commit(self, batch: Batch) -> int:
+        """How long the sync took, in ms."""
+        sync_ms = 0
+        if len(batch):
+            sync_ms = self._disk.commit(self.store, batch)
+            self._checker.committed(batch)
+            self._room.committed(batch.size_bytes)
+        self.hub.end_tick()
+        return sync_ms
 
     def _handle_one(self, event: Event, now: Now, batch: Batch) -> list[Effect]:
         if isinstance(event, Incoming):
@@ -317,15 +342,49 @@ class HubShell:
                 later.append(effect)
         return later
 
-    def _start_again(self, now: Now) -> None:
-        """No room: nothing of the tick is sent, the core is made anew from the store."""
-        self._line.reach("commit_full")
-        self._line.note("commit_full")
-        self._checker.forget_tick()
-        self._make_core()
-        self.hub.degraded = True
-        self._degraded_until_ms = now.mono_ms + DEGRADED_MS
+    # --- a commit that failed ---------------------------------------------------------------------------
+
+    def _handle_again(
+        self, error: StoreError, events: list[Event], lost: list[Effect], now: Now
+    ) -> list[Effect]:
+        """Nothing of the tick is sent; the core is made anew and takes its events again, as the broker does."""
+        self._failed_ms = now.mono_ms
+        self._failed(error, now)
+        again = [event for event in events if not (isinstance(event, Timers) and event.gap_ms)]
+        try:
+            batch: Batch = Batch()
+            later = self._make_core(batch, self.hub)
+            later += self._decide(again, batch, now)
+            self._commit(batch)
+            self._line.reach("tick_handled_again")
+        except StoreFull as second:
+            self._failed(second, now)
+            later = self._one_by_one(again, now)
         self._busy_until_ms = now.mono_ms + REMAKE_MS
+        self._timer_ms = now.mono_ms + 1000
+        return later + waits_answered(lost, again)
+
+    def _failed(self, error: StoreError, now: Now) -> None:
+        self._checker.forget_tick()
+        if not self.store.writable:
+            raise error
+        if isinstance(error, StoreFull):
+            self._line.reach("commit_full")
+            self._room.was_full(error, now)
+        self._line.note("commit_failed", error.code)
+
+    def _one_by_one(self, events: list[Event], now: Now) -> list[Effect]:
+        later = self._take_over(self.hub)
+        for event in events:
+            batch: Batch = Batch()
+            effects = self._decide([event], batch, now)
+            try:
+                self._commit(batch)
+            except StoreFull as error:
+                self._failed(error, now)
+                return later + self._take_over(self.hub) + waits_answered(effects, [event])
+            later += effects
+        return later
 
     # --- after the commit -------------------------------------------------------------------------------
 

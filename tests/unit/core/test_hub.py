@@ -15,6 +15,7 @@ from agentcom import messages as m
 from agentcom.core import invariants
 from agentcom.core.effects import Effect, Event, Probed
 from agentcom.core.hub import Hub
+from agentcom.core.succession import NoSubmits
 from agentcom.errors import Refused
 from agentcom.loading import load
 from agentcom.model import State
@@ -134,7 +135,7 @@ def test_no_submits_are_taken_while_the_disk_is_full_and_all_else_goes_on() -> N
     rig = Rig()
     box = rig.host()
     number = rig.admin.submit(shell_task())
-    rig.hub.degraded = True
+    rig.hub.no_submits = NoSubmits("storage_full", "the disk is full", 30)
     with pytest.raises(Refused) as refused:
         rig.admin.submit(task())
     assert (refused.value.code, refused.value.retry_after_s) == ("storage_full", 30)

@@ -1,0 +1,86 @@
+"""Whether the store has room for new tasks: the quota, and what a full disk leaves possible.
+
+New tasks are refused from QUOTA of the map on; the rest of it is for what is under way, so that completions and
+cancels never meet a full store. After a commit that failed for want of room they are refused until there is room
+again; until then nothing new is given out either, since its results could not be taken.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from agentcom.clock import Now
+from agentcom.core.succession import NoSubmits
+from agentcom.errors import StoreFull
+from agentcom.limits import MIB
+from agentcom.store.base import Store
+from agentcom.store.place import has_room
+from agentcom.store.start import OpenedStore
+
+QUOTA: Final = 0.85  # of the map, live pages
+LOOK_MS: Final = 1000
+LOOK_SHARE: Final = 0.005  # of the map: looked at again after so much was committed
+FULL_MS: Final = 10_000  # after a full disk, before it is asked again whether there is room
+DISPATCH_MS: Final = 1000  # after a full disk, before something is given out again
+FREE_BYTES: Final = 4 * MIB  # on the disk: a few ticks' batches, in the store and in the journal
+RETRY_S: Final = 30.0
+
+
+class Room:
+    """One store's room. `opened` says where it lies; without it only the map counts."""
+
+    def __init__(self, store: Store, opened: OpenedStore | None = None) -> None:
+        self._store, self._opened = store, opened
+        self._looked_ms = -LOOK_MS
+        self._committed_bytes = 0
+        self._full_until_ms = 0
+        self._dispatch_from_ms = 0
+        self._full = ""
+        self._map_bytes = 1
+        self.used_share = 0.0
+
+    def committed(self, size_bytes: int) -> None:
+        self._committed_bytes += size_bytes
+
+    def may_dispatch(self, now: Now) -> bool:
+        """Whether tasks may be given out: each costs records, and its result more."""
+        return now.mono_ms >= self._dispatch_from_ms
+
+    def was_full(self, error: StoreFull, now: Now) -> None:
+        """A commit found no room."""
+        self._full = error.message
+        self._full_until_ms = now.mono_ms + FULL_MS
+        self._dispatch_from_ms = now.mono_ms + DISPATCH_MS
+        if self._opened is not None:
+            # A hole in the journal is closed by a backup; a completion that is not stored is lost work.
+            self._opened.journaled.may_skip_journal = True
+
+    def no_submits(self, now: Now) -> NoSubmits | None:
+        """Why no new tasks are taken, if they are not. Cheap: it looks once a second, or after much was
+        committed."""
+        is_much = self._committed_bytes > LOOK_SHARE * self._map_bytes
+        if is_much or now.mono_ms - self._looked_ms >= LOOK_MS:
+            self._look(now)
+        if self._full:
+            text = f"no room for new tasks: {self._full}; running tasks go on"
+            return NoSubmits("storage_full", text, RETRY_S)
+        if self.used_share >= QUOTA:
+            text = (
+                f"the store holds {self.used_share:.0%} of what hub.map_gib allows, and new tasks are taken up to "
+                f"{QUOTA:.0%}; purge finished tasks, or raise hub.map_gib and start the hub again"
+            )
+            return NoSubmits("storage_full", text, RETRY_S)
+        return None
+
+    def _look(self, now: Now) -> None:
+        stats = self._store.stats()
+        self._looked_ms, self._committed_bytes = now.mono_ms, 0
+        self._map_bytes = stats["map_bytes"]
+        self.used_share = stats["used_bytes"] / stats["map_bytes"]
+        if self._full and now.mono_ms >= self._full_until_ms:
+            if self._opened is None or has_room(self._opened.paths.store, FREE_BYTES):
+                self._full = ""
+                if self._opened is not None:
+                    self._opened.journaled.may_skip_journal = False
+            else:
+                self._full_until_ms = now.mono_ms + FULL_MS

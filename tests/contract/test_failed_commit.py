@@ -1,0 +1,254 @@
+"""A commit that fails: nothing of its tick is sent, the core equals the store, and what can go on goes on.
+
+The broker is real, with its sockets; the store is one that fails when it is told to. Ticks are made by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agentcom import messages as m
+from agentcom.auth import KeyPair
+from agentcom.broker import Broker
+from agentcom.clock import ManualClock
+from agentcom.config import Home, HubSettings
+from agentcom.errors import StoreError
+from agentcom.store.journal import Journal
+from agentcom.store.journaled import JournaledStore
+from agentcom.store.memory_store import Failure, MemoryDisk, MemoryStore
+from tests import factories
+from tests.factories import shell_task
+from tests.fake_client import FakeClient
+from tests.fake_sidecar import FakeSidecar
+from tests.sim.equality import check_same_after_restart
+
+PUTS_MAX = 40  # above what one message of these tests changes
+
+
+class FailingHub:
+    """One hub whose commits fail on request, and its callers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = ManualClock()
+        self.disk = MemoryDisk()
+        self.store = MemoryStore(self.disk)
+        self.journal = Journal(folder / "journal")
+        self.settings = msgspec.structs.replace(factories.settings(), hub=HubSettings(port=0, feed_port=0))
+        home = Home(folder / "home").prepare()
+        journaled = JournaledStore(self.store, self.journal)
+        self.broker = Broker(home, self.settings, journaled, self.clock)
+        self.callers: list[FakeClient] = []
+        self.ann = self._person(self.broker.keys.admin)
+        self.box = self._host()
+
+    def close(self) -> None:
+        for caller in self.callers:
+            caller.close()
+        self.broker.close()
+        self.journal.close()
+
+    def until(self, caller: FakeClient, kind: type[Any]) -> Any:
+        """Tick until the caller has a message of that kind."""
+        for _ in range(500):
+            self.broker.tick()
+            while caller.socket.poll(2):
+                caller.received.append(m.decode_from_hub(caller.socket.recv()))
+            if any(isinstance(one, kind) for one in caller.received):
+                return caller.expect(kind)
+        raise AssertionError(f"no {kind.__name__}: {caller.received}")
+
+    def ask(self, op: m.Operation) -> m.Reply | m.Error:
+        self.ann.received.clear()
+        self.ann.send(self.ann.request(op))
+        answer: m.Reply | m.Error = self.until(self.ann, m.Reply | m.Error)  # type: ignore[arg-type]
+        assert self.ann.received == [], "it was answered twice"
+        return answer
+
+    def submit(self) -> int:
+        answer = self.ask(m.Submit(tasks=(shell_task(),)))
+        assert isinstance(answer, m.Reply), answer
+        return int(answer.value["tasks"][0]["id"])
+
+    def check(self) -> None:
+        """The core fits itself, the store, and the journal."""
+        self.broker.hub.validate()
+        check_same_after_restart(self.broker.hub, self.store, self.settings, self.clock.now())
+        assert self.journal.last == self.store.sequence
+
+    def sessions(self) -> set[bytes]:
+        return set(self.broker.hub.sessions.by_token)
+
+    def _person(self, pair: KeyPair) -> FakeClient:
+        caller = FakeClient(self.broker.address, pair)
+        self.callers.append(caller)
+        caller.send(m.Hello(protocol=1, process=f"process-{len(self.callers)}"))
+        caller.token = self.until(caller, m.Welcome).session
+        return caller
+
+    def _host(self) -> FakeSidecar:
+        once, pair = KeyPair.make(), KeyPair.make()
+        self.ask(m.HostInvite(key=once.public, name="box"))
+        joining = FakeClient(self.broker.address, once)
+        joining.send(m.Enrol(name="box", key=pair.public))
+        self.until(joining, m.Enrolled)
+        joining.close()
+        box = FakeSidecar(self.broker.address, pair, factories.host_offer("box", 2))
+        self.callers.append(box)
+        box.send(m.Hello(protocol=1, process=box.process, host=box.offer))
+        box.token = self.until(box, m.Welcome).session
+        return box
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[FailingHub]:
+    made = FailingHub(tmp_path)
+    yield made
+    made.close()
+
+
+def failures() -> list[tuple[Failure, int]]:
+    """A failure at every put of a batch, and at its commit."""
+    return [(Failure.PUT, n) for n in range(PUTS_MAX)] + [(Failure.COMMIT, 0)]
+
+
+def is_spent(hub: FailingHub) -> bool:
+    """Whether the failure that was asked for has happened; else it waits for a larger batch: take it back."""
+    spent = not hub.store._failures
+    hub.store._failures.clear()
+    return spent
+
+
+def test_after_a_failure_at_every_put_and_at_commit_the_core_equals_the_store_and_the_tick_is_done_again(
+    hub: FailingHub,
+) -> None:
+    """A whole life of a task per failure: submit with its assignment, accept, result; each answered once."""
+    met = 0
+    for kind, after in failures():
+        sessions = hub.sessions()
+        hub.box.received.clear()
+        hub.store.fail_next(kind, after)
+        number = hub.submit()
+        met += is_spent(hub)
+        hub.check()
+        assign = hub.until(hub.box, m.Assign)
+        assert (assign.task, assign.attempt) == (number, 1)
+        hub.store.fail_next(kind, after)
+        hub.box.send(hub.box.ended(assign, result=factories.result(output="done")))
+        assert hub.until(hub.box, m.ResultAck).verdict == "accepted"
+        met += is_spent(hub)
+        hub.check()
+        answer = hub.ask(m.TaskGet(task=number))
+        assert isinstance(answer, m.Reply)
+        assert (answer.value["state"], answer.value["attempt"]) == ("completed", 1)
+        assert hub.sessions() == sessions
+    assert met >= 8
+
+
+def test_while_the_disk_is_full_submits_are_refused_and_all_else_of_the_same_tick_goes_on(
+    hub: FailingHub,
+) -> None:
+    first, second = hub.submit(), hub.submit()
+    assigns = [hub.until(hub.box, m.Assign), hub.until(hub.box, m.Assign)]
+    sessions = hub.sessions()
+    hub.store.fail_next(Failure.FULL)
+    hub.box.send(hub.box.ended(assigns[0], result=factories.result(output="done")))
+    hub.ann.send(hub.ann.request(m.TaskCancel(task=second)))
+    hub.ann.send(hub.ann.request(m.Submit(tasks=(shell_task(),))))
+    hub.box.socket.poll(50)
+    assert hub.until(hub.box, m.ResultAck).verdict == "accepted"
+    refused = hub.until(hub.ann, m.Error)
+    assert (refused.code, refused.retry_after_s) == ("storage_full", 30)
+    hub.check()
+    assert hub.sessions() == sessions
+    table = hub.broker.hub.tasks.table
+    assert first not in table
+    assert second not in table
+    assert hub.broker.hub.degraded
+    hub.clock.advance(11_000)
+    hub.broker.tick()
+    hub.broker.tick()
+    assert not hub.broker.hub.degraded
+    hub.submit()
+    hub.check()
+
+
+def test_what_does_not_fit_together_is_stored_one_by_one_until_one_does_not_fit(hub: FailingHub) -> None:
+    tasks = [hub.submit(), hub.submit()]
+    assigns = [hub.until(hub.box, m.Assign), hub.until(hub.box, m.Assign)]
+    for assign in assigns:
+        hub.box.send(hub.box.ended(assign, result=factories.result(output="done")))
+    hub.box.socket.poll(50)
+    for _ in range(2):
+        hub.store.fail_next(Failure.FULL)
+    assert {hub.until(hub.box, m.ResultAck).task for _ in assigns} == set(tasks)
+    assert hub.store._failures == []
+    hub.check()
+
+
+def test_a_caller_that_waits_is_answered_though_the_tick_that_would_have_answered_failed(
+    hub: FailingHub,
+) -> None:
+    number = hub.submit()
+    assign = hub.until(hub.box, m.Assign)
+    waits = [hub.ann.request(m.TaskWait(task=number)) for _ in range(2)]
+    for wait in waits:
+        hub.ann.send(wait)
+    hub.broker.tick()
+    hub.ask(m.QueueStats())
+    hub.store.fail_next(Failure.COMMIT)
+    hub.box.send(hub.box.ended(assign, result=factories.result(output="done")))
+    answers = [hub.until(hub.ann, m.Reply) for _ in waits]
+    assert {answer.id for answer in answers} == {wait.id for wait in waits}
+    assert {answer.value["state"] for answer in answers} == {"completed"}
+    hub.check()
+
+
+def test_deadlines_and_agents_are_as_they_were_before_the_tick_that_failed(hub: FailingHub) -> None:
+    running, cancelled = hub.submit(), hub.submit()
+    assigns = {one.task: one for one in (hub.until(hub.box, m.Assign), hub.until(hub.box, m.Assign))}
+    assign = assigns[running]
+    hub.box.send(m.Accept(session=hub.box.token, task=running, attempt=assign.attempt))
+    hub.ask(m.TaskCancel(task=cancelled))
+    hub.clock.advance(900)
+    before = hub.broker.hub
+    hub.store.fail_next(Failure.COMMIT)
+    hub.submit()
+    after = hub.broker.hub
+    assert after is not before
+    slots = before.tasks.table.slot_of[running], after.tasks.table.slot_of[running]
+    assert before.tasks.table.lease_ms[slots[0]] == after.tasks.table.lease_ms[slots[1]]
+    assert after.tasks.table.state_of(slots[1]).value == "working"
+    assert before.attempts.closing.keys() == after.attempts.closing.keys()
+    states = [{name: a.state for name, a in hub.fleet.agent_by_name.items()} for hub in (before, after)]
+    assert states[0] == states[1]
+    hub.check()
+
+
+def test_who_waits_for_another_task_waits_on(hub: FailingHub) -> None:
+    number = hub.submit()
+    assign = hub.until(hub.box, m.Assign)
+    wait = hub.ann.request(m.TaskWait(task=number))
+    hub.ann.send(wait)
+    hub.broker.tick()
+    places = hub.broker.hub.tasks.waits.places().keys()
+    hub.store.fail_next(Failure.COMMIT)
+    hub.submit()
+    assert hub.broker.hub.tasks.waits.places().keys() == places != set()
+    hub.box.send(hub.box.ended(assign, result=factories.result(output="done")))
+    assert hub.until(hub.ann, m.Reply).id == wait.id
+    hub.check()
+
+
+def test_a_disk_that_does_not_confirm_ends_the_hub_and_nothing_is_sent(hub: FailingHub) -> None:
+    hub.store.fail_next(Failure.SYNC)
+    hub.ann.received.clear()
+    hub.ann.send(hub.ann.request(m.Submit(tasks=(shell_task(),))))
+    with pytest.raises(StoreError):
+        hub.until(hub.ann, m.Reply)
+    assert not hub.ann.socket.poll(50)
+    assert hub.journal.last == hub.store.sequence
