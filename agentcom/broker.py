@@ -13,20 +13,17 @@ import gc
 import os
 import random
 import secrets
-import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import Any, NamedTuple
 
 import msgspec
 import zmq
 
-from agentcom import auth, lifeline, limits, logs, sched
+from agentcom import auth, limits, logs
 from agentcom import messages as m
-from agentcom.clock import Clock, Now, SystemClock, rfc3339
+from agentcom.clock import Clock, Now, rfc3339
 from agentcom.config import Home, Settings, sources
 from agentcom.core.effects import (
     Delete,
@@ -51,7 +48,7 @@ from agentcom.core.effects import (
     key_u64,
 )
 from agentcom.core.hub import Hub
-from agentcom.errors import AgentComError, ConfigError, Refused, StoreError, StoreFull
+from agentcom.errors import ConfigError, Refused, StoreError, StoreFull
 from agentcom.feed import Feed
 from agentcom.gate import HUB_DOMAIN, Gate
 from agentcom.loading import admitted, first_principals, load
@@ -61,13 +58,10 @@ from agentcom.probe import Prober
 from agentcom.queries import Queries
 from agentcom.room import Room
 from agentcom.store.base import Batch, Store, delete_under
-from agentcom.store.start import OpenedStore, StartReport, StorePaths, open_store
 from agentcom.upkeep import Upkeep
 
 POLL_MS_MAX = 250  # housekeeping (feed, outboxes) runs at least this often
 GAP_MS = 1000  # two ticks further apart than this: the loop was away, deadlines move
-GIB = 1 << 30
-GC_ALLOCATIONS = 50_000  # between two looks of the collector at young objects
 
 
 class _OwnTerms(msgspec.Struct):
@@ -607,95 +601,3 @@ def _user_id(frame: zmq.Frame) -> str:
     """The public key that ZAP handed over for the connection that this frame came on."""
     value = frame.get("User-Id")
     return value if isinstance(value, str) else str(value)
-
-
-def opened(home: Home, settings: Settings) -> OpenedStore:
-    """The home's store, checked, repaired and brought up to its journal; what was done goes to the log."""
-    log = logs.get()
-    made = open_store(
-        StorePaths.of_home(home.path),
-        map_bytes=settings.hub.map_gib * GIB,
-        progress=lambda done, of: log.info("store_check_progress", rows=done, of=of),
-        tell=lambda text: log.warning("store_start", text=text),
-    )
-    report = made.report
-    for note in report.notes:
-        log.warning("store_start", text=note)
-    for text in report.uncertain:
-        log.error("store_uncertain", text=text)
-    log.info("store_opened", **_start_summary(report))
-    return made
-
-
-def _start_summary(report: StartReport) -> dict[str, object]:
-    """What opening did, for the log and the ready line."""
-    return {
-        "how": report.how,
-        "sequence": report.sequence,
-        "applied": report.applied,
-        "uncertain": len(report.uncertain),
-        "duration_ms": report.duration_ms,
-    }
-
-
-def main(home: Home, settings: Settings) -> int:
-    """Run a hub on `home` until SIGTERM or SIGINT. Returns the exit status."""
-    lifeline.follow_parent()
-    logs.configure("hub", settings.log.level)
-    store = opened(home, settings)
-    upkeep = Upkeep(store)
-    try:
-        broker = Broker(home, settings, store.journaled, SystemClock(), upkeep=upkeep)
-    except BaseException:
-        upkeep.close()
-        raise
-    _stop_on_signals(broker)
-    _tell_ready(home, broker, store.report)
-    # What is loaded now stays: without this the collector walks every live task's objects again and again, a
-    # tenth of the loop's time under load. The loop itself makes no cycles to speak of.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_ALLOCATIONS)
-    return _run(broker)
-
-
-def _run(broker: Broker) -> int:
-    """Until it is stopped, or the disk fails: then nothing more is acknowledged, and the supervisor starts
-    again from what is on disk."""
-    log = logs.get()
-    try:
-        try:
-            broker.run()
-        finally:
-            broker.close()
-    except AgentComError as error:
-        log.error("hub_failed", code=error.code, error=str(error))
-        print(f"agentcom hub: {error}", file=sys.stderr)
-        return 1
-    log.info("hub_stopped")
-    return 0
-
-
-def _stop_on_signals(broker: Broker) -> None:
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        broker.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-
-
-def _tell_ready(home: Home, broker: Broker, report: StartReport) -> None:
-    auth.write_hub_address(home.run / "hub.json", broker.address)
-    note = f" ({sched.why_python})" if sched.why_python else ""
-    logs.get().info("hub_started", hub=broker.address.hub, scheduler=sched.IMPLEMENTATION + note)
-    print(
-        auth.ready_line(
-            hub=broker.address.hub,
-            feed=broker.address.feed,
-            pid=os.getpid(),
-            home=str(home.path),
-            scheduler=sched.IMPLEMENTATION,
-            store=_start_summary(report),
-        ),
-        flush=True,
-    )

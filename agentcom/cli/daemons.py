@@ -22,9 +22,9 @@ def _prepared(invocation: Invocation) -> tuple[Home, Settings]:
 def hub(invocation: Invocation) -> int:
     """Run the hub in the foreground."""
     home, settings = _prepared(invocation)
-    from agentcom import broker
+    from agentcom import hub_daemon
 
-    return broker.main(home, settings)
+    return hub_daemon.main(home, settings)
 
 
 @click.command(cls=LocalCommand)

@@ -97,7 +97,8 @@ class Attempts:
         return any(timer[1:] == (task, attempt) for timer in self._timers)
 
     def adopt(self, old: Attempts, now: Now) -> None:
-        """Take over the deadlines, what was heard of open attempts, and the agents whose kill is awaited."""
+        """Take over the paces, the deadlines, what was heard of open attempts, and the agents whose kill is awaited."""
+        self._lease_floor_ms = old._lease_floor_ms
         for task, slot in self._table.slot_of.items():
             before = old._table.slot_of.get(task)
             if before is not None and old._table.attempt[before] == self._table.attempt[slot]:
@@ -117,12 +118,10 @@ class Attempts:
     def _adopt_one(self, slot: int, old: TaskTable, before: int, now: Now) -> None:
         table = self._table
         state, was = table.state_of(slot), old.state_of(before)
-        if state in OPEN and was is not State.delayed:  # a delay has overwritten the end of the lease
-            table.lease_ms[slot] = table.accept_ms[slot] = old.lease_ms[before]
+        if state in OPEN and was in OPEN:
             if was is State.working:
                 self.accept(self._fleet.hosts[table.host[slot]], table.id[slot], table.attempt[slot], now)
-            if was in OPEN:  # else it may have been accepted: that was forgotten when it ended
-                table.lease_ms[slot], table.accept_ms[slot] = old.lease_ms[before], old.accept_ms[before]
+            table.lease_ms[slot], table.accept_ms[slot] = old.lease_ms[before], old.accept_ms[before]
             self._remind(slot, min(table.lease_ms[slot], table.accept_ms[slot]))
         elif state is was is State.delayed and table.due_ms[slot] == old.due_ms[before]:
             table.lease_ms[slot] = old.lease_ms[before]

@@ -39,6 +39,10 @@ class TermClock:
             term_ms = numbers[TERM] + min(max(0, away_ms), limits.AWAY_MS_MAX)
         self._base_ms = term_ms - now.mono_ms
 
+    def adopt(self, old: TermClock) -> None:
+        """Go on as the clock of a core that this one replaces; where it stands is noted anew."""
+        self._base_ms, self._offset_ms = old._base_ms, old._offset_ms
+
     def now_ms(self, now: Now) -> int:
         return self._base_ms + now.mono_ms
 

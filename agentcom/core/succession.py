@@ -33,4 +33,5 @@ def succeed(hub: Hub, old: Hub, now: Now) -> None:
     hub.fleet.adopt(old.fleet, hub.sessions)
     hub.tasks.adopt(old.tasks, hub.sessions)
     hub.no_submits, hub.troubles = old.no_submits, old.troubles
+    hub.pace = old.pace if old.pace == hub.pace else hub.pace
     hub.out.is_read = old.out.is_read

@@ -156,8 +156,9 @@ class Tasks:
         self._order_base_ms = max(now.wall_ms, self._newest_ms) - now.mono_ms
 
     def adopt(self, old: Tasks, sessions: Sessions) -> None:
-        """Take over the clock of the order, the counts and the waits of a core that this one replaces."""
+        """Take over the clocks, the counts and the waits of a core that this one replaces."""
         self._order_base_ms = old._order_base_ms
+        self.clock.adopt(old.clock)
         self.disagreements = old.disagreements
         self.waits.adopt(old.waits, self.table, sessions)
         self.changed = True

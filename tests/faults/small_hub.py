@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agentcom import broker, config
+from agentcom import config, hub_daemon
 from agentcom.store.lmdb_store import LmdbStore
 
 
@@ -37,7 +37,7 @@ def main() -> int:
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, hard))
     home = config.Home(config.home_path()).prepare()
-    return broker.main(home, config.load(home.path))
+    return hub_daemon.main(home, config.load(home.path))
 
 
 if __name__ == "__main__":

@@ -79,13 +79,13 @@ class Checker:
         self.forget_tick()
 
     def core_replaced(self, old: Hub, new: Hub) -> None:
-        """Leases went over to it, but for those whose end the failed tick had overwritten: these are fresh."""
+        """Leases went over to it, but for those that the failed tick had ended: these are fresh."""
         now_ms = self._awake_ms(self._line.now())
         for task, slot in new.tasks.table.slot_of.items():
             before = old.tasks.table.slot_of.get(task)
             attempt = new.tasks.table.attempt[slot]
             is_same = before is not None and old.tasks.table.attempt[before] == attempt
-            is_kept = before is not None and old.tasks.table.state_of(before) is not State.delayed
+            is_kept = before is not None and old.tasks.table.state_of(before) in OPEN_ATTEMPT
             if new.tasks.table.state_of(slot) in OPEN_ATTEMPT and not (is_same and is_kept):
                 self._renewed[task, attempt] = now_ms
         self.forget_tick()

@@ -1,0 +1,116 @@
+"""The hub as a process: open the store of a home, serve until a signal, close in order.
+
+What the start did to the store goes to the log and into the ready line. Exit status 1 when the disk failed: nothing
+more is acknowledged then, and the supervisor starts again from what is on disk.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from types import FrameType
+
+from agentcom import auth, lifeline, logs, sched
+from agentcom.broker import Broker
+from agentcom.clock import SystemClock
+from agentcom.config import Home, Settings
+from agentcom.errors import AgentComError
+from agentcom.store.start import OpenedStore, StartReport, StorePaths, open_store
+from agentcom.upkeep import Upkeep
+
+GIB = 1 << 30
+GC_ALLOCATIONS = 50_000  # between two looks of the collector at young objects
+
+
+def opened(home: Home, settings: Settings) -> OpenedStore:
+    """The home's store, checked, repaired and brought up to its journal; what was done goes to the log."""
+    log = logs.get()
+    made = open_store(
+        StorePaths.of_home(home.path),
+        map_bytes=settings.hub.map_gib * GIB,
+        progress=lambda done, of: log.info("store_check_progress", rows=done, of=of),
+        tell=lambda text: log.warning("store_start", text=text),
+    )
+    report = made.report
+    for note in report.notes:
+        log.warning("store_start", text=note)
+    for text in report.uncertain:
+        log.error("store_uncertain", text=text)
+    log.info("store_opened", **_start_summary(report))
+    return made
+
+
+def _start_summary(report: StartReport) -> dict[str, object]:
+    """What opening did, for the log and the ready line."""
+    return {
+        "how": report.how,
+        "sequence": report.sequence,
+        "applied": report.applied,
+        "uncertain": len(report.uncertain),
+        "duration_ms": report.duration_ms,
+    }
+
+
+def main(home: Home, settings: Settings) -> int:
+    """Run a hub on `home` until SIGTERM or SIGINT. Returns the exit status."""
+    lifeline.follow_parent()
+    logs.configure("hub", settings.log.level)
+    store = opened(home, settings)
+    upkeep = Upkeep(store)
+    try:
+        broker = Broker(home, settings, store.journaled, SystemClock(), upkeep=upkeep)
+    except BaseException:
+        upkeep.close()
+        raise
+    _stop_on_signals(broker)
+    _tell_ready(home, broker, store.report)
+    # What is loaded now stays: without this the collector walks every live task's objects again and again, a
+    # tenth of the loop's time under load. The loop itself makes no cycles to speak of.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS)
+    return _run(broker)
+
+
+def _run(broker: Broker) -> int:
+    """Until it is stopped, or the disk fails: then nothing more is acknowledged, and the supervisor starts
+    again from what is on disk."""
+    log = logs.get()
+    try:
+        try:
+            broker.run()
+        finally:
+            broker.close()
+    except AgentComError as error:
+        log.error("hub_failed", code=error.code, error=str(error))
+        print(f"agentcom hub: {error}", file=sys.stderr)
+        return 1
+    log.info("hub_stopped")
+    return 0
+
+
+def _stop_on_signals(broker: Broker) -> None:
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        broker.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+
+
+def _tell_ready(home: Home, broker: Broker, report: StartReport) -> None:
+    auth.write_hub_address(home.run / "hub.json", broker.address)
+    note = f" ({sched.why_python})" if sched.why_python else ""
+    logs.get().info("hub_started", hub=broker.address.hub, scheduler=sched.IMPLEMENTATION + note)
+    print(
+        auth.ready_line(
+            hub=broker.address.hub,
+            feed=broker.address.feed,
+            pid=os.getpid(),
+            home=str(home.path),
+            scheduler=sched.IMPLEMENTATION,
+            store=_start_summary(report),
+        ),
+        flush=True,
+    )
