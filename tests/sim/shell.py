@@ -365,9 +365,9 @@ class HubShell:
         return later + waits_answered(lost, again)
 
     def _failed(self, error: StoreError, now: Now) -> None:
-        self._checker.forget_tick()
         if not self.store.writable:
             raise error
+        self._checker.forget_tick()
         if isinstance(error, StoreFull):
             self._line.reach("commit_full")
             self._room.was_full(error, now)
