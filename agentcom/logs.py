@@ -68,18 +68,21 @@ class Lines:
 
     def __init__(self, level: str = "info") -> None:
         self._level = level
-        self._kept: list[str] = []
+        self._kept: list[dict[str, object]] = []
 
     def add(self, event: str, **fields: object) -> None:
-        line = {**fields, "component": _component, "event": event, "level": self._level, "timestamp": _now()}
-        self._kept.append(redact_text(_json(line).decode()))
+        fields["event"] = event
+        self._kept.append(fields)
 
     def flush(self) -> None:
-        """Write what was kept, in one write."""
-        if self._kept:
-            kept, self._kept = self._kept, []
-            if _is_logged(self._level):
-                print("\n".join(kept), file=sys.stderr, flush=True)
+        """Write what was kept, in one write and with one time."""
+        if not self._kept:
+            return
+        kept, self._kept = self._kept, []
+        if _is_logged(self._level):
+            common = {"component": _component, "level": self._level, "timestamp": _now()}
+            lines = [_json(fields | common).decode() for fields in kept]
+            print(redact_text("\n".join(lines)), file=sys.stderr, flush=True)
 
 
 def _now() -> str:

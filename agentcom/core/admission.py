@@ -38,7 +38,8 @@ class Admitted(NamedTuple):
     @property
     def group(self) -> Group:
         spec = self.spec
-        return Group(self.tier, spec.model or "", tuple(sorted(set(spec.needs))), spec.repo or "")
+        needs = tuple(sorted(set(spec.needs))) if spec.needs else ()
+        return Group(self.tier, spec.model or "", needs, spec.repo or "")
 
 
 def admit(spec: TaskSpec, role: Role, settings: Settings, now: Now, at: str) -> Admitted:
@@ -75,13 +76,15 @@ def admit(spec: TaskSpec, role: Role, settings: Settings, now: Now, at: str) -> 
 
 def ttl_ms(own_s: int | None, tier: Tier, settings: Settings) -> int:
     """A task's time to live: its own, its tier's, or that of all."""
+    if own_s:
+        return own_s * 1000
     queue = settings.queue
     of_tier = {
         Tier.trivial: queue.ttl_trivial_s,
         Tier.standard: queue.ttl_standard_s,
         Tier.complex: queue.ttl_complex_s,
     }
-    return (own_s or of_tier[tier] or queue.ttl_s) * 1000
+    return (of_tier[tier] or queue.ttl_s) * 1000
 
 
 def _tier(spec: TaskSpec, inferred: Tier, at: str) -> tuple[Tier, TierSource]:
@@ -185,8 +188,13 @@ def _check_repo_host(host: str, role: Role, where: str) -> None:
         )
 
 
+_NO_MOMENTS = {"not_before": 0, "start_by": 0, "complete_by": 0}
+
+
 def _moments(spec: TaskSpec, now: Now, at: str) -> dict[str, int]:
     """The moments of the task by field, 0 for none: none too far ahead, none that could never be kept."""
+    if spec.not_before is None and spec.start_by is None and spec.complete_by is None:
+        return _NO_MOMENTS
     given = {"not_before": spec.not_before, "start_by": spec.start_by, "complete_by": spec.complete_by}
     found = {field: _wall_ms(text, f"{at}.{field}") for field, text in given.items()}
     for field, wall_ms in found.items():

@@ -58,6 +58,7 @@ FILES: Final = ((8, 4), (4, 2))
 CRITERIA: Final = ((8, 4), (4, 2))
 CHECKS: Final = ((8, 2),)
 SIZES: Final = {"words": WORDS, "files": FILES, "criteria": CRITERIA, "checks": CHECKS}
+_LARGE: Final = {name: min(at_least for at_least, _ in steps) for name, steps in SIZES.items()}
 # Beyond these a mechanical step is no longer the whole task.
 TRIVIAL_WORDS_MAX: Final = 40
 TRIVIAL_FILES_MAX: Final = 3
@@ -97,14 +98,15 @@ def classify(
     us for a sentence or two.
     """
     description = description.strip()
-    words = _WORD.findall(description[:READ_CHARS_MAX].casefold())
+    words: list[str] = _WORD.findall(description[:READ_CHARS_MAX].casefold())
     found = _found(words)
     strong, weak, mechanical = found["strong"], found["weak"], found["mechanical"]
     word_count = max(len(words), len(description) // CHARS_PER_WORD)
     sizes = _sizes(
         ("words", word_count), ("files", files), ("criteria", success_criteria), ("checks", checks)
     )
-    points = STRONG_POINTS * len(strong) + WEAK_POINTS * len(weak) + sum(each for _, each in sizes)
+    points = STRONG_POINTS * len(strong) + WEAK_POINTS * len(weak)
+    points += sum([each for _, each in sizes]) if sizes else 0
     is_small = (
         word_count <= TRIVIAL_WORDS_MAX
         and files <= TRIVIAL_FILES_MAX
@@ -176,6 +178,8 @@ def _sizes(*counts: tuple[str, int]) -> list[tuple[str, int]]:
     """The signal and the points of each count that is large."""
     large = []
     for name, count in counts:
+        if count < _LARGE[name]:
+            continue
         for at_least, points in SIZES[name]:
             if count >= at_least:
                 large.append((f"{name}:{count}", points))

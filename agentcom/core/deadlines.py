@@ -113,12 +113,12 @@ class Deadlines:
     def moment_ms(self, slot: int, state: State) -> int:
         """The next moment on the wall clock that matters to a task in this state; 0 for none."""
         table = self._table
-        found = [table.complete_by_ms[slot]]
+        first_ms = table.complete_by_ms[slot]
         if state not in OPEN_ATTEMPT:
-            found.append(table.start_by_ms[slot])
+            first_ms = _earlier(first_ms, table.start_by_ms[slot])
         if state is State.delayed:
-            found.append(table.not_before_ms[slot])
-        return min((ms for ms in found if ms), default=0)
+            first_ms = _earlier(first_ms, table.not_before_ms[slot])
+        return first_ms
 
     def term_ms(self, slot: int, state: State) -> int:
         """When the term of a task that no agent holds ends."""
@@ -182,6 +182,11 @@ class Deadlines:
         return (not moment_ms or _has(self._moments, task, moment_ms)) and (
             state in OPEN_ATTEMPT or _has(self._terms, task, self.term_ms(slot, state))
         )
+
+
+def _earlier(a_ms: int, b_ms: int) -> int:
+    """The earlier of two moments, of which 0 is none."""
+    return min(a_ms, b_ms) if a_ms and b_ms else a_ms or b_ms
 
 
 def too_late(code: str, message: str) -> TaskError:

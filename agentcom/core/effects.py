@@ -3,12 +3,16 @@
 Events carry everything that a decision needs: who sent it, fresh random bytes, records that the shell looked
 up because `Hub.lookups` asked for them. Effects are carried out by the shell in the order of the tick: records
 first, in one transaction; only then sends, reads, publications.
+
+What a task causes a dozen times is a Struct: it is made in a third of the time that a NamedTuple takes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 from agentcom.config import Settings
 from agentcom.messages import Assign, FromHub, Operation, ToHub
@@ -52,13 +56,13 @@ class Timers(NamedTuple):
 Event = Incoming | PeerGone | Probed | Timers
 
 
-class Put(NamedTuple):
+class Put(Struct, frozen=True, gc=False):
     database: str
     key: bytes
     body: bytes
 
 
-class Delete(NamedTuple):
+class Delete(Struct, frozen=True, gc=False):
     database: str
     key: bytes
 
@@ -71,12 +75,12 @@ class DeleteUnder(NamedTuple):
     prefix: bytes
 
 
-class Send(NamedTuple):
+class Send(Struct, frozen=True, gc=False):
     peer: int
     message: FromHub
 
 
-class SendAssign(NamedTuple):
+class SendAssign(Struct, frozen=True, gc=False):
     """An assignment whose task body the shell reads from the store when it sends it."""
 
     peer: int
@@ -93,14 +97,14 @@ class Read(NamedTuple):
     principal: int
 
 
-class Publish(NamedTuple):
+class Publish(Struct, frozen=True, gc=False):
     """An event for the feed, whole; None where nobody reads and only the sequence has to rise."""
 
     topic: str
     event: dict[str, Any] | None
 
 
-class TaskChanged(NamedTuple):
+class TaskChanged(Struct, frozen=True, gc=False):
     """A task whose brief the feed should show anew (coalesced by the shell)."""
 
     task: int

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from agentcom import limits
 from agentcom.clock import Now
 from agentcom.config import Settings
@@ -42,7 +44,7 @@ PENALTY_US = 60 * S_US  # an endpoint that failed in the last minute
 BUSY_CPU_PERCENT = 90.0
 
 
-class Candidate(NamedTuple):
+class Candidate(Struct, frozen=True, gc=False):
     """One way to run a task now."""
 
     agent: Agent
