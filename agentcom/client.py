@@ -324,8 +324,28 @@ class Client(Caller):
     def queue_stats(self) -> JsonObject:
         return _object(self.call(m.QueueStats()))
 
-    def queue_pause(self, paused: bool = True) -> JsonObject:
-        return _object(self.call(m.QueuePause(paused=paused)))
+    def queue_pause(
+        self,
+        paused: bool = True,
+        *,
+        repo: str | None = None,
+        tier: Tier | str | None = None,
+        host: str | None = None,
+    ) -> JsonObject:
+        """Pause or resume everything, or a repository, a tier or a host: {paused, pauses}."""
+        return _object(self._ask(m.QueuePause, paused=paused, repo=repo, tier=tier, host=host))
+
+    def queue_limit(self, key: str, number: int | None) -> JsonObject:
+        """How many may run at once of `repo:URL`, `label:LABEL` or `endpoint:NAME`; None takes the limit back."""
+        return _object(self._ask(m.QueueLimit, key=key, number=number))
+
+    def queue_weight(self, key: str, number: int | None) -> JsonObject:
+        """The share of `submitter:NAME` or `repo:URL` against others, who have 1; None takes it back."""
+        return _object(self._ask(m.QueueWeight, key=key, number=number))
+
+    def queue_rules(self) -> JsonObject:
+        """{paused, pauses, limits, weights}, each with its key, who set it and when."""
+        return _object(self.call(m.QueueRules()))
 
     def config_get(self, name: str = "") -> JsonObject:
         """{settings: {name: {value, source, default, ...}}}: those that change at run time, of a section, or one."""

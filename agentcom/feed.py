@@ -60,8 +60,8 @@ class Feed:
         """Send one event now. O(1); never blocks. None, or without readers: only the sequence rises, so that one
         who subscribes at this very moment sees a gap."""
         self.sequences[topic] += 1
-        if topic == "agent":
-            self._queue_dirty = True  # the queue's counts name the agents by state
+        if topic == "agent" or (event is not None and event["event"] == "queue_rules_changed"):
+            self._queue_dirty = True  # the queue's counts name the agents by state, and what is paused
         if event is None or self._subscriptions <= 0:
             return
         frames = [

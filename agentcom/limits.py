@@ -74,6 +74,7 @@ MODELS_PER_ENDPOINT_MAX: Final = 500
 CAPABILITIES_MAX: Final = 200
 PROBE_ANSWER_BYTES_MAX: Final = 4 * MIB
 INVITES_MAX: Final = 200
+QUEUE_RULES_MAX: Final = 1000  # pauses, limits and weights together; one more is refused
 PRINCIPALS_MAX: Final = 10_000
 INVITE_TTL_S: Final = 3600
 PAGE_SESSION_TTL_S: Final = 12 * 3600

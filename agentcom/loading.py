@@ -11,6 +11,7 @@ from agentcom.auth import KeyPair
 from agentcom.clock import Now
 from agentcom.core.deadlines import TERM, WALL
 from agentcom.core.effects import key_u64, key_u64x2
+from agentcom.core.groups import PREFIX as GROUP
 from agentcom.core.hub import Loaded
 from agentcom.core.outlet import Outlet
 from agentcom.core.principals import Principals
@@ -25,6 +26,7 @@ from agentcom.model import (
     HostRecord,
     InviteRecord,
     PrincipalRecord,
+    QueueRule,
     Role,
     Route,
     SettingRecord,
@@ -34,7 +36,6 @@ from agentcom.model import (
 from agentcom.store.base import Batch, Store, pages
 
 T = TypeVar("T")
-GROUP = b"group"
 _row = msgspec.msgpack.Decoder(TaskRow).decode
 
 
@@ -59,7 +60,7 @@ def load(store: Store) -> Loaded:
                 routes[row.id] = msgspec.msgpack.decode(body, type=Route)
     return Loaded(
         groups=[
-            msgspec.msgpack.decode(body, type=Group)
+            (int.from_bytes(key[len(GROUP) :], "big"), msgspec.msgpack.decode(body, type=Group))
             for key, body in store.scan("meta", GROUP, GROUP + b"\xff" * 9)
         ],
         principals=_all(store, "principals", PrincipalRecord, b"p"),
@@ -67,6 +68,7 @@ def load(store: Store) -> Loaded:
         hosts=_all(store, "hosts", HostRecord),
         agents=_all(store, "agents", AgentRecord),
         endpoints=_all(store, "endpoints", EndpointRecord),
+        rules=sorted(_all(store, "limits", QueueRule), key=lambda rule: (rule.kind, rule.scope, rule.key)),
         rows=rows,
         routes=routes,
         numbers=_numbers(store),

@@ -52,6 +52,7 @@ SettingText = Annotated[str, Meta(max_length=limits.SETTING_CHARS_MAX)]
 SettingValue = (
     bool | int | float | SettingText | Annotated[tuple[SettingText, ...], Meta(max_length=limits.SETTINGS_MAX)]
 )
+RuleKey = Annotated[str, Meta(min_length=3, max_length=limits.URL_CHARS_MAX + 20)]
 PageLimit = Annotated[int, Meta(ge=1, le=limits.PAGE_MAX)]
 
 
@@ -367,9 +368,33 @@ class QueueStats(Struct, tag_field="op", tag="queue_stats", frozen=True, kw_only
 
 
 class QueuePause(Struct, tag_field="op", tag="queue_pause", frozen=True, kw_only=True):
-    """Stops dispatch, not submits; survives a restart. `paused` false resumes."""
+    """Stops dispatch, not submits; survives a restart. `paused` false resumes. With `repo`, `tier` or `host`, one at
+    most, only the tasks of that repository or tier, or the agents of that host; without, everything."""
 
     paused: bool = True
+    repo: Url | None = None
+    tier: Tier | None = None
+    host: Name | None = None
+
+
+class QueueLimit(Struct, tag_field="op", tag="queue_limit", frozen=True, kw_only=True):
+    """How many may run at once of `repo:URL` or `label:LABEL`, or with calls on `endpoint:NAME`; without a number the
+    limit is taken back."""
+
+    key: RuleKey
+    number: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+
+
+class QueueWeight(Struct, tag_field="op", tag="queue_weight", frozen=True, kw_only=True):
+    """How large a share of the starts `submitter:NAME`, or `repo:URL` among those of its submitter, gets against
+    others, who have 1; without a number it is 1 again."""
+
+    key: RuleKey
+    number: Annotated[int, Meta(ge=1, le=1000)] | None = None
+
+
+class QueueRules(Struct, tag_field="op", tag="queue_rules", frozen=True, kw_only=True):
+    """All pauses, limits and weights, with who set them and what runs under each limit."""
 
 
 class ConfigGet(Struct, tag_field="op", tag="config_get", frozen=True, kw_only=True):
@@ -437,8 +462,9 @@ Operation = (
     Submit | TaskGet | TaskWait | TaskList | TaskWhy | TaskLog | TaskReports | TaskStory | TaskCancel | TaskRetry
     | TaskHold | TaskRelease | DeadList | DeadRetry | DeadPurge | AgentList | AgentCordon | AgentRemove
     | HostList | HostInvite | HostRemove | HostDrain | EndpointList | EndpointAdd | EndpointUpdate
-    | EndpointRemove | EndpointProbeNow | QueueStats | QueuePause | ConfigGet | ConfigChange | TokenAdd | TokenList
-    | TokenRevoke | TokenLink | LinkTrade | Whoami | Snapshot | HubStatus
+    | EndpointRemove | EndpointProbeNow | QueueStats | QueuePause | QueueLimit | QueueWeight | QueueRules
+    | ConfigGet | ConfigChange | TokenAdd | TokenList | TokenRevoke | TokenLink | LinkTrade | Whoami | Snapshot
+    | HubStatus
 )  # fmt: skip
 
 

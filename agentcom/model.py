@@ -225,6 +225,7 @@ class TaskRow(Struct, array_like=True):
     due_ms: int = 0
     start_by_ms: int = 0
     complete_by_ms: int = 0
+    labels: tuple[str, ...] = ()
 
 
 class Group(Struct, frozen=True, array_like=True):
@@ -234,6 +235,36 @@ class Group(Struct, frozen=True, array_like=True):
     model: str
     needs: tuple[str, ...]
     repo: str
+
+
+class RuleKind(StrEnum):
+    """What a rule of the queue does; see core/gates.py."""
+
+    pause = "pause"
+    limit = "limit"
+    weight = "weight"
+
+
+class RuleScope(StrEnum):
+    """What a rule of the queue is about."""
+
+    repo = "repo"
+    tier = "tier"
+    host = "host"
+    label = "label"
+    endpoint = "endpoint"
+    submitter = "submitter"
+
+
+class QueueRule(Struct, frozen=True, kw_only=True):
+    """A pause, a limit or a weight. `key` is an id where things can be renamed (host, endpoint, submitter)."""
+
+    kind: RuleKind
+    scope: RuleScope
+    key: str
+    number: int
+    set_by: str = ""
+    set_ms: int = 0
 
 
 class ScorePart(Struct, frozen=True, omit_defaults=True):

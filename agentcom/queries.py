@@ -14,6 +14,7 @@ import msgspec
 from agentcom import __version__, limits, sched
 from agentcom import messages as m
 from agentcom.clock import Clock, rfc3339
+from agentcom.core.admission import group_of
 from agentcom.core.agents import agent_view
 from agentcom.core.attempts import LATE
 from agentcom.core.effects import Read, key_u64, key_u64x2
@@ -26,6 +27,7 @@ from agentcom.model import (
     OPEN_ATTEMPT,
     AgentState,
     AttemptRecord,
+    Group,
     JsonObject,
     PrincipalRecord,
     Route,
@@ -68,6 +70,7 @@ class Queries:
             m.EndpointList: lambda _op, _mine: {"endpoints": self.endpoints()},
             m.ConfigGet: self._config_get,
             m.QueueStats: lambda _op, _mine: self.counts(),
+            m.QueueRules: lambda _op, _mine: self.hub.gates.view(),
             m.TokenList: self._token_list,
             m.Snapshot: self._snapshot,
             m.HubStatus: self._hub_status,
@@ -91,6 +94,7 @@ class Queries:
             agents[agent.state.value] += 1
         return {
             "paused": self.hub.paused,
+            "pauses": self.hub.gates.paused_keys(),
             "degraded": self.hub.degraded,
             "by_state": {state.value: count for state, count in tasks.counts.items()},
             "by_lane": {lane.value: count for lane, count in tasks.by_lane.items()},
@@ -225,7 +229,7 @@ class Queries:
             return False
         if op.lane not in (None, row.lane) or op.tier not in (None, row.tier):
             return False
-        if op.repo is not None and self.hub.tasks.groups[row.group].repo != op.repo:
+        if op.repo is not None and self._group_of(row).repo != op.repo:
             return False
         return op.label is None or op.label in self._spec_of(row.id).labels
 
@@ -313,9 +317,15 @@ class Queries:
             and row.state in (State.completed, State.dead, State.cancelled, State.expired),
         }
 
+    def _group_of(self, row: TaskRow) -> Group:
+        """What the task asks of a place to run; of one that has ended its body says it."""
+        if row.state in FINAL:
+            return group_of(self._spec_of(row.id), row.tier)
+        return self.hub.tasks.groups[row.group]
+
     def _task_why(self, op: m.TaskWhy, mine: int) -> object:
         row = self._row_of(op.task, mine)
-        group = self.hub.tasks.groups[row.group]
+        group = self._group_of(row)
         why: JsonObject = {"id": row.id, "state": row.state.value, "tier": row.tier.value, "shows": "present"}
         why["needs"] = {"model": self.hub.router.model_of(group) or None, "capabilities": list(group.needs)}
         why["hosts"] = []
@@ -328,15 +338,18 @@ class Queries:
                 f"attempt {row.attempt} was routed: {why['route']['reason'] if why['route'] else 'unknown'}"
             )
             return why
+        why["conditions"] = []
         if row.state is State.ready:
             why["hosts"] = self.hub.router.explain(group)
-        why["reason"] = self._reason(row, why["hosts"])
+            hindrances = self.hub.gates.hindrances(group, row.labels)
+            why["conditions"] = [hindrance._asdict() for hindrance in hindrances]
+        why["reason"] = self._reason(row, why["conditions"], why["hosts"])
         return why
 
-    def _reason(self, row: TaskRow, hosts: list[JsonObject]) -> str:
+    def _reason(self, row: TaskRow, conditions: list[JsonObject], hosts: list[JsonObject]) -> str:
         if row.state is State.ready:
-            if self.hub.paused:
-                return "the queue is paused; agentcom queue resume"
+            if conditions:
+                return f"{conditions[0]['message']}; {conditions[0]['change']}"
             if not hosts:
                 return "no host has joined; run `agentcom sidecar`, or `agentcom host invite` and join one"
             if any(not host["fails"] for host in hosts):

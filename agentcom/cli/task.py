@@ -175,6 +175,10 @@ def why(invocation: Invocation, task_id: int) -> None:
     output.line(
         f"task {found['id']} is {output.coloured(found['state'])} ({basis}): {output.plain(found['reason'])}"
     )
+    conditions = found.get("conditions") or []
+    if conditions:
+        rows = [(each["condition"], each["message"], each["change"]) for each in conditions]
+        output.table(("CONDITION", "BECAUSE", "WHAT WOULD HELP"), rows, "")
     hosts = found.get("hosts") or []
     if hosts:
         output.table(

@@ -37,9 +37,7 @@ class Admitted(NamedTuple):
 
     @property
     def group(self) -> Group:
-        spec = self.spec
-        needs = tuple(sorted(set(spec.needs))) if spec.needs else ()
-        return Group(self.tier, spec.model or "", needs, spec.repo or "")
+        return group_of(self.spec, self.tier)
 
 
 def admit(spec: TaskSpec, role: Role, settings: Settings, now: Now, at: str) -> Admitted:
@@ -72,6 +70,12 @@ def admit(spec: TaskSpec, role: Role, settings: Settings, now: Now, at: str) -> 
         complete_by_ms=moments["complete_by"],
         term_ms=max(0, not_before_ms - now.wall_ms) + ttl_ms(spec.ttl_s, tier, settings),
     )
+
+
+def group_of(spec: TaskSpec, tier: Tier) -> Group:
+    """What the task asks of a place to run."""
+    needs = tuple(sorted(set(spec.needs))) if spec.needs else ()
+    return Group(tier, spec.model or "", needs, spec.repo or "")
 
 
 def ttl_ms(own_s: int | None, tier: Tier, settings: Settings) -> int:

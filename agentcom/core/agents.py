@@ -65,6 +65,7 @@ class Agent:
             and not record.cordoned
             and not self.unresponsive
             and not host.record.draining
+            and not host.paused
         )
 
 
@@ -75,6 +76,7 @@ class Host:
     online: bool = False
     busy_count: int = 0
     heard_ms: int = 0
+    paused: bool = False  # by a rule of the queue, which is a record of its own
     agents: dict[int, Agent] = field(default_factory=dict)
 
 
@@ -277,6 +279,7 @@ class Fleet:
             "resources": record.resources if known else None,
             "resources_age_s": None if age_ms is None else max(0, age_ms) / 1000,
             "draining": record.draining,
+            "paused": host.paused,
             "sandbox": record.sandbox,
             "software": record.software,
         }

@@ -17,6 +17,7 @@ from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.core.agents import Agent, Fleet, Host
 from agentcom.core.effects import LogPiece, RecordKey, SendAssign, key_u64, key_u64x2
+from agentcom.core.gates import Gates
 from agentcom.core.outlet import Outlet
 from agentcom.core.registry import Registry, canonical_model
 from agentcom.core.routing import Candidate
@@ -46,8 +47,11 @@ Outcome = Literal["completed", "failed", "interrupted", "cancelled", "lost", "de
 class Attempts:
     """Open attempts and their timers. `clock_ms` is monotonic time less the time the loop was away."""
 
-    def __init__(self, out: Outlet, tasks: Tasks, fleet: Fleet, registry: Registry, jitter: Jitter) -> None:
+    def __init__(
+        self, out: Outlet, tasks: Tasks, fleet: Fleet, registry: Registry, gates: Gates, jitter: Jitter
+    ) -> None:
         self._out = out
+        self._gates = gates
         self._tasks = tasks
         self._table = tasks.table
         self._fleet = fleet
@@ -137,6 +141,7 @@ class Attempts:
             self._take_back(slot, "lost", _lost("its agent is no longer known"), now)
             return
         self._fleet.hold(agent, table.id[slot], table.attempt[slot], now)
+        self._gates.took(agent.record.id, slot)
         agent.working = table.state_of(slot) is State.working
         if route is not None and route.endpoint_url is not None:
             # By address: an endpoint may have been renamed since.
@@ -166,6 +171,7 @@ class Attempts:
         if chosen.endpoint is not None:
             self._count_call(slot, chosen.endpoint.id, chosen.model)
         self._tasks.move(slot, Move.assign, now)
+        self._gates.took(agent.record.id, slot)
         self._out.put("routes", key_u64x2(task, attempt), route)
         self._out.publish("route", "task_routed", task=task, attempt=attempt, route=route)
         assert agent.host.session is not None, "a free agent's host has a session"
@@ -458,8 +464,12 @@ class Attempts:
         self._end_call(self._table.id[slot], self._table.attempt[slot])
         self._table.agent[slot] = 0 if outcome != "completed" else self._table.agent[slot]
         if agent is not None and agent.task == self._table.id[slot]:
-            self._fleet.free(agent, now)
-            self._tasks.changed = True
+            self._free(agent, now)
+
+    def _free(self, agent: Agent, now: Now) -> None:
+        self._fleet.free(agent, now)
+        self._gates.freed(agent.record.id)
+        self._tasks.changed = True
 
     def _close(self, slot: int, outcome: Outcome, error: TaskError | None, now: Now) -> None:
         task, attempt = self._table.id[slot], self._table.attempt[slot]
@@ -475,8 +485,7 @@ class Attempts:
         """Its processes have ended, or nobody waits for that any longer: agent and model call are free."""
         self.closing.pop((agent.task, agent.attempt), None)
         self._end_call(agent.task, agent.attempt)
-        self._fleet.free(agent, now)
-        self._tasks.changed = True
+        self._free(agent, now)
 
     def _late(
         self, host: Host, message: m.Result, now: Now, found: Mapping[RecordKey, bytes]

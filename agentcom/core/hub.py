@@ -33,6 +33,7 @@ from agentcom.core.effects import (
     key_u64,
     key_u64x2,
 )
+from agentcom.core.gates import Gates
 from agentcom.core.lanes import task_of
 from agentcom.core.outlet import Outlet
 from agentcom.core.principals import Principals
@@ -53,6 +54,7 @@ from agentcom.model import (
     InviteRecord,
     JsonObject,
     PrincipalRecord,
+    QueueRule,
     Role,
     Route,
     SettingRecord,
@@ -65,12 +67,13 @@ from agentcom.model import (
 class Loaded(NamedTuple):
     """Everything that the core needs from the store at start."""
 
-    groups: list[Group]
+    groups: list[tuple[int, Group]]
     principals: list[PrincipalRecord]
     invites: list[InviteRecord]
     hosts: list[HostRecord]
     agents: list[AgentRecord]
     endpoints: list[EndpointRecord]
+    rules: list[QueueRule]
     rows: Iterable[TaskRow]
     routes: dict[int, Route]
     numbers: dict[str, int]
@@ -90,12 +93,12 @@ class Hub:
         self.fleet = Fleet(self.out)
         self.registry = Registry(self.out, self._host_name)
         self.tasks = Tasks(self.out, settings)
-        self.attempts = Attempts(self.out, self.tasks, self.fleet, self.registry, jitter)
+        self.gates = Gates(self.out, self.tasks, self.fleet, self.registry, self.principals)
+        self.attempts = Attempts(self.out, self.tasks, self.fleet, self.registry, self.gates, jitter)
         self.router = Router(self.fleet, self.registry, settings)
         self.requests = Requests(self)
         self.configuration = Configuration(self.out, settings)
         self.pace = pace_of(settings)
-        self.paused = False
         # Both are the shell's: why no new tasks are taken now, and what is wrong with the store.
         self.no_submits: NoSubmits | None = None
         self.troubles: tuple[str, ...] = ()
@@ -114,8 +117,8 @@ class Hub:
             self.adopt(settings, now)
         if old is not None:
             self.attempts.away(old.attempts.away_ms)
-        for number, group in enumerate(loaded.groups):
-            self.tasks.load_group(number, group)
+        for number, group in loaded.groups:
+            self.tasks.groups.load(number, group)
         for principal in loaded.principals:
             self.principals.load(principal)
         for invite in loaded.invites:
@@ -126,7 +129,7 @@ class Hub:
             self.fleet.load_agent(agent)
         for endpoint in loaded.endpoints:
             self.registry.load(endpoint)
-        self.paused = bool(loaded.numbers.get("paused", 0))
+        self.gates.load(loaded.rules, paused=bool(loaded.numbers.get("paused", 0)))
         self.fleet.next_host = max(self.fleet.next_host, loaded.numbers.get("next_host", 1))
         self.tasks.next_id = max(1, loaded.numbers.get("next_task", 1))
         self.tasks.story.next_number = max(1, loaded.numbers.get(NEXT_NOTE, 1))
@@ -189,16 +192,21 @@ class Hub:
 
     def schedule(self, now: Now) -> list[Effect]:
         """Give ready tasks to free agents; does nothing if nothing has changed since the last call."""
-        if not self.tasks.changed or self.paused:
+        if not self.tasks.changed or self.gates.paused:
             return []
         self.tasks.changed = False
         if not self.tasks.counts[State.ready]:
             return []
+        while self._schedule_once(now):
+            # Tasks met under a limit: those behind them have their chance in the same tick. Each turn starts some.
+            pass
+        return self.out.take()
+
+    def _schedule_once(self, now: Now) -> bool:
+        """Whether agents stayed free because the tasks chosen for them had no room under a limit any more."""
         free = [agent for agent in self.fleet.agents.values() if agent.takes_work]
         queued = self.tasks.ready.next(len(free)) if free else []
-        if queued:
-            self._dispatch(queued, free, now)
-        return self.out.take()
+        return bool(queued) and self._dispatch(queued, free, now)
 
     def next_due_ms(self, now: Now) -> int | None:
         """When the next timer is due, in monotonic ms; None when there is none."""
@@ -235,6 +243,10 @@ class Hub:
         self.attempts.lease_anew(now)
         self.tasks.changed = True
         self.out.add(SettingsChanged(settings))
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is given out at all."""
+        return self.gates.paused
 
     # --- used by the parts ------------------------------------------------------------------------------
 
@@ -413,6 +425,7 @@ class Hub:
         self.tasks.waits.expire(now)
         self._look_at_clock(now)
         self.tasks.sweep(now, self.attempts.stop)
+        self.tasks.groups.trim()
         if event.drained:
             self.attempts.expire(now)
             self._silent_hosts(now)
@@ -448,8 +461,9 @@ class Hub:
 
     # --- dispatch ---------------------------------------------------------------------------------------
 
-    def _dispatch(self, queued: list[tuple[int, int]], free: list[Agent], now: Now) -> None:
-        """One scheduler call over the heads of all groups, then one assignment per choice."""
+    def _dispatch(self, queued: list[tuple[int, int]], free: list[Agent], now: Now) -> bool:
+        """One scheduler call over the heads of all groups, then one assignment per choice, unless the ones before it
+        have used up what a limit allows. Whether that happened."""
         order = sorted({group for _, group in queued})
         board = self.router.board([self.tasks.groups[g] for g in order], free, now)
         index = {group: n for n, group in enumerate(order)}
@@ -467,18 +481,30 @@ class Hub:
             choice,
         )
         choices: dict[int, Choices] = {}
+        slot_of = self.tasks.table.slot_of
+        is_limited = False
         for (entry, group), chosen in zip(queued, choice, strict=True):
             if chosen < 0:
+                continue
+            slot = slot_of[task_of(entry)]
+            if not self._has_room(slot, board.candidates[chosen]):
+                is_limited = True
                 continue
             if group not in choices:
                 n = index[group]
                 ways = board.candidates[board.cand_start[n] : board.cand_start[n + 1]]
                 choices[group] = self.router.choices(self.tasks.groups[group], ways)
-            self._assign(task_of(entry), choices[group], board.candidates[chosen], now)
+            self._assign(slot, choices[group], board.candidates[chosen], now)
+        return is_limited
 
-    def _assign(self, task: int, choices: Choices, chosen: Candidate, now: Now) -> None:
+    def _has_room(self, slot: int, chosen: Candidate) -> bool:
+        """Whether the limits of the task and of its endpoint allow one more."""
+        if chosen.endpoint is not None and not self.registry.room(chosen.endpoint.id, 1):
+            return False
+        return self.gates.may_start(slot)
+
+    def _assign(self, slot: int, choices: Choices, chosen: Candidate, now: Now) -> None:
         table = self.tasks.table
-        slot = table.slot_of[task]
         route = self.router.route(choices, chosen, _reason(table, slot))
         submitter = self.principals.by_id.get(table.submitter[slot])
         self.attempts.assign(slot, chosen, route, submitter, now)

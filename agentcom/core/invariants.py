@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from agentcom.core.lanes import ReadyQueue, key_of, task_of
 from agentcom.core.rows import LANES
-from agentcom.model import FINAL, OPEN_ATTEMPT, State
+from agentcom.model import FINAL, OPEN_ATTEMPT, RuleKind, RuleScope, State
 
 if TYPE_CHECKING:
     from agentcom.core.hub import Hub
@@ -21,6 +21,8 @@ def check(hub: Hub) -> None:
     """All of the checks below."""
     _check_rows(hub)
     _check_ready(hub)
+    _check_interned(hub)
+    _check_gates(hub)
     _check_agents(hub)
     _check_calls(hub)
     _check_fleet(hub)
@@ -35,7 +37,7 @@ def _check_rows(hub: Hub) -> None:
         state = table.state_of(slot)
         assert table.id[slot] == task, f"slot {slot} of task {task} belongs to {table.id[slot]}"
         assert state not in FINAL, f"task {task} is {state} and still in the table"
-        assert table.group[slot] < len(tasks.groups), f"task {task} has group {table.group[slot]}"
+        assert table.group[slot] in tasks.groups, f"task {task} has group {table.group[slot]}"
         if state not in OPEN_ATTEMPT:
             assert table.agent[slot] == 0, f"task {task} is {state} and has agent {table.agent[slot]}"
         assert tasks.deadlines.is_watched(slot), f"task {task} is {state} and no timer ends that"
@@ -60,14 +62,51 @@ def _check_ready(hub: Hub) -> None:
     ready: ReadyQueue = tasks.ready
     table = tasks.table
     expected = sorted(t for t, slot in table.slot_of.items() if table.state_of(slot) is State.ready)
+    queued = [task_of(entry) for entry in ready.entries()]
+    assert sorted(queued) == expected, f"queued {sorted(queued)}, ready {expected}"
     given = ready.next(len(table) + 1)
-    assert sorted(task_of(entry) for entry, _ in given) == expected, f"given out {given}, ready {expected}"
-    assert sorted(entry for entry, _ in given) == ready.entries(), "the queue lists what it does not give out"
+    may_start = [task for task in expected if not hub.gates.is_closed(table.slot_of[task])]
+    assert sorted(task_of(entry) for entry, _ in given) == may_start, f"given {given}, may start {may_start}"
     assert ready.count == len(expected), f"the queue counts {ready.count} of {len(expected)}"
     for entry, group in given:
         slot = table.slot_of[task_of(entry)]
         assert table.group[slot] == group, f"task {table.id[slot]} is given out for group {group}"
         assert table.order_key[slot] == key_of(entry), f"task {table.id[slot]} has another place in the queue"
+
+
+def _check_interned(hub: Hub) -> None:
+    """Requirement groups and label sets: each is counted as often as it is used, and few lie unused."""
+    table, groups = hub.tasks.table, hub.tasks.groups
+    slots = table.slot_of.values()
+    counted = Counter(table.group[slot] for slot in slots)
+    assert {n: groups.uses(n) for n in groups.used()} == dict(counted), "uses of requirement groups"
+    labels = Counter(table.labels[slot] for slot in slots)
+    assert {n: table.label_sets.uses(n) for n in table.label_sets.used()} == dict(labels), "uses of labels"
+    by_repo = {n for number in groups for n in groups.of_repo(groups[number].repo)}
+    assert by_repo == set(groups), "groups by repository"
+
+
+def _check_gates(hub: Hub) -> None:
+    """Limits count what agents run, and the rules are those that work."""
+    gates = hub.gates
+    assert gates.running == gates.recounted(), f"running {gates.running}, held {gates.recounted()}"
+    working = {agent.record.id for agent in hub.fleet.agents.values() if agent.task}
+    assert gates.counted_agents <= working, "an agent that runs nothing counts for a limit"
+    paused = {
+        int(key) for kind, scope, key in gates.rules if (kind, scope) == (RuleKind.pause, RuleScope.host)
+    }
+    assert paused == {n for n, host in hub.fleet.hosts.items() if host.paused}, "paused hosts"
+    endpoints = {
+        int(key): rule.number for (_, scope, key), rule in gates.rules.items() if scope == "endpoint"
+    }
+    assert endpoints == hub.registry.limits, "limits of endpoints"
+    table = hub.tasks.table
+    for agent in hub.fleet.agents.values():
+        slot = table.slot_of.get(agent.task)
+        if slot is not None and table.state_of(slot) in OPEN_ATTEMPT:
+            assert gates.counts_for(agent.record.id) == set(gates.limits_of(slot)), (
+                f"{agent.record.name} counts for other limits than its task has"
+            )
 
 
 def _check_agents(hub: Hub) -> None:

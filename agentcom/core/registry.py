@@ -76,6 +76,7 @@ class Registry:
         self.endpoints: dict[int, EndpointRecord] = {}
         self.own_ports: set[int] = set()
         self.in_flight: dict[tuple[int, str], int] = {}
+        self.limits: dict[int, int] = {}  # calls at once on an endpoint, whatever the model; see gates.py
         self.failed_ms: dict[tuple[int, int], int] = {}
         self.heard_ms: dict[int, int] = {}
         self._next = 1
@@ -244,6 +245,20 @@ class Registry:
             self.in_flight[endpoint, model] = left
         else:
             self.in_flight.pop((endpoint, model), None)
+
+    def calls_on(self, endpoint: int) -> int:
+        """Calls in flight on the endpoint, of all models."""
+        return sum(n for (number, _), n in self.in_flight.items() if number == endpoint)
+
+    def room(self, endpoint: int, at_most: int) -> int:
+        """How many more calls its limit allows, `at_most` of them."""
+        if not self.limits or endpoint not in self.limits:
+            return at_most
+        return min(at_most, max(0, self.limits[endpoint] - self.calls_on(endpoint)))
+
+    def is_full(self, endpoint: int) -> bool:
+        """Whether its limit is reached. Caps by model are apart from that."""
+        return not self.room(endpoint, 1)
 
     def probe_urls(self, host: int) -> tuple[str, ...]:
         """What a host shall probe beside what it finds by itself."""

@@ -20,7 +20,18 @@ from agentcom.core.principals import RIGHTS
 from agentcom.core.sessions import Session
 from agentcom.core.tasks import Move, idempotency_key, illegal, may_touch, owner_of
 from agentcom.errors import NotFound, Refused
-from agentcom.model import FINAL, FailureClass, PrincipalRecord, Role, State, TaskError, TaskRow, TaskSpec
+from agentcom.model import (
+    FINAL,
+    FailureClass,
+    PrincipalRecord,
+    Role,
+    RuleKind,
+    RuleScope,
+    State,
+    TaskError,
+    TaskRow,
+    TaskSpec,
+)
 
 if TYPE_CHECKING:
     from agentcom.core.hub import Hub
@@ -28,7 +39,7 @@ if TYPE_CHECKING:
 Found = Mapping[RecordKey, bytes]
 READS = (
     m.TaskGet, m.TaskList, m.TaskWhy, m.TaskStory, m.TaskLog, m.TaskReports, m.DeadList, m.AgentList, m.HostList,
-    m.EndpointList, m.QueueStats, m.ConfigGet, m.TokenList, m.Snapshot, m.HubStatus,
+    m.EndpointList, m.QueueStats, m.QueueRules, m.ConfigGet, m.TokenList, m.Snapshot, m.HubStatus,
 )  # fmt: skip
 
 
@@ -57,6 +68,8 @@ class Requests:
             m.EndpointProbeNow: self._endpoint_probe,
             m.QueuePause: self._pause,
             m.ConfigChange: self._config_change,
+            m.QueueLimit: self._limit,
+            m.QueueWeight: self._weight,
             m.TokenAdd: self._token_add,
             m.TokenRevoke: self._token_revoke,
             m.TokenLink: self._token_link,
@@ -153,7 +166,8 @@ class Requests:
 
     def _retry_one(self, record: TaskRow, caller: PrincipalRecord, now: Now, found: Found) -> None:
         spec = self._spec(record.id, found)
-        self._hub.tasks.retry(record, spec.ttl_s if spec is not None else None, now, caller.name)
+        assert spec is not None, f"task {record.id} has a row and no body"
+        self._hub.tasks.retry(record, spec, now, caller.name)
 
     def _spec(self, task: int, found: Found) -> TaskSpec | None:
         body = self._out.latest(("bodies", key_u64(task)), found)
@@ -255,6 +269,8 @@ class Requests:
         hub.attempts.host_gone(host, now)
         for endpoint in [e for e in hub.registry.endpoints.values() if e.seen_from == host.record.id]:
             hub.registry.remove(endpoint)
+            hub.gates.endpoint_gone(endpoint.id)
+        hub.gates.host_gone(host.record.id)
         principal = hub.principals.by_id[host.record.principal]
         if not principal.revoked:
             hub.principals.revoke(principal.name)
@@ -289,7 +305,9 @@ class Requests:
     def _endpoint_remove(
         self, op: m.EndpointRemove, _c: PrincipalRecord, _s: Session, _n: Now, _f: Found
     ) -> object:
-        self._hub.registry.remove(self._hub.registry.named(op.endpoint))
+        endpoint = self._hub.registry.named(op.endpoint)
+        self._hub.registry.remove(endpoint)
+        self._hub.gates.endpoint_gone(endpoint.id)
         return {"ok": True}
 
     def _endpoint_probe(
@@ -302,11 +320,27 @@ class Requests:
 
     # --- the hub itself ---------------------------------------------------------------------------------
 
-    def _pause(self, op: m.QueuePause, _c: PrincipalRecord, _s: Session, _n: Now, _f: Found) -> object:
-        self._hub.paused = op.paused
-        self._out.number("paused", int(op.paused))
-        self._hub.tasks.changed = True
-        return {"paused": op.paused}
+    def _pause(self, op: m.QueuePause, caller: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
+        given = [
+            (scope, name)
+            for scope, name in (
+                (RuleScope.repo, op.repo),
+                (RuleScope.tier, op.tier),
+                (RuleScope.host, op.host),
+            )
+            if name is not None
+        ]
+        if len(given) > 1:
+            raise Refused("invalid", "repo, tier, host: give one of them at most", field=given[1][0].value)
+        scope, name = given[0] if given else (None, "")
+        self._hub.gates.pause(scope, name, op.paused, caller.name, now)
+        return {"paused": self._hub.paused, "pauses": self._hub.gates.paused_keys()}
+
+    def _limit(self, op: m.QueueLimit, caller: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
+        return self._hub.gates.set_number(RuleKind.limit, op.key, op.number, caller.name, now)
+
+    def _weight(self, op: m.QueueWeight, caller: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
+        return self._hub.gates.set_number(RuleKind.weight, op.key, op.number, caller.name, now)
 
     def _config_change(
         self, op: m.ConfigChange, caller: PrincipalRecord, _s: Session, now: Now, _f: Found

@@ -203,6 +203,8 @@ class Router:
             return "host_offline", f"{name} is not connected", f"start `agentcom sidecar` on {name}"
         if host.record.draining:
             return "host_draining", f"{name} is draining", f"agentcom host drain {name} --undo"
+        if host.paused:
+            return "host_paused", f"{name} is paused", f"agentcom queue resume --host {name}"
         agents = [a for a in self._fleet.agents_of(host) if a.offered]
         backend = BACKEND_OF[STRATEGY_OF[group.tier]]
         able = [a for a in agents if offers(a, backend)]
@@ -261,7 +263,7 @@ class Router:
         if any(r is None for r in refusals):
             return None
         # The endpoint that comes nearest speaks for the host: a full one has all but a slot.
-        nearest = ("endpoint_full", "model_missing", "endpoint_unhealthy")
+        nearest = ("endpoint_full", "limit_reached", "model_missing", "endpoint_unhealthy")
         return min((r for r in refusals if r is not None), key=lambda r: nearest.index(r[0]))
 
     def _endpoint_refusal(
@@ -286,6 +288,13 @@ class Router:
                 "endpoint_full",
                 f"{endpoint.name} already runs {endpoint.cap} of {model}",
                 f"wait, or agentcom endpoint update {endpoint.name} --cap {endpoint.cap + 1}",
+            )
+        if self._registry.is_full(endpoint.id):
+            allowed = self._registry.limits[endpoint.id]
+            return (
+                "limit_reached",
+                f"{endpoint.name} already runs {allowed}, its limit",
+                f"wait, or agentcom queue limit set endpoint:{endpoint.name} {allowed + 1}",
             )
         return None
 
@@ -340,7 +349,8 @@ class Router:
         if slot not in index:
             index[slot] = len(board.slots)
             board.slots.append(slot)
-            board.endpoint_free.append(candidate.endpoint.cap - self._registry.in_flight.get(slot, 0))
+            free = candidate.endpoint.cap - self._registry.in_flight.get(slot, 0)
+            board.endpoint_free.append(self._registry.room(candidate.endpoint.id, free))
             board.endpoint_step_us.append(candidate.parts["run"] // candidate.endpoint.cap)
         return index[slot]
 

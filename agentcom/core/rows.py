@@ -11,6 +11,7 @@ from array import array
 
 import msgspec
 
+from agentcom.core.interned import Interned
 from agentcom.model import Lane, State, TaskError, TaskRow, Tier, TierSource
 
 STATES = tuple(State)
@@ -36,7 +37,7 @@ COLUMNS = (
     ("attempt", "i"), ("retries_used", "h"), ("losses", "h"), ("parked_count", "i"), ("infra_count", "h"),
     ("agent", "i"), ("host", "i"), ("assigned_ms", "q"), ("delay_ms", "q"), ("expires_ms", "q"),
     ("lease_ms", "q"), ("accept_ms", "q"), ("not_before_ms", "q"), ("due_ms", "q"), ("accepted_ms", "q"),
-    ("start_by_ms", "q"), ("complete_by_ms", "q"),
+    ("start_by_ms", "q"), ("complete_by_ms", "q"), ("labels", "i"),
 )  # fmt: skip
 ROW_BYTES = sum(array(kind).itemsize for _, kind in COLUMNS)
 assert ROW_BYTES <= 200
@@ -73,6 +74,7 @@ class TaskTable:
     accepted_ms: array[int]
     start_by_ms: array[int]
     complete_by_ms: array[int]
+    labels: array[int]
 
     def __init__(self) -> None:
         self._columns: list[array[int]] = []
@@ -82,6 +84,7 @@ class TaskTable:
             self._columns.append(column)
         self.slot_of: dict[int, int] = {}
         self.errors: dict[int, TaskError] = {}
+        self.label_sets: Interned[tuple[str, ...]] = Interned()
         self._free: list[int] = []
 
     def __len__(self) -> int:
@@ -99,7 +102,7 @@ class TaskTable:
             record.created_ms, record.order_key, record.max_retries, record.attempt, record.retries_used,
             record.losses, record.parked_count, record.infra_count, record.agent, record.host,
             record.assigned_ms, record.delay_ms, record.expires_ms, 0, 0, record.not_before_ms, record.due_ms,
-            0, record.start_by_ms, record.complete_by_ms,
+            0, record.start_by_ms, record.complete_by_ms, self.label_sets.take(record.labels),
         )  # fmt: skip
         if self._free:
             slot = self._free.pop()
@@ -114,6 +117,7 @@ class TaskTable:
 
     def remove(self, task: int) -> None:
         slot = self.slot_of.pop(task)
+        self.label_sets.give(self.labels[slot])
         self.errors.pop(task, None)
         self.id[slot] = 0
         self._free.append(slot)
@@ -157,6 +161,7 @@ class TaskTable:
                 self.due_ms[slot],
                 self.start_by_ms[slot],
                 self.complete_by_ms[slot],
+                self.label_sets[self.labels[slot]],
             )
         )
 

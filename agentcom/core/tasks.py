@@ -17,9 +17,10 @@ import msgspec
 from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.config import Settings
-from agentcom.core.admission import Admitted, admit, ttl_ms
+from agentcom.core.admission import Admitted, admit, group_of, ttl_ms
 from agentcom.core.deadlines import Deadlines, TermClock, too_late
 from agentcom.core.effects import RecordKey, key_u64
+from agentcom.core.groups import Groups
 from agentcom.core.lanes import ReadyQueue
 from agentcom.core.outlet import Outlet
 from agentcom.core.rows import LANES, STATE_CODE, STATES, TIERS, TaskTable
@@ -30,7 +31,6 @@ from agentcom.errors import NotFound, Refused
 from agentcom.model import (
     FINAL,
     FailureClass,
-    Group,
     JsonObject,
     Lane,
     PrincipalRecord,
@@ -107,11 +107,9 @@ class Tasks:
         self._out = out
         self.settings = settings
         self.table = TaskTable()
-        self.ready = ReadyQueue(lambda group: self.pools[group])
-        self.groups: list[Group] = []
-        self._group_of: dict[Group, int] = {}
-        self.pools: list[int] = []  # by group: tasks of one pool ask the same of a place to run
-        self._pool_of: dict[tuple[object, ...], int] = {}
+        self.groups = Groups(out)
+        self.ready = ReadyQueue(self.groups.pool_of)
+        self.lines: dict[int, int] = {}  # by label set: the line of the ready queue, where it is not 0
         self.waits = Waits(out)
         self.story = Story(out, self.table)
         self.clock = TermClock(out)
@@ -126,15 +124,9 @@ class Tasks:
 
     # --- at start ---------------------------------------------------------------------------------------
 
-    def load_group(self, number: int, group: Group) -> None:
-        assert number == len(self.groups), "requirement groups are numbered without gaps"
-        self.groups.append(group)
-        self._group_of[group] = number
-        wanted = (group.tier, group.model, group.needs)
-        self.pools.append(self._pool_of.setdefault(wanted, len(self._pool_of)))
-
     def load(self, record: TaskRow, now: Now) -> int:
         """A live task from the store. Open attempts get their fresh lease from attempts.py."""
+        self.groups.use(record.group)
         slot = self.table.add(record)
         if record.error_class:
             self.table.errors[record.id] = TaskError(
@@ -210,7 +202,7 @@ class Tasks:
             self.note(slot, Noted.released, "", now, by=by)
         self.move(slot, Move.delay if later else Move.release, now, by=by)
 
-    def retry(self, record: TaskRow, ttl_s: int | None, now: Now, by: str = "") -> None:
+    def retry(self, record: TaskRow, spec: TaskSpec, now: Now, by: str = "") -> None:
         """A dead, cancelled or expired task goes back to its lane with fresh counters and a new time to live; attempts
         rise on. Moments that have passed bind it no more."""
         state = TABLE.get((record.state, Move.retry))
@@ -223,9 +215,10 @@ class Tasks:
         record.delay_ms = record.due_ms = record.not_before_ms = 0
         record.start_by_ms = record.start_by_ms if record.start_by_ms > now.wall_ms else 0
         record.complete_by_ms = record.complete_by_ms if record.complete_by_ms > now.wall_ms else 0
-        record.expires_ms = self.clock.now_ms(now) + ttl_ms(ttl_s, record.tier, self.settings)
+        record.expires_ms = self.clock.now_ms(now) + ttl_ms(spec.ttl_s, record.tier, self.settings)
         record.order_key = self._order_key(record.lane, now)
         record.error_class = record.error_code = record.error_message = ""
+        record.group = self.groups.take(group_of(spec, record.tier))  # its number may be another's by now
         slot = self.table.add(record)
         self.counts[state] += 1
         self.counts[old] -= 1
@@ -335,7 +328,7 @@ class Tasks:
             id=task,
             state=state,
             lane=spec.lane,
-            group=self._intern(one.group),
+            group=self.groups.take(one.group),
             submitter=owner,
             tier=one.tier,
             tier_source=one.tier_source,
@@ -347,6 +340,7 @@ class Tasks:
             not_before_ms=one.not_before_ms,
             start_by_ms=one.start_by_ms,
             complete_by_ms=one.complete_by_ms,
+            labels=tuple(sorted(set(spec.labels))),
         )
         self._store_new(record, spec, now)
         if one.tier is not one.inferred_tier and one.tier_source == "explicit":
@@ -388,21 +382,18 @@ class Tasks:
         delay_s = {Lane.urgent: 0, Lane.high: queue.high_delay_s, Lane.normal: queue.normal_delay_s}
         return delay_s.get(lane, queue.low_delay_s) * 1000
 
-    def _intern(self, group: Group) -> int:
-        number = self._group_of.get(group)
-        if number is None:
-            number = len(self.groups)
-            self.load_group(number, group)
-            self._out.put("meta", b"group" + key_u64(number), group)
-        return number
-
     def _enter(self, slot: int, state: State, now: Now) -> None:
         """What being in a state means for the queue and the deadlines."""
         task = self.table.id[slot]
         if state is State.ready:
             table = self.table
             self.ready.push(
-                table.group[slot], table.order_key[slot], task, table.submitter[slot], table.lane[slot]
+                table.group[slot],
+                table.order_key[slot],
+                task,
+                table.submitter[slot],
+                table.lane[slot],
+                self.line_of(slot),
             )
             self.changed = True
         self.deadlines.enter(slot, state)
@@ -411,7 +402,18 @@ class Tasks:
     def _leave_queue(self, slot: int, what: Move) -> None:
         table, ready = self.table, self.ready
         leave = ready.started if what is Move.assign else ready.remove
-        leave(table.group[slot], table.order_key[slot], table.id[slot], table.submitter[slot], table.lane[slot])
+        leave(
+            table.group[slot],
+            table.order_key[slot],
+            table.id[slot],
+            table.submitter[slot],
+            table.lane[slot],
+            self.line_of(slot),
+        )
+
+    def line_of(self, slot: int) -> int:
+        """The line of the ready queue for the task: 0 unless a limit concerns one of its labels."""
+        return self.lines.get(self.table.labels[slot], 0) if self.lines else 0
 
     def _finish(self, slot: int, task: int, state: State, now: Now) -> None:
         key = key_u64(task)
@@ -421,6 +423,7 @@ class Tasks:
             error = self.table.errors.get(task)
             self._out.put_bytes("dead", key, (error.code if error else "").encode())
         self.by_lane[LANES[self.table.lane[slot]]] -= 1
+        self.groups.give(self.table.group[slot])
         self.table.remove(task)
         self.waits.finish(task)
         self._out.task_changed(task)

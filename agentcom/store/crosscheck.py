@@ -92,15 +92,15 @@ def cross_check(walk: Walk) -> tuple[int, list[str]]:
             Database.ATTEMPTS, Database.ROUTES, Database.REPORTS, Database.STORIES,
         )
     }  # fmt: skip
-    groups = _group_count(numbers, problems)
+    groups = _groups(numbers, problems)
     newest = 0
     for key, body in walk(Database.TASKS):
         row = _task(body)
         newest = max(newest, row.id)
         if row.id.to_bytes(8, "big") != key:
             problems.add(f"the row of task {row.id} lies under the key {key.hex()}")
-        if row.group >= groups:
-            problems.add(f"task {row.id} has requirement group {row.group} of {groups}")
+        if row.group not in groups and row.state not in FINAL:
+            problems.add(f"task {row.id} has requirement group {row.group}, which does not exist")
         _check_task(row, {database: rows.of(key) for database, rows in beside.items()}, problems)
     for rows in beside.values():
         rows.end()
@@ -166,11 +166,16 @@ def _check_attempts(row: TaskRow, found: dict[Database, list[Row]], problems: _P
                 problems.add(f"'{database}' has {key.hex()}, and task {row.id} has no such attempt")
 
 
-def _group_count(numbers: dict[bytes, bytes], problems: _Problems) -> int:
-    keys = [key for key in numbers if key.startswith(_GROUP)]
-    if keys != [_GROUP + number.to_bytes(8, "big") for number in range(len(keys))]:
-        problems.add("the requirement groups are not numbered without gaps")
-    return len(keys)
+def _groups(numbers: dict[bytes, bytes], problems: _Problems) -> set[int]:
+    """The numbers of the requirement groups; each stands there once."""
+    found: dict[bytes, int] = {}
+    for key, body in numbers.items():
+        if key.startswith(_GROUP):
+            number = int.from_bytes(key[len(_GROUP) :], "big")
+            other = found.setdefault(body, number)
+            if other != number:
+                problems.add(f"the requirement groups {other} and {number} are the same")
+    return set(found.values())
 
 
 def _check_fleet(walk: Walk, problems: _Problems) -> None:

@@ -20,7 +20,7 @@ from agentcom import limits
 from agentcom import messages as m
 from agentcom.config import HttpSettings
 from agentcom.errors import ConfigError
-from agentcom.model import Role
+from agentcom.model import Role, Tier
 from agentcom_web import server
 from tests.fake_hub_web import (
     FakeWebHub,
@@ -365,6 +365,12 @@ FORWARDED: list[tuple[str, str, Any, Any]] = [
     ("GET", "/queue", None, m.QueueStats()),
     ("POST", "/queue/pause", None, m.QueuePause()),
     ("POST", "/queue/resume", None, m.QueuePause(paused=False)),
+    ("POST", "/queue/pause", {"tier": "complex"}, m.QueuePause(tier=Tier.complex)),
+    ("POST", "/queue/resume", {"host": "orion"}, m.QueuePause(paused=False, host="orion")),
+    ("GET", "/queue/rules", None, m.QueueRules()),
+    ("PUT", "/queue/limits", {"key": "label:deploy", "number": 2}, m.QueueLimit(key="label:deploy", number=2)),
+    ("PUT", "/queue/limits", {"key": "label:deploy", "number": None}, m.QueueLimit(key="label:deploy")),
+    ("PUT", "/queue/weights", {"key": "repo:x", "number": 3}, m.QueueWeight(key="repo:x", number=3)),
     ("GET", "/config?name=queue", None, m.ConfigGet(name="queue")),
     (
         "PATCH",

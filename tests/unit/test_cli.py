@@ -19,7 +19,7 @@ from agentcom.cli import main, output, root
 from agentcom.cli.demo import usable_repository
 from agentcom.config import Home
 from agentcom.errors import NotFound, Refused
-from agentcom.model import Role
+from agentcom.model import Role, Tier
 from agentcom.supervisor import Start, write_start
 from tests.fake_hub_requests import FakeHub, task
 
@@ -79,6 +79,7 @@ def test_the_commands_have_the_names_of_the_contract() -> None:
         *(f"host {verb}" for verb in ("list", "invite", "remove", "drain")),
         *(f"endpoint {verb}" for verb in ("list", "add", "update", "remove", "probe")),
         *(f"queue {verb}" for verb in ("pause", "resume", "stats")),
+        *(f"queue {noun} {verb}" for noun in ("limit", "weight") for verb in ("set", "unset", "list")),
         *(f"token {verb}" for verb in ("add", "list", "revoke", "link")),
     }
 
@@ -152,6 +153,59 @@ def test_a_read_command_prints_text_for_people(
     }
     assert names.get(arguments[0], "ci") in text
     assert "\x1b" not in text
+
+
+RULES = {
+    "paused": False,
+    "pauses": [{"key": "tier:complex", "set_by": "ann", "set_at": "2027-01-15T08:00:00.000Z"}],
+    "limits": [
+        {
+            "key": "label:deploy",
+            "number": 2,
+            "running": 1,
+            "set_by": "ann",
+            "set_at": "2027-01-15T08:00:00.000Z",
+        }
+    ],
+    "weights": [],
+}
+
+
+def test_limits_and_weights_are_listed(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.answers["queue_rules"] = RULES
+    assert main(["queue", "limit", "list", "--json"]) == 0
+    assert said(capsys) == {"limits": RULES["limits"]}
+    assert main(["queue", "limit", "list"]) == 0
+    assert ["label:deploy", "2", "1", "ann"] in [
+        line.split()[:4] for line in capsys.readouterr().out.splitlines()
+    ]
+    assert main(["queue", "weight", "list"]) == 0
+    assert "no weights" in capsys.readouterr().out
+
+
+def test_what_is_paused_is_said_with_the_counts(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.answers["queue_stats"] = {"paused": False, "pauses": ["tier:complex"], "by_state": {}}
+    assert main(["queue", "stats"]) == 0
+    assert "paused: tier:complex" in capsys.readouterr().out
+
+
+def test_a_pause_is_of_one_thing(hub: FakeHub) -> None:
+    assert main(["queue", "pause", "--tier", "complex", "--host", "box"]) == 2
+    assert hub.asked == []
+
+
+def test_why_says_each_condition_that_holds_a_task_back(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.answers["task_why"] = {
+        "id": 7, "state": "ready", "shows": "present", "reason": "the queue is paused; agentcom queue resume",
+        "conditions": [
+            {"condition": "queue_paused", "message": "the queue is paused", "change": "agentcom queue resume"},
+            {"condition": "limit_reached", "message": "2 of 2 run", "change": "wait"},
+        ],
+    }  # fmt: skip
+    assert main(["task", "why", "7"]) == 0
+    assert "limit_reached" in capsys.readouterr().out
 
 
 def test_a_task_with_all_options_arrives_as_given(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -511,6 +565,13 @@ def test_a_log_is_printed_as_it_is(hub: FakeHub, capsys: pytest.CaptureFixture[s
         (["host", "drain", "box", "--undo"], m.HostDrain(host="box", draining=False)),
         (["queue", "pause"], m.QueuePause()),
         (["queue", "resume"], m.QueuePause(paused=False)),
+        (["queue", "pause", "--tier", "complex"], m.QueuePause(tier=Tier.complex)),
+        (["queue", "pause", "--host", "box"], m.QueuePause(host="box")),
+        (["queue", "resume", "--repo", "https://a/b"], m.QueuePause(paused=False, repo="https://a/b")),
+        (["queue", "limit", "set", "label:deploy", "2"], m.QueueLimit(key="label:deploy", number=2)),
+        (["queue", "limit", "unset", "label:deploy"], m.QueueLimit(key="label:deploy")),
+        (["queue", "weight", "set", "submitter:ann", "3"], m.QueueWeight(key="submitter:ann", number=3)),
+        (["queue", "weight", "unset", "submitter:ann"], m.QueueWeight(key="submitter:ann")),
         (["endpoint", "add", "http://10.0.0.9:11434"], m.EndpointAdd(url="http://10.0.0.9:11434")),
         (
             ["endpoint", "add", "http://127.0.0.1:11434", "--host", "box", "--cap", "2", "--num-ctx", "4096"],

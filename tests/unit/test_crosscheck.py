@@ -174,12 +174,19 @@ def test_a_next_number_that_was_given_already(rows: Rows) -> None:
 
 def test_a_requirement_group_that_is_missing(rows: Rows) -> None:
     del rows["meta", b"group" + key_u64(0)]
-    assert "has requirement group 0 of 0" in problems(rows)[0]
+    task = in_state(rows, State.ready).id
+    assert f"task {task} has requirement group 0, which does not exist" in problems(rows)
 
 
-def test_groups_with_a_gap(rows: Rows) -> None:
-    rows["meta", b"group" + key_u64(2)] = b""
-    assert problems(rows) == ["the requirement groups are not numbered without gaps"]
+def test_a_task_that_has_ended_needs_no_requirement_group(rows: Rows) -> None:
+    task = in_state(rows, State.completed)
+    rows["tasks", key_u64(task.id)] = msgspec.msgpack.encode(msgspec.structs.replace(task, group=77))
+    assert problems(rows) == []
+
+
+def test_two_requirement_groups_that_are_the_same(rows: Rows) -> None:
+    rows["meta", b"group" + key_u64(7)] = rows["meta", b"group" + key_u64(0)]
+    assert problems(rows) == ["the requirement groups 0 and 7 are the same"]
 
 
 def test_a_row_under_the_key_of_another(rows: Rows) -> None:

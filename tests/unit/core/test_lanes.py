@@ -16,7 +16,7 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from agentcom import messages as m
-from agentcom.core import lanes
+from agentcom.core import lanes, turns
 from agentcom.core.lanes import ReadyQueue, key_of, pack, task_of
 from agentcom.model import Lane, Role
 from tests.core_rig import HostEnd, Rig
@@ -31,15 +31,22 @@ class Queue:
 
     def __init__(self, **weights: Callable[[int], int]) -> None:
         self.ready = ReadyQueue(**weights)
-        self.tasks: dict[int, tuple[int, int, int, int, int]] = {}
+        self.tasks: dict[int, tuple[int, int, int, int, int, int]] = {}
+        self.closed_groups: set[int] = set()
+        self.closed_lines: set[int] = set()
         self.now_ms = 0
 
-    def push(self, submitter: int = ANN, *, group: int = 0, lane: int = 0, after_ms: int = 1) -> int:
+    def push(
+        self, submitter: int = ANN, *, group: int = 0, lane: int = 0, line: int = 0, after_ms: int = 1
+    ) -> int:
         self.now_ms += after_ms
         task = len(self.tasks) + 1
-        self.tasks[task] = (group, self.now_ms + lane * 1_000, task, submitter, lane)
+        self.tasks[task] = (group, self.now_ms + lane * 1_000, task, submitter, lane, line)
         self.ready.push(*self.tasks[task])
         return task
+
+    def may_start(self, task: int) -> bool:
+        return self.tasks[task][0] not in self.closed_groups and self.tasks[task][-1] not in self.closed_lines
 
     def order(self, count: int) -> list[int]:
         return [task_of(entry) for entry, _ in self.ready.next(count)]
@@ -96,6 +103,17 @@ def test_a_task_that_comes_back_before_its_entry_was_dropped_is_given_once() -> 
     assert queue.ready.count == 3
 
 
+def test_a_task_that_comes_back_into_another_line_has_left_the_old_one() -> None:
+    queue = Queue()
+    first, second, third = queue.push(), queue.push(), queue.push()
+    queue.ready.remove(*queue.tasks[second])
+    queue.ready.push(*queue.tasks[second][:-1], 7)
+    queue.ready.set_line(7, False)
+    assert queue.order(9) == [first, third]
+    queue.ready.set_line(7, True)
+    assert queue.order(9) == [first, second, third]
+
+
 def test_what_left_from_the_middle_is_dropped_at_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "STALE_MAX", 8)
     queue = Queue()
@@ -103,7 +121,7 @@ def test_what_left_from_the_middle_is_dropped_at_the_bound(monkeypatch: pytest.M
     for task in tasks[1:-1]:
         queue.ready.remove(*queue.tasks[task])
     flow = next(iter(queue.ready._flows.values()))
-    assert len(flow.entries) <= 2 + 2 + 8
+    assert len(flow.lines[0].entries) <= 2 + 2 + 8
     assert queue.order(9) == [tasks[0], tasks[-1]]
 
 
@@ -140,7 +158,7 @@ def test_r19_repositories_share_what_their_submitter_gets_by_weight() -> None:
     for _ in range(100):
         queue.push(BOB, group=1)
     started = [queue.tasks[queue.start()] for _ in range(60)]
-    assert Counter((who, group) for group, _, _, who, _ in started) == {
+    assert Counter((place[3], place[0]) for place in started) == {
         (ANN, 1): 10, (ANN, 2): 20, (BOB, 1): 30,
     }  # fmt: skip
 
@@ -180,7 +198,7 @@ def test_who_always_has_just_one_task_queued_gains_nothing_by_that() -> None:
         queue.push(ANN)
     served: Counter[int] = Counter()
     for _ in range(60):
-        if not any(who == BOB for _, _, _, who, _ in (queue.tasks[t] for t in queue.order(60))):
+        if not any(queue.tasks[task][3] == BOB for task in queue.order(60)):
             queue.push(BOB)
         served[queue.tasks[queue.start()][3]] += 1
     assert served == {ANN: 30, BOB: 30}
@@ -203,15 +221,15 @@ def test_what_is_remembered_of_those_who_left_is_bounded() -> None:
     for submitter in range(5_000):
         queue.push(submitter)
         queue.start()
-    assert len(queue.ready._lanes[0]._left) <= lanes.LEFT_MAX
+    assert len(queue.ready._lanes[0]._left) <= turns.LEFT_MAX
     queue.push(ANN)
     for submitter in range(5_000):
         queue.push(submitter)
         queue.start()
     pool = next(iter(queue.ready._lanes[0].members.values()))
-    assert len(pool.shares._left) <= 5_000 + lanes.LEFT_MAX
-    assert len(pool.shares._heap) <= 4 * lanes.LEFT_MAX
-    assert len(pool.ages) <= 4 * lanes.LEFT_MAX
+    assert len(pool.shares._left) <= 5_000 + turns.LEFT_MAX
+    assert len(pool.shares._heap) <= 4 * turns.LEFT_MAX
+    assert len(pool.ages) <= 4 * turns.LEFT_MAX
 
 
 def test_a_new_weight_counts_from_the_next_start() -> None:
@@ -226,19 +244,62 @@ def test_a_new_weight_counts_from_the_next_start() -> None:
     assert Counter(queue.submitters(20)) == {ANN: 16, BOB: 4}
 
 
+# --- what is closed -------------------------------------------------------------------------------------
+
+
+def test_a_closed_group_stands_still_and_the_others_go_on() -> None:
+    queue = Queue()
+    tasks = [queue.push(group=n % 2) for n in range(6)]
+    queue.ready.set_group(0, False)
+    assert queue.order(9) == tasks[1::2]
+    later = queue.push(group=0)
+    assert queue.order(9) == tasks[1::2]
+    assert queue.ready.count == 7
+    queue.ready.set_group(0, True)
+    assert sorted(queue.order(9)) == [*tasks, later]
+
+
+def test_the_rest_of_a_flow_goes_on_past_a_closed_line() -> None:
+    queue = Queue()
+    for n in range(1, 7):
+        queue.ready.push(0, n, n, ANN, 0, n % 3)
+    queue.ready.set_line(1, False)
+    assert queue.order(9) == [2, 3, 5, 6]
+    queue.ready.set_line(2, False)
+    assert queue.order(9) == [3, 6]
+    queue.ready.set_line(1, True)
+    assert queue.order(9) == [1, 3, 4, 6]
+
+
+def test_what_is_closed_costs_a_start_nothing() -> None:
+    """A hundred thousand tasks of a closed group are not looked at."""
+    ready = ReadyQueue()
+    for n in range(1, 100_001):
+        ready.push(n % 5, n, n)
+    ready.push(9, 1, 200_000)
+    for group in range(5):
+        ready.set_group(group, False)
+    with counted() as counts:
+        assert ready.next(16) == [(pack(1, 200_000), 9)]
+        ready.started(9, 1, 200_000)
+    assert counts["calls"] < 100
+
+
 # --- whatever happens -----------------------------------------------------------------------------------
 
 happenings = st.lists(
     st.one_of(
-        st.tuples(st.just("push"), st.integers(1, 4), st.integers(0, 5), st.integers(0, 3)),
-        st.tuples(st.sampled_from(["start", "remove", "again"]), st.integers(0, 10**6)),
+        st.tuples(
+            st.just("push"), st.integers(1, 4), st.integers(0, 5), st.integers(0, 3), st.integers(0, 2)
+        ),
+        st.tuples(st.sampled_from(["start", "remove", "again", "group", "line"]), st.integers(0, 10**6)),
     ),
     max_size=120,
 )
 
 
 def told(what: list[Any]) -> Queue:
-    """A queue of two pools, three weights and four lanes after those happenings."""
+    """A queue of two pools, four weights, four lanes and three lines after those happenings."""
     queue = Queue(
         pool_of=lambda group: group % 2,
         submitter_weight=lambda submitter: submitter,
@@ -246,22 +307,30 @@ def told(what: list[Any]) -> Queue:
     )
     standing: set[int] = set()
     for kind, *rest in what:
+        n = rest[0]
         if kind == "push":
-            standing.add(queue.push(rest[0], group=rest[1], lane=rest[2], after_ms=rest[0] % 2))
+            standing.add(queue.push(n, group=rest[1], lane=rest[2], line=rest[3], after_ms=n % 2))
         elif kind == "again" and len(standing) < len(queue.tasks):
             absent = sorted(queue.tasks.keys() - standing)
-            task = absent[rest[0] % len(absent)]
+            task = absent[n % len(absent)]
+            queue.tasks[task] = (*queue.tasks[task][:-1], n % 3)
             queue.ready.push(*queue.tasks[task])
             standing.add(task)
         elif kind in ("start", "remove") and standing:
-            task = sorted(standing)[rest[0] % len(standing)]
+            task = sorted(standing)[n % len(standing)]
             leave = queue.ready.started if kind == "start" else queue.ready.remove
             leave(*queue.tasks[task])
             standing.remove(task)
-        assert [task_of(e) for e in queue.ready.entries()] == sorted(
-            standing, key=lambda t: queue.tasks[t][1:3]
-        )
+        elif kind == "group":
+            queue.closed_groups ^= {n % 6}
+            queue.ready.set_group(n % 6, n % 6 not in queue.closed_groups)
+        elif kind == "line":
+            queue.closed_lines ^= {1 + n % 2}
+            queue.ready.set_line(1 + n % 2, 1 + n % 2 not in queue.closed_lines)
+        by_age = sorted(standing, key=lambda t: queue.tasks[t][1:3])
+        assert [task_of(entry) for entry in queue.ready.entries()] == by_age
         assert queue.ready.count == len(standing)
+        assert sorted(queue.order(200)) == sorted(filter(queue.may_start, standing))
     return queue
 
 
@@ -271,19 +340,39 @@ def test_looking_ahead_tells_what_will_start(what: list[Any], count: int) -> Non
     queue = told(what)
     ahead = queue.order(count)
     assert len(set(ahead)) == len(ahead)
-    assert [queue.start() for _ in range(min(count, queue.ready.count))] == ahead[:count]
+    assert [queue.start() for _ in ahead[:count]] == ahead[:count]
+
+
+@given(happenings)
+@MODEST
+def test_putting_tasks_into_other_lines_loses_none(what: list[Any]) -> None:
+    queue = told(what)
+    standing = queue.ready.entries()
+    for task, place in queue.tasks.items():
+        queue.tasks[task] = (*place[:-1], task % 3)
+    queue.ready.relabel(lambda task: task % 3)
+    queue.closed_lines.clear()
+    assert queue.ready.entries() == standing
+    assert sorted(queue.order(200)) == sorted(filter(queue.may_start, map(task_of, standing)))
+    for entry in standing:
+        queue.ready.remove(*queue.tasks[task_of(entry)])
+    assert (queue.ready.entries(), queue.ready.count, queue.order(9)) == ([], 0, [])
 
 
 @given(happenings)
 @MODEST
 def test_r19_every_task_starts_and_those_of_a_submitter_in_order(what: list[Any]) -> None:
     queue = told(what)
+    for group in range(6):
+        queue.ready.set_group(group, True)
+    for line in range(3):
+        queue.ready.set_line(line, True)
     waiting = [task_of(entry) for entry in queue.ready.entries()]
     started = [queue.start() for _ in waiting]
     assert sorted(started) == sorted(waiting)
     assert not queue.order(9)
-    for flow in {(queue.tasks[t][0], *queue.tasks[t][3:]) for t in started}:
-        own = [t for t in started if (queue.tasks[t][0], *queue.tasks[t][3:]) == flow]
+    for flow in {(queue.tasks[t][0], *queue.tasks[t][3:5]) for t in started}:
+        own = [t for t in started if (queue.tasks[t][0], *queue.tasks[t][3:5]) == flow]
         assert own == sorted(own, key=lambda t: queue.tasks[t][1:3])
 
 

@@ -57,6 +57,9 @@ ALLOWED: dict[str, frozenset[str]] = {
     "endpoint_probe": OPERATORS,
     "queue_stats": READERS,
     "queue_pause": OPERATORS,
+    "queue_limit": OPERATORS,
+    "queue_weight": OPERATORS,
+    "queue_rules": READERS,
     "config_get": READERS,
     "config_change": ADMINS,
     "token_add": ADMINS,
@@ -249,5 +252,6 @@ def picture(rig: Rig) -> object:
             list(hub.registry.endpoints.values()),
             hub.tasks.next_id,
             hub.paused,
+            list(hub.gates.rules.values()),
         ]
     )

@@ -1,4 +1,4 @@
-"""/queue and /stats: counts, pause and resume."""
+"""/queue and /stats: counts, pause and resume, limits and weights."""
 
 from __future__ import annotations
 
@@ -19,17 +19,38 @@ def counts() -> Response:
 
 
 @queue.post("/queue/pause")
-@described("operate, admin")
+@described("operate, admin", body=(m.QueuePause,), fixed=("paused",))
 def pause() -> Response:
-    """Stop dispatch, not submits; survives a restart."""
+    """Stop dispatch, not submits; survives a restart. With repo, tier or host only there."""
     return answer(body(m.QueuePause, paused=True))
 
 
 @queue.post("/queue/resume")
-@described("operate, admin")
+@described("operate, admin", body=(m.QueuePause,), fixed=("paused",))
 def resume() -> Response:
-    """Dispatch again."""
+    """Dispatch again: everything, or one repository, tier or host that was paused by itself."""
     return answer(body(m.QueuePause, paused=False))
+
+
+@queue.get("/queue/rules")
+@described("view, operate, admin")
+def rules() -> Response:
+    """All pauses, limits and weights, with who set them and what runs under each limit."""
+    return answer(query(m.QueueRules))
+
+
+@queue.put("/queue/limits")
+@described("operate, admin", body=(m.QueueLimit,))
+def limit() -> Response:
+    """Set how many may run at once of repo:URL, label:LABEL or endpoint:NAME; number null takes it back."""
+    return answer(body(m.QueueLimit))
+
+
+@queue.put("/queue/weights")
+@described("operate, admin", body=(m.QueueWeight,))
+def weight() -> Response:
+    """Set the share of submitter:NAME or repo:URL; number null takes it back."""
+    return answer(body(m.QueueWeight))
 
 
 @queue.get("/stats")

@@ -271,7 +271,11 @@ function drawQueue() {
       onclick: () => filterBy(view.filter === state ? null : state),
     }, h("b", {}, count), state);
   });
-  $("paused").hidden = !live.counts.paused;
+  const pauses = live.counts.pauses ?? [];
+  $("paused").hidden = !live.counts.paused && !pauses.length;
+  $("paused").textContent = live.counts.paused
+    ? "Dispatch is paused: tasks are taken, none is started."
+    : `Paused: ${pauses.join(", ")}. Their tasks wait, the others go on.`;
   $("pause").textContent = live.counts.paused ? "Resume dispatch" : "Pause dispatch";
 }
 

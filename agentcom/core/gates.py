@@ -1,0 +1,416 @@
+"""What may start now: pauses, limits by key and weights, as people set them.
+
+A rule is durable from the moment it is acknowledged. A pause stops the tasks of a repository or a tier, or the
+agents of a host; submits go on. A limit says how many tasks of a repository, with a label, or with calls on an
+endpoint may run at once; what runs is counted by agent, so a restart counts the open attempts again. A task whose
+limit is reached waits in its place at no cost (see lanes.py), and those behind it go on. A weight says how large a
+share of the starts a submitter, or a repository among those of its submitter, gets.
+
+Limits of endpoints and pauses of hosts are told to the registry and the fleet, where candidates are chosen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import NamedTuple
+
+from agentcom import limits
+from agentcom.clock import Now, rfc3339
+from agentcom.core.agents import Fleet
+from agentcom.core.outlet import Outlet
+from agentcom.core.principals import Principals
+from agentcom.core.registry import Registry
+from agentcom.core.tasks import Tasks
+from agentcom.errors import NotFound, Refused
+from agentcom.model import Group, JsonObject, QueueRule, RuleKind, RuleScope, Tier
+
+Place = tuple[RuleKind, RuleScope, str]
+Counted = tuple[RuleScope, str]
+
+SCOPES: dict[RuleKind, tuple[RuleScope, ...]] = {
+    RuleKind.pause: (RuleScope.repo, RuleScope.tier, RuleScope.host),
+    RuleKind.limit: (RuleScope.repo, RuleScope.label, RuleScope.endpoint),
+    RuleKind.weight: (RuleScope.submitter, RuleScope.repo),
+}
+
+
+class Hindrance(NamedTuple):
+    """Why a task may not start now, and the smallest change that would let it."""
+
+    condition: str
+    message: str
+    change: str
+
+
+class Gates:
+    """All rules, and what runs under limits."""
+
+    def __init__(
+        self, out: Outlet, tasks: Tasks, fleet: Fleet, registry: Registry, principals: Principals
+    ) -> None:
+        self._out = out
+        self._tasks = tasks
+        self._fleet = fleet
+        self._registry = registry
+        self._principals = principals
+        self.paused = False
+        self.rules: dict[Place, QueueRule] = {}
+        self._limits: dict[Counted, int] = {}  # of repositories and labels
+        self.running: dict[Counted, int] = {}
+        self._held: dict[int, tuple[Counted, ...]] = {}  # by agent: what it runs counts for
+        self._lines: dict[tuple[str, ...], int] = {}  # by the limited labels of its tasks
+        tasks.groups.on_new = self._gate_group
+        tasks.groups.on_gone = lambda number: tasks.ready.set_group(number, True)
+        tasks.table.label_sets.on_new = self._new_labels
+        tasks.table.label_sets.on_gone = self._labels_gone
+        tasks.ready.submitter_weight = self._submitter_weight
+        tasks.ready.group_weight = lambda group: self._weight(RuleScope.repo, tasks.groups[group].repo)
+
+    # --- at start ---------------------------------------------------------------------------------------
+
+    def load(self, rules: list[QueueRule], paused: bool) -> None:
+        """Before the tasks are loaded. What rules speak of hosts and endpoints that are gone is kept quiet."""
+        self.paused = paused
+        for rule in rules:
+            self.rules[rule.kind, rule.scope, rule.key] = rule
+            self._take_over(rule, rule.number)
+        self._draw_lines()
+
+    # --- from people ------------------------------------------------------------------------------------
+
+    def pause(self, scope: RuleScope | None, key: str, paused: bool, by: str, now: Now) -> None:
+        """Stop or resume the queue (scope None), a repository, a tier or a host. A repeat changes nothing."""
+        if scope is None:
+            self.paused = paused
+            self._out.number("paused", int(paused))
+            self._changed()
+        elif paused:
+            self._set(RuleKind.pause, scope, self._resolved(scope, key), 1, by, now)
+        else:
+            self._unset(RuleKind.pause, scope, self._resolved(scope, key))
+
+    def set_number(self, kind: RuleKind, key: str, number: int | None, by: str, now: Now) -> JsonObject:
+        """Set a limit or a weight by its key as people write it (`repo:URL`); None takes it back."""
+        scope, name = self._parsed(kind, key)
+        resolved = self._resolved(scope, name)
+        if number is not None:
+            rule = self._set(kind, scope, resolved, number, by, now)
+            return self._view(rule)
+        if (kind, scope, resolved) not in self.rules:
+            raise NotFound(f"key: no {kind} is set for {key}; see `agentcom queue {kind} list`", field="key")
+        self._unset(kind, scope, resolved)
+        return {"key": key, "number": None}
+
+    def host_gone(self, host: int) -> None:
+        self._unset(RuleKind.pause, RuleScope.host, str(host))
+
+    def endpoint_gone(self, endpoint: int) -> None:
+        self._unset(RuleKind.limit, RuleScope.endpoint, str(endpoint))
+
+    # --- what runs --------------------------------------------------------------------------------------
+
+    def may_start(self, slot: int) -> bool:
+        """Whether the limits of the task have room. The queue gives out no task of a limit that is reached, but
+        several that meet under one in the same tick."""
+        if not self._limits:
+            return True
+        return all(self.running.get(one, 0) < self._limits[one] for one in self.limits_of(slot))
+
+    def took(self, agent: int, slot: int) -> None:
+        """The agent runs the task: it counts until `freed`."""
+        if not self._limits:
+            return
+        counted = self.limits_of(slot)
+        if counted:
+            self._held[agent] = counted
+            for one in counted:
+                self.running[one] = self.running.get(one, 0) + 1
+                if self.running[one] == self._limits[one]:
+                    self._regate(one)
+
+    def freed(self, agent: int) -> None:
+        """What the agent ran has ended, with all its processes."""
+        for one in self._held.pop(agent, ()):
+            self.running[one] -= 1
+            if self.running[one] == self._limits[one] - 1:
+                self._regate(one)
+            if not self.running[one]:
+                del self.running[one]
+
+    # --- answers ----------------------------------------------------------------------------------------
+
+    def hindrances(self, wanted: Group, labels: tuple[str, ...]) -> list[Hindrance]:
+        """What keeps a ready task with that group and those labels from starting, wherever agents are free."""
+        found = []
+        if self.paused:
+            found.append(Hindrance("queue_paused", "the queue is paused", "agentcom queue resume"))
+        if self._is_paused(RuleScope.repo, wanted.repo):
+            change = f"agentcom queue resume --repo {wanted.repo}"
+            found.append(Hindrance("repo_paused", f"the repository {wanted.repo} is paused", change))
+        if self._is_paused(RuleScope.tier, wanted.tier):
+            change = f"agentcom queue resume --tier {wanted.tier}"
+            found.append(Hindrance("tier_paused", f"the tier {wanted.tier} is paused", change))
+        for one in self._counted_of(wanted.repo, labels):
+            running, allowed = self.running.get(one, 0), self._limits[one]
+            if running >= allowed:
+                scope, key = one
+                change = f"wait, or agentcom queue limit set {scope}:{key} {running + 1}"
+                found.append(
+                    Hindrance("limit_reached", f"{running} of {allowed} of {scope}:{key} run already", change)
+                )
+        return found
+
+    def view(self) -> JsonObject:
+        """All rules as people see them, by kind."""
+        by_kind: JsonObject = {f"{kind}s": [] for kind in RuleKind}
+        for _, rule in sorted(self.rules.items()):
+            by_kind[f"{rule.kind}s"].append(self._view(rule))
+        return {"paused": self.paused, **by_kind}
+
+    def paused_keys(self) -> list[str]:
+        """What is paused besides the whole queue, as `tier:complex`."""
+        return [
+            f"{scope}:{self._shown(scope, key)}"
+            for kind, scope, key in sorted(self.rules)
+            if kind is RuleKind.pause
+        ]
+
+    # --- for checks -------------------------------------------------------------------------------------
+
+    def recounted(self) -> dict[Counted, int]:
+        """What runs under limits, counted anew."""
+        return dict(Counter(one for counted in self._held.values() for one in counted))
+
+    @property
+    def counted_agents(self) -> set[int]:
+        return set(self._held)
+
+    def counts_for(self, agent: int) -> set[Counted]:
+        return set(self._held.get(agent, ()))
+
+    def is_closed(self, slot: int) -> bool:
+        """Whether a ready task has to wait for a pause or a limit, the whole queue's pause aside."""
+        group = self._tasks.groups[self._tasks.table.group[slot]]
+        return (
+            self._is_paused(RuleScope.tier, group.tier)
+            or self._is_paused(RuleScope.repo, group.repo)
+            or not self.may_start(slot)
+        )
+
+    # --- rules ------------------------------------------------------------------------------------------
+
+    def _set(self, kind: RuleKind, scope: RuleScope, key: str, number: int, by: str, now: Now) -> QueueRule:
+        place = kind, scope, key
+        if place not in self.rules and len(self.rules) >= limits.QUEUE_RULES_MAX:
+            raise Refused(
+                "limit",
+                f"this hub already has {limits.QUEUE_RULES_MAX} pauses, limits and weights; unset some",
+            )
+        rule = QueueRule(kind=kind, scope=scope, key=key, number=number, set_by=by, set_ms=now.wall_ms)
+        before = self.rules.get(place)
+        self.rules[place] = rule
+        self._out.put("limits", _record_key(place), rule)
+        if before is None or before.number != number:
+            self._take_over(rule, number)
+            if kind is RuleKind.limit and scope is RuleScope.label and before is None:
+                self._draw_lines()
+        self._changed()
+        return rule
+
+    def _unset(self, kind: RuleKind, scope: RuleScope, key: str) -> None:
+        rule = self.rules.pop((kind, scope, key), None)
+        if rule is None:
+            return
+        self._out.delete("limits", _record_key((kind, scope, key)))
+        self._take_over(rule, 0)
+        if kind is RuleKind.limit and scope is RuleScope.label:
+            self._draw_lines()
+        self._changed()
+
+    def _changed(self) -> None:
+        self._tasks.changed = True
+        self._out.publish("queue", "queue_rules_changed", rules=self.view() if self._out.is_read else None)
+
+    def _take_over(self, rule: QueueRule, number: int) -> None:
+        """Let a rule work: `number` is 0 for one that is taken back."""
+        scope, key = rule.scope, rule.key
+        if rule.kind is RuleKind.weight:
+            self._tasks.ready.reweigh()
+        elif scope is RuleScope.host:
+            host = self._fleet.hosts.get(int(key))
+            if host is not None:
+                host.paused = number > 0
+        elif scope is RuleScope.endpoint:
+            self._registry.limits.pop(int(key), None)
+            if number:
+                self._registry.limits[int(key)] = number
+        elif rule.kind is RuleKind.pause:
+            self._gate_groups(scope, key)
+        else:
+            self._limit(scope, key, number)
+
+    def _limit(self, scope: RuleScope, key: str, number: int) -> None:
+        one = scope, key
+        if number:
+            is_new = one not in self._limits
+            self._limits[one] = number
+            if is_new:
+                self._count_running(one)
+        else:
+            del self._limits[one]
+            self.running.pop(one, None)
+            self._held = {
+                agent: left
+                for agent, counted in self._held.items()
+                if (left := tuple(other for other in counted if other != one))
+            }
+        self._regate(one)
+
+    def _count_running(self, one: Counted) -> None:
+        """Count what runs already under a limit that was set just now. O(agents)."""
+        slot_of = self._tasks.table.slot_of
+        for number, agent in self._fleet.agents.items():
+            slot = slot_of.get(agent.task)
+            if slot is not None and one in self.limits_of(slot):
+                self._held[number] = (*self._held.get(number, ()), one)
+                self.running[one] = self.running.get(one, 0) + 1
+
+    # --- gates ------------------------------------------------------------------------------------------
+
+    def _regate(self, one: Counted) -> None:
+        """The limit of that key has been reached, or has room again."""
+        scope, key = one
+        if scope is RuleScope.repo:
+            self._gate_groups(scope, key)
+            return
+        for labels, line in self._lines.items():
+            if key in labels:
+                self._tasks.ready.set_line(line, not any(self._is_full((scope, label)) for label in labels))
+
+    def _gate_groups(self, scope: RuleScope, key: str) -> None:
+        groups = self._tasks.groups
+        concerned = (
+            groups.of_repo(key)
+            if scope is RuleScope.repo
+            else [number for number in groups if groups[number].tier == key]
+        )
+        for number in concerned:
+            self._gate_group(number)
+
+    def _gate_group(self, number: int) -> None:
+        group = self._tasks.groups[number]
+        is_closed = (
+            self._is_paused(RuleScope.tier, group.tier)
+            or self._is_paused(RuleScope.repo, group.repo)
+            or self._is_full((RuleScope.repo, group.repo))
+        )
+        self._tasks.ready.set_group(number, not is_closed)
+
+    def _is_paused(self, scope: RuleScope, key: str) -> bool:
+        return (RuleKind.pause, scope, key) in self.rules
+
+    def _is_full(self, one: Counted) -> bool:
+        return one in self._limits and self.running.get(one, 0) >= self._limits[one]
+
+    def _draw_lines(self) -> None:
+        """Limits of labels have come or gone: put each ready task into the line of its limited labels."""
+        self._lines = {}
+        tasks, sets = self._tasks, self._tasks.table.label_sets
+        tasks.lines = {}
+        for labels, number in sets.number_of.items():
+            self._new_labels(number, labels)
+        tasks.ready.relabel(lambda task: tasks.line_of(tasks.table.slot_of[task]))
+        for labels, line in self._lines.items():
+            tasks.ready.set_line(line, not any(self._is_full((RuleScope.label, label)) for label in labels))
+
+    def _new_labels(self, number: int, labels: tuple[str, ...]) -> None:
+        limited = self._limited(labels)
+        if limited:
+            line = self._lines.setdefault(limited, len(self._lines) + 1)
+            self._tasks.lines[number] = line
+            is_full = any(self._is_full((RuleScope.label, label)) for label in limited)
+            self._tasks.ready.set_line(line, not is_full)
+
+    def _labels_gone(self, number: int, _labels: tuple[str, ...]) -> None:
+        self._tasks.lines.pop(number, None)
+
+    def _limited(self, labels: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(label for label in labels if (RuleScope.label, label) in self._limits)
+
+    def limits_of(self, slot: int) -> tuple[Counted, ...]:
+        """The limits under which the task runs."""
+        table = self._tasks.table
+        return self._counted_of(
+            self._tasks.groups[table.group[slot]].repo, table.label_sets[table.labels[slot]]
+        )
+
+    def _counted_of(self, repo: str, labels: tuple[str, ...]) -> tuple[Counted, ...]:
+        wanted = ((RuleScope.repo, repo), *((RuleScope.label, label) for label in labels))
+        return tuple(one for one in wanted if one in self._limits)
+
+    # --- names ------------------------------------------------------------------------------------------
+
+    def _weight(self, scope: RuleScope, key: str) -> int:
+        rule = self.rules.get((RuleKind.weight, scope, key))
+        return rule.number if rule is not None else 1
+
+    def _submitter_weight(self, submitter: int) -> int:
+        return self._weight(RuleScope.submitter, str(submitter))
+
+    @staticmethod
+    def _parsed(kind: RuleKind, key: str) -> tuple[RuleScope, str]:
+        scope, colon, name = key.partition(":")
+        allowed = SCOPES[kind]
+        if not colon or not name or scope not in allowed:
+            names = ", ".join(f"{one}:{one.upper()}" for one in allowed)
+            raise Refused("invalid", f"key: {key!r} is no key of a {kind}; give one of {names}", field="key")
+        return RuleScope(scope), name
+
+    def _resolved(self, scope: RuleScope, name: str) -> str:
+        """What a rule is kept under: a number where things can be renamed."""
+        if scope is RuleScope.host:
+            return str(self._fleet.host_named(name).record.id)
+        if scope is RuleScope.endpoint:
+            return str(self._registry.named(name).id)
+        if scope is RuleScope.tier and name not in set(Tier):
+            raise Refused("invalid", f"tier: {name!r} is none of {', '.join(Tier)}", field="tier")
+        if scope is RuleScope.submitter:
+            principal = self._principals.by_name.get(name)
+            if principal is None:
+                raise NotFound(f"key: nobody is named {name}; see `agentcom token list`", field="key")
+            return str(principal.id)
+        return name
+
+    def _shown(self, scope: RuleScope, key: str) -> str:
+        if scope is RuleScope.host:
+            host = self._fleet.hosts.get(int(key))
+            return host.record.name if host is not None else key
+        if scope is RuleScope.endpoint:
+            endpoint = self._registry.endpoints.get(int(key))
+            return endpoint.name if endpoint is not None else key
+        if scope is RuleScope.submitter:
+            principal = self._principals.by_id.get(int(key))
+            return principal.name if principal is not None else key
+        return key
+
+    def _view(self, rule: QueueRule) -> JsonObject:
+        view: JsonObject = {
+            "key": f"{rule.scope}:{self._shown(rule.scope, rule.key)}",
+            "set_by": rule.set_by,
+            "set_at": rfc3339(rule.set_ms),
+        }
+        if rule.kind is not RuleKind.pause:
+            view["number"] = rule.number
+        if rule.kind is RuleKind.limit:
+            view["running"] = (
+                self._registry.calls_on(int(rule.key))
+                if rule.scope is RuleScope.endpoint
+                else self.running.get((rule.scope, rule.key), 0)
+            )
+        return view
+
+
+def _record_key(place: Place) -> bytes:
+    """Hashed, because an address may be longer than a store's key."""
+    return hashlib.blake2b("\0".join(place).encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,0 +1,355 @@
+"""What may start: pauses, limits by key and weights, set by people and durable."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from agentcom import limits
+from agentcom import messages as m
+from agentcom.errors import Refused
+from agentcom.model import Role, TaskSpec
+from tests.core_rig import HostEnd, Rig
+from tests.factories import (
+    complex_task,
+    endpoint_model,
+    endpoint_probe,
+    shell_task,
+    sighting,
+    task,
+)
+
+REPO, OTHER = "https://git.example/one.git", "https://git.example/two.git"
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def restart(rig: Rig, *boxes: HostEnd, **hello: Any) -> None:
+    """The hub starts anew; its callers come back."""
+    rig.start()
+    rig.admin.hello()
+    for box in boxes:
+        box.received.clear()
+        box.hello(**hello)
+
+
+def running(rig: Rig, box: HostEnd) -> list[int]:
+    """The tasks that the box was given and has not ended, taken up."""
+    taken = [one for one in box.received if isinstance(one, m.Assign)]
+    for assign in taken:
+        box.received.remove(assign)
+        box.accept(assign)
+    return [assign.task for assign in taken]
+
+
+def limit(rig: Rig, key: str, number: int | None) -> Any:
+    return rig.admin.ask(m.QueueLimit(key=key, number=number))
+
+
+def conditions(rig: Rig, number: int) -> list[tuple[str, str]]:
+    """What keeps a ready task from starting, and what would help."""
+    found = rig.admin.ask(m.TaskWhy(task=number))
+    assert found["reason"].startswith(found["conditions"][0]["message"])
+    return [(one["condition"], one["change"]) for one in found["conditions"]]
+
+
+# --- pauses ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("where", "stopped", "goes_on", "condition"),
+    [
+        ({}, shell_task(), None, "queue_paused"),
+        ({"repo": REPO}, shell_task(repo=REPO), shell_task(repo=OTHER), "repo_paused"),
+        ({"tier": "complex"}, complex_task(), shell_task(), "tier_paused"),
+    ],
+    ids=["queue", "repo", "tier"],
+)
+def test_r20_a_pause_stops_dispatch_not_submits_and_survives_a_restart(
+    rig: Rig, where: Any, stopped: TaskSpec, goes_on: TaskSpec | None, condition: str
+) -> None:
+    box = rig.host(agents=2)
+    rig.admin.ask(m.QueuePause(**where))
+    number = rig.admin.submit(stopped)
+    assert rig.admin.state(number) == "ready"
+    assert running(rig, box) == []
+    if goes_on is not None:
+        other = rig.admin.submit(goes_on)
+        assert running(rig, box) == [other]
+    flag = "".join(f" --{name} {value}" for name, value in where.items())
+    assert conditions(rig, number) == [(condition, f"agentcom queue resume{flag}")]
+    restart(rig, box)
+    assert number not in running(rig, box)
+    rig.admin.ask(m.QueuePause(paused=False, **where))
+    assert number in running(rig, box)
+
+
+def test_r20_a_paused_host_gets_no_work_and_another_does(rig: Rig) -> None:
+    box, other = rig.host("box"), rig.host("other")
+    rig.admin.ask(m.QueuePause(host="box"))
+    first, second = rig.admin.submit(shell_task()), rig.admin.submit(shell_task())
+    assert (running(rig, box), running(rig, other)) == ([], [first])
+    found = rig.admin.ask(m.TaskWhy(task=second))
+    refusal = next(host for host in found["hosts"] if host["host"] == "box")
+    assert (refusal["fails"], refusal["change"]) == ("host_paused", "agentcom queue resume --host box")
+    restart(rig, box, other, attempts=())
+    assert running(rig, box) == []
+    rig.admin.ask(m.QueuePause(paused=False, host="box"))
+    assert len(running(rig, box)) == 1
+
+
+def test_what_is_paused_is_told_with_the_counts(rig: Rig) -> None:
+    rig.host("box")
+    for where in ({"tier": "complex"}, {"host": "box"}, {"repo": REPO}):
+        rig.admin.ask(m.QueuePause(**where))  # type: ignore[arg-type]
+    counts = rig.admin.ask(m.QueueStats())
+    assert (counts["paused"], counts["pauses"]) == (False, ["host:box", f"repo:{REPO}", "tier:complex"])
+    [first, *_] = rig.admin.ask(m.QueueRules())["pauses"]
+    assert (first["key"], first["set_by"]) == ("host:box", "admin")
+    rig.admin.ask(m.QueuePause(paused=False, tier="complex"))  # type: ignore[arg-type]
+    assert rig.admin.ask(m.QueueStats())["pauses"] == ["host:box", f"repo:{REPO}"]
+
+
+def test_a_repository_that_is_first_seen_while_it_is_paused_waits_too(rig: Rig) -> None:
+    box = rig.host()
+    rig.admin.ask(m.QueuePause(repo=REPO))
+    rig.admin.submit(shell_task(repo=REPO), shell_task(repo=REPO, needs=("gpu",)))
+    assert running(rig, box) == []
+
+
+def test_pausing_twice_and_resuming_what_runs_change_nothing(rig: Rig) -> None:
+    rig.admin.ask(m.QueuePause(repo=REPO))
+    rig.admin.ask(m.QueuePause(repo=REPO))
+    assert rig.admin.ask(m.QueueStats())["pauses"] == [f"repo:{REPO}"]
+    for _ in range(2):
+        assert rig.admin.ask(m.QueuePause(paused=False, repo=REPO))["pauses"] == []
+
+
+# --- limits ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "limited", "free"),
+    [
+        (f"repo:{REPO}", shell_task(repo=REPO), shell_task(repo=OTHER)),
+        ("label:deploy", shell_task(labels=("deploy", "late")), shell_task(labels=("late",))),
+    ],
+    ids=["repo", "label"],
+)
+def test_r19_no_more_than_a_limit_run_at_once_and_the_tasks_behind_go_on(
+    rig: Rig, key: str, limited: TaskSpec, free: TaskSpec
+) -> None:
+    box = rig.host(agents=4)
+    limit(rig, key, 2)
+    first = rig.admin.submit(*[limited] * 5, free)
+    assert sorted(running(rig, box)) == [first, first + 1, first + 5], "within one tick"
+    assert conditions(rig, first + 2) == [("limit_reached", f"wait, or agentcom queue limit set {key} 3")]
+    rule = next(one for one in rig.admin.ask(m.QueueRules())["limits"])
+    assert (rule["key"], rule["number"], rule["running"]) == (key, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "limited"),
+    [(f"repo:{REPO}", shell_task(repo=REPO)), ("label:deploy", shell_task(labels=("deploy",)))],
+    ids=["repo", "label"],
+)
+def test_a_limit_gives_way_as_tasks_end_and_counts_open_attempts_after_a_restart(
+    rig: Rig, key: str, limited: TaskSpec
+) -> None:
+    box = rig.host(agents=3)
+    limit(rig, key, 1)
+    rig.admin.submit(*[limited] * 3)
+    assign = box.take()
+    restart(rig, box, attempts=(box.held(assign),))
+    assert running(rig, box) == []
+    box.complete(assign)
+    assert running(rig, box) == [2]
+    limit(rig, key, 2)
+    assert running(rig, box) == [3]
+
+
+def test_a_limit_that_is_set_while_tasks_run_counts_them(rig: Rig) -> None:
+    box = rig.host(agents=4)
+    rig.admin.submit(*[shell_task(labels=("deploy",))] * 2)
+    first, second = box.take(), box.take()
+    limit(rig, "label:deploy", 1)
+    rig.admin.submit(shell_task(labels=("deploy",)))
+    assert running(rig, box) == []
+    box.complete(first)
+    assert running(rig, box) == []
+    box.complete(second)
+    assert running(rig, box) == [3]
+
+
+def test_a_limit_that_is_taken_back_lets_all_go_that_waited(rig: Rig) -> None:
+    box = rig.host(agents=4)
+    limit(rig, "label:deploy", 1)
+    rig.admin.submit(*[shell_task(labels=("deploy",))] * 4)
+    assert running(rig, box) == [1]
+    assert limit(rig, "label:deploy", None) == {"key": "label:deploy", "number": None}
+    assert running(rig, box) == [2, 3, 4]
+    assert rig.admin.ask(m.QueueRules())["limits"] == []
+
+
+def test_a_task_under_two_limits_waits_for_both(rig: Rig) -> None:
+    box = rig.host(agents=9)
+    limit(rig, "label:a", 1)
+    limit(rig, "label:b", 1)
+    rig.admin.submit(
+        shell_task(labels=("a",)), shell_task(labels=("b",)), shell_task(labels=("b", "a")), shell_task()
+    )
+    a, b, plain = box.take(), box.take(), box.take()
+    assert [one.task for one in (a, b, plain)] == [1, 2, 4]
+    box.complete(a)
+    assert running(rig, box) == []
+    box.complete(b)
+    assert running(rig, box) == [3]
+
+
+def test_a_cancelled_task_counts_until_its_processes_have_ended(rig: Rig) -> None:
+    box = rig.host(agents=2)
+    limit(rig, f"repo:{REPO}", 1)
+    rig.admin.submit(*[shell_task(repo=REPO)] * 2)
+    assign = box.take()
+    rig.admin.ask(m.TaskCancel(task=1))
+    assert running(rig, box) == []
+    box.report(box.ended(assign, "cancelled"))
+    assert running(rig, box) == [2]
+
+
+def test_a_task_that_fails_gives_its_place_up_while_it_waits(rig: Rig) -> None:
+    box = rig.host(agents=2)
+    limit(rig, "label:deploy", 1)
+    rig.admin.submit(*[shell_task(labels=("deploy",))] * 2)
+    box.fail(box.take())
+    assert running(rig, box) == [2]
+    rig.advance(10_000)
+    assert running(rig, box) == []
+
+
+def test_an_endpoint_takes_no_more_calls_than_its_limit_whatever_the_models(rig: Rig) -> None:
+    box = rig.host(agents=4)
+    box.see(sighting(probe=endpoint_probe(endpoint_model(), endpoint_model(name="other:1b"))))
+    rig.admin.ask(m.EndpointUpdate(endpoint="ollama-box", cap=4))
+    limit(rig, "endpoint:ollama-box", 2)
+    rig.admin.submit(task(), task(model="other:1b"), task(), task(model="other:1b"), shell_task())
+    assert sorted(running(rig, box)) == [1, 2, 5]
+    found = rig.admin.ask(m.TaskWhy(task=3))
+    assert (found["hosts"][0]["fails"], found["hosts"][0]["change"]) == (
+        "limit_reached",
+        "wait, or agentcom queue limit set endpoint:ollama-box 3",
+    )
+    [rule] = rig.admin.ask(m.QueueRules())["limits"]
+    assert (rule["key"], rule["running"]) == ("endpoint:ollama-box", 2)
+
+
+def test_a_limit_stays_with_an_endpoint_that_is_renamed_and_goes_with_it(rig: Rig) -> None:
+    rig.admin.ask(m.EndpointAdd(url="http://10.0.0.9", name="big"))
+    limit(rig, "endpoint:big", 3)
+    rig.admin.ask(m.EndpointUpdate(endpoint="big", name="huge"))
+    [rule] = rig.admin.ask(m.QueueRules())["limits"]
+    assert (rule["key"], rule["number"]) == ("endpoint:huge", 3)
+    rig.admin.ask(m.EndpointRemove(endpoint="huge"))
+    assert rig.admin.ask(m.QueueRules())["limits"] == []
+
+
+def test_a_pause_goes_with_its_host(rig: Rig) -> None:
+    box = rig.host("box")
+    rig.admin.ask(m.QueuePause(host="box"))
+    box.leave()
+    rig.admin.ask(m.HostRemove(host="box"))
+    assert rig.admin.ask(m.QueueStats())["pauses"] == []
+
+
+def test_labels_that_have_no_limit_cost_no_line(rig: Rig) -> None:
+    limit(rig, "label:deploy", 5)
+    for n in range(300):
+        rig.admin.submit(shell_task(labels=(f"ticket-{n}",)))
+    assert rig.hub.tasks.lines == {}
+    for number in range(1, 301):
+        rig.admin.ask(m.TaskCancel(task=number))
+    assert len(rig.hub.tasks.table.label_sets) <= 65
+
+
+# --- weights --------------------------------------------------------------------------------------------
+
+
+def test_r19_a_weight_gives_a_submitter_its_share_after_a_restart_too(rig: Rig) -> None:
+    ann = rig.member(Role.submit, "ann")
+    rig.admin.ask(m.QueueWeight(key="submitter:ann", number=3))
+    for _ in range(20):
+        rig.admin.submit(shell_task())
+    for _ in range(20):
+        ann.submit(shell_task())
+    restart(rig)
+    box = rig.host()
+    order = []
+    for _ in range(16):
+        assign = box.take()
+        order.append(assign.task)
+        box.complete(assign)
+    assert Counter(number > 20 for number in order) == {True: 12, False: 4}
+    [rule] = rig.admin.ask(m.QueueRules())["weights"]
+    assert (rule["key"], rule["number"], rule["set_by"]) == ("submitter:ann", 3, "admin")
+
+
+def test_r19_a_weight_of_a_repository_counts_among_those_of_its_submitter(rig: Rig) -> None:
+    rig.admin.ask(m.QueueWeight(key=f"repo:{REPO}", number=2))
+    for _ in range(9):
+        rig.admin.submit(shell_task(repo=OTHER), shell_task(repo=REPO))
+    box = rig.host()
+    order = []
+    for _ in range(9):
+        assign = box.take()
+        order.append(assign.task)
+        box.complete(assign)
+    assert Counter(number % 2 == 0 for number in order) == {True: 6, False: 3}
+    rig.admin.ask(m.QueueWeight(key=f"repo:{REPO}", number=None))
+    assert rig.admin.ask(m.QueueRules())["weights"] == []
+
+
+# --- bad input ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("op", "code", "field", "says"),
+    [
+        (m.QueueLimit(key="deploy", number=1), "invalid", "key", "give one of repo:REPO, label:LABEL"),
+        (m.QueueLimit(key="tier:complex", number=1), "invalid", "key", "is no key of a limit"),
+        (m.QueueLimit(key="label:", number=1), "invalid", "key", "is no key of a limit"),
+        (m.QueueLimit(key="endpoint:nothing", number=1), "not_found", "endpoint", "no endpoint is named"),
+        (m.QueueLimit(key="label:deploy"), "not_found", "key", "agentcom queue limit list"),
+        (m.QueueWeight(key="label:x", number=1), "invalid", "key", "submitter:SUBMITTER, repo:REPO"),
+        (m.QueueWeight(key="submitter:nobody", number=1), "not_found", "key", "nobody is named nobody"),
+        (m.QueuePause(host="nowhere"), "not_found", "host", "no host is named nowhere"),
+        (m.QueuePause(host="nowhere", repo=REPO), "invalid", "host", "give one of them at most"),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_refused_in_words(
+    rig: Rig, op: m.Operation, code: str, field: str, says: str
+) -> None:
+    with pytest.raises(Refused, match=says) as refused:
+        rig.admin.ask(op)
+    assert (refused.value.code, refused.value.field) == (code, field)
+    assert rig.hub.gates.rules == {}
+
+
+def test_the_number_of_rules_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "QUEUE_RULES_MAX", 2)
+    limit(rig, "label:a", 1)
+    limit(rig, "label:b", 1)
+    limit(rig, "label:b", 2)
+    with pytest.raises(Refused, match="already has 2 pauses, limits and weights") as refused:
+        limit(rig, "label:c", 1)
+    assert refused.value.code == "limit"
+
+
+def test_a_page_shows_a_change_of_rules_at_once(rig: Rig) -> None:
+    limit(rig, "label:a", 1)
+    [event] = rig.published("queue")
+    assert (event["event"], event["rules"]["limits"][0]["key"]) == ("queue_rules_changed", "label:a")
