@@ -44,6 +44,7 @@ class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
     offline_s: Seconds = 15
     max_retries: Annotated[int, Meta(ge=0, le=100)] = 3
     max_losses: Annotated[int, Meta(ge=1, le=100)] = 3
+    max_unaccepted: Annotated[int, Meta(ge=1, le=1000)] = 5
     max_infrastructure: Annotated[int, Meta(ge=1, le=1000)] = 20
     max_fix_attempts: Annotated[int, Meta(ge=0, le=20)] = 2
     backoff_s: Seconds = 2

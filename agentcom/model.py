@@ -226,6 +226,7 @@ class TaskRow(Struct, array_like=True):
     start_by_ms: int = 0
     complete_by_ms: int = 0
     labels: tuple[str, ...] = ()
+    unaccepted: int = 0
 
 
 class Group(Struct, frozen=True, array_like=True):

@@ -113,6 +113,7 @@ class Attempts:
                 continue  # its attempt is open again: the cancel was not stored
             self._fleet.hold(mine, *place, now)
             mine.working, mine.free_by_ms = agent.working, agent.free_by_ms
+            self._gates.adopt(mine.record.id, old._gates)
             self.closing[place] = mine
             heapq.heappush(self._timers, (mine.free_by_ms, *place))
             if place in old.calls:
@@ -280,7 +281,7 @@ class Attempts:
             self._release_closing(agent, now)
         elif self._table.state_of(slot) is State.assigned:
             if not is_repeat:
-                self._take_back(slot, "unaccepted", None, now)
+                self._not_accepted(slot, "before its sidecar started anew", now)
         else:
             self._take_back(slot, "lost", _lost("its sidecar came back without it"), now)
 
@@ -361,7 +362,7 @@ class Attempts:
             agent.unresponsive = True
             if agent.host.session is not None:
                 self._out.send(agent.host.session.peer, m.Ping(agent=agent.record.local_name))
-            self._take_back(slot, "unaccepted", None, now)
+            self._not_accepted(slot, f"within {self._tasks.settings.queue.accept_s:g} s", now)
         elif state is State.assigned:
             self._remind(slot, min(table.lease_ms[slot], table.accept_ms[slot]))
         elif state is State.working:
@@ -417,7 +418,7 @@ class Attempts:
         self._tasks.move(slot, Move.kill, now)
 
     def _take_back(self, slot: int, outcome: Outcome, error: TaskError | None, now: Now) -> None:
-        """The lease is reclaimed. A lost worker counts; an assignment that was never accepted does not."""
+        """The lease is reclaimed. A lost worker counts."""
         self._end(slot, outcome, error, now)
         if error is None:
             self._tasks.move(slot, Move.back, now)
@@ -429,6 +430,28 @@ class Attempts:
             self._again(slot, losses, losses - 1, "worker_lost", now)
         else:
             self._tasks.move(slot, Move.back, now)
+
+    def _not_accepted(self, slot: int, when: str, now: Now) -> None:
+        """Nobody took the assignment. Once is the host's affair, and the task goes elsewhere at once; a task that this
+        befalls again and again may be what kills its sidecars, so it waits longer each time and has an end."""
+        table = self._table
+        agent = self._fleet.agents[table.agent[slot]]
+        place = f"{agent.record.name} on {agent.host.record.name}"
+        self._end(slot, "unaccepted", None, now)
+        table.unaccepted[slot] += 1
+        count = table.unaccepted[slot]
+        if count == 1:
+            self._tasks.move(slot, Move.back, now)
+            return
+        table.errors[table.id[slot]] = TaskError(
+            failure_class=FailureClass.infrastructure,
+            code="not_accepted",
+            message=f"{count} assignments in a row were not accepted; the last by {place}, {when}",
+        )
+        if count >= self._tasks.settings.queue.max_unaccepted:
+            self._again(slot, 1, 0, "never_accepted", now)
+        else:
+            self._delay(slot, self._backoff_ms(count - 1), now)
 
     def _delay(self, slot: int, ms: int, now: Now) -> None:
         table = self._table
@@ -462,6 +485,8 @@ class Attempts:
         agent = self._fleet.agents.get(self._table.agent[slot])
         self._close(slot, outcome, error, now)
         self._end_call(self._table.id[slot], self._table.attempt[slot])
+        if outcome != "unaccepted":
+            self._table.unaccepted[slot] = 0
         self._table.agent[slot] = 0 if outcome != "completed" else self._table.agent[slot]
         if agent is not None and agent.task == self._table.id[slot]:
             self._free(agent, now)

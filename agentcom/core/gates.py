@@ -123,11 +123,20 @@ class Gates:
             return
         counted = self.limits_of(slot)
         if counted:
-            self._held[agent] = counted
-            for one in counted:
-                self.running[one] = self.running.get(one, 0) + 1
-                if self.running[one] == self._limits[one]:
-                    self._regate(one)
+            self._count(agent, counted)
+
+    def _count(self, agent: int, counted: tuple[Counted, ...]) -> None:
+        self._held[agent] = counted
+        for one in counted:
+            self.running[one] = self.running.get(one, 0) + 1
+            if self.running[one] == self._limits[one]:
+                self._regate(one)
+
+    def adopt(self, agent: int, old: Gates) -> None:
+        """The agent's task is cancelled and its processes may still run: it counts as it did in a core before."""
+        counted = tuple(one for one in old._held.get(agent, ()) if one in self._limits)
+        if counted:
+            self._count(agent, counted)
 
     def freed(self, agent: int) -> None:
         """What the agent ran has ended, with all its processes."""

@@ -37,7 +37,7 @@ COLUMNS = (
     ("attempt", "i"), ("retries_used", "h"), ("losses", "h"), ("parked_count", "i"), ("infra_count", "h"),
     ("agent", "i"), ("host", "i"), ("assigned_ms", "q"), ("delay_ms", "q"), ("expires_ms", "q"),
     ("lease_ms", "q"), ("accept_ms", "q"), ("not_before_ms", "q"), ("due_ms", "q"), ("accepted_ms", "q"),
-    ("start_by_ms", "q"), ("complete_by_ms", "q"), ("labels", "i"),
+    ("start_by_ms", "q"), ("complete_by_ms", "q"), ("labels", "i"), ("unaccepted", "h"),
 )  # fmt: skip
 ROW_BYTES = sum(array(kind).itemsize for _, kind in COLUMNS)
 assert ROW_BYTES <= 200
@@ -75,6 +75,7 @@ class TaskTable:
     start_by_ms: array[int]
     complete_by_ms: array[int]
     labels: array[int]
+    unaccepted: array[int]
 
     def __init__(self) -> None:
         self._columns: list[array[int]] = []
@@ -103,6 +104,7 @@ class TaskTable:
             record.losses, record.parked_count, record.infra_count, record.agent, record.host,
             record.assigned_ms, record.delay_ms, record.expires_ms, 0, 0, record.not_before_ms, record.due_ms,
             0, record.start_by_ms, record.complete_by_ms, self.label_sets.take(record.labels),
+            record.unaccepted,
         )  # fmt: skip
         if self._free:
             slot = self._free.pop()
@@ -162,6 +164,7 @@ class TaskTable:
                 self.start_by_ms[slot],
                 self.complete_by_ms[slot],
                 self.label_sets[self.labels[slot]],
+                self.unaccepted[slot],
             )
         )
 

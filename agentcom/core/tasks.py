@@ -210,7 +210,7 @@ class Tasks:
             raise illegal(record.id, record.state, Move.retry)
         old = record.state
         record.state = state
-        record.retries_used = record.losses = record.parked_count = record.infra_count = 0
+        record.retries_used = record.losses = record.parked_count = record.infra_count = record.unaccepted = 0
         record.finished_ms = record.agent = record.host = 0
         record.delay_ms = record.due_ms = record.not_before_ms = 0
         record.start_by_ms = record.start_by_ms if record.start_by_ms > now.wall_ms else 0

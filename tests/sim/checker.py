@@ -38,6 +38,7 @@ class Spent:
     errors: int = 0
     losses: int = 0
     infrastructure: int = 0
+    unaccepted: int = 0  # in a row
 
 
 class Checker:
@@ -276,6 +277,7 @@ class Checker:
     def _spend(self, task: int, record: AttemptRecord) -> None:
         spent = self._spent.setdefault(task, Spent())
         self._line.reach(f"attempt_{record.outcome}")
+        spent.unaccepted = spent.unaccepted + 1 if record.outcome == "unaccepted" else 0
         if record.outcome in ("lost", "interrupted"):
             spent.losses += 1
         elif record.outcome in ("failed", "declined"):
@@ -340,6 +342,7 @@ class Checker:
         mine = (min(spent.errors, row.max_retries), spent.losses, spent.infrastructure)
         assert figures == mine, f"task {row.id} counts {figures}, {mine} happened"
         over |= spent.losses >= queue.max_losses or spent.infrastructure > queue.max_infrastructure
+        over |= spent.unaccepted >= queue.max_unaccepted
         if row.state is State.dead:
             assert over, f"task {row.id} is dead ({row.error_code}) with budget left: {spent}"
         else:
@@ -441,7 +444,7 @@ class Checker:
 
 
 TAKEN_BACK = ("lost", "unaccepted", "interrupted")
-DEATHS = ("worker_lost", "infrastructure_exhausted")
+DEATHS = ("worker_lost", "infrastructure_exhausted", "never_accepted")
 
 
 def mark_of(description: str) -> str:

@@ -212,6 +212,66 @@ def test_an_answer_of_another_agent_does_not_count(rig: Rig) -> None:
     assert [agent.unresponsive for agent in rig.hub.fleet.agents.values()] == [True, False]
 
 
+def ignore(rig: Rig, box: HostEnd) -> m.Assign:
+    """Let the time to accept pass; then the agent answers its ping."""
+    assign = box.assigned()
+    for _ in range(ACCEPT_MS // BEAT_MS):
+        rig.advance(BEAT_MS)
+        box.beat()
+    box.send(m.Pong(session=box.token, agent="box-1"))
+    return assign
+
+
+def test_r22_an_assignment_that_nobody_ever_accepts_has_an_end(rig: Rig, box: HostEnd) -> None:
+    number = rig.admin.submit(shell_task())
+    waits = []
+    for count in range(1, 6):
+        ignore(rig, box)
+        found = rig.admin.task(number)
+        assert (found["losses"], found["retries_used"]) == (0, 0)
+        if 1 < count < 5:
+            assert (found["state"], found["error"]["code"]) == ("delayed", "not_accepted")
+            waits.append(rig.hub.tasks.table.delay_ms[rig.hub.tasks.table.slot_of[number]])
+            rig.advance(waits[-1])
+    assert all(low <= wait <= 2 * low for wait, low in zip(waits, (1_000, 2_000, 4_000), strict=True))
+    assert (found["state"], found["error"]["code"]) == ("dead", "never_accepted")
+    assert "5 assignments in a row were not accepted; the last by box-1 on box" in found["error"]["message"]
+    neighbour = rig.admin.submit(shell_task())
+    assert box.take().task == neighbour
+
+
+def test_i9_a_task_that_kills_its_sidecar_before_it_can_accept_kills_five_and_no_more(rig: Rig) -> None:
+    box = rig.host()
+    number = rig.admin.submit(shell_task())
+    deaths = 0
+    while rig.admin.state(number) != "dead":
+        if rig.admin.state(number) == "delayed":
+            rig.advance(9_000)
+        assert box.assigned().task == number
+        box.received.clear()
+        box.leave()
+        deaths += 1
+        box.process = f"start-number-{deaths}"
+        box.hello()
+    assert deaths == 5
+    assert rig.admin.task(number)["error"]["code"] == "never_accepted"
+
+
+def test_an_attempt_that_is_accepted_begins_the_count_anew_and_a_restart_keeps_it(rig: Rig) -> None:
+    box = rig.host()
+    number = rig.admin.submit(shell_task())
+    ignore(rig, box)
+    ignore(rig, box)
+    rig.start()
+    rig.admin.hello()
+    assert rig.hub.tasks.table.unaccepted[rig.hub.tasks.table.slot_of[number]] == 2
+    box.received.clear()
+    box.hello()
+    rig.advance(10_000)
+    box.fail(box.take())
+    assert rig.hub.tasks.table.unaccepted[rig.hub.tasks.table.slot_of[number]] == 0
+
+
 def test_accepting_what_was_taken_back_is_answered_with_a_cancel(rig: Rig, box: HostEnd) -> None:
     rig.admin.submit(shell_task())
     late = box.assigned()
