@@ -53,6 +53,7 @@ from agentcom.feed import Feed
 from agentcom.gate import HUB_DOMAIN, Gate
 from agentcom.loading import admitted, first_principals, load
 from agentcom.logbook import LogBook
+from agentcom.lookups import look_up
 from agentcom.peers import Peers
 from agentcom.probe import Prober
 from agentcom.queries import Queries
@@ -286,10 +287,7 @@ class Broker:
         if isinstance(event, Incoming):
             if isinstance(event.message, m.Request):
                 event = self._named_dead(event)
-            wanted = self.hub.lookups(event, now)
-            if wanted:
-                found = {place: self._store.get(*place) for place in wanted}
-                event = event._replace(found={p: body for p, body in found.items() if body is not None})
+            event = look_up(self.hub, self._store, event, now)
         return self.hub.handle(event, now)
 
     def _named_dead(self, event: Incoming) -> Incoming:

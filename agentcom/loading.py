@@ -77,6 +77,10 @@ def load(store: Store) -> Loaded:
             key.decode(): msgspec.msgpack.decode(body, type=SettingRecord)
             for key, body in store.scan("config")
         },
+        depends=[
+            (int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big"))
+            for key, _ in store.scan("depends")
+        ],
     )
 
 

@@ -21,6 +21,7 @@ Label = Annotated[str, Meta(min_length=1, max_length=limits.LABEL_CHARS_MAX)]
 Url = Annotated[str, Meta(min_length=1, max_length=limits.URL_CHARS_MAX)]
 Reason = Annotated[str, Meta(max_length=limits.REASON_CHARS_MAX)]
 TaskId = Annotated[int, Meta(ge=1, le=2**62)]
+Reference = Annotated[int, Meta(ge=-limits.BATCH_TASKS_MAX, le=2**62)]
 AttemptNo = Annotated[int, Meta(ge=0, le=2**31)]
 Count = Annotated[int, Meta(ge=0, le=2**62)]
 Moment = Annotated[str, Meta(max_length=40)]  # RFC 3339 with a zone
@@ -188,6 +189,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     start_by: Moment | None = None
     complete_by: Moment | None = None
     ttl_s: Annotated[int, Meta(ge=1, le=limits.TTL_S_MAX)] | None = None
+    depends_on: Annotated[tuple[Reference, ...], Meta(max_length=limits.DEPENDS_MAX)] = ()
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=limits.KEY_CHARS_MAX)] | None = None
     labels: Annotated[tuple[Label, ...], Meta(max_length=limits.LABELS_MAX)] = ()
     verify: bool = True

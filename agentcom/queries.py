@@ -20,6 +20,7 @@ from agentcom.core.attempts import LATE
 from agentcom.core.effects import Read, key_u64, key_u64x2
 from agentcom.core.hub import Hub
 from agentcom.core.story import tell
+from agentcom.core.waiting import NAMED_MAX
 from agentcom.errors import NotFound
 from agentcom.logbook import LogBook
 from agentcom.model import (
@@ -157,6 +158,7 @@ class Queries:
             "parked_count": row.parked_count,
             "submitted_by": submitter.name if submitter else None,
             "expires_at": self._expires_at(row),
+            "waits_for": list(self.hub.tasks.waiting.unmet(row.id)),
             "route": msgspec.to_builtins(_route(route)) if route is not None else None,
             "result": _result_view(_result(result), row.state) if result is not None else None,
         }
@@ -359,9 +361,23 @@ class Queries:
             if row.not_before_ms:
                 return f"it starts not before {rfc3339(row.not_before_ms)}"
             return f"it waits {row.delay_ms / 1000:.1f} s after: {row.error_message}"
+        if row.state is State.waiting:
+            return f"it waits for {self._dependencies(row.id)} to complete"
         if row.state is State.held:
             return f"{row.error_message}; then: agentcom task release {row.id}"
         return f"it is {row.state}: {row.error_message}" if row.error_message else f"it is {row.state}"
+
+    def _dependencies(self, task: int) -> str:
+        """What a waiting task waits for, each with its state."""
+        tasks = self.hub.tasks
+        unmet = tasks.waiting.unmet(task)
+        first = [
+            f"task {one} ({tasks.table.state_of(tasks.table.slot_of[one])})"
+            for one in unmet[:NAMED_MAX]
+            if one in tasks.table
+        ]
+        more = f" and {len(unmet) - NAMED_MAX} more" if len(unmet) > NAMED_MAX else ""
+        return ", ".join(first) + more
 
     # --- the hub ----------------------------------------------------------------------------------------
 

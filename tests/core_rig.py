@@ -42,6 +42,7 @@ from agentcom.core.hub import Hub
 from agentcom.errors import Refused
 from agentcom.loading import first_principals, load
 from agentcom.logbook import LogBook
+from agentcom.lookups import look_up
 from agentcom.model import EndpointProbe, JsonObject, Role, TaskError, TaskResult, TaskSpec
 from agentcom.queries import Queries
 from agentcom.store.base import Batch, delete_under
@@ -175,8 +176,7 @@ class Rig:
     def _looked_up(self, event: Event, now: Now) -> Event:
         if not isinstance(event, Incoming):
             return event
-        found = {place: self.store.get(*place) for place in self.hub.lookups(event, now)}
-        return event._replace(found={place: body for place, body in found.items() if body is not None})
+        return look_up(self.hub, self.store, event, now)
 
     def _commit(self, effects: Sequence[Effect]) -> list[Effect]:
         batch = Batch()

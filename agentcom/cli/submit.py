@@ -53,6 +53,9 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
 @click.option("--start-by", metavar="TIME", help="RFC 3339; expires unless a worker is on it by then.")
 @click.option("--complete-by", metavar="TIME", help="RFC 3339; expires then, running work is cancelled.")
 @click.option("--ttl", "ttl_s", type=int, metavar="S", help="Seconds until an unfinished task expires.")
+@click.option(
+    "--after", "depends_on", type=int, multiple=True, metavar="ID", help="A task to complete first."
+)
 @click.option("--key", "idempotency_key", metavar="KEY", help="The same key again gives the same task.")
 @click.option("--label", "labels", multiple=True, metavar="LABEL")
 @click.option(

@@ -19,6 +19,7 @@ from agentcom.core import invariants
 from agentcom.core.agents import Agent, Fleet, Host
 from agentcom.core.attempts import Attempts
 from agentcom.core.configuration import Configuration
+from agentcom.core.depends import Edge
 from agentcom.core.effects import (
     Effect,
     EndSession,
@@ -79,6 +80,7 @@ class Loaded(NamedTuple):
     numbers: dict[str, int]
     finals: dict[State, int]
     config: dict[str, SettingRecord]
+    depends: Iterable[Edge] = ()
 
 
 class Hub:
@@ -134,6 +136,8 @@ class Hub:
         self.tasks.next_id = max(1, loaded.numbers.get("next_task", 1))
         self.tasks.story.next_number = max(1, loaded.numbers.get(NEXT_NOTE, 1))
         self.tasks.counts.update(loaded.finals)
+        for edge in loaded.depends:
+            self.tasks.waiting.depends.load(edge)
         slots = [self.tasks.load(row, now) for row in loaded.rows]
         self.tasks.begin(now, loaded.numbers)
         for slot in slots:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def check(hub: Hub) -> None:
     """All of the checks below."""
     _check_rows(hub)
+    _check_depends(hub)
     _check_ready(hub)
     _check_interned(hub)
     _check_gates(hub)
@@ -54,6 +55,20 @@ def _check_rows(hub: Hub) -> None:
     lanes = Counter(LANES[table.lane[slot]] for slot in table.slot_of.values())
     assert {lane: n for lane, n in tasks.by_lane.items() if n} == dict(lanes), f"lanes {tasks.by_lane}"
     assert set(table.errors) <= set(table.slot_of), "an error belongs to no live task"
+
+
+def _check_depends(hub: Hub) -> None:
+    """A task waits if and only if something that it needs is live; edges are the same from both ends."""
+    tasks, waiting = hub.tasks, hub.tasks.waiting
+    for task, slot in tasks.table.slot_of.items():
+        state, unmet = tasks.table.state_of(slot), waiting.unmet(task)
+        if state is State.waiting:
+            assert unmet, f"task {task} waits for nothing"
+            assert not waiting.failed(task), f"task {task} waits for {waiting.failed(task)}, which are final"
+        elif state is not State.held:
+            assert not unmet, f"task {task} is {state} and waits for {unmet}"
+    ends = sorted((one, other) for one, others in waiting.depends.unmet.items() for other in others)
+    assert ends == waiting.depends.edges(), f"edges {ends}, from the other end {waiting.depends.edges()}"
 
 
 def _check_ready(hub: Hub) -> None:

@@ -303,3 +303,13 @@ class Principals:
 
     def _save(self, record: PrincipalRecord) -> None:
         self._out.put("principals", b"p" + key_u64(record.id), record)
+
+
+def may_touch(caller: PrincipalRecord | None, submitter: int) -> bool:
+    """A `submit` role sees its own tasks only; `caller` None stands for the hub itself."""
+    return caller is None or caller.role is not Role.submit or submitter == owner_of(caller)
+
+
+def owner_of(caller: PrincipalRecord) -> int:
+    """Whose tasks the caller's are: a page session acts for the key or token that made its link."""
+    return caller.parent or caller.id

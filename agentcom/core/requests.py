@@ -16,9 +16,10 @@ from agentcom import limits
 from agentcom import messages as m
 from agentcom.clock import Now, rfc3339
 from agentcom.core.effects import ProbeEndpoint, Read, RecordKey, key_u64
-from agentcom.core.principals import RIGHTS
+from agentcom.core.principals import RIGHTS, may_touch, owner_of
 from agentcom.core.sessions import Session
-from agentcom.core.tasks import Move, idempotency_key, illegal, may_touch, owner_of
+from agentcom.core.tasks import Move, idempotency_key, illegal
+from agentcom.core.waiting import references
 from agentcom.errors import NotFound, Refused
 from agentcom.model import (
     FINAL,
@@ -122,10 +123,11 @@ class Requests:
         """The records that this request's decision needs from the store."""
         op, tasks = request.op, self._hub.tasks
         if isinstance(op, m.Submit):
+            named = [("tasks", key_u64(task)) for task in references(op) if task not in tasks.table]
             if all(spec.idempotency_key is None for spec in op.tasks):
-                return []
+                return named
             owner = owner_of(self.caller(session, request, now))
-            return [("idempotency", place) for place in tasks.idempotency_keys(op, owner)]
+            return [*named, *(("idempotency", place) for place in tasks.idempotency_keys(op, owner))]
         if (
             isinstance(op, m.TaskRetry | m.TaskCancel | m.TaskHold | m.TaskRelease)
             and op.task not in tasks.table
@@ -202,6 +204,8 @@ class Requests:
     ) -> object:
         records = self._ended(op.tasks, caller, found)
         for record in records:
+            self._hub.tasks.waiting.check_purge(record.id)
+        for record in records:
             self._purge(record, found)
             self._out.publish("task", "task_purged", task=record.id, by=caller.name)
         return {"purged": len(records)}
@@ -224,6 +228,7 @@ class Requests:
             self._out.delete(database, key)
         for database in ("attempts", "routes", "reports", "stories"):
             self._out.delete_task(database, record.id)
+        self._hub.tasks.waiting.depends.purged(record.id)
         self._hub.tasks.counts[record.state] -= 1
 
     def _live(self, task: int, caller: PrincipalRecord, what: Move, found: Found) -> int:

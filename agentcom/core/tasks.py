@@ -8,7 +8,7 @@ door here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -23,9 +23,11 @@ from agentcom.core.effects import RecordKey, key_u64
 from agentcom.core.groups import Groups
 from agentcom.core.lanes import ReadyQueue
 from agentcom.core.outlet import Outlet
+from agentcom.core.principals import may_touch, owner_of
 from agentcom.core.rows import LANES, STATE_CODE, STATES, TIERS, TaskTable
 from agentcom.core.sessions import Sessions
 from agentcom.core.story import Noted, Story
+from agentcom.core.waiting import Plan, Waiting, final_row
 from agentcom.core.waits import Waits
 from agentcom.errors import NotFound, Refused
 from agentcom.model import (
@@ -34,7 +36,6 @@ from agentcom.model import (
     JsonObject,
     Lane,
     PrincipalRecord,
-    Role,
     State,
     TaskError,
     TaskRow,
@@ -57,10 +58,13 @@ class Move(StrEnum):
     cancel = "cancel"
     expire = "expire"
     retry = "retry"
+    wait = "wait"
+    met = "met"
 
 
 QUEUED = (State.waiting, State.delayed, State.ready)
 OPEN = (State.assigned, State.working)
+ENDED = (State.dead, State.cancelled, State.expired)  # final without a result
 LIVE = (*QUEUED, *OPEN, State.held)
 TABLE: dict[tuple[State, Move], State] = {
     (State.ready, Move.assign): State.assigned,
@@ -72,16 +76,21 @@ TABLE: dict[tuple[State, Move], State] = {
     **{(state, Move.hold): State.held for state in (*QUEUED, *OPEN)},
     (State.held, Move.release): State.ready,
     (State.held, Move.delay): State.delayed,
+    (State.held, Move.wait): State.waiting,
+    (State.waiting, Move.met): State.ready,
+    (State.waiting, Move.delay): State.delayed,
     **{(state, Move.kill): State.dead for state in OPEN},
     **{(state, Move.cancel): State.cancelled for state in LIVE},
     **{(state, Move.expire): State.expired for state in LIVE},
-    **{(state, Move.retry): State.ready for state in (State.dead, State.cancelled, State.expired)},
+    **{(state, Move.retry): State.ready for state in ENDED},
+    **{(state, Move.wait): State.waiting for state in ENDED},
 }
 
 
 NOTED: dict[Move, Noted] = {
     Move.hold: Noted.held,
     Move.release: Noted.released,
+    Move.wait: Noted.released,
     Move.delay: Noted.delayed,
     Move.due: Noted.due,
     Move.kill: Noted.dead,
@@ -114,6 +123,7 @@ class Tasks:
         self.story = Story(out, self.table)
         self.clock = TermClock(out)
         self.deadlines = Deadlines(self.table, self.clock)
+        self.waiting = Waiting(self, out)
         self._newest_ms = 0
         self._order_base_ms = 0
         self.next_id = 1
@@ -164,13 +174,30 @@ class Tasks:
         admitted = [
             admit(spec, caller.role, self.settings, now, f"tasks[{n}]") for n, spec in enumerate(op.tasks)
         ]
-        taken = [self._take(one, caller, now, found) for one in admitted]
+        plans = self.waiting.plan(admitted, caller, found)
+        taken = [self._take(plan, caller, now, found) for plan in plans]
         self._out.number("next_task", self.next_id)
         return taken
 
     def are_known(self, op: m.Submit, caller: int, found: Mapping[RecordKey, bytes]) -> bool:
         """Whether every task of the batch was taken before, so that it is answered and nothing is stored."""
         return all(self._known(spec, caller, found) is not None for spec in op.tasks)
+
+    def ids_of(
+        self, admitted: Sequence[Admitted], caller: PrincipalRecord, found: Mapping[RecordKey, bytes]
+    ) -> list[int]:
+        """The id that each entry of a batch has, or will get when the batch is taken."""
+        ids: list[int] = []
+        fresh: dict[bytes, int] = {}
+        next_id, owner = self.next_id, owner_of(caller)
+        for one in admitted:
+            key = idempotency_key(owner, one.spec) if one.spec.idempotency_key is not None else b""
+            known = self._known(one.spec, owner, found) or (fresh.get(key) if key else None)
+            if known is None:
+                known, next_id = next_id, next_id + 1
+                fresh[key] = known
+            ids.append(known)
+        return ids
 
     def idempotency_keys(self, op: m.Submit, caller: int) -> list[bytes]:
         return [idempotency_key(caller, s) for s in op.tasks if s.idempotency_key is not None]
@@ -193,10 +220,14 @@ class Tasks:
         self.move(slot, Move.hold, now, by=by)
 
     def release(self, slot: int, now: Now, by: str = "") -> None:
-        """A held task goes on: to its lane, or on waiting when the time that was given for it is still to come."""
+        """A held task goes on: to its lane, or on waiting for other tasks, or for the time that was given for it."""
         later = self.table.not_before_ms[slot] > now.wall_ms
         if self.table.state_of(slot) is not State.held:
             raise self.illegal(slot, Move.release)
+        self.waiting.check_release(self.table.id[slot])
+        if self.waiting.unmet(self.table.id[slot]):
+            self.waiting.wait_again(slot, now, by)
+            return
         self.table.delay_ms[slot] = 0
         if later:
             self.note(slot, Noted.released, "", now, by=by)
@@ -208,6 +239,8 @@ class Tasks:
         state = TABLE.get((record.state, Move.retry))
         if state is None:
             raise illegal(record.id, record.state, Move.retry)
+        if self.waiting.unmet(record.id):
+            state = TABLE[record.state, Move.wait]
         old = record.state
         record.state = state
         record.retries_used = record.losses = record.parked_count = record.infra_count = record.unaccepted = 0
@@ -226,8 +259,19 @@ class Tasks:
         self._out.delete("dead", key_u64(record.id))
         self._out.put_bytes("lanes", key_u64(record.id), b"")
         self._enter(slot, state, now)
-        self._save(slot)
+        self.save(slot)
         self.note(slot, Noted.retried, "", now, by=by)
+        self.waiting.back(slot, now)
+        self.waiting.retried(record.id, now)
+
+    def release_to_wait(self, slot: int, now: Now, by: str, cause: str) -> None:
+        """From held to waiting for other tasks."""
+        self.move(slot, Move.wait, now, cause=cause, by=by)
+
+    def go_on(self, slot: int, now: Now) -> None:
+        """All that the task waited for has completed: to its lane, unless its time is still to come."""
+        later = self.table.not_before_ms[slot] > now.wall_ms
+        self.move(slot, Move.delay if later else Move.met, now)
 
     # --- moves ------------------------------------------------------------------------------------------
 
@@ -257,7 +301,7 @@ class Tasks:
                 # Not written: after a restart the host says whether its attempt was accepted.
                 self._out.task_changed(task)
             else:
-                self._save(slot)
+                self.save(slot)
         return new
 
     def note(self, slot: int, event: Noted, cause: str, now: Now, *, by: str = "", until_ms: int = 0) -> None:
@@ -308,22 +352,21 @@ class Tasks:
         else:
             if state not in OPEN and 0 < self.table.start_by_ms[slot] <= now.wall_ms:
                 self.table.start_by_ms[slot] = 0  # it was started in time
-                self._save(slot)
+                self.save(slot)
             self.deadlines.watch(slot, state)
 
     def _take(
-        self, one: Admitted, caller: PrincipalRecord, now: Now, found: Mapping[RecordKey, bytes]
+        self, plan: Plan, caller: PrincipalRecord, now: Now, found: Mapping[RecordKey, bytes]
     ) -> JsonObject:
-        owner = owner_of(caller)
+        one, owner = plan.admitted, owner_of(caller)
         known = self._known(one.spec, owner, found)
         if known is not None:
-            slot = self.table.slot_of.get(known)
-            state = self.table.state_of(slot).value if slot is not None else None
-            tier = self.tier_of(slot) if slot is not None else one.tier.value
-            return {"id": known, "state": state, "tier": tier, "created": False}
+            return self._known_view(known, found)
         task, self.next_id = self.next_id, self.next_id + 1
         spec = one.spec
         state = State.delayed if one.not_before_ms else State.ready
+        if plan.unmet:
+            state = State.waiting
         record = TaskRow(
             id=task,
             state=state,
@@ -342,7 +385,10 @@ class Tasks:
             complete_by_ms=one.complete_by_ms,
             labels=tuple(sorted(set(spec.labels))),
         )
-        self._store_new(record, spec, now)
+        slot = self._store_new(record, spec, now)
+        if plan.unmet:
+            self.waiting.taken(slot, plan.unmet, now)
+            state = self.table.state_of(slot)
         if one.tier is not one.inferred_tier and one.tier_source == "explicit":
             self.disagreements += 1
             self._out.publish(
@@ -355,7 +401,19 @@ class Tasks:
             )
         return {"id": task, "state": state.value, "tier": one.tier.value, "created": True}
 
-    def _store_new(self, record: TaskRow, spec: TaskSpec, now: Now) -> None:
+    def _known_view(self, task: int, found: Mapping[RecordKey, bytes]) -> JsonObject:
+        """The answer to a key that is known: the first task as it is now, live or final."""
+        slot = self.table.slot_of.get(task)
+        if slot is not None:
+            state, tier = self.table.state_of(slot).value, self.tier_of(slot)
+        else:
+            record = final_row(self._out, task, found)
+            if record is None:
+                return {"id": task, "state": None, "tier": None, "created": False}
+            state, tier = record.state.value, record.tier.value
+        return {"id": task, "state": state, "tier": tier, "created": False}
+
+    def _store_new(self, record: TaskRow, spec: TaskSpec, now: Now) -> int:
         key = key_u64(record.id)
         slot = self.table.add(record)
         self.counts[record.state] += 1
@@ -367,6 +425,7 @@ class Tasks:
             self._out.put_bytes("idempotency", idempotency_key(record.submitter, spec), key)
         self._enter(slot, record.state, now)
         self._out.task_changed(record.id)
+        return slot
 
     def _known(self, spec: TaskSpec, caller: int, found: Mapping[RecordKey, bytes]) -> int | None:
         if spec.idempotency_key is None:
@@ -427,8 +486,9 @@ class Tasks:
         self.table.remove(task)
         self.waits.finish(task)
         self._out.task_changed(task)
+        self.waiting.ended(task, state, now)
 
-    def _save(self, slot: int) -> None:
+    def save(self, slot: int) -> None:
         task = self.table.id[slot]
         self._out.put_bytes("tasks", key_u64(task), self.table.encoded(slot))
         self._out.task_changed(task)
@@ -442,16 +502,6 @@ def idempotency_key(caller: int, spec: TaskSpec) -> bytes:
     200 characters may have more bytes than a store's key can hold."""
     text = (spec.idempotency_key or "").encode("utf-8", "surrogatepass")
     return key_u64(caller) + hashlib.blake2b(text, digest_size=16).digest()
-
-
-def may_touch(caller: PrincipalRecord | None, submitter: int) -> bool:
-    """A `submit` role sees its own tasks only; `caller` None stands for the hub itself."""
-    return caller is None or caller.role is not Role.submit or submitter == owner_of(caller)
-
-
-def owner_of(caller: PrincipalRecord) -> int:
-    """Whose tasks the caller's are: a page session acts for the key or token that made its link."""
-    return caller.parent or caller.id
 
 
 def illegal(task: int, state: State, what: Move, known: str = "") -> Refused:

@@ -42,6 +42,7 @@ class Database(StrEnum):
     IDEMPOTENCY = "idempotency"
     BODIES = "bodies"
     STORIES = "stories"
+    DEPENDS = "depends"
 
 
 class Batch:

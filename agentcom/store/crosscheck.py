@@ -89,7 +89,7 @@ def cross_check(walk: Walk) -> tuple[int, list[str]]:
         database: _Beside(walk, database, problems)
         for database in (
             Database.LANES, Database.DEAD, Database.BODIES,
-            Database.ATTEMPTS, Database.ROUTES, Database.REPORTS, Database.STORIES,
+            Database.ATTEMPTS, Database.ROUTES, Database.REPORTS, Database.DEPENDS, Database.STORIES,
         )
     }  # fmt: skip
     groups = _groups(numbers, problems)
@@ -133,12 +133,21 @@ def _check_task(row: TaskRow, found: dict[Database, list[Row]], problems: _Probl
         problems.add(f"task {row.id} is {row.state} and {'' if in_dead else 'not '}among the dead letters")
     if not found[Database.BODIES]:
         problems.add(f"task {row.id} has no body")
+    _check_depends(row, len(found[Database.DEPENDS]), problems)
     _check_attempts(row, found, problems)
     for key, body in found[Database.STORIES]:
         note = _note(body)
         if note.attempt > row.attempt:
             problems.add(f"task {row.id} has a note of attempt {note.attempt} and counts {row.attempt}")
         problems.newest_note = max(problems.newest_note, int.from_bytes(key[_NUMBER_BYTES:], "big"))
+
+
+def _check_depends(row: TaskRow, unmet: int, problems: _Problems) -> None:
+    """What a task waits for is written down until it has completed, and nothing runs before."""
+    if row.state is State.waiting and not unmet:
+        problems.add(f"task {row.id} is waiting, and nothing says for what")
+    if unmet and row.state in (State.ready, State.delayed, *OPEN_ATTEMPT, State.completed):
+        problems.add(f"task {row.id} is {row.state} and still waits for {unmet} tasks")
 
 
 def _check_attempts(row: TaskRow, found: dict[Database, list[Row]], problems: _Problems) -> None:

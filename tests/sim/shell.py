@@ -35,6 +35,7 @@ from agentcom.core.hub import Hub
 from agentcom.errors import Refused, StoreDamaged, StoreError, StoreFull
 from agentcom.loading import load
 from agentcom.logbook import LogBook
+from agentcom.lookups import look_up
 from agentcom.queries import Queries
 from agentcom.room import Room
 from agentcom.store.base import Batch, delete_under
@@ -310,8 +311,7 @@ class HubShell:
     def _handle_one(self, event: Event, now: Now, batch: Batch) -> list[Effect]:
         if isinstance(event, Incoming):
             event = self._named_dead(event)
-            found = {place: self.store.get(*place) for place in self.hub.lookups(event, now)}
-            event = event._replace(found={place: body for place, body in found.items() if body is not None})
+            event = look_up(self.hub, self.store, event, now)
             self._line.note("in", event.peer, type(event.message).__name__)
         effects = self.hub.handle(event, now)
         self._checker.handled(event, effects, now)

@@ -68,6 +68,20 @@ def test_a_dead_task_that_is_not_among_the_dead_letters(rows: Rows) -> None:
     assert problems(rows) == [f"task {task} is dead and not among the dead letters"]
 
 
+def test_a_task_that_waits_for_nothing_or_runs_before_what_it_waits_for(rows: Rows) -> None:
+    waiting = in_state(rows, State.ready)
+    rows["tasks", key_u64(waiting.id)] = msgspec.msgpack.encode(
+        msgspec.structs.replace(waiting, state=State.waiting)
+    )
+    assert problems(rows) == [f"task {waiting.id} is waiting, and nothing says for what"]
+    rows["depends", key_u64x2(waiting.id, 1)] = b""
+    assert problems(rows) == []
+    rows["tasks", key_u64(waiting.id)] = msgspec.msgpack.encode(waiting)
+    assert problems(rows) == [f"task {waiting.id} is ready and still waits for 1 tasks"]
+    rows["depends", key_u64x2(2**40, 1)] = b""
+    assert f"'depends' has {key_u64x2(2**40, 1).hex()}, and there is no such task" in problems(rows)
+
+
 def test_a_dead_letter_of_a_task_that_lives(rows: Rows) -> None:
     task = in_state(rows, State.ready).id
     rows["dead", key_u64(task)] = b"why"

@@ -564,12 +564,16 @@ function rounds(iterations) {
       check.output ? h("details", { open: check.status !== "pass" }, h("summary", {}, "Output"), h("pre", {}, check.output)) : null))))));
 }
 
+const moment = (text) => (text ? new Date(text).toLocaleString() : null);
+
 function taskFacts(task) {
   const tier = task.inferred_tier && task.inferred_tier !== task.tier ? `${task.tier} (looked like ${task.inferred_tier})` : task.tier;
   return facts([
     ["Lane", task.lane], ["Tier", `${tier}, ${task.tier_source}`], ["Attempt", task.attempt || null],
     ["Retries used", task.retries_used || null], ["Workers lost", task.losses || null], ["Submitted by", task.submitted_by],
     ["Created", time(task.created_at, " ago")], ["Assigned", time(task.assigned_at, " ago")], ["Finished", time(task.finished_at, " ago")],
+    ["Waits for", (task.waits_for ?? []).join(", ")], ["Start by", moment(task.start_by)], ["Complete by", moment(task.complete_by)],
+    ["Expires", moment(task.expires_at)],
     ["Repository", task.repo], ["Branch", task.branch], ["Needs", (task.needs ?? []).join(", ")], ["Labels", (task.labels ?? []).join(", ")],
     ["Command", task.command ? h("code", {}, task.command) : null],
     ["Files", (task.files ?? []).map((file) => file.path).join(", ")], ["Done when", (task.success_criteria ?? []).join("; ")],
