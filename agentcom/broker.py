@@ -23,7 +23,7 @@ import zmq
 
 from agentcom import auth, limits, logs
 from agentcom import messages as m
-from agentcom.clock import Clock, Now, rfc3339
+from agentcom.clock import Clock, Now, boot_id, rfc3339
 from agentcom.config import Home, Settings, sources
 from agentcom.core.effects import (
     Delete,
@@ -133,7 +133,7 @@ class Broker:
         self._router = self._bind_router()
         self._peers = Peers(self._router)
         self._jitter = random.Random(secrets.randbits(64))  # noqa: S311
-        self.hub = Hub(settings, self._jitter, self._epoch)
+        self.hub = Hub(settings, self._jitter, self._epoch, boot_id())
         self._queries = Queries(self.hub, store, clock, self._logbook, self._started_ms)
         self._feed = self._open_feed()
         self._prober = Prober(self._wake, settings.endpoints.probe_timeout_s)
@@ -388,7 +388,7 @@ class Broker:
     def _make_core(self, batch: Batch, old: Hub | None = None) -> list[Effect]:
         """A core loaded from the store, which takes over from the old one what no record holds."""
         now = self._clock.now()
-        hub = Hub(self._base, self._jitter, self._epoch)
+        hub = Hub(self._base, self._jitter, self._epoch, boot_id())
         self._introduce(hub)
         later = self._apply(hub.load(load(self._store), now, old), batch)
         self.hub = self._queries.hub = hub

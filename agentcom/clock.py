@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 
@@ -45,6 +46,14 @@ class ManualClock:
     def jump(self, ms: int) -> Now:
         self._now = Now(self._now.mono_ms, self._now.wall_ms + ms)
         return self._now
+
+
+def boot_id() -> str:
+    """Names this start of the machine, from which monotonic time counts; empty where it cannot be had."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def rfc3339(wall_ms: int | None) -> str | None:

@@ -9,7 +9,7 @@ import msgspec
 
 from agentcom.auth import KeyPair
 from agentcom.clock import Now
-from agentcom.core.deadlines import TERM, WALL
+from agentcom.core.deadlines import NOTE
 from agentcom.core.effects import key_u64, key_u64x2
 from agentcom.core.groups import PREFIX as GROUP
 from agentcom.core.hub import Loaded
@@ -21,6 +21,7 @@ from agentcom.model import (
     FINAL,
     OPEN_ATTEMPT,
     AgentRecord,
+    ClockNote,
     EndpointRecord,
     Group,
     HostRecord,
@@ -81,6 +82,7 @@ def load(store: Store) -> Loaded:
             (int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big"))
             for key, _ in store.scan("depends")
         ],
+        clock=_clock(store),
     )
 
 
@@ -134,9 +136,14 @@ def _final_counts(store: Store) -> dict[State, int]:
     return counts
 
 
+def _clock(store: Store) -> ClockNote | None:
+    body = store.get("meta", NOTE)
+    return msgspec.msgpack.decode(body, type=ClockNote) if body is not None else None
+
+
 def _numbers(store: Store) -> dict[str, int]:
     found = {}
-    for name in ("next_task", "next_host", NEXT_NOTE, "paused", WALL, TERM):
+    for name in ("next_task", "next_host", NEXT_NOTE, "paused"):
         body = store.get("meta", name.encode())
         if body is not None:
             found[name] = int.from_bytes(body, "big")

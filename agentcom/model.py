@@ -231,6 +231,15 @@ class TaskRow(Struct, array_like=True):
     unaccepted: int = 0
 
 
+class ClockNote(Struct, array_like=True):
+    """The clocks of the hub at one moment. `boot` names the start of the machine that `mono_ms` counts from."""
+
+    boot: str
+    mono_ms: int
+    wall_ms: int
+    term_ms: int
+
+
 class Group(Struct, frozen=True, array_like=True):
     """What a set of tasks asks of a place to run: tasks with equal groups are interchangeable to routing."""
 

@@ -62,6 +62,7 @@ class Rig:
         self.clock = ManualClock()
         self.store = MemoryStore()
         self.effects: list[Effect] = []
+        self.boot = "boot 1"  # of the machine
         self._seed = seed
         self._starts = 0
         self._fresh = 0
@@ -78,7 +79,7 @@ class Rig:
     def start(self) -> None:
         """Start a hub from what the store holds; every session is forgotten."""
         self._starts += 1
-        self.hub = Hub(self.settings, random.Random(self._seed), f"epoch{self._starts}")
+        self.hub = Hub(self.settings, random.Random(self._seed), f"epoch{self._starts}", self.boot)
         self.queries = Queries(self.hub, self.store, self.clock, LogBook(), self.clock.now().wall_ms)
         self._commit(self.hub.load(load(self.store), self.clock.now()))
         self.hub.end_tick()
@@ -86,7 +87,7 @@ class Rig:
 
     def twin(self) -> Hub:
         """What a hub that started now would know."""
-        made = Hub(self.settings, random.Random(self._seed), "twin")
+        made = Hub(self.settings, random.Random(self._seed), "twin", self.boot)
         made.load(load(self.store), self.clock.now())
         return made
 

@@ -3,7 +3,7 @@
 Moments that people gave (`not_before`, `start_by`, `complete_by`) follow the wall clock, also when it is set. Terms
 (time to live, how long a task may be held) run on a clock of their own that only monotonic time moves: setting the
 wall clock by ten years expires nothing. The term clock starts at wall time in a new store; where it stands is
-noted now and then and at each jump, and a start goes on from there.
+noted now and then, and a start goes on from there.
 """
 
 from __future__ import annotations
@@ -16,27 +16,29 @@ from agentcom.clock import Now, rfc3339
 from agentcom.core.lanes import key_of, pack, task_of
 from agentcom.core.outlet import Outlet
 from agentcom.core.rows import TaskTable
-from agentcom.model import OPEN_ATTEMPT, FailureClass, State, TaskError
+from agentcom.model import OPEN_ATTEMPT, ClockNote, FailureClass, State, TaskError
 
-WALL, TERM = "clock_wall_ms", "clock_term_ms"  # numbers in `meta`: two clocks read at one moment
+NOTE = b"clock"  # in `meta`
 
 
 class TermClock:
     """Time for terms, in ms that are comparable over restarts."""
 
-    def __init__(self, out: Outlet) -> None:
+    def __init__(self, out: Outlet, boot: str) -> None:
         self._out = out
+        self._boot = boot
         self._base_ms = 0
         self._offset_ms: int | None = None  # wall less monotonic, as last seen
         self._noted_ms: int | None = None  # monotonic
 
-    def begin(self, now: Now, numbers: dict[str, int]) -> None:
-        """Go on from the last note. The time away counts as the wall clock tells it, within reason: that clock may
-        have been set meanwhile, and nobody could work on anything."""
+    def begin(self, now: Now, note: ClockNote | None) -> None:
+        """Go on from the last note. Since the same boot of the machine monotonic time tells how long that is ago;
+        otherwise the wall clock does, within reason: it may have been set, and nobody could work on anything."""
         term_ms = now.wall_ms
-        if TERM in numbers:
-            away_ms = now.wall_ms - numbers[WALL]
-            term_ms = numbers[TERM] + min(max(0, away_ms), limits.AWAY_MS_MAX)
+        if note is not None and note.boot == self._boot != "" and note.mono_ms <= now.mono_ms:
+            term_ms = note.term_ms + now.mono_ms - note.mono_ms
+        elif note is not None:
+            term_ms = note.term_ms + min(max(0, now.wall_ms - note.wall_ms), limits.AWAY_MS_MAX)
         self._base_ms = term_ms - now.mono_ms
 
     def adopt(self, old: TermClock) -> None:
@@ -60,16 +62,15 @@ class TermClock:
         offset_ms, before_ms = now.wall_ms - now.mono_ms, self._offset_ms
         self._offset_ms = offset_ms
         moved_ms = 0 if before_ms is None else offset_ms - before_ms
-        if abs(moved_ms) < limits.CLOCK_JUMP_MS:
-            return 0
-        self.note(now)
-        return moved_ms
+        return moved_ms if abs(moved_ms) >= limits.CLOCK_JUMP_MS else 0
 
     def note(self, now: Now) -> None:
         """Write down where the clock stands."""
         self._noted_ms = now.mono_ms
-        self._out.number(WALL, max(0, now.wall_ms))
-        self._out.number(TERM, self.now_ms(now))
+        note = ClockNote(
+            boot=self._boot, mono_ms=now.mono_ms, wall_ms=now.wall_ms, term_ms=self.now_ms(now)
+        )
+        self._out.put("meta", NOTE, note)
 
     def next_note_ms(self) -> int:
         """When the next note is due, in monotonic ms."""

@@ -49,6 +49,7 @@ from agentcom.core.tasks import OPEN, Jitter, Tasks
 from agentcom.errors import Refused
 from agentcom.model import (
     AgentRecord,
+    ClockNote,
     EndpointRecord,
     Group,
     HostRecord,
@@ -81,12 +82,13 @@ class Loaded(NamedTuple):
     finals: dict[State, int]
     config: dict[str, SettingRecord]
     depends: Iterable[Edge] = ()
+    clock: ClockNote | None = None
 
 
 class Hub:
     """All state of the hub, in memory; the store follows it batch by batch."""
 
-    def __init__(self, settings: Settings, jitter: Jitter, epoch: str) -> None:
+    def __init__(self, settings: Settings, jitter: Jitter, epoch: str, boot: str = "") -> None:
         self.settings = settings
         self.epoch = epoch
         self.out = Outlet()
@@ -94,7 +96,7 @@ class Hub:
         self.sessions = Sessions()
         self.fleet = Fleet(self.out)
         self.registry = Registry(self.out, self._host_name)
-        self.tasks = Tasks(self.out, settings)
+        self.tasks = Tasks(self.out, settings, boot)
         self.gates = Gates(self.out, self.tasks, self.fleet, self.registry, self.principals)
         self.attempts = Attempts(self.out, self.tasks, self.fleet, self.registry, self.gates, jitter)
         self.router = Router(self.fleet, self.registry, settings)
@@ -139,7 +141,7 @@ class Hub:
         for edge in loaded.depends:
             self.tasks.waiting.depends.load(edge)
         slots = [self.tasks.load(row, now) for row in loaded.rows]
-        self.tasks.begin(now, loaded.numbers)
+        self.tasks.begin(now, loaded.clock)
         for slot in slots:
             state = self.tasks.table.state_of(slot)
             if state in OPEN:

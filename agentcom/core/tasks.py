@@ -32,6 +32,7 @@ from agentcom.core.waits import Waits
 from agentcom.errors import NotFound, Refused
 from agentcom.model import (
     FINAL,
+    ClockNote,
     FailureClass,
     JsonObject,
     Lane,
@@ -112,7 +113,7 @@ class Jitter(Protocol):
 class Tasks:
     """The table of live tasks, the ready queue, and every move between states."""
 
-    def __init__(self, out: Outlet, settings: Settings) -> None:
+    def __init__(self, out: Outlet, settings: Settings, boot: str = "") -> None:
         self._out = out
         self.settings = settings
         self.table = TaskTable()
@@ -121,7 +122,7 @@ class Tasks:
         self.lines: dict[int, int] = {}  # by label set: the line of the ready queue, where it is not 0
         self.waits = Waits(out)
         self.story = Story(out, self.table)
-        self.clock = TermClock(out)
+        self.clock = TermClock(out, boot)
         self.deadlines = Deadlines(self.table, self.clock)
         self.waiting = Waiting(self, out)
         self._newest_ms = 0
@@ -151,10 +152,10 @@ class Tasks:
         self._enter(slot, record.state, now)
         return slot
 
-    def begin(self, now: Now, numbers: dict[str, int]) -> None:
+    def begin(self, now: Now, clock: ClockNote | None = None) -> None:
         """Start the clock of terms, and that for the order of tasks: wall time once, then only monotonic time moves
         it, so a jump of the wall clock changes no order."""
-        self.clock.begin(now, numbers)
+        self.clock.begin(now, clock)
         self._order_base_ms = max(now.wall_ms, self._newest_ms) - now.mono_ms
 
     def adopt(self, old: Tasks, sessions: Sessions) -> None:
