@@ -97,8 +97,8 @@ def _parts() -> list[type[Struct]]:
         for _, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, Struct) and kind.__module__ == module.__name__ and not kind.__struct_config__.tag
     ]
-    stored = {"TaskRow", "Group", "AttemptRecord", "EndpointRecord", "HostRecord", "AgentRecord", "StoryNote", "ClockNote"}
-    stored |= {"PrincipalRecord", "InviteRecord", "_Envelope"}
+    stored = {"TaskRow", "Group", "AttemptRecord", "EndpointRecord", "HostRecord", "AgentRecord"}
+    stored |= {"PrincipalRecord", "InviteRecord", "StoryNote", "ClockNote", "_Envelope"}
     return sorted({k for k in found if k.__name__ not in stored}, key=lambda kind: kind.__name__)
 
 
