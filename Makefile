@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py agentcom/_fastsched.pyx
 
-.PHONY: run test sim faults lint check bench docs clean
+.PHONY: run test sim faults soak lint check bench docs clean
 
 # The environment is made again only when what it was made from has changed. Without a C compiler the install goes
 # on with the scheduler's twin in Python, and `agentcom doctor` says so.
@@ -37,10 +37,15 @@ sim: .venv/.test
 		$(if $(HOURS),--hours $(HOURS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(FIRST),--first $(FIRST)) \
 		$(if $(ALIVE),--alive),$(BIN)/python -m pytest tests/sim)
 
-# The fault rig: under way, run on demand.
-
+# The fault rig: what every merge runs.
 faults: .venv/.test
 	$(BIN)/python -m pytest tests/faults
+
+# The long column: MINUTES for each of the rows I1, I2, I4, I6, I9, I11 and I22, or for those of ROWS=I2,I6 (ROWS=all).
+MINUTES_EACH = $(or $(MINUTES),10)
+soak: .venv/.test
+	$(BIN)/python -m tests.faults --json --minutes $(MINUTES_EACH) $(if $(SEED),--seed $(SEED)) \
+		$(if $(filter all,$(ROWS)),,$(if $(ROWS),--rows $(ROWS),--soak))
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from agentcom.errors import StoreError, StoreLocked
 
 LOCK_FILE: Final = "hub.lock"
 FILES: Final = ("data.mdb", "lock.mdb")  # LMDB's own names
+NOTE_FILE: Final = "state.json"  # what the last run has left beside the store; see start.py
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 # Their locks and shared mappings do not reach other machines as LMDB needs it. Not 9p: that is how virtual

@@ -23,7 +23,7 @@ from agentcom.store.base import Batch
 from agentcom.store.check import DATA_FILE, CheckReport, Condition, full_check
 from agentcom.store.journal import Journal
 from agentcom.store.lmdb_store import MAP_BYTES, LmdbStore
-from agentcom.store.place import FILES, NO_ROOM, sync_directory, take_lock
+from agentcom.store.place import FILES, NO_ROOM, NOTE_FILE, sync_directory, take_lock
 from agentcom.store.segments import Replay, segments
 
 MERGED_BATCHES_MAX: Final = 1000  # that are brought forward in one commit
@@ -100,6 +100,7 @@ def restore(
         source = _Source(Path(backups), Path(journal), chosen, replay)
         built = _build(building, source, map_bytes, checker, need)
         quarantined = _swap(place, building)
+        (place / NOTE_FILE).unlink(missing_ok=True)  # it told of the file that was set aside
         _set_backups_aside(Path(backups), built.replay.last)
         uncertain = _set_journal_right(Path(journal), built.replay, known_sequence, replay)
     except OSError as error:

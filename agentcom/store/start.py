@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -33,7 +33,7 @@ from agentcom.store.check import (
 from agentcom.store.journal import Journal
 from agentcom.store.journaled import JournaledStore
 from agentcom.store.lmdb_store import MAP_BYTES, LmdbStore
-from agentcom.store.place import file_system, require_local, take_lock
+from agentcom.store.place import NOTE_FILE, file_system, require_local, take_lock
 from agentcom.store.restore import (
     ANY_SOUND,
     Checker,
@@ -45,7 +45,6 @@ from agentcom.store.restore import (
 )
 from agentcom.store.segments import segments, survey
 
-NOTE_FILE: Final = "state.json"
 CHECKED_ALWAYS_BYTES: Final = 16 * 2**20  # a file so small is checked in full at every start: under a second
 _NEVER_USED_BYTES: Final = 64 * 2**10  # a file that was being made when the machine stopped is below that
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -175,9 +174,12 @@ class _Opening:
         self._restored: RestoreReport | None = None
         self._uncertain: list[str] = []
         self._notes: list[str] = []
+        self._note: _Note | None = None
+        self._had_journal = paths.journal.exists()
 
     def examine(self, note: _Note | None, lock: int | None) -> None:
         """Find out what the store is, and restore it if it is damaged or gone."""
+        self._note = note
         file = self._paths.store / DATA_FILE
         if not file.exists() and not self._has_history():
             self._how = "new"
@@ -290,6 +292,7 @@ class _Opening:
             beyond = journal.last
             journal.forget_after(store.sequence, quarantine_name())
             self._uncertain.append(f"batches {store.sequence + 1} to {beyond}: {replay.missing}")
+        self._uncertain += self._missing(store.sequence, journal.found.last)
         if journal.last != store.sequence:
             journal.skip(store.sequence)
         report = StartReport(
@@ -303,6 +306,22 @@ class _Opening:
             duration_ms=int((time.monotonic() - begun) * 1000),
         )
         return OpenedStore(self._paths, store, journal, report)
+
+
+    def _missing(self, sequence: int, journal_last: int) -> Iterator[str]:
+        """A file that is whole may be older than it was: the note of a clean stop knows, else the journal."""
+        if self._restored is not None:
+            return  # it has told
+        if self._note is not None and self._note.sequence > sequence:
+            yield (
+                f"batches {sequence + 1} to {self._note.sequence} were there at the last stop and are in neither the "
+                "store nor the journal"
+            )
+        elif self._note is None and self._had_journal and journal_last < sequence:
+            yield (
+                f"batches after {sequence}, if there were any, are missing: neither the note of the last stop nor the "
+                "journal can tell"
+            )
 
 
 def _closed_note(path: Path, sequence: int) -> _Note:

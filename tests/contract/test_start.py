@@ -317,3 +317,41 @@ def test_disagreeing_records_are_not_exchanged_for_fewer_batches(place: Place) -
     assert (opened.report.how, opened.store.sequence) == ("full", 7)
     assert opened.report.is_degraded
     opened.close()
+
+
+def lose_the_newest_meta_page(place: Place) -> None:
+    """The file then looks like a whole one from before the last batch."""
+    content = bytearray(place.file.read_bytes())
+    slot = max((0, 1), key=lambda n: int.from_bytes(content[n * 4096 + 144 : n * 4096 + 152], "little"))
+    content[slot * 4096 + 144 : slot * 4096 + 152] = bytes(8)
+    place.file.write_bytes(content)
+
+
+def cut_the_journal(place: Place) -> None:
+    segment = max(place.paths.journal.iterdir())
+    segment.write_bytes(segment.read_bytes()[:-1])
+
+
+def test_a_whole_file_that_is_older_than_at_the_last_stop_is_told_when_the_journal_cannot_help(
+    place: Place,
+) -> None:
+    closed_after(place, 5)
+    lose_the_newest_meta_page(place)
+    cut_the_journal(place)
+    opened = place.begin()
+    assert opened.store.sequence == 4
+    assert [text[:14] for text in opened.report.uncertain] == ["batches 5 to 5"]
+    opened.close()
+    opened = place.begin()
+    assert opened.report.uncertain == (), "the next start begins from what is there now"
+    opened.close()
+
+
+def test_without_a_note_a_store_that_the_journal_does_not_reach_is_uncertain(place: Place) -> None:
+    closed_after(place, 5)
+    (place.paths.store / "state.json").write_bytes(b"\0")
+    cut_the_journal(place)
+    opened = place.begin()
+    assert opened.store.sequence == 5
+    assert opened.report.is_degraded
+    opened.close()

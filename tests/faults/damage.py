@@ -42,8 +42,8 @@ def flip_bits(content: bytearray, rng: random.Random) -> None:
 
 def zero_sectors(content: bytearray, rng: random.Random) -> None:
     for _ in range(rng.choice((1, 2, 8))):
-        start = rng.randrange(len(content) // SECTOR) * SECTOR
-        content[start : start + SECTOR] = bytes(SECTOR)
+        start = rng.randrange(-(-len(content) // SECTOR)) * SECTOR
+        content[start : start + SECTOR] = bytes(len(content[start : start + SECTOR]))
 
 
 def swap_pages(content: bytearray, rng: random.Random) -> None:
@@ -134,6 +134,62 @@ def try_damages(folder: Path, seed: int, count: int) -> Report:
     child.kill()
     child.communicate()
     return report
+
+
+def try_home_damages(folder: Path, seed: int, count: int) -> Report:
+    """I4: one to three files of a home at once (store, journal, backups, manifests, the note of the last stop)."""
+    report = Report("I4", "damaged homes: store, journal, backups and notes together, each tried by a start", seed)
+    report.add(found=0, whole=0, silent=0, child_aborts=0)
+    sample, rng = Sample(folder, seed), random.Random(seed)
+    child = _child()
+    for n in range(count):
+        place = folder / f"home-{n}"
+        shutil.copytree(sample.home, place)
+        what = damage_home(place, rng)
+        report.add(damages=1, **{f"in_{name}": 1 for name in sorted({each.partition(":")[0] for each in what})})
+        answer = _ask(child, place)
+        if answer is None:
+            report.add(child_aborts=1, found=1)
+            child.wait()
+            child = _child()
+        elif answer["how"] == "found":
+            report.add(found=1)
+        elif answer["digest"] != sample.digest:
+            report.add(silent=1)
+            report.violations.append(f"{n}, {what}: silent, {answer}")
+        else:
+            report.add(whole=1)
+        shutil.rmtree(place)
+    child.kill()
+    child.communicate()
+    return report
+
+
+ANY_FILE: tuple[Damage, ...] = (flip_bits, zero_sectors, truncate)
+
+
+def damage_home(home: Path, rng: random.Random) -> list[str]:
+    """Damage one to three files; which and how."""
+    groups = {
+        "store": [home / "store" / "data.mdb"],
+        "journal": sorted((home / "store" / "journal").iterdir()),
+        "backup": sorted((home / "backups").glob("*.mdb")),
+        "manifest": sorted((home / "backups").glob("*.json")),
+        "note": [home / "store" / "state.json"],
+    }
+    told = []
+    for name in rng.sample(sorted(groups), rng.choice((1, 2, 2, 3))):
+        file = rng.choice(groups[name])
+        kind = rng.choice(KINDS if file.suffix == ".mdb" else ANY_FILE)
+        if rng.random() < 0.15:
+            file.unlink()
+            told.append(f"{name}: gone")
+            continue
+        content = bytearray(file.read_bytes())
+        kind(content, rng)
+        file.write_bytes(content)
+        told.append(f"{name}: {kind.__name__}")
+    return told
 
 
 def try_restores(folder: Path, seed: int, count: int) -> Report:

@@ -18,7 +18,7 @@ import msgspec
 from agentcom import _pysched, auth, config, sched
 from agentcom import messages as m
 from agentcom.errors import ConfigError, Refused, StoreDamaged, StoreVersion
-from agentcom.model import TaskSpec
+from agentcom.model import Role, TaskSpec
 from agentcom.store.base import Batch
 from agentcom.store.journal import Journal
 from agentcom.store.record import pack, unpack
@@ -174,7 +174,7 @@ def keys(rng: random.Random, folder: Path) -> Target:
     """Key files, the hub's address and join codes: text that people copy and edit."""
     pair = auth.KeyPair(public="p" * 40, secret="s" * 40)
     address = auth.HubAddress(hub="tcp://127.0.0.1:7420", key=pair.public)
-    code = auth.JoinCode(address=address.hub, hub_key=pair.public, secret=pair.secret, role=auth.Role.host)
+    code = auth.JoinCode(address=address.hub, hub_key=pair.public, secret=pair.secret, role=Role.host)
     home = config.Home(folder / "keys-home").prepare()
     seeds = [msgspec.json.encode(pair), msgspec.json.encode(address), code.text().encode()]
 
@@ -208,18 +208,20 @@ def scheduler(rng: random.Random) -> Target:
     the seed of a call; most calls are wrong in one place or two."""
 
     def accepts(content: bytes) -> bool:
-        arguments = _call(random.Random(content))
-        twin = [each[:] if isinstance(each, array) else each for each in arguments]
-        return _outcome(sched.assign, arguments) == _outcome(_pysched.assign, twin) != "refused"
+        compiled = _outcome(sched.assign, _call(random.Random(content)))
+        twin = _outcome(_pysched.assign, _call(random.Random(content)))
+        assert compiled == twin, f"the compiled scheduler says {compiled}, its twin {twin}"
+        return compiled is not None
 
     return Target("scheduler arguments", [rng.randbytes(8) for _ in range(SAMPLES)], accepts)
 
 
-def _outcome(assign: Callable[..., int], arguments: list[Any]) -> Any:
+def _outcome(assign: Callable[..., int], arguments: list[Any]) -> tuple[int, list[list[int]]] | None:
+    """What it answered and wrote, or None when it refused."""
     try:
         return assign(*arguments), [list(each) for each in arguments]
     except (TypeError, BufferError, ValueError):
-        return "refused"
+        return None
 
 
 def _call(rng: random.Random) -> list[Any]:

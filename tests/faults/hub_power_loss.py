@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,7 +73,7 @@ def _work(home: Path, name: str, chance: random.Random) -> None:
     tasks = []
     for number in range(BATCHES_PER_LIFE):
         specs = tuple(spec_of(f"{name}-{number}-{n}", NEEDS if n else "nobody", chance) for n in range(BATCH))
-        answer = eventually("a submit is answered", lambda specs=specs: wire.ask(m.Submit(tasks=specs), 5))
+        answer = eventually("a submit is answered", partial(wire.ask, m.Submit(tasks=specs), 5))
         assert isinstance(answer, m.Reply), answer
         ids = [task["id"] for task in answer.value["tasks"]]
         wire.ask(m.TaskCancel(task=ids[0]), 5)

@@ -26,6 +26,7 @@ class Report:
     seed: int = 0
     counts: dict[str, Count] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
+    full: dict[str, float] = field(default_factory=dict)
     begun: float = field(default_factory=time.monotonic)
 
     def add(self, **counts: int) -> None:
@@ -33,6 +34,23 @@ class Report:
             before = self.counts.get(name, 0)
             assert isinstance(before, int), f"{name} is not a count"
             self.counts[name] = before + count
+
+    def merge(self, other: Report) -> None:
+        """Add the counts of another run of the same kind; what is no count is as it was last."""
+        for name, count in other.counts.items():
+            before = self.counts.get(name)
+            if isinstance(before, int) and isinstance(count, int) and not isinstance(count, bool):
+                self.counts[name] = before + count
+            else:
+                self.counts[name] = count
+        self.violations += other.violations
+
+    def extrapolate(self, name: str, wanted: int, what: str) -> None:
+        """Note how many hours `wanted` of the count `name` would take at this run's pace."""
+        done = self.counts.get(name)
+        if isinstance(done, int) and done:
+            hours = (time.monotonic() - self.begun) / done * wanted / 3600
+            self.full[f"{wanted:,} {what}"] = round(hours, 2)
 
     def line(self) -> str:
         return json.dumps(
@@ -43,6 +61,7 @@ class Report:
                 "counts": self.counts,
                 "violations": self.violations[:20],
                 "violation_count": len(self.violations),
+                **({"full_run_hours": self.full} if self.full else {}),
                 "took_s": round(time.monotonic() - self.begun, 1),
                 "commit": commit(),
                 "date": datetime.now(UTC).strftime("%Y-%m-%d"),

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.faults.damage import try_damages, try_restores
+from tests.faults.damage import try_damages, try_home_damages, try_restores
+from tests.faults.hub_damage import try_hub_starts
 
 SEED = 20264
+DAMAGES, HOMES, STARTS, RESTORES = 500, 300, 25, 20
 
 
 def test_no_damage_to_the_file_is_silent(tmp_path: Path) -> None:
-    report = try_damages(tmp_path, SEED, 500).require()
+    report = try_damages(tmp_path, SEED, DAMAGES).require()
+    assert report.counts["damages"] == DAMAGES
     assert report.counts["silent"] == 0
-    assert int(report.counts["found"] or 0) > 250
+    assert int(report.counts["found"] or 0) > DAMAGES // 2
     assert int(report.counts["brought_forward"] or 0) > 0
 
 
+def test_no_damage_to_store_journal_backups_and_notes_together_is_silent(tmp_path: Path) -> None:
+    report = try_home_damages(tmp_path, SEED, HOMES).require()
+    assert report.counts["silent"] == 0
+    assert int(report.counts["found"] or 0) > HOMES // 20
+
+
+def test_a_hub_started_on_a_damaged_home_shows_all_or_says_what_is_missing(tmp_path: Path) -> None:
+    report = try_hub_starts(tmp_path, SEED, STARTS).require()
+    assert report.counts["damages"] == STARTS
+    assert report.counts["silent"] == report.counts["aborts"] == 0
+
+
 def test_a_damaged_store_is_restored_to_its_last_batch(tmp_path: Path) -> None:
-    report = try_restores(tmp_path, SEED, 20).require()
+    report = try_restores(tmp_path, SEED, RESTORES).require()
     assert report.counts["batches_lost"] == 0
     assert int(report.counts["batches_replayed"] or 0) > 0

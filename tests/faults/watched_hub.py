@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agentcom import broker, config
+from agentcom import config, hub_daemon
 from agentcom import messages as m
 from agentcom.peers import Peers
 from agentcom.store.base import Batch
@@ -57,4 +57,4 @@ def _tasks_in(value: Any) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     place = config.Home(config.home_path()).prepare()
     watch(place.path)
-    sys.exit(broker.main(place, config.load(place.path)))
+    sys.exit(hub_daemon.main(place, config.load(place.path)))
