@@ -23,8 +23,8 @@ Begin = Callable[[bytes], None]
 End = Callable[[list[bytes]], None]
 Submit = Callable[[bytes], None]
 
-HUEY_THREADS: Final = 2
-DRAMATIQ_THREADS: Final = 8
+HUEY_THREADS: Final = 8
+DRAMATIQ_THREADS: Final = 16
 CELERY_PREFETCH: Final = 16
 HOST: Final = "127.0.0.1"
 PIPE_BYTES: Final = 1 << 16
