@@ -57,6 +57,7 @@ def main(home: Home, settings: Settings) -> int:
     """Run a hub on `home` until SIGTERM or SIGINT. Returns the exit status."""
     lifeline.follow_parent()
     logs.configure("hub", settings.log.level)
+    gc.disable()  # or the collector walks all that is being loaded, a sixth of a start with many tasks
     store = opened(home, settings)
     upkeep = Upkeep(store)
     try:
@@ -71,6 +72,7 @@ def main(home: Home, settings: Settings) -> int:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS)
+    gc.enable()
     return _run(broker)
 
 

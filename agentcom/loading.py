@@ -51,14 +51,9 @@ _row_state = msgspec.msgpack.Decoder(_RowState).decode
 
 
 def load(store: Store) -> Loaded:
-    """Everything live. Final tasks are only counted. O(tasks) in time, O(live tasks) in memory."""
+    """Everything live. Final tasks are only counted. O(tasks) in time; a page of rows in memory at a time."""
     routes: dict[int, Route] = {}
-    rows = list(_live_rows(store))
-    for row in rows:
-        if row.state in OPEN_ATTEMPT:
-            body = store.get("routes", key_u64x2(row.id, row.attempt))
-            if body is not None:
-                routes[row.id] = msgspec.msgpack.decode(body, type=Route)
+    finals = dict.fromkeys(FINAL, 0)
     return Loaded(
         groups=[
             (int.from_bytes(key[len(GROUP) :], "big"), msgspec.msgpack.decode(body, type=Group))
@@ -70,10 +65,10 @@ def load(store: Store) -> Loaded:
         agents=_all(store, "agents", AgentRecord),
         endpoints=_all(store, "endpoints", EndpointRecord),
         rules=sorted(_all(store, "limits", QueueRule), key=lambda rule: (rule.kind, rule.scope, rule.key)),
-        rows=rows,
+        rows=_live_rows(store, routes, finals),
         routes=routes,
         numbers=_numbers(store),
-        finals=_final_counts(store),
+        finals=finals,
         config={
             key.decode(): msgspec.msgpack.decode(body, type=SettingRecord)
             for key, body in store.scan("config")
@@ -114,26 +109,39 @@ def admitted(store: Store, now: Now) -> tuple[frozenset[str], frozenset[str]]:
     return principals.admitted(now)
 
 
-def _live_rows(store: Store) -> Iterator[TaskRow]:
-    for page in pages(store, "lanes"):
-        keys = [key for key, _ in page]
-        for key, body in zip(keys, store.get_many("tasks", keys), strict=True):
-            if body is None:
-                raise StoreDamaged(f"task {int.from_bytes(key, 'big')} is in its lane and has no row")
-            row = _row(body)
-            if row.state in FINAL:
-                raise StoreDamaged(f"task {row.id} is {row.state} and still in its lane")
-            yield row
-
-
-def _final_counts(store: Store) -> dict[State, int]:
-    counts = dict.fromkeys(FINAL, 0)
+def _live_rows(store: Store, routes: dict[int, Route], finals: dict[State, int]) -> Iterator[TaskRow]:
+    """The rows whose tasks are in a lane, the routes of those with an open attempt, and how many final ones there
+    are: `tasks` and `lanes` are walked side by side, so that each is read once and in order."""
+    live = (key for page in pages(store, "lanes") for key, _ in page)
+    expected = next(live, None)
     for page in pages(store, "tasks"):
-        for _, body in page:
+        for key, body in page:
+            if key == expected:
+                yield _live_row(store, body, routes)
+                expected = next(live, None)
+                continue
+            if expected is not None and key > expected:
+                raise _without_row(expected)
             state = _row_state(body).state
             if state in FINAL:
-                counts[state] += 1
-    return counts
+                finals[state] += 1
+    if expected is not None:
+        raise _without_row(expected)
+
+
+def _without_row(key: bytes) -> StoreDamaged:
+    return StoreDamaged(f"task {int.from_bytes(key, 'big')} is in its lane and has no row")
+
+
+def _live_row(store: Store, body: bytes, routes: dict[int, Route]) -> TaskRow:
+    row = _row(body)
+    if row.state in FINAL:
+        raise StoreDamaged(f"task {row.id} is {row.state} and still in its lane")
+    if row.state in OPEN_ATTEMPT:
+        route = store.get("routes", key_u64x2(row.id, row.attempt))
+        if route is not None:
+            routes[row.id] = msgspec.msgpack.decode(route, type=Route)
+    return row
 
 
 def _clock(store: Store) -> ClockNote | None:

@@ -67,7 +67,8 @@ from agentcom.model import (
 
 
 class Loaded(NamedTuple):
-    """Everything that the core needs from the store at start."""
+    """Everything that the core needs from the store at start. `rows` is read once, a page at a time; only then
+    are `routes` and `finals` complete."""
 
     groups: list[tuple[int, Group]]
     principals: list[PrincipalRecord]
@@ -137,10 +138,10 @@ class Hub:
         self.fleet.next_host = max(self.fleet.next_host, loaded.numbers.get("next_host", 1))
         self.tasks.next_id = max(1, loaded.numbers.get("next_task", 1))
         self.tasks.story.next_number = max(1, loaded.numbers.get(NEXT_NOTE, 1))
-        self.tasks.counts.update(loaded.finals)
         for edge in loaded.depends:
             self.tasks.waiting.depends.load(edge)
         slots = [self.tasks.load(row, now) for row in loaded.rows]
+        self.tasks.counts.update(loaded.finals)
         self.tasks.begin(now, loaded.clock)
         for slot in slots:
             state = self.tasks.table.state_of(slot)

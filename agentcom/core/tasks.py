@@ -439,8 +439,11 @@ class Tasks:
 
     def _lane_delay_ms(self, lane: Lane) -> int:
         queue = self.settings.queue
-        delay_s = {Lane.urgent: 0, Lane.high: queue.high_delay_s, Lane.normal: queue.normal_delay_s}
-        return delay_s.get(lane, queue.low_delay_s) * 1000
+        if lane is Lane.urgent:
+            return 0
+        if lane is Lane.high:
+            return queue.high_delay_s * 1000
+        return (queue.normal_delay_s if lane is Lane.normal else queue.low_delay_s) * 1000
 
     def _enter(self, slot: int, state: State, now: Now) -> None:
         """What being in a state means for the queue and the deadlines."""
