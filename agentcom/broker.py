@@ -34,6 +34,7 @@ from agentcom.core.effects import (
     Incoming,
     KeysChanged,
     LogPiece,
+    Noticed,
     PeerGone,
     Probed,
     ProbeEndpoint,
@@ -121,6 +122,7 @@ class Broker:
         self._last_mono_ms = clock.now().mono_ms
         self._timer_ms = 0
         self._running = True
+        self._noticed: list[Noticed] = []
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
@@ -180,6 +182,10 @@ class Broker:
             pid=os.getpid(),
         )
 
+    def notice(self, topic: str, event: str, **fields: Any) -> None:
+        """Tell readers of the feed, with the next tick, of something that is not the core's; kept if `KEPT` says so."""
+        self._noticed.append(Noticed(topic, event, fields))
+
     def tick(self) -> None:
         """One tick; the steps are those at the head of this module."""
         events, drained = self._drain()
@@ -204,7 +210,9 @@ class Broker:
 
     def _drain(self) -> tuple[list[Event], bool]:
         """Everything that has arrived, within bounds; True if the socket was read empty."""
-        events: list[Event] = [Probed(endpoint, probe) for endpoint, probe in self._prober.take()]
+        events: list[Event] = [*self._noticed]
+        self._noticed.clear()
+        events.extend(Probed(endpoint, probe) for endpoint, probe in self._prober.take())
         events.extend(PeerGone(peer) for peer in self._peers.take_gone())
         until = time.monotonic() + limits.TICK_DRAIN_MS_MAX / 1000
         for n in range(limits.TICK_MESSAGES_MAX):

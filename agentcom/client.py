@@ -347,6 +347,12 @@ class Client(Caller):
         """{paused, pauses, limits, weights}, each with its key, who set it and when."""
         return _object(self.call(m.QueueRules()))
 
+    def event_list(
+        self, *, topic: str = "", event: str = "", cursor: int | None = None, limit: int = 50
+    ) -> JsonObject:
+        """A page of the events that were kept, newest first: {events, next_cursor}. It may be short."""
+        return _object(self._ask(m.EventList, topic=topic, event=event, cursor=cursor, limit=limit))
+
     def config_get(self, name: str = "") -> JsonObject:
         """{settings: {name: {value, source, default, ...}}}: those that change at run time, of a section, or one."""
         return _object(self._ask(m.ConfigGet, name=name))

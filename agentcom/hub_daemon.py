@@ -12,7 +12,7 @@ import signal
 import sys
 from types import FrameType
 
-from agentcom import auth, lifeline, logs, sched
+from agentcom import __version__, auth, lifeline, logs, sched
 from agentcom.broker import Broker
 from agentcom.clock import SystemClock
 from agentcom.config import Home, Settings
@@ -65,6 +65,7 @@ def main(home: Home, settings: Settings) -> int:
     except BaseException:
         upkeep.close()
         raise
+    broker.notice("hub", "hub_started", version=__version__, store=store.report.how)
     _stop_on_signals(broker)
     _tell_ready(home, broker, store.report)
     # What is loaded now stays: without this the collector walks every live task's objects again and again, a

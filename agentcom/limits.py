@@ -84,6 +84,7 @@ LINK_TTL_S: Final = 600
 SSE_STREAMS_MAX: Final = 48
 WEB_THREADS: Final = 64
 SNAPSHOT_TASKS_MAX: Final = 500
+SNAPSHOT_EVENTS_MAX: Final = 50  # the newest that were kept; the rest is paged
 
 assert REQUEST_BYTES_MAX < FRAME_BYTES_MAX
 assert REPLY_BYTES_MAX <= FRAME_BYTES_MAX

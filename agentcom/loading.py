@@ -13,7 +13,7 @@ from agentcom.core.deadlines import NOTE
 from agentcom.core.effects import key_u64, key_u64x2
 from agentcom.core.groups import PREFIX as GROUP
 from agentcom.core.hub import Loaded
-from agentcom.core.outlet import Outlet
+from agentcom.core.outlet import NEXT_EVENT, Outlet
 from agentcom.core.principals import Principals
 from agentcom.core.story import NEXT_NOTE
 from agentcom.errors import StoreDamaged
@@ -151,7 +151,7 @@ def _clock(store: Store) -> ClockNote | None:
 
 def _numbers(store: Store) -> dict[str, int]:
     found = {}
-    for name in ("next_task", "next_host", NEXT_NOTE, "paused"):
+    for name in ("next_task", "next_host", NEXT_NOTE, NEXT_EVENT, "paused"):
         body = store.get("meta", name.encode())
         if body is not None:
             found[name] = int.from_bytes(body, "big")

@@ -50,7 +50,11 @@ Secret = Annotated[str, Meta(min_length=16, max_length=200)]
 SettingName = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
 SettingText = Annotated[str, Meta(max_length=limits.SETTING_CHARS_MAX)]
 SettingValue = (
-    bool | int | float | SettingText | Annotated[tuple[SettingText, ...], Meta(max_length=limits.SETTINGS_MAX)]
+    bool
+    | int
+    | float
+    | SettingText
+    | Annotated[tuple[SettingText, ...], Meta(max_length=limits.SETTINGS_MAX)]
 )
 RuleKey = Annotated[str, Meta(min_length=3, max_length=limits.URL_CHARS_MAX + 20)]
 PageLimit = Annotated[int, Meta(ge=1, le=limits.PAGE_MAX)]
@@ -363,6 +367,16 @@ class EndpointProbeNow(Struct, tag_field="op", tag="endpoint_probe", frozen=True
     endpoint: Label
 
 
+class EventList(Struct, tag_field="op", tag="event_list", frozen=True, kw_only=True):
+    """The events that were kept, newest first: of all topics, or of one. `cursor` is the `next_cursor` of the page
+    before; a page may be short."""
+
+    topic: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)] = ""
+    event: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)] = ""
+    cursor: Count | None = None
+    limit: PageLimit = 50
+
+
 class QueueStats(Struct, tag_field="op", tag="queue_stats", frozen=True, kw_only=True):
     pass
 
@@ -462,9 +476,9 @@ Operation = (
     Submit | TaskGet | TaskWait | TaskList | TaskWhy | TaskLog | TaskReports | TaskStory | TaskCancel | TaskRetry
     | TaskHold | TaskRelease | DeadList | DeadRetry | DeadPurge | AgentList | AgentCordon | AgentRemove
     | HostList | HostInvite | HostRemove | HostDrain | EndpointList | EndpointAdd | EndpointUpdate
-    | EndpointRemove | EndpointProbeNow | QueueStats | QueuePause | QueueLimit | QueueWeight | QueueRules
-    | ConfigGet | ConfigChange | TokenAdd | TokenList | TokenRevoke | TokenLink | LinkTrade | Whoami | Snapshot
-    | HubStatus
+    | EndpointRemove | EndpointProbeNow | EventList | QueueStats | QueuePause | QueueLimit | QueueWeight
+    | QueueRules | ConfigGet | ConfigChange | TokenAdd | TokenList | TokenRevoke | TokenLink | LinkTrade | Whoami
+    | Snapshot | HubStatus
 )  # fmt: skip
 
 

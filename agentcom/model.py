@@ -550,6 +550,15 @@ class InviteRecord(Struct, kw_only=True):
     principal: int = 0
 
 
+class KeptEvent(Struct, kw_only=True):
+    """An event of the feed that is kept for people to read later; key: its number. `fields` are the event's own."""
+
+    at_ms: int
+    topic: str
+    event: str
+    fields: dict[str, Any] = {}
+
+
 class SettingRecord(Struct, kw_only=True):
     """A setting that was set at run time, by whom, when (wall ms), and what applied before."""
 

@@ -30,6 +30,7 @@ from agentcom.model import (
     AttemptRecord,
     Group,
     JsonObject,
+    KeptEvent,
     PrincipalRecord,
     Route,
     State,
@@ -47,6 +48,7 @@ _spec = msgspec.msgpack.Decoder(TaskSpec).decode
 _route = msgspec.msgpack.Decoder(Route).decode
 _result = msgspec.msgpack.Decoder(TaskResult).decode
 _attempt = msgspec.msgpack.Decoder(AttemptRecord).decode
+_kept = msgspec.msgpack.Decoder(KeptEvent).decode
 _note = msgspec.msgpack.Decoder(StoryNote).decode
 
 
@@ -70,6 +72,7 @@ class Queries:
             m.HostList: lambda _op, _mine: {"hosts": self.hosts()},
             m.EndpointList: lambda _op, _mine: {"endpoints": self.endpoints()},
             m.ConfigGet: self._config_get,
+            m.EventList: self._event_list,
             m.QueueStats: lambda _op, _mine: self.counts(),
             m.QueueRules: lambda _op, _mine: self.hub.gates.view(),
             m.TokenList: self._token_list,
@@ -384,6 +387,25 @@ class Queries:
     def _config_get(self, op: m.ConfigGet, _mine: int) -> object:
         return {"settings": self.hub.configuration.view(op.name, self.hub.settings)}
 
+    def _event_list(self, op: m.EventList, _mine: int) -> object:
+        before = key_u64(op.cursor) if op.cursor is not None else None
+        rows = self._store.scan("feed", b"", before, reverse=True, limit=limits.SCAN_ROWS_MAX)
+        events: list[JsonObject] = []
+        last = None
+        for key, body in rows:
+            if len(events) == op.limit:
+                break
+            last = int.from_bytes(key, "big")
+            kept = _kept(body)
+            if op.topic in ("", kept.topic) and op.event in ("", kept.event):
+                events.append(event_view(last, kept))
+        more = last is not None and (len(rows) == limits.SCAN_ROWS_MAX or key_u64(last) != rows[-1][0])
+        return {"events": events, "next_cursor": last if more else None}
+
+    def _newest_events(self) -> list[JsonObject]:
+        rows = self._store.scan("feed", reverse=True, limit=limits.SNAPSHOT_EVENTS_MAX)
+        return [event_view(int.from_bytes(key, "big"), _kept(body)) for key, body in rows]
+
     def _token_list(self, _op: m.TokenList, _mine: int) -> object:
         records = sorted(self.hub.principals.by_id.values(), key=lambda r: r.id)
         return {"tokens": [_token_view(record) for record in records]}
@@ -397,6 +419,7 @@ class Queries:
             "agents": self.agents(),
             "hosts": self.hosts(),
             "endpoints": self.endpoints(),
+            "events": self._newest_events(),
             "tasks": [self._brief(row) for row in self._rows(newest)],
         }
 
@@ -412,6 +435,17 @@ class Queries:
             "paused": self.hub.paused,
             "degraded": self.hub.degraded,
         }
+
+
+def event_view(number: int, kept: KeptEvent) -> JsonObject:
+    """A kept event as people see it, and as the feed published it."""
+    return {
+        "number": number,
+        "at": rfc3339(kept.at_ms),
+        "topic": kept.topic,
+        "event": kept.event,
+        **kept.fields,
+    }
 
 
 def _result_view(result: TaskResult, state: State) -> JsonObject:

@@ -91,7 +91,8 @@ def checked(name: str, value: Any) -> Value:
         reason = _AT.sub("", str(error))
         raise Refused("invalid", f"{name} cannot be {shown(value)}: {reason}", field=name) from error
     found: Value = getattr(made, at.key)
-    return found
+    # 60, as people write it and as the defaults are written, rather than 60.0.
+    return int(found) if isinstance(found, float) and found.is_integer() else found
 
 
 def shown(value: object) -> str:

@@ -77,6 +77,7 @@ class FakeWebHub:
     def start(self) -> FakeWebHub:
         self.epoch = secrets.token_hex(4)
         self.sequences = dict.fromkeys(TOPICS, 0)
+        self.events: list[dict[str, Any]] = []  # kept ones, newest first
         self._sessions: set[bytes] = set()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._gate = ThreadAuthenticator(self._context)
@@ -298,6 +299,7 @@ class FakeWebHub:
             "agents": self.agents,
             "hosts": self.hosts,
             "endpoints": self.endpoints,
+            "events": self.events,
             "tasks": [brief(self.tasks[n]) for n in sorted(self.tasks, reverse=True)],
         }
 

@@ -21,6 +21,7 @@ from agentcom.cli import (
     demo,
     doctor,
     endpoint,
+    events,
     host,
     join,
     queue,
@@ -50,7 +51,7 @@ def root() -> None:
 
 for noun in (
     *daemons.COMMANDS, submit.submit, task.task, dead.dead, agent.agent, host.host, join.join, endpoint.endpoint,
-    queue.queue, token.token, settings.config, doctor.doctor, demo.demo,
+    queue.queue, events.events, token.token, settings.config, doctor.doctor, demo.demo,
 ):  # fmt: skip
     root.add_command(noun)
 

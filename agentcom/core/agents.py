@@ -159,7 +159,10 @@ class Fleet:
         record.software = software
         record.sandbox = offer.sandbox
         before = {agent.record.id: agent.state for agent in self.agents_of(host)}
+        was_online = host.online
         host.session, host.online, host.heard_ms = session, True, now.mono_ms
+        if not was_online:
+            self.tell(host, "host_online")
         record.last_seen_ms = now.wall_ms
         if offer.resources is not None:
             record.resources, record.resources_ms = offer.resources, now.wall_ms
@@ -172,12 +175,15 @@ class Fleet:
     def heard_again(self, host: Host, session: Session, now: Now) -> None:
         """It was silent for a while and speaks again in the same session."""
         host.session, host.online = session, True
+        self.tell(host, "host_online")
         self.publish_host(host, now)
         for agent in self.agents_of(host):
             self._moved(agent, now)
 
     def disconnect(self, host: Host, now: Now) -> None:
         """The host's session has ended or fallen silent: its agents are offline. Their leases run on."""
+        if host.online:
+            self.tell(host, "host_offline", "its session has ended")
         host.online = False
         host.session = None
         self.save_host(host)
@@ -229,12 +235,12 @@ class Fleet:
             )
         self.drop_agent(agent)
 
-    def remove_host(self, host: Host) -> None:
+    def remove_host(self, host: Host, by: str) -> None:
         for agent in self.agents_of(host):
             self.drop_agent(agent)
         del self.hosts[host.record.id], self.host_by_name[host.record.name]
         self._out.delete("hosts", key_u64(host.record.id))
-        self._out.publish("host", "host_removed", name=host.record.name)
+        self._out.publish("host", "host_removed", name=host.record.name, by=by)
 
     def save_host(self, host: Host) -> None:
         self._out.put("hosts", key_u64(host.record.id), host.record)
@@ -256,6 +262,11 @@ class Fleet:
     def save_agent(self, agent: Agent) -> None:
         agent.counts_unsaved = False
         self._out.put("agents", key_u64(agent.record.id), agent.record)
+
+    def tell(self, host: Host, event: str, reason: str = "") -> None:
+        """Hosts that come and go are kept in the feed's history."""
+        fields = {"reason": reason} if reason else {}
+        self._out.publish("host", event, name=host.record.name, **fields)
 
     def publish_host(self, host: Host, now: Now) -> None:
         view = self.host_view(host, now) if self._out.is_read else None

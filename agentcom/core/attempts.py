@@ -360,6 +360,7 @@ class Attempts:
         elif state is State.assigned and table.accept_ms[slot] <= clock_ms:
             agent = self._fleet.agents[table.agent[slot]]
             agent.unresponsive = True
+            self._out.publish("agent", "agent_unresponsive", name=agent.record.name, task=table.id[slot])
             if agent.host.session is not None:
                 self._out.send(agent.host.session.peer, m.Ping(agent=agent.record.local_name))
             self._not_accepted(slot, f"within {self._tasks.settings.queue.accept_s:g} s", now)

@@ -44,6 +44,7 @@ class Configuration:
                 settings = with_values(settings, {name: record.value})
             except Refused as refused:
                 self.ignored[name] = refused.message
+                self._out.publish("hub", "setting_ignored", name=name, reason=refused.message)
         return settings
 
     def change(

@@ -45,6 +45,14 @@ class Probed(NamedTuple):
     probe: EndpointProbe
 
 
+class Noticed(NamedTuple):
+    """The shell has seen something that readers of the feed are to be told: a backup, an alarm of the store."""
+
+    topic: str
+    event: str
+    fields: Mapping[str, Any]
+
+
 class Timers(NamedTuple):
     """Time has passed. `drained` says that the socket was read empty before, so that no unread heartbeat can
     be overlooked; `gap_ms` is how long the loop was away beyond its own tick."""
@@ -53,7 +61,7 @@ class Timers(NamedTuple):
     gap_ms: int = 0
 
 
-Event = Incoming | PeerGone | Probed | Timers
+Event = Incoming | PeerGone | Probed | Noticed | Timers
 
 
 class Put(Struct, frozen=True, gc=False):

@@ -25,6 +25,7 @@ from agentcom.core.effects import (
     EndSession,
     Event,
     Incoming,
+    Noticed,
     PeerGone,
     Probed,
     ProbeEndpoint,
@@ -36,7 +37,7 @@ from agentcom.core.effects import (
 )
 from agentcom.core.gates import Gates
 from agentcom.core.lanes import task_of
-from agentcom.core.outlet import Outlet
+from agentcom.core.outlet import NEXT_EVENT, Outlet
 from agentcom.core.principals import Principals
 from agentcom.core.registry import Registry
 from agentcom.core.requests import Requests
@@ -117,6 +118,8 @@ class Hub:
     def load(self, loaded: Loaded, now: Now, old: Hub | None = None) -> list[Effect]:
         """Take over what the store holds; open attempts get a fresh lease. `old` is a core whose last changes
         could not be stored: what no record holds is taken over from it."""
+        self.out.wall_ms = now.wall_ms
+        self.out.next_event = max(1, loaded.numbers.get(NEXT_EVENT, 1))
         settings = self.configuration.load(loaded.config)
         if settings != self.settings:
             self.adopt(settings, now)
@@ -179,6 +182,7 @@ class Hub:
 
     def handle(self, event: Event, now: Now) -> list[Effect]:
         """Apply one event; returns what the shell must do. Effects are in order."""
+        self.out.wall_ms = now.wall_ms
         match event:
             case Incoming():
                 self._incoming(event, now)
@@ -191,6 +195,8 @@ class Hub:
                 if record is not None:
                     self.registry.probed(record, event.probe, now)
                     self.tasks.changed = True
+            case Noticed():
+                self.out.publish(event.topic, event.event, **event.fields)
             case Timers():
                 self._timers(event, now)
             case _:
@@ -460,6 +466,7 @@ class Hub:
             if host.online and now.mono_ms - host.heard_ms > silent_ms:
                 host.online = False
                 self.fleet.publish_host(host, now)
+                self.fleet.tell(host, "host_offline", "it has been silent for too long")
                 self._publish_agents(host, now)
 
     def _publish_agents(self, host: Host, now: Now) -> None:

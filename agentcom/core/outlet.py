@@ -20,10 +20,28 @@ from agentcom.core.effects import (
     key_u64,
 )
 from agentcom.messages import Error, FromHub
+from agentcom.model import KeptEvent
 
 _encode = msgspec.msgpack.Encoder().encode
 # What `Hub.lookups` asks for: the store has it as it was before this tick, so what this tick wrote comes first.
 LOOKED_UP = frozenset({"attempts", "bodies", "idempotency", "tasks"})
+
+# The events that people may want to read later: each is put into `feed` with the tick that made it. Their fields are
+# plain values, named in docs/events.md. Not among them: what a task's own story tells, and what changes all the time.
+KEPT = frozenset(
+    {
+        "agent_removed", "agent_unresponsive",
+        "clock_jumped",
+        "endpoint_added", "endpoint_removed", "endpoint_sick", "endpoint_well",
+        "host_offline", "host_online", "host_removed",
+        "hub_started",
+        "key_enrolled", "key_revoked", "token_added",
+        "queue_paused", "queue_resumed", "queue_rule_set",
+        "setting_changed", "setting_ignored",
+        "task_dead", "task_expired", "task_purged",
+    }
+)  # fmt: skip
+NEXT_EVENT = "next_event"
 
 
 class Outlet:
@@ -36,6 +54,8 @@ class Outlet:
         # Whether anyone reads the feed, as the shell last said; without readers no event is built.
         self.is_read = True
         self._missed: dict[str, None] = {}
+        self.wall_ms = 0  # of the event that is being handled
+        self.next_event = 1
 
     def put(self, database: str, key: bytes, record: Struct) -> None:
         self.put_bytes(database, key, _encode(record))
@@ -79,6 +99,14 @@ class Outlet:
         self.effects.append(Send(peer, Error(code=code, message=message, **fields)))
 
     def publish(self, topic: str, event: str, **fields: Any) -> None:
+        """Tell the feed, and keep what is to be kept: that has a number, and is there whether anyone reads or not."""
+        if event in KEPT:
+            assert "number" not in fields, f"{event}: its number is the hub's to give"
+            number, self.next_event = self.next_event, self.next_event + 1
+            kept = KeptEvent(at_ms=self.wall_ms, topic=topic, event=event, fields=fields)
+            self.put("feed", key_u64(number), kept)
+            self.number(NEXT_EVENT, self.next_event)
+            fields = {"number": number, **fields}
         if self.is_read:
             self.effects.append(Publish(topic, {"event": event, **fields}))
         else:

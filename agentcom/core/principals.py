@@ -51,6 +51,7 @@ RIGHTS: dict[type, frozenset[Role]] = {
     m.EndpointUpdate: OPERATORS,
     m.EndpointRemove: OPERATORS,
     m.EndpointProbeNow: OPERATORS,
+    m.EventList: READERS,
     m.QueueStats: READERS,
     m.QueuePause: OPERATORS,
     m.ConfigGet: READERS,
@@ -194,6 +195,7 @@ class Principals:
             )
         )
         invite.bound_key, invite.principal = message.key, record.id
+        self._out.publish("hub", "key_enrolled", name=record.name, role=record.role.value)
         self._out.put("principals", b"i" + key_u64(invite.id), invite)
         self._out.add(KeysChanged(revoked=False))
         return record

@@ -193,6 +193,10 @@ class Registry:
         record.version = probe.version or record.version
         if probe.models is not None:
             record.models = probe.models
+        if before[0] != probe.healthy or not (record.checked_ms or probe.healthy):
+            fields = {} if probe.healthy else {"reason": probe.reason}
+            event = "endpoint_well" if probe.healthy else "endpoint_sick"
+            self._out.publish("endpoint", event, id=record.id, name=record.name, **fields)
         first = not record.checked_ms
         record.checked_ms = now.wall_ms
         if first or before != (record.healthy, record.reason, record.version, record.models):
@@ -316,6 +320,7 @@ class Registry:
         )
         self.load(record)
         self.save(record, now)
+        self._out.publish("endpoint", "endpoint_added", id=record.id, name=record.name, url=url)
         if seen_from == 0:
             self._out.add(ProbeEndpoint(record.id))
         return record

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 Found = Mapping[RecordKey, bytes]
 READS = (
     m.TaskGet, m.TaskList, m.TaskWhy, m.TaskStory, m.TaskLog, m.TaskReports, m.DeadList, m.AgentList, m.HostList,
-    m.EndpointList, m.QueueStats, m.QueueRules, m.ConfigGet, m.TokenList, m.Snapshot, m.HubStatus,
+    m.EndpointList, m.EventList, m.QueueStats, m.QueueRules, m.ConfigGet, m.TokenList, m.Snapshot, m.HubStatus,
 )  # fmt: skip
 
 
@@ -268,7 +268,9 @@ class Requests:
         invite = self._hub.principals.invite(op, now)
         return {"expires": rfc3339(invite.expires_ms), "role": invite.role.value, **self._hub.address_view()}
 
-    def _host_remove(self, op: m.HostRemove, _c: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
+    def _host_remove(
+        self, op: m.HostRemove, caller: PrincipalRecord, _s: Session, now: Now, _f: Found
+    ) -> object:
         hub = self._hub
         host = hub.fleet.host_named(op.host)
         hub.attempts.host_gone(host, now)
@@ -280,7 +282,7 @@ class Requests:
         if not principal.revoked:
             hub.principals.revoke(principal.name)
             hub.end_sessions(principal.id, "revoked", "this host was removed from the hub", now)
-        hub.fleet.remove_host(host)
+        hub.fleet.remove_host(host, caller.name)
         return {"host": op.host, "removed": True}
 
     def _drain(self, op: m.HostDrain, _c: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
@@ -338,14 +340,28 @@ class Requests:
         if len(given) > 1:
             raise Refused("invalid", "repo, tier, host: give one of them at most", field=given[1][0].value)
         scope, name = given[0] if given else (None, "")
+        before = self._hub.paused, self._hub.gates.paused_keys()
         self._hub.gates.pause(scope, name, op.paused, caller.name, now)
+        if before != (self._hub.paused, self._hub.gates.paused_keys()):
+            what = f"{scope}:{name}" if scope else "all"
+            self._out.publish(
+                "queue", "queue_paused" if op.paused else "queue_resumed", what=what, by=caller.name
+            )
         return {"paused": self._hub.paused, "pauses": self._hub.gates.paused_keys()}
 
     def _limit(self, op: m.QueueLimit, caller: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
-        return self._hub.gates.set_number(RuleKind.limit, op.key, op.number, caller.name, now)
+        return self._rule(RuleKind.limit, op, caller, now)
 
     def _weight(self, op: m.QueueWeight, caller: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
-        return self._hub.gates.set_number(RuleKind.weight, op.key, op.number, caller.name, now)
+        return self._rule(RuleKind.weight, op, caller, now)
+
+    def _rule(
+        self, kind: RuleKind, op: m.QueueLimit | m.QueueWeight, caller: PrincipalRecord, now: Now
+    ) -> object:
+        done = self._hub.gates.set_number(kind, op.key, op.number, caller.name, now)
+        fields = {"kind": kind.value, "key": op.key, "value": op.number}
+        self._out.publish("queue", "queue_rule_set", **fields, by=caller.name)
+        return done
 
     def _config_change(
         self, op: m.ConfigChange, caller: PrincipalRecord, _s: Session, now: Now, _f: Found
@@ -355,14 +371,16 @@ class Requests:
         shown = hub.configuration.view("", hub.settings)
         return {"settings": {name: shown[name] for name in (*op.set, *op.unset)}}
 
-    def _token_add(self, op: m.TokenAdd, _c: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
+    def _token_add(self, op: m.TokenAdd, caller: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
         record = self._hub.principals.add_token(op, now)
+        self._out.publish("hub", "token_added", name=record.name, role=record.role.value, by=caller.name)
         return {"name": record.name, "role": record.role.value}
 
     def _token_revoke(
-        self, op: m.TokenRevoke, _c: PrincipalRecord, _s: Session, now: Now, _f: Found
+        self, op: m.TokenRevoke, caller: PrincipalRecord, _s: Session, now: Now, _f: Found
     ) -> object:
         record = self._hub.principals.revoke(op.name)
+        self._out.publish("hub", "key_revoked", name=op.name, role=record.role.value, by=caller.name)
         self._hub.end_sessions(record.id, "revoked", "this key was revoked", now)
         return {"name": op.name, "revoked": True}
 

@@ -98,10 +98,9 @@ NOTED: dict[Move, Noted] = {
     Move.cancel: Noted.cancelled,
     Move.expire: Noted.expired,
 }  # what the attempt records do not tell; see story.py
+LETTERS = {State.dead: "task_dead", State.expired: "task_expired"}  # kept as dead letters, and the event of each
 
-STALE_MAX = (
-    1024  # deadlines that have passed, beyond as many as stand, before they are dropped
-)
+STALE_MAX = 1024  # deadlines that have passed, beyond as many as stand, before they are dropped
 
 
 class Jitter(Protocol):
@@ -482,9 +481,11 @@ class Tasks:
         key = key_u64(task)
         self._out.put_bytes("tasks", key, self.table.encoded(slot, finished_ms=now.wall_ms))
         self._out.delete("lanes", key)
-        if state in (State.dead, State.expired):
+        if state in LETTERS:
             error = self.table.errors.get(task)
-            self._out.put_bytes("dead", key, (error.code if error else "").encode())
+            code, message = (error.code, error.message) if error else ("", "")
+            self._out.put_bytes("dead", key, code.encode())
+            self._out.publish("task", LETTERS[state], task=task, code=code, message=message)
         self.by_lane[LANES[self.table.lane[slot]]] -= 1
         self.groups.give(self.table.group[slot])
         self.table.remove(task)

@@ -110,6 +110,10 @@ def cross_check(walk: Walk) -> tuple[int, list[str]]:
     following = int.from_bytes(numbers.get(b"next_note", b""), "big")
     if problems.newest_note and following <= problems.newest_note:
         problems.add(f"the next note would be {following}, and there is a note {problems.newest_note}")
+    newest_event = max((int.from_bytes(key, "big") for key, _ in walk(Database.FEED)), default=0)
+    following = int.from_bytes(numbers.get(b"next_event", b""), "big")
+    if newest_event and following <= newest_event:
+        problems.add(f"the next event would be {following}, and there is an event {newest_event}")
     _check_fleet(walk, problems)
     return problems.count, problems.told
 

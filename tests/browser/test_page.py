@@ -205,6 +205,20 @@ def test_a_task_that_completes_meanwhile_is_shown_without_a_reload(
     assert page.evaluate("window.notReloaded")
 
 
+def test_what_has_happened_is_told_newest_first(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
+    at = "2026-01-01T00:00:00.000Z"
+    hub.events = [{"number": 1, "at": at, "topic": "host", "event": "host_online", "name": "orion"}]
+    signed_in(page, web, hub)
+    rows = page.locator("#events li")
+    expect(rows).to_have_count(1)
+    changed = {"name": "queue.lease_s", "was": 45, "value": 60, "by": "ann"}
+    hub.publish("hub", {"event": "setting_changed", "number": 2, **changed})
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text("setting changed queue.lease_s")
+    expect(rows.first).to_contain_text("45 → 60, by ann")
+    expect(rows.last).to_contain_text("host online orion")
+
+
 @pytest.mark.parametrize("status", ["partial_pass", "unchecked", "skipped", "no_change", "already_done"])
 def test_only_verified_is_shown_as_verified(
     page: Page, web: WebProcess, hub: FakeWebHub, status: str

@@ -371,6 +371,7 @@ FORWARDED: list[tuple[str, str, Any, Any]] = [
     ("PUT", "/queue/limits", {"key": "label:deploy", "number": 2}, m.QueueLimit(key="label:deploy", number=2)),
     ("PUT", "/queue/limits", {"key": "label:deploy", "number": None}, m.QueueLimit(key="label:deploy")),
     ("PUT", "/queue/weights", {"key": "repo:x", "number": 3}, m.QueueWeight(key="repo:x", number=3)),
+    ("GET", "/events/history?topic=host&limit=9", None, m.EventList(topic="host", limit=9)),
     ("GET", "/config?name=queue", None, m.ConfigGet(name="queue")),
     (
         "PATCH",
@@ -511,6 +512,19 @@ def test_a_stream_begins_with_a_snapshot_and_goes_on_with_what_changes(
     assert seen["task"]["task"]["description"] == "after"
     assert seen["queue"]["counts"]["by_state"] == {"ready": 2}
     assert seen["log"]["text"] == "hello"
+
+
+def test_an_event_that_the_hub_keeps_is_streamed_and_stands_in_the_next_snapshot(
+    hub: FakeWebHub, streams: Callable[..., Stream]
+) -> None:
+    stream = streams()
+    stream.next()
+    hub.publish("host", {"event": "host_removed", "number": 7, "name": "orion", "by": "ann"})
+    event = stream.until(lambda name, _: name == "event")
+    assert (event["number"], event["topic"], event["event"], event["by"]) == (7, "host", "host_removed", "ann")
+    name, snapshot = streams().next()
+    assert name == "snapshot"
+    assert [each["number"] for each in snapshot["events"]] == [7]
 
 
 def test_a_stream_carries_the_log_that_its_reader_chose(

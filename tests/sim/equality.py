@@ -43,6 +43,7 @@ def check_same_after_restart(hub: Hub, store: Store, settings: Settings, now: No
         f"lanes {hub.tasks.by_lane}, stored {fresh.tasks.by_lane}"
     )
     assert (hub.tasks.next_id, hub.paused) == (fresh.tasks.next_id, fresh.paused), "numbers differ"
+    assert hub.out.next_event == fresh.out.next_event, "numbers of events differ"
     assert hub.tasks.story.next_number == fresh.tasks.story.next_number, "numbers of notes differ"
     assert hub.tasks.groups.used() == fresh.tasks.groups.used(), "requirement groups differ"
     assert _ready(hub) == _ready(fresh), f"ready in memory {_ready(hub)}, stored {_ready(fresh)}"

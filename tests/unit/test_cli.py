@@ -68,7 +68,7 @@ def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Co
 
 def test_the_commands_have_the_names_of_the_contract() -> None:
     assert {name for name, _ in commands(root)} == {
-        *("up", "hub", "sidecar", "web", "submit", "join", "doctor", "demo"),
+        *("up", "hub", "sidecar", "web", "submit", "join", "doctor", "demo", "events"),
         *(f"config {verb}" for verb in ("get", "set", "unset")),
         *(
             f"task {verb}"

@@ -121,6 +121,12 @@ def test_a_note_that_the_next_one_would_overwrite(rows: Rows) -> None:
     assert problems(rows) == ["the next note would be 7, and there is a note 7"]
 
 
+def test_an_event_that_the_next_one_would_overwrite(rows: Rows) -> None:
+    rows["feed", key_u64(7)] = b"an event"
+    rows["meta", b"next_event"] = key_u64(7)
+    assert problems(rows) == ["the next event would be 7, and there is an event 7"]
+
+
 @pytest.mark.parametrize("database", ["lanes", "dead", "bodies"])
 @pytest.mark.parametrize("task", [0, 2**40])
 def test_what_belongs_to_no_task(rows: Rows, database: str, task: int) -> None:

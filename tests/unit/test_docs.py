@@ -18,6 +18,7 @@ import pytest
 
 from agentcom import config, protocol_doc
 from agentcom.cli import root as cli_root
+from agentcom.core.outlet import KEPT
 from agentcom.core.principals import RIGHTS
 from agentcom.model import Role
 
@@ -249,6 +250,14 @@ def test_the_roles_page_shows_the_rights_that_the_hub_enforces() -> None:
     }
     kept = {tag_of(op): {role.value for role in who} for op, who in RIGHTS.items()}
     assert shown == kept
+
+
+def test_every_event_that_is_kept_stands_in_the_docs_and_is_made_somewhere() -> None:
+    documented = {quoted(row[0]) for row in table_rows(page("events.md")) if len(row) == 4} - {"event"}
+    assert documented == KEPT
+    makers = [path for path in SOURCES if path.name != "outlet.py"]
+    written = "".join(path.read_text(encoding="utf-8") for path in makers)
+    assert {name for name in KEPT if f'"{name}"' not in written} == set()
 
 
 def test_every_role_is_explained() -> None:

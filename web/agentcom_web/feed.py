@@ -79,6 +79,7 @@ class LiveView:
         self._hosts: dict[str, JsonObject] = {}
         self._endpoints: dict[int, JsonObject] = {}
         self._tasks: dict[int, JsonObject] = {}
+        self._events: dict[int, JsonObject] = {}  # those that the hub keeps, by number
         self._backlog: deque[Published] = deque(maxlen=BACKLOG_MAX)
         self._heard_at = 0.0
         self._in_step = False
@@ -137,6 +138,7 @@ class LiveView:
             self._hosts = {str(host["name"]): host for host in value["hosts"]}
             self._endpoints = {int(endpoint["id"]): endpoint for endpoint in value["endpoints"]}
             self._tasks = {int(task["id"]): task for task in value["tasks"]}
+            self._events = {int(event["number"]): event for event in reversed(value.get("events", []))}
             self._in_step = True
             self._pending.clear()
             self._generation += 1
@@ -182,6 +184,8 @@ class LiveView:
             self._apply(topic, message.event)
 
     def _apply(self, topic: str, event: JsonObject) -> None:
+        if "number" in event:
+            self._keep_event({**event, "topic": topic})
         match event.get("event"):
             case "task_changed":
                 self._put_task(event["task"])
@@ -213,6 +217,13 @@ class LiveView:
             case "task_log":
                 self._mark_pending()
                 self._pending_logs.append((int(event["task"]), sse("log", event)))
+
+    def _keep_event(self, event: JsonObject) -> None:
+        """One that the hub keeps for later reading: the newest are shown."""
+        self._events[event["number"]] = event
+        while len(self._events) > limits.SNAPSHOT_EVENTS_MAX:
+            del self._events[min(self._events)]
+        self._show(("event", event["number"]), "event", event)
 
     def _put_task(self, task: JsonObject) -> None:
         self._tasks[task["id"]] = task
@@ -289,5 +300,6 @@ class LiveView:
             "agents": list(self._agents.values()),
             "hosts": list(self._hosts.values()),
             "endpoints": list(self._endpoints.values()),
+            "events": [self._events[number] for number in sorted(self._events, reverse=True)],
             "tasks": [self._tasks[number] for number in sorted(self._tasks, reverse=True)],
         }

@@ -206,9 +206,15 @@ def test_a_setting_says_what_it_was_who_set_it_and_when(rig: Rig) -> None:
         "by": "ann",
         "at": "2027-01-15T08:00:00.000Z",
     }
-    event = {"event": "setting_changed", "name": "queue.lease_s", "was": 60, "value": 70, "by": "admin"}
     change(rig, queue_lease_s=70)
-    assert rig.published("hub") == [event]
+    (event,) = rig.published("hub")
+    number = event.pop("number")
+    assert event == {
+        "event": "setting_changed", "name": "queue.lease_s", "was": 60, "value": 70, "by": "admin",
+    }  # fmt: skip
+    assert rig.admin.ask(m.EventList(limit=1))["events"] == [
+        {**event, "number": number, "topic": "hub", "at": "2027-01-15T08:00:00.000Z"}
+    ]
 
 
 def test_what_is_set_comes_before_environment_and_file_and_unset_gives_them_back() -> None:

@@ -351,5 +351,5 @@ def test_the_number_of_rules_is_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatc
 
 def test_a_page_shows_a_change_of_rules_at_once(rig: Rig) -> None:
     limit(rig, "label:a", 1)
-    [event] = rig.published("queue")
+    event, _kept = rig.published("queue")
     assert (event["event"], event["rules"]["limits"][0]["key"]) == ("queue_rules_changed", "label:a")

@@ -55,6 +55,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "endpoint_update": OPERATORS,
     "endpoint_remove": OPERATORS,
     "endpoint_probe": OPERATORS,
+    "event_list": READERS,
     "queue_stats": READERS,
     "queue_pause": OPERATORS,
     "queue_limit": OPERATORS,

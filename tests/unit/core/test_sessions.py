@@ -173,7 +173,11 @@ def test_a_silent_host_is_offline_and_back_with_its_next_word(rig: Rig) -> None:
     assert rig.agent("box-1") == "idle"
     rig.advance(1)
     assert rig.agent("box-1") == "offline"
-    assert [one["event"] for one in rig.published("host", "agent")] == ["host_changed", "agent_changed"]
+    assert [one["event"] for one in rig.published("host", "agent")] == [
+        "host_changed",
+        "host_offline",
+        "agent_changed",
+    ]
     rig.admin.submit(shell_task())
     assert box.received == []
     box.beat()
@@ -184,7 +188,7 @@ def test_a_host_that_is_heard_again_is_published_with_its_agents(rig: Rig) -> No
     box = rig.host()
     rig.advance(15_001)
     box.beat()
-    (host,), (agent,) = rig.published("host"), rig.published("agent")
+    (_online, host), (agent,) = rig.published("host"), rig.published("agent")
     assert (host["host"]["state"], agent["agent"]["state"]) == ("online", "idle")
 
 

@@ -238,6 +238,7 @@ class Story(RuleBasedStateMachine):
         assert running.tasks.groups.used() == twin.tasks.groups.used()
         assert (running.tasks.next_id, running.paused) == (twin.tasks.next_id, twin.paused)
         assert running.tasks.story.next_number == twin.tasks.story.next_number
+        assert running.out.next_event == twin.out.next_event
         assert cross_check(walk_store(self.rig.store)) == (0, [])
         assert running.principals.by_id == twin.principals.by_id
         assert hosts(running) == hosts(twin)

@@ -1,4 +1,4 @@
-"""/snapshot and /events: the live view, once and as a stream.
+"""/snapshot and /events: the live view, once and as a stream; /events/history: what was kept of it.
 
 A stream costs a thread, so their number is bounded. Each looks after its token again and again; a revoked one
 ends it within a second. A reader that takes nothing for STALLED_S is cut off.
@@ -13,11 +13,12 @@ from typing import Any
 from flask import Blueprint, Response, request
 from msgspec import Struct
 
+from agentcom import messages as m
 from agentcom.errors import HubUnreachable, Refused
 from agentcom.model import TaskId
 from agentcom_web.auth import PERSON_AGE_S
 from agentcom_web.feed import LogChoice, Position, sse
-from agentcom_web.forwarding import bearer, decoded, described, json_response
+from agentcom_web.forwarding import answer, bearer, decoded, described, json_response, query
 from agentcom_web.services import Services, services
 
 live = Blueprint("live", __name__)
@@ -47,7 +48,8 @@ def snapshot() -> Response:
 @described("view, operate, admin", query=EventsQuery, media="text/event-stream")
 def events() -> Response:
     """Server-sent events: first `snapshot`, then `task`, `agent`, `host`, `endpoint`, `queue`, `log`, `hub`
-    as things change; another `snapshot` replaces everything. A comment comes at least each 5 s."""
+    as things change, and `event` for each that the hub keeps; another `snapshot` replaces everything. A comment
+    comes at least each 5 s."""
     own, token, logs = services(), bearer(), _log_choice()
     own.people.reader(token)
     if not own.streams.take():
@@ -63,6 +65,13 @@ def events() -> Response:
     response.call_on_close(own.streams.give_back)
     response.headers["X-Accel-Buffering"] = "no"
     return response
+
+
+@live.get("/events/history")
+@described("view, operate, admin", query=m.EventList)
+def history() -> Response:
+    """The events that the hub keeps, newest first. A page may be short and still have a next_cursor."""
+    return answer(query(m.EventList))
 
 
 def _log_choice() -> LogChoice:

@@ -10,6 +10,7 @@ const API = "/api/v1";
 const SILENT_MS = 12_000; // the server says something at least each 5 s
 const RETRY_MS_MAX = 10_000;
 const ROWS_MAX = 400;
+const EVENTS_MAX = 12;
 const LOG_EVERY_MS = 1_000;
 const LOG_CHARS_MAX = 200_000;
 const STATES = ["working", "assigned", "ready", "delayed", "waiting", "held", "completed", "dead", "cancelled", "expired"];
@@ -22,7 +23,7 @@ const SUBMITTERS = new Set(["submit", "operate", "admin"]);
 
 const $ = (id) => document.getElementById(id);
 const live = {
-  tasks: new Map(), agents: new Map(), hosts: new Map(), endpoints: new Map(), counts: {}, reachable: false, known: false,
+  tasks: new Map(), agents: new Map(), hosts: new Map(), endpoints: new Map(), events: new Map(), counts: {}, reachable: false, known: false,
 };
 const view = { filter: null, older: null, selected: null, task: null, who: null };
 let token = sessionStorage.getItem(TOKEN);
@@ -212,6 +213,7 @@ function takeSnapshot(value) {
   live.agents = keyed(value.agents, "name");
   live.hosts = keyed(value.hosts, "name");
   live.endpoints = keyed(value.endpoints, "id");
+  live.events = keyed(value.events ?? [], "number");
   live.counts = value.counts;
   live.reachable = value.reachable;
   live.known = true;
@@ -220,6 +222,10 @@ function takeSnapshot(value) {
 }
 
 function takeEvent(name, value) {
+  if (name === "event") {
+    live.events.set(value.number, value);
+    return;
+  }
   switch (value.event) {
     case "task_changed":
       live.tasks.set(value.task.id, value.task);
@@ -253,7 +259,7 @@ function changed() {
   requestAnimationFrame(() => {
     drawing = false;
     if (!live.known) return;
-    for (const draw of [drawQueue, drawTasks, drawAgents, drawHosts, drawEndpoints]) {
+    for (const draw of [drawQueue, drawTasks, drawAgents, drawHosts, drawEndpoints, drawEvents]) {
       // One odd value in one part must not take the rest of the page with it.
       try { draw(); } catch (error) { console.error(draw.name, error); }
     }
@@ -344,6 +350,22 @@ function taskRow(task) {
 function empty(element, isEmpty, content) {
   element.hidden = !isEmpty;
   if (isEmpty) element.replaceChildren(...content);
+}
+
+/** What the hub keeps of what happened, newest first; the whole of it is in `agentcom events`. */
+function drawEvents() {
+  const newest = [...live.events.values()].sort((a, b) => b.number - a.number);
+  for (const event of newest.splice(EVENTS_MAX)) live.events.delete(event.number);
+  show($("events"), newest, (event) => event.number, eventRow);
+  empty($("events-empty"), newest.length === 0, [h("p", {}, "Nothing has happened yet.")]);
+}
+
+function eventRow(event) {
+  const about = event.name ?? (event.task ? `task ${event.task}` : "");
+  const detail = event.reason ?? event.message ?? (event.value === undefined ? "" : `${event.was} → ${event.value}`);
+  return h("li", {},
+    h("p", { class: "line" }, h("span", {}, event.event.replaceAll("_", " "), about ? ` ${about}` : ""), time(event.at, " ago")),
+    detail || event.by ? h("p", { class: "minor" }, [detail, event.by && `by ${event.by}`].filter(Boolean).join(", ")) : null);
 }
 
 const byName = (a, b) => a.name.localeCompare(b.name);
