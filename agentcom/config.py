@@ -71,10 +71,14 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EndpointSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """[endpoints]: health checks; `discover` lists loopback URLs that a sidecar looks at by itself."""
+    """[endpoints]: health checks, and what share of an endpoint's calls may be retries; `discover` lists loopback URLs
+    that a sidecar looks at by itself."""
 
     probe_every_s: Seconds = 10
     probe_timeout_s: Seconds = 5
+    retry_percent: Annotated[int, Meta(ge=0, le=100)] = 20
+    retry_min: Annotated[int, Meta(ge=1, le=100_000)] = 5
+    retry_window_s: Seconds = 60
     discover: tuple[str, ...] = ("http://127.0.0.1:11434",)
 
 

@@ -345,8 +345,9 @@ class Queries:
             return why
         why["conditions"] = []
         if row.state is State.ready:
-            why["hosts"] = self.hub.router.explain(group)
-            hindrances = self.hub.gates.hindrances(group, row.labels)
+            is_retry = self.hub.tasks.is_retry(self.hub.tasks.table.slot_of[row.id])
+            why["hosts"] = self.hub.router.explain(group, is_retry)
+            hindrances = self.hub.gates.hindrances(row.group, row.labels, is_retry)
             why["conditions"] = [hindrance._asdict() for hindrance in hindrances]
         why["reason"] = self._reason(row, why["conditions"], why["hosts"])
         return why

@@ -20,6 +20,7 @@ from agentcom.core.effects import LogPiece, RecordKey, SendAssign, key_u64, key_
 from agentcom.core.gates import Gates
 from agentcom.core.outlet import Outlet
 from agentcom.core.registry import Registry, canonical_model
+from agentcom.core.retries import RetryBudgets
 from agentcom.core.routing import Candidate
 from agentcom.core.rows import TaskTable
 from agentcom.core.story import Noted
@@ -48,10 +49,18 @@ class Attempts:
     """Open attempts and their timers. `clock_ms` is monotonic time less the time the loop was away."""
 
     def __init__(
-        self, out: Outlet, tasks: Tasks, fleet: Fleet, registry: Registry, gates: Gates, jitter: Jitter
+        self,
+        out: Outlet,
+        tasks: Tasks,
+        fleet: Fleet,
+        registry: Registry,
+        gates: Gates,
+        retries: RetryBudgets,
+        jitter: Jitter,
     ) -> None:
         self._out = out
         self._gates = gates
+        self._retries = retries
         self._tasks = tasks
         self._table = tasks.table
         self._fleet = fleet
@@ -171,6 +180,7 @@ class Attempts:
         self._fleet.take(agent, task, attempt, now)
         if chosen.endpoint is not None:
             self._count_call(slot, chosen.endpoint.id, chosen.model)
+            self._retries.called(chosen.endpoint.id, self._tasks.is_retry(slot), now)
         self._tasks.move(slot, Move.assign, now)
         self._gates.took(agent.record.id, slot)
         self._out.put("routes", key_u64x2(task, attempt), route)
@@ -395,6 +405,8 @@ class Attempts:
         elif error.failure_class is FailureClass.infrastructure:
             if call is not None:
                 self._registry.call_failed(call[0], agent.host.record.id, now)
+            else:
+                self._registry.host_failed(agent.host.record.id, now)
             table.infra_count[slot] += 1
             self._again(
                 slot, table.infra_count[slot], queue.max_infrastructure, "infrastructure_exhausted", now

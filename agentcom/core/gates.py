@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from typing import NamedTuple
 
 from agentcom import limits
 from agentcom.clock import Now, rfc3339
 from agentcom.core.agents import Fleet
+from agentcom.core.interned import Interned
+from agentcom.core.lanes import plain_line
 from agentcom.core.outlet import Outlet
 from agentcom.core.principals import Principals
 from agentcom.core.registry import Registry
 from agentcom.core.tasks import Tasks
 from agentcom.errors import NotFound, Refused
-from agentcom.model import Group, JsonObject, QueueRule, RuleKind, RuleScope, Tier
+from agentcom.model import JsonObject, QueueRule, RuleKind, RuleScope, Tier
 
 Place = tuple[RuleKind, RuleScope, str]
 Counted = tuple[RuleScope, str]
@@ -59,11 +62,14 @@ class Gates:
         self._limits: dict[Counted, int] = {}  # of repositories and labels
         self.running: dict[Counted, int] = {}
         self._held: dict[int, tuple[Counted, ...]] = {}  # by agent: what it runs counts for
-        self._lines: dict[tuple[str, ...], int] = {}  # by the limited labels of its tasks
+        self._lines: Interned[tuple[str, ...]] = Interned(spare=0)  # the limited labels of a line's tasks
+        self._lines_wait = False  # whether retries may have to wait
+        self.may_retry: Callable[[int], bool] = lambda _group: True
         tasks.groups.on_new = self._gate_group
         tasks.groups.on_gone = lambda number: tasks.ready.set_group(number, True)
         tasks.table.label_sets.on_new = self._new_labels
         tasks.table.label_sets.on_gone = self._labels_gone
+        tasks.ready.line_open = self._line_open
         tasks.ready.submitter_weight = self._submitter_weight
         tasks.ready.group_weight = lambda group: self._weight(RuleScope.repo, tasks.groups[group].repo)
 
@@ -149,8 +155,9 @@ class Gates:
 
     # --- answers ----------------------------------------------------------------------------------------
 
-    def hindrances(self, wanted: Group, labels: tuple[str, ...]) -> list[Hindrance]:
+    def hindrances(self, group: int, labels: tuple[str, ...], is_retry: bool) -> list[Hindrance]:
         """What keeps a ready task with that group and those labels from starting, wherever agents are free."""
+        wanted = self._tasks.groups[group]
         found = []
         if self.paused:
             found.append(Hindrance("queue_paused", "the queue is paused", "agentcom queue resume"))
@@ -168,6 +175,9 @@ class Gates:
                 found.append(
                     Hindrance("limit_reached", f"{running} of {allowed} of {scope}:{key} run already", change)
                 )
+        if is_retry and not self.may_retry(group):
+            said = "it has failed before, and every endpoint that has its model has had its share of retries"
+            found.append(Hindrance("retry_budget", said, "mend the endpoint (see the hosts below), or wait"))
         return found
 
     def view(self) -> JsonObject:
@@ -205,6 +215,7 @@ class Gates:
             self._is_paused(RuleScope.tier, group.tier)
             or self._is_paused(RuleScope.repo, group.repo)
             or not self.may_start(slot)
+            or self._tasks.ready.is_line_closed(self._tasks.line_of(slot))
         )
 
     # --- rules ------------------------------------------------------------------------------------------
@@ -293,9 +304,7 @@ class Gates:
         if scope is RuleScope.repo:
             self._gate_groups(scope, key)
             return
-        for labels, line in self._lines.items():
-            if key in labels:
-                self._tasks.ready.set_line(line, not any(self._is_full((scope, label)) for label in labels))
+        self._tasks.ready.look_at_lines()
 
     def _gate_groups(self, scope: RuleScope, key: str) -> None:
         groups = self._tasks.groups
@@ -322,27 +331,36 @@ class Gates:
     def _is_full(self, one: Counted) -> bool:
         return one in self._limits and self.running.get(one, 0) >= self._limits[one]
 
+    def look_at_retries(self, is_any_spent: bool) -> None:
+        """Let retries go or wait, while an endpoint has had its share of them or had it until now."""
+        if is_any_spent or self._lines_wait:
+            self._tasks.ready.look_at_lines()
+        self._lines_wait = is_any_spent
+
+    def _line_open(self, line: int) -> bool:
+        number, group = plain_line(line)
+        if number and any(self._is_full((RuleScope.label, label)) for label in self._lines[number - 1]):
+            return False
+        return group < 0 or self.may_retry(group)
+
     def _draw_lines(self) -> None:
         """Limits of labels have come or gone: put each ready task into the line of its limited labels."""
-        self._lines = {}
         tasks, sets = self._tasks, self._tasks.table.label_sets
+        self._lines = Interned(spare=0)
         tasks.lines = {}
         for labels, number in sets.number_of.items():
             self._new_labels(number, labels)
         tasks.ready.relabel(lambda task: tasks.line_of(tasks.table.slot_of[task]))
-        for labels, line in self._lines.items():
-            tasks.ready.set_line(line, not any(self._is_full((RuleScope.label, label)) for label in labels))
 
     def _new_labels(self, number: int, labels: tuple[str, ...]) -> None:
         limited = self._limited(labels)
         if limited:
-            line = self._lines.setdefault(limited, len(self._lines) + 1)
-            self._tasks.lines[number] = line
-            is_full = any(self._is_full((RuleScope.label, label)) for label in limited)
-            self._tasks.ready.set_line(line, not is_full)
+            self._tasks.lines[number] = self._lines.take(limited) + 1
 
     def _labels_gone(self, number: int, _labels: tuple[str, ...]) -> None:
-        self._tasks.lines.pop(number, None)
+        line = self._tasks.lines.pop(number, 0)
+        if line:
+            self._lines.give(line - 1)
 
     def _limited(self, labels: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(label for label in labels if (RuleScope.label, label) in self._limits)

@@ -41,6 +41,7 @@ from agentcom.core.outlet import NEXT_EVENT, Outlet
 from agentcom.core.principals import Principals
 from agentcom.core.registry import Registry
 from agentcom.core.requests import Requests
+from agentcom.core.retries import RetryBudgets
 from agentcom.core.routing import Candidate, Choices, Router
 from agentcom.core.rows import SOURCES, TaskTable
 from agentcom.core.sessions import Session, Sessions
@@ -99,9 +100,13 @@ class Hub:
         self.fleet = Fleet(self.out)
         self.registry = Registry(self.out, self._host_name)
         self.tasks = Tasks(self.out, settings, boot)
+        self.retries = RetryBudgets(settings)
         self.gates = Gates(self.out, self.tasks, self.fleet, self.registry, self.principals)
-        self.attempts = Attempts(self.out, self.tasks, self.fleet, self.registry, self.gates, jitter)
-        self.router = Router(self.fleet, self.registry, settings)
+        self.gates.may_retry = lambda group: self.router.may_retry(self.tasks.groups[group])
+        self.attempts = Attempts(
+            self.out, self.tasks, self.fleet, self.registry, self.gates, self.retries, jitter
+        )
+        self.router = Router(self.fleet, self.registry, self.retries, settings)
         self.requests = Requests(self)
         self.configuration = Configuration(self.out, settings)
         self.pace = pace_of(settings)
@@ -210,10 +215,17 @@ class Hub:
         self.tasks.changed = False
         if not self.tasks.counts[State.ready]:
             return []
+        self._look_at_retries(now)
         while self._schedule_once(now):
             # Tasks met under a limit: those behind them have their chance in the same tick. Each turn starts some.
             pass
         return self.out.take()
+
+    def _look_at_retries(self, now: Now) -> None:
+        """Which endpoints get retries now; those that wait for one may go, or have to wait."""
+        if self.retries.look(now):
+            self.tasks.changed = True
+        self.gates.look_at_retries(bool(self.retries.spent))
 
     def _schedule_once(self, now: Now) -> bool:
         """Whether agents stayed free because the tasks chosen for them had no room under a limit any more."""
@@ -227,6 +239,9 @@ class Hub:
         deadline_ms = self.tasks.deadlines.next_due_ms(now)
         if deadline_ms is not None:
             due.append(deadline_ms)
+        retry_ms = self.retries.next_due_ms()
+        if retry_ms is not None:
+            due.append(retry_ms)
         if any(h.online for h in self.fleet.hosts.values()):
             due.append(now.mono_ms + 1000)
         return min(due) if due else None
@@ -243,7 +258,7 @@ class Hub:
     def adopt(self, settings: Settings, now: Now) -> None:
         """Let these settings apply to every part, here and in the shell, from now on. Open attempts get a fresh
         lease of the new length: none runs out because the rules changed under it."""
-        for part in (self, self.tasks, self.router):
+        for part in (self, self.tasks, self.router, self.retries):
             part.settings = settings
         pace = pace_of(settings)
         self.pace = pace if pace != self.pace else self.pace
@@ -256,6 +271,7 @@ class Hub:
         self.attempts.lease_anew(now)
         self.tasks.changed = True
         self.out.add(SettingsChanged(settings))
+
     @property
     def paused(self) -> bool:
         """Whether nothing is given out at all."""
@@ -439,6 +455,8 @@ class Hub:
         self._look_at_clock(now)
         self.tasks.sweep(now, self.attempts.stop)
         self.tasks.groups.trim()
+        if self.retries.spent:
+            self._look_at_retries(now)
         if event.drained:
             self.attempts.expire(now)
             self._silent_hosts(now)
@@ -478,8 +496,11 @@ class Hub:
     def _dispatch(self, queued: list[tuple[int, int]], free: list[Agent], now: Now) -> bool:
         """One scheduler call over the heads of all groups, then one assignment per choice, unless the ones before it
         have used up what a limit allows. Whether that happened."""
+        if self.retries.spent:
+            queued = [(entry, self._wanted(entry, group)) for entry, group in queued]
         order = sorted({group for _, group in queued})
-        board = self.router.board([self.tasks.groups[g] for g in order], free, now)
+        wanted = [(self.tasks.groups[max(g, ~g)], g < 0) for g in order]
+        board = self.router.board(wanted, free, now)
         index = {group: n for n, group in enumerate(order)}
         choice = array("i", [-1] * len(queued))
         sched.assign(
@@ -507,14 +528,22 @@ class Hub:
             if group not in choices:
                 n = index[group]
                 ways = board.candidates[board.cand_start[n] : board.cand_start[n + 1]]
-                choices[group] = self.router.choices(self.tasks.groups[group], ways)
+                choices[group] = self.router.choices(wanted[n], ways)
             self._assign(slot, choices[group], board.candidates[chosen], now)
         return is_limited
 
+    def _wanted(self, entry: int, group: int) -> int:
+        """The group, or its complement for a task that has failed before: for those some endpoints are closed."""
+        return ~group if self.tasks.is_retry(self.tasks.table.slot_of[task_of(entry)]) else group
+
     def _has_room(self, slot: int, chosen: Candidate) -> bool:
         """Whether the limits of the task and of its endpoint allow one more."""
-        if chosen.endpoint is not None and not self.registry.room(chosen.endpoint.id, 1):
-            return False
+        endpoint = chosen.endpoint
+        if endpoint is not None:
+            if not self.registry.room(endpoint.id, 1):
+                return False
+            if endpoint.id in self.retries.spent and self.tasks.is_retry(slot):
+                return False
         return self.gates.may_start(slot)
 
     def _assign(self, slot: int, choices: Choices, chosen: Candidate, now: Now) -> None:

@@ -22,23 +22,27 @@ from agentcom.core.flows import Flow, Line, Pool, Preview, Share
 from agentcom.core.turns import ID_BITS, ORDER, SHARE_UNIT, Turns, step_of
 
 LANES: Final = 4
+LINE_BITS: Final = 20
 STALE_MAX: Final = 1024  # entries that left from the middle, beyond as many as stand, before they are dropped
 
 
 class ReadyQueue:
-    """Every ready task once, as a packed entry (order key, id). `pool_of(group)` is the pool of a requirement
-    group; the weights are asked when a submitter or a repository begins to wait, and by `reweigh`. What is pushed
-    must be taken out under the same place: group, order key, task, submitter, lane, line."""
+    """Every ready task once, as a packed entry (order key, id). `pool_of(group)` is the pool of a requirement group;
+    the weights are asked when a submitter or a repository begins to wait, and by `reweigh`; `line_open(line)` when
+    the first task comes into a line, and by `look_at_lines`. Line 0 is always open. What is pushed must be taken out
+    under the same place: group, order key, task, submitter, lane, line."""
 
     def __init__(
         self,
         pool_of: Callable[[int], int] = lambda _group: 0,
         submitter_weight: Callable[[int], int] = lambda _submitter: 1,
         group_weight: Callable[[int], int] = lambda _group: 1,
+        line_open: Callable[[int], bool] = lambda _line: True,
     ) -> None:
         self._pool_of = pool_of
         self.submitter_weight = submitter_weight
         self.group_weight = group_weight
+        self.line_open = line_open
         self.count = 0
         self._lanes: tuple[Turns[Pool], ...] = tuple(Turns() for _ in range(LANES))
         self._flows: dict[int, Flow] = {}
@@ -71,7 +75,7 @@ class ReadyQueue:
         if one is None:
             one = flow.lines[line] = Line(line)
             if line:
-                self._of_line.setdefault(line, {})[place] = flow
+                self._join_line(line, place, flow)
         elif one.entries and entry > one.entries[-1]:
             one.entries.append(entry)
             return
@@ -141,16 +145,21 @@ class ReadyQueue:
         for flow in list(self._of_group.get(group, {}).values()):
             self._settle(flow)
 
-    def set_line(self, line: int, is_open: bool) -> None:
-        """Let the tasks of a line go, or stop them. O(flows with tasks in it)."""
-        if is_open == (line not in self._closed_lines):
-            return
-        (self._closed_lines.discard if is_open else self._closed_lines.add)(line)
-        for flow in list(self._of_line.get(line, {}).values()):
-            self._settle(flow)
+    def look_at_lines(self) -> None:
+        """Ask of each line with tasks whether it is open. O(lines), and O(flows) of those that changed."""
+        for line, flows in list(self._of_line.items()):
+            is_open = self.line_open(line)
+            if is_open == (line not in self._closed_lines):
+                continue
+            (self._closed_lines.discard if is_open else self._closed_lines.add)(line)
+            for flow in list(flows.values()):
+                self._settle(flow)
+
+    def is_line_closed(self, line: int) -> bool:
+        return line in self._closed_lines
 
     def relabel(self, line_of: Callable[[int], int]) -> None:
-        """Put each task into the line that `line_of(task)` names; all lines are open then. O(entries)."""
+        """Put each task into the line that `line_of(task)` names. O(entries)."""
         self._of_line = {}
         self._closed_lines.clear()
         for place, flow in self._flows.items():
@@ -162,7 +171,7 @@ class ReadyQueue:
                 if line is None:
                     line = flow.lines[number] = Line(number)
                     if number:
-                        self._of_line.setdefault(number, {})[place] = flow
+                        self._join_line(number, place, flow)
                 line.entries.append(entry)
         self._gone.clear()
         for flow in self._flows.values():
@@ -206,10 +215,19 @@ class ReadyQueue:
             del self._of_line[number][place]
             if not self._of_line[number]:
                 del self._of_line[number]
+                self._closed_lines.discard(number)
         if not flow.lines:
             del self._flows[place], self._of_group[flow.number][place]
             if not self._of_group[flow.number]:
                 del self._of_group[flow.number]
+
+    def _join_line(self, line: int, place: int, flow: Flow) -> None:
+        flows = self._of_line.get(line)
+        if flows is None:
+            flows = self._of_line[line] = {}
+            if not self.line_open(line):
+                self._closed_lines.add(line)
+        flows[place] = flow
 
     def _settle(self, flow: Flow) -> None:
         """Give the flow the head that it should have, and with it its place in the turns."""
@@ -304,6 +322,16 @@ def _oldest_lane(claims: list[list[tuple[int, int, Preview]]], left: dict[int, i
         if heap and (best < 0 or heap[0][0] < oldest):
             best, oldest = lane, heap[0][0]
     return best
+
+
+def retry_line(line: int, group: int) -> int:
+    """The line for tasks of that line and group that have failed before."""
+    return (group + 1) << LINE_BITS | line
+
+
+def plain_line(line: int) -> tuple[int, int]:
+    """The line without what `retry_line` added, and that group; -1 where it added nothing."""
+    return line & (1 << LINE_BITS) - 1, (line >> LINE_BITS) - 1
 
 
 def pack(order_key: int, task: int) -> int:

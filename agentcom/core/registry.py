@@ -20,6 +20,7 @@ from agentcom.errors import NotFound, Refused
 from agentcom.model import EndpointKind, EndpointProbe, EndpointRecord, JsonObject
 
 PENALTY_MS = 60_000  # a call that failed counts against the endpoint for this long
+NO_ENDPOINT = 0  # in the place of an endpoint's number
 UNHEARD_CYCLES = 3  # a host's endpoint that no cycle has reported for so long is not healthy
 
 
@@ -230,6 +231,10 @@ class Registry:
             self.failed_ms[endpoint, host] = now.mono_ms
             if self.endpoints[endpoint].seen_from == 0:
                 self._out.add(ProbeEndpoint(endpoint))
+
+    def host_failed(self, host: int, now: Now) -> None:
+        """Work that calls no endpoint ended in an infrastructure error there: prefer other hosts for a while."""
+        self.failed_ms[NO_ENDPOINT, host] = now.mono_ms
 
     def penalised(self, endpoint: int, host: int, now: Now) -> bool:
         failed = self.failed_ms.get((endpoint, host))

@@ -277,6 +277,7 @@ class Requests:
         for endpoint in [e for e in hub.registry.endpoints.values() if e.seen_from == host.record.id]:
             hub.registry.remove(endpoint)
             hub.gates.endpoint_gone(endpoint.id)
+            hub.retries.forget(endpoint.id)
         hub.gates.host_gone(host.record.id)
         principal = hub.principals.by_id[host.record.principal]
         if not principal.revoked:
@@ -315,6 +316,7 @@ class Requests:
         endpoint = self._hub.registry.named(op.endpoint)
         self._hub.registry.remove(endpoint)
         self._hub.gates.endpoint_gone(endpoint.id)
+        self._hub.retries.forget(endpoint.id)
         return {"ok": True}
 
     def _endpoint_probe(

@@ -19,7 +19,8 @@ from agentcom import limits
 from agentcom.clock import Now
 from agentcom.config import Settings
 from agentcom.core.agents import Agent, Fleet, Host, offers
-from agentcom.core.registry import Registry, canonical_model
+from agentcom.core.registry import NO_ENDPOINT, Registry, canonical_model
+from agentcom.core.retries import RetryBudgets
 from agentcom.model import (
     BACKEND_OF,
     STRATEGY_OF,
@@ -40,8 +41,11 @@ TOKENS_PER_S = 30  # of a local model, until there is a measured rate
 CLOUD_US = 30 * S_US
 LOAD_BYTES_PER_S = 500_000_000  # a cold model is read from disk at about this speed
 LOAD_US_MIN = 2 * S_US
-PENALTY_US = 60 * S_US  # an endpoint that failed in the last minute
+PENALTY_US = 60 * S_US  # an endpoint, or a host without one, that failed in the last minute
 BUSY_CPU_PERCENT = 90.0
+
+
+Wanted = tuple[Group, bool]  # what a task asks for, and whether it has failed before
 
 
 class Candidate(Struct, frozen=True, gc=False):
@@ -83,8 +87,9 @@ class Board:
 class Router:
     """Costs and refusals, from the fleet and the registry as they are now."""
 
-    def __init__(self, fleet: Fleet, registry: Registry, settings: Settings) -> None:
+    def __init__(self, fleet: Fleet, registry: Registry, retries: RetryBudgets, settings: Settings) -> None:
         self._fleet = fleet
+        self._retries = retries
         self._registry = registry
         self.settings = settings
 
@@ -97,18 +102,18 @@ class Router:
             return group.model or self.settings.models.complex
         return canonical_model(group.model or self.settings.models.standard)
 
-    def board(self, groups: list[Group], agents: list[Agent], now: Now) -> Board:
+    def board(self, groups: list[Wanted], agents: list[Agent], now: Now) -> Board:
         """The scheduler's input for these groups, in their order, over the agents that are free now."""
         board = Board()
         board.agents = sorted(agents, key=lambda a: (a.since_ms, a.record.id))
         board.agent_rank = array("q", range(len(agents)))
         board.agent_free = array("i", [1] * len(agents))
         slots: dict[tuple[int, str], int] = {}
-        for group in groups:
+        for group, is_retry in groups:
             if STRATEGY_OF[group.tier] is Strategy.local_llm:
-                self._add_local(board, group, slots, now)
+                self._add_local(board, group, is_retry, slots, now)
             else:
-                self._add_plain(board, group)
+                self._add_plain(board, group, now)
             board.cand_start.append(len(board.candidates))
         return board
 
@@ -119,7 +124,7 @@ class Router:
             if backend in agent.record.backends and self._missing_need(group, agent) is None:
                 yield index, agent
 
-    def _add_plain(self, board: Board, group: Group) -> None:
+    def _add_plain(self, board: Board, group: Group, now: Now) -> None:
         """Work that needs no endpoint: one way per agent, at a cost that the agents of a host share."""
         run_us = SHELL_US if STRATEGY_OF[group.tier] is Strategy.trivial else CLOUD_US
         model = self.model_of(group) or "none"
@@ -129,7 +134,11 @@ class Router:
             cost = costs.get(host.record.id)
             if cost is None:
                 load_us = _host_load_us(host)
-                cost = run_us + load_us, {"run": run_us, "host_load": load_us}
+                failed_us = PENALTY_US if self._registry.penalised(NO_ENDPOINT, host.record.id, now) else 0
+                parts = {"run": run_us, "host_load": load_us}
+                if failed_us:
+                    parts["recent_failure"] = failed_us
+                cost = run_us + load_us + failed_us, parts
                 costs[host.record.id] = cost
             board.candidates.append(Candidate(agent, None, model, *cost))
             board.cand_agent.append(index)
@@ -137,14 +146,14 @@ class Router:
             board.cand_cost_us.append(cost[0])
 
     def _add_local(
-        self, board: Board, group: Group, slots: dict[tuple[int, str], int], now: Now
+        self, board: Board, group: Group, is_retry: bool, slots: dict[tuple[int, str], int], now: Now
     ) -> None:
         """Work on a local model: one way per agent and endpoint that can take it."""
         model = self.model_of(group)
         for index, agent in self._able(board, group):
             load_us = _host_load_us(agent.host)
             for endpoint in self._registry.endpoints.values():
-                if self._endpoint_refusal(endpoint, agent.host, model) is not None:
+                if self._endpoint_refusal(endpoint, agent.host, model, is_retry) is not None:
                     continue
                 candidate = self._endpoint_candidate(agent, endpoint, model, load_us, now)
                 board.candidates.append(candidate)
@@ -152,12 +161,12 @@ class Router:
                 board.cand_endpoint.append(self._slot(board, slots, candidate))
                 board.cand_cost_us.append(candidate.cost_us)
 
-    def choices(self, group: Group, ways: list[Candidate]) -> Choices:
+    def choices(self, wanted: Wanted, ways: list[Candidate]) -> Choices:
         """What every decision for the group in this tick has in common; made once per group and tick."""
         ranked = sorted(ways, key=lambda c: (c.cost_us, c.agent.record.id))
         # One more than is shown, since the chosen one is left out of its own alternatives.
         best = [(way, _score(way)) for way in ranked[: limits.HISTORY_OTHERS_MAX + 1]]
-        return Choices(group, best, self._refused_counts(group))
+        return Choices(wanted[0], best, self._refused_counts(*wanted))
 
     def route(self, choices: Choices, chosen: Candidate, reason: str) -> Route:
         """The decision as it is stored, sent and published."""
@@ -182,22 +191,34 @@ class Router:
             refused=choices.refused,
         )
 
-    def explain(self, group: Group) -> list[JsonObject]:
+    def explain(self, group: Group, is_retry: bool = False) -> list[JsonObject]:
         """Per host: the first condition that fails, and the smallest change that would let the task run."""
-        return [self._explain_host(group, host) for _, host in sorted(self._fleet.hosts.items())]
+        return [self._explain_host(group, host, is_retry) for _, host in sorted(self._fleet.hosts.items())]
 
-    def _refused_counts(self, group: Group) -> dict[str, int]:
+    def may_retry(self, group: Group) -> bool:
+        """Whether some endpoint that a task of the group could use still gets retries."""
+        if not self._retries.spent or STRATEGY_OF[group.tier] is not Strategy.local_llm:
+            return True
+        model = self.model_of(group)
+        return any(
+            endpoint.id not in self._retries.spent
+            and endpoint.healthy
+            and self._find(endpoint, model) is not None
+            for endpoint in self._registry.endpoints.values()
+        )
+
+    def _refused_counts(self, group: Group, is_retry: bool) -> dict[str, int]:
         counts: dict[str, int] = {}
-        for explained in self.explain(group):
+        for explained in self.explain(group, is_retry):
             if explained["fails"]:
                 counts[explained["fails"]] = counts.get(explained["fails"], 0) + 1
         return counts
 
-    def _explain_host(self, group: Group, host: Host) -> JsonObject:
-        fails, message, change = self._host_refusal(group, host) or ("", "it can run here now", "")
+    def _explain_host(self, group: Group, host: Host, is_retry: bool) -> JsonObject:
+        fails, message, change = self._host_refusal(group, host, is_retry) or ("", "it can run here now", "")
         return {"host": host.record.name, "fails": fails, "message": message, "change": change}
 
-    def _host_refusal(self, group: Group, host: Host) -> tuple[str, str, str] | None:
+    def _host_refusal(self, group: Group, host: Host, is_retry: bool) -> tuple[str, str, str] | None:
         name = host.record.name
         if not host.online:
             return "host_offline", f"{name} is not connected", f"start `agentcom sidecar` on {name}"
@@ -219,7 +240,7 @@ class Router:
                 f"add {need} to sidecar.capabilities on {name}",
             )
         if STRATEGY_OF[group.tier] is Strategy.local_llm:
-            refused = self._host_endpoint_refusal(group, host)
+            refused = self._host_endpoint_refusal(group, host, is_retry)
             if refused is not None:
                 return refused
         return self._agents_refusal(name, fitting)
@@ -250,12 +271,13 @@ class Router:
             "wait, or add agents (sidecar.agents)",
         )
 
-    def _host_endpoint_refusal(self, group: Group, host: Host) -> tuple[str, str, str] | None:
+    def _host_endpoint_refusal(self, group: Group, host: Host, is_retry: bool) -> tuple[str, str, str] | None:
         model = self.model_of(group)
         refusals = [
             refused
             for endpoint in self._registry.endpoints.values()
-            if (refused := self._endpoint_refusal(endpoint, host, model)) != ("endpoint_elsewhere", "", "")
+            if (refused := self._endpoint_refusal(endpoint, host, model, is_retry))
+            != ("endpoint_elsewhere", "", "")
         ]
         if not refusals:
             add = f"agentcom endpoint add URL --host {host.record.name}, or start Ollama there"
@@ -263,11 +285,11 @@ class Router:
         if any(r is None for r in refusals):
             return None
         # The endpoint that comes nearest speaks for the host: a full one has all but a slot.
-        nearest = ("endpoint_full", "limit_reached", "model_missing", "endpoint_unhealthy")
+        nearest = ("endpoint_full", "limit_reached", "retry_budget", "model_missing", "endpoint_unhealthy")
         return min((r for r in refusals if r is not None), key=lambda r: nearest.index(r[0]))
 
     def _endpoint_refusal(
-        self, endpoint: EndpointRecord, host: Host, model: str
+        self, endpoint: EndpointRecord, host: Host, model: str, is_retry: bool
     ) -> tuple[str, str, str] | None:
         if endpoint.seen_from not in (0, host.record.id):
             return "endpoint_elsewhere", "", ""
@@ -282,6 +304,13 @@ class Router:
                 "model_missing",
                 f"{endpoint.name} does not have {model}",
                 f"ollama pull {model} at {endpoint.url}",
+            )
+        if is_retry and endpoint.id in self._retries.spent:
+            used, allowed = self._retries.used(endpoint.id)
+            return (
+                "retry_budget",
+                f"{endpoint.name} had {used} retries of {allowed} in {self.settings.endpoints.retry_window_s:g} s",
+                f"mend the server at {endpoint.url}, or wait; see endpoints.retry_percent",
             )
         if self._registry.in_flight.get((endpoint.id, model), 0) >= endpoint.cap:
             return (

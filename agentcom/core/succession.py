@@ -29,6 +29,7 @@ def succeed(hub: Hub, old: Hub, now: Now) -> None:
     hub.sessions.adopt(old.sessions, hub.principals.by_id, known_hosts)
     hub.principals.adopt(old.principals)
     hub.registry.adopt(old.registry)
+    hub.retries.adopt(old.retries)
     hub.attempts.adopt(old.attempts, now)
     hub.fleet.adopt(old.fleet, hub.sessions)
     hub.tasks.adopt(old.tasks, hub.sessions)

@@ -21,7 +21,7 @@ from agentcom.core.admission import Admitted, admit, group_of, ttl_ms
 from agentcom.core.deadlines import Deadlines, TermClock, too_late
 from agentcom.core.effects import RecordKey, key_u64
 from agentcom.core.groups import Groups
-from agentcom.core.lanes import ReadyQueue
+from agentcom.core.lanes import ReadyQueue, retry_line
 from agentcom.core.outlet import Outlet
 from agentcom.core.principals import may_touch, owner_of
 from agentcom.core.rows import LANES, STATE_CODE, STATES, TIERS, TaskTable
@@ -41,6 +41,7 @@ from agentcom.model import (
     TaskError,
     TaskRow,
     TaskSpec,
+    Tier,
 )
 
 
@@ -101,6 +102,7 @@ NOTED: dict[Move, Noted] = {
 LETTERS = {State.dead: "task_dead", State.expired: "task_expired"}  # kept as dead letters, and the event of each
 
 STALE_MAX = 1024  # deadlines that have passed, beyond as many as stand, before they are dropped
+LOCAL = TIERS.index(Tier.standard)
 
 
 class Jitter(Protocol):
@@ -474,8 +476,15 @@ class Tasks:
         )
 
     def line_of(self, slot: int) -> int:
-        """The line of the ready queue for the task: 0 unless a limit concerns one of its labels."""
-        return self.lines.get(self.table.labels[slot], 0) if self.lines else 0
+        """The line of the ready queue for the task: 0 unless a limit concerns one of its labels, or the budget of
+        retries its next attempt."""
+        line = self.lines.get(self.table.labels[slot], 0) if self.lines else 0
+        return retry_line(line, self.table.group[slot]) if self.is_retry(slot) else line
+
+    def is_retry(self, slot: int) -> bool:
+        """Whether the task has failed before and calls an endpoint when it runs."""
+        table = self.table
+        return bool(table.infra_count[slot] or table.retries_used[slot]) and table.tier[slot] == LOCAL
 
     def _finish(self, slot: int, task: int, state: State, now: Now) -> None:
         key = key_u64(task)

@@ -30,7 +30,7 @@ class Queue:
     """A ready queue and what was pushed: tasks by id, so that one can be started or removed by its id."""
 
     def __init__(self, **weights: Callable[[int], int]) -> None:
-        self.ready = ReadyQueue(**weights)
+        self.ready = ReadyQueue(**weights, line_open=lambda line: line not in self.closed_lines)
         self.tasks: dict[int, tuple[int, int, int, int, int, int]] = {}
         self.closed_groups: set[int] = set()
         self.closed_lines: set[int] = set()
@@ -47,6 +47,10 @@ class Queue:
 
     def may_start(self, task: int) -> bool:
         return self.tasks[task][0] not in self.closed_groups and self.tasks[task][-1] not in self.closed_lines
+
+    def close_line(self, line: int, is_closed: bool = True) -> None:
+        (self.closed_lines.add if is_closed else self.closed_lines.discard)(line)
+        self.ready.look_at_lines()
 
     def order(self, count: int) -> list[int]:
         return [task_of(entry) for entry, _ in self.ready.next(count)]
@@ -108,9 +112,9 @@ def test_a_task_that_comes_back_into_another_line_has_left_the_old_one() -> None
     first, second, third = queue.push(), queue.push(), queue.push()
     queue.ready.remove(*queue.tasks[second])
     queue.ready.push(*queue.tasks[second][:-1], 7)
-    queue.ready.set_line(7, False)
+    queue.close_line(7)
     assert queue.order(9) == [first, third]
-    queue.ready.set_line(7, True)
+    queue.close_line(7, False)
     assert queue.order(9) == [first, second, third]
 
 
@@ -263,11 +267,11 @@ def test_the_rest_of_a_flow_goes_on_past_a_closed_line() -> None:
     queue = Queue()
     for n in range(1, 7):
         queue.ready.push(0, n, n, ANN, 0, n % 3)
-    queue.ready.set_line(1, False)
+    queue.close_line(1)
     assert queue.order(9) == [2, 3, 5, 6]
-    queue.ready.set_line(2, False)
+    queue.close_line(2)
     assert queue.order(9) == [3, 6]
-    queue.ready.set_line(1, True)
+    queue.close_line(1, False)
     assert queue.order(9) == [1, 3, 4, 6]
 
 
@@ -326,7 +330,7 @@ def told(what: list[Any]) -> Queue:
             queue.ready.set_group(n % 6, n % 6 not in queue.closed_groups)
         elif kind == "line":
             queue.closed_lines ^= {1 + n % 2}
-            queue.ready.set_line(1 + n % 2, 1 + n % 2 not in queue.closed_lines)
+            queue.ready.look_at_lines()
         by_age = sorted(standing, key=lambda t: queue.tasks[t][1:3])
         assert [task_of(entry) for entry in queue.ready.entries()] == by_age
         assert queue.ready.count == len(standing)
@@ -351,7 +355,6 @@ def test_putting_tasks_into_other_lines_loses_none(what: list[Any]) -> None:
     for task, place in queue.tasks.items():
         queue.tasks[task] = (*place[:-1], task % 3)
     queue.ready.relabel(lambda task: task % 3)
-    queue.closed_lines.clear()
     assert queue.ready.entries() == standing
     assert sorted(queue.order(200)) == sorted(filter(queue.may_start, map(task_of, standing)))
     for entry in standing:
@@ -366,7 +369,7 @@ def test_r19_every_task_starts_and_those_of_a_submitter_in_order(what: list[Any]
     for group in range(6):
         queue.ready.set_group(group, True)
     for line in range(3):
-        queue.ready.set_line(line, True)
+        queue.close_line(line, False)
     waiting = [task_of(entry) for entry in queue.ready.entries()]
     started = [queue.start() for _ in waiting]
     assert sorted(started) == sorted(waiting)
