@@ -15,7 +15,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -223,14 +223,14 @@ class Broker:
                 frame = self._router.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return events, True
-            event = self._admit(address, frame)
-            if event is not None:
-                events.append(event)
+            events += self._admit(address, frame)
+            if len(events) >= limits.TICK_MESSAGES_MAX:
+                break
         return events, False
 
-    def _admit(self, address: bytes, frame: zmq.Frame) -> Incoming | None:
-        """One message: identity from its key, schema from its bytes. A refusal answers at once, since it
-        changes nothing."""
+    def _admit(self, address: bytes, frame: zmq.Frame) -> Iterable[Incoming]:
+        """What is in one frame: identity from its key, schema from its bytes. A refusal answers at once, since
+        it changes nothing."""
         key = _user_id(frame)
         peer = self._peers.number(address, key)
         if frame.more:
@@ -238,22 +238,29 @@ class Broker:
             while self._router.getsockopt(zmq.RCVMORE):
                 self._router.recv(zmq.NOBLOCK, copy=False)
             self._refuse(peer, None, Refused("multi_frame", "a message is one frame; this one had more"))
-            return None
+            return ()
         body = frame.buffer
         if len(body) > limits.REQUEST_BYTES_MAX:
             text = f"the message has {len(body)} bytes, {limits.REQUEST_BYTES_MAX} are allowed; send less at a time"
             self._refuse(peer, m.request_id_of(body), Refused("too_large", text))
-            return None
+            return ()
         if not self._gate.admits(key):
             self._refuse(peer, None, Refused("revoked", "this key is not enrolled here, or was revoked"))
-            return None
+            return ()
         try:
-            message = m.decode_to_hub(body)
+            found = m.read_to_hub(body)
         except Refused as refused:
             self._refuse(peer, m.request_id_of(body), refused)
-            return None
-        fresh = secrets.token_bytes(limits.SESSION_TOKEN_BYTES) if isinstance(message, m.Hello) else b""
-        return Incoming(peer, key, message, fresh)
+            return ()
+        return [Incoming(peer, key, message, self._fresh(peer, message)) for message in found]
+
+    def _fresh(self, peer: int, message: m.ToHub) -> bytes:
+        """Random bytes for the token of a session, where one is asked for."""
+        if not isinstance(message, m.Hello):
+            return b""
+        if message.takes_many:
+            self._peers.takes_many(peer)
+        return secrets.token_bytes(limits.SESSION_TOKEN_BYTES)
 
     def _refuse(self, peer: int, request: int | None, why: Refused) -> None:
         self._log.info("message_refused", peer=peer, code=why.code, field=why.field)
@@ -442,6 +449,7 @@ class Broker:
         self._bodies = {}
         for topic in self.hub.out.take_missed():
             self._feed.publish(topic, None)
+        self._peers.send_held()
         self._routed.flush()
 
     def _send(self, effect: Send) -> None:
@@ -520,6 +528,7 @@ class Broker:
     # --- step 5 -----------------------------------------------------------------------------------------
 
     def _housekeeping(self, now: Now) -> None:
+        self._peers.send_held()  # refusals of a tick that had nothing else to say
         self._peers.flush()
         self._feed.flush(now.mono_ms)
         if self._upkeep is not None:

@@ -19,6 +19,8 @@ REPLY_BYTES_MAX: Final = 4 * MIB
 SESSION_TOKEN_BYTES: Final = 16
 PEERS_MAX: Final = 4096  # routing ids the hub remembers; the longest silent one is dropped
 SESSIONS_PER_KEY_MAX: Final = 64  # a person with many shells; a 65th hello is refused
+MANY_MAX: Final = 1000  # messages in one frame; a frame with more is refused whole
+MANY_BYTES_MAX: Final = MIB  # of what the hub puts into one frame; the next frame takes the rest
 PEER_OUTBOX_MAX: Final = 1024  # messages kept for a peer that does not read; then its session ends
 TICK_MESSAGES_MAX: Final = 1000  # one tick's drain: bounds the batch, so the commit and the reply latency
 TICK_DRAIN_MS_MAX: Final = 20
@@ -87,6 +89,7 @@ SNAPSHOT_TASKS_MAX: Final = 500
 SNAPSHOT_EVENTS_MAX: Final = 50  # the newest that were kept; the rest is paged
 
 assert REQUEST_BYTES_MAX < FRAME_BYTES_MAX
+assert MANY_BYTES_MAX < FRAME_BYTES_MAX
 assert REPLY_BYTES_MAX <= FRAME_BYTES_MAX
 assert RESULT_BYTES_MAX < REQUEST_BYTES_MAX
 assert OUTPUT_BYTES_MAX + CHECK_OUTPUT_BYTES_MAX < RESULT_BYTES_MAX

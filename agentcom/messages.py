@@ -12,7 +12,8 @@ with the key that the connection proved. The token is stamped when a message is 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -104,12 +105,14 @@ class HostOffer(Struct, frozen=True, kw_only=True):
 
 
 class Hello(Struct, tag_field="type", tag="hello", frozen=True, kw_only=True):
-    """First message on a connection. `process` is random per start of the caller; `host` only for hosts."""
+    """First message on a connection. `process` is random per start of the caller; `host` only for hosts.
+    `takes_many`: the hub may put several of its messages into one frame, as a `many`."""
 
     protocol: Annotated[int, Meta(ge=0, le=65_535)]
     process: ProcessId
     software: Annotated[str, Meta(max_length=100)] = ""
     host: HostOffer | None = None
+    takes_many: bool = False
 
 
 class Enrol(Struct, tag_field="type", tag="enrol", frozen=True, kw_only=True):
@@ -605,9 +608,31 @@ class Error(Struct, tag_field="type", tag="error", frozen=True, kw_only=True, om
 
 FromHub = Welcome | Enrolled | Beat | Assign | Cancel | Ping | ResultAck | Reply | Error
 
+
+
+class ManyToHub(Struct, tag_field="type", tag="many", frozen=True, kw_only=True):
+    """Several messages in one frame, each as it would stand alone: a frame costs both ends more than a small
+    message. They are decoded or refused together, and then handled one after the other."""
+
+    messages: Annotated[tuple[ToHub, ...], Meta(min_length=1, max_length=limits.MANY_MAX)]
+
+
+class ManyFromHub(Struct, tag_field="type", tag="many", frozen=True, kw_only=True):
+    """Several messages of the hub in one frame, in order; only to a caller whose hello said `takes_many`."""
+
+    messages: tuple[FromHub, ...]
+
+
+class _ManyEncoded(Struct, tag_field="type", tag="many", frozen=True, gc=False):
+    """As `ManyFromHub`, of messages that are encoded already."""
+
+    messages: list[Raw]
+
+
+_M = TypeVar("_M")
 _encoder = msgspec.msgpack.Encoder()
-_to_hub: msgspec.msgpack.Decoder[ToHub] = msgspec.msgpack.Decoder(ToHub)
-_from_hub: msgspec.msgpack.Decoder[FromHub] = msgspec.msgpack.Decoder(FromHub)
+_to_hub: msgspec.msgpack.Decoder[ToHub | ManyToHub] = msgspec.msgpack.Decoder(ToHub | ManyToHub)
+_from_hub: msgspec.msgpack.Decoder[FromHub | ManyFromHub] = msgspec.msgpack.Decoder(FromHub | ManyFromHub)
 _spec: msgspec.msgpack.Decoder[TaskSpec] = msgspec.msgpack.Decoder(TaskSpec)
 _PATH = re.compile(r" - at `(.+)`$", re.DOTALL)
 
@@ -624,20 +649,44 @@ def encode(message: Struct) -> bytes:
     return _encoder.encode(message)
 
 
-def decode_to_hub(body: bytes | memoryview) -> ToHub:
-    """The message in `body`; raises Refused with code, field path and reason."""
+def encode_many(bodies: Sequence[bytes]) -> bytes:
+    """Encoded messages as one frame, in order."""
+    return _encoder.encode(_ManyEncoded([Raw(body) for body in bodies]))
+
+
+def read_to_hub(body: bytes | memoryview) -> tuple[ToHub, ...]:
+    """The messages in a frame; raises Refused with code, field path and reason."""
     try:
-        return _to_hub.decode(body)
+        found = _to_hub.decode(body)
     except UNREADABLE as error:
         raise refusal_of(error) from error
+    return found.messages if isinstance(found, ManyToHub) else (found,)
+
+
+def read_from_hub(body: bytes | memoryview) -> tuple[FromHub, ...]:
+    """The messages in a frame; raises Refused with code, field path and reason."""
+    try:
+        found = _from_hub.decode(body)
+    except UNREADABLE as error:
+        raise refusal_of(error) from error
+    return found.messages if isinstance(found, ManyFromHub) else (found,)
+
+
+def decode_to_hub(body: bytes | memoryview) -> ToHub:
+    """The only message in a frame; Refused as of `read_to_hub`."""
+    return _only(read_to_hub(body))
 
 
 def decode_from_hub(body: bytes | memoryview) -> FromHub:
-    """The message in `body`; raises Refused with code, field path and reason."""
-    try:
-        return _from_hub.decode(body)
-    except UNREADABLE as error:
-        raise refusal_of(error) from error
+    """The only message in a frame, for callers whose hello did not say `takes_many`; Refused as of
+    `read_from_hub`."""
+    return _only(read_from_hub(body))
+
+
+def _only(found: tuple[_M, ...]) -> _M:
+    if len(found) != 1:
+        raise Refused("malformed", f"{len(found)} messages in a frame, one is expected")
+    return found[0]
 
 
 def decode_spec(body: bytes | memoryview) -> TaskSpec:
@@ -664,7 +713,7 @@ def refusal_of(error: Exception) -> Refused:
         return Refused("malformed", f"not a MessagePack message: {text}")
     path = _field_path(match.group(1)) if match else None
     reason = text[: match.start()] if match else text
-    if path in ("type", "op") and reason.startswith("Invalid value"):
+    if path is not None and path.split(".")[-1] in ("type", "op") and reason.startswith("Invalid value"):
         return Refused("unknown_type", f"{reason}: this hub does not know that {path}", field=path)
     return Refused("invalid", f"{path or 'message'}: {reason}", field=path)
 

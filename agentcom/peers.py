@@ -7,10 +7,12 @@ message, EHOSTUNREACH ends the peer.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 
 import zmq
 
 from agentcom import limits
+from agentcom.messages import encode_many
 
 # Plain integers: combining the enum's members anew for each send costs more than the send.
 ADDRESS_FLAGS = int(zmq.NOBLOCK | zmq.SNDMORE)
@@ -27,6 +29,8 @@ class Peers:
         self._address_of: dict[int, bytes] = {}
         self._outbox: dict[int, deque[bytes]] = {}
         self._gone: list[int] = []
+        self._takes_many: set[int] = set()
+        self._held: dict[int, list[bytes]] = {}  # for peers that take many, until the end of the tick
         self._next = 1
 
     @property
@@ -54,8 +58,26 @@ class Peers:
             self._number_of[address] = number
         return number
 
+    def takes_many(self, peer: int) -> None:
+        """The peer has said that it understands frames of several messages."""
+        self._takes_many.add(peer)
+
     def send(self, peer: int, body: bytes) -> None:
-        """Send now, or keep it until the peer reads. A peer that is gone is reported by `take_gone`."""
+        """Send now, or with what else the peer gets in this tick, or when it reads. A peer that is gone is reported
+        by `take_gone`."""
+        if peer in self._takes_many:
+            self._held.setdefault(peer, []).append(body)
+        else:
+            self._send(peer, body)
+
+    def send_held(self) -> None:
+        """The tick has said all: send what was held, a frame for each peer where it fits."""
+        held, self._held = self._held, {}
+        for peer, bodies in held.items():
+            for some in _in_frames(bodies):
+                self._send(peer, some[0] if len(some) == 1 else encode_many(some))
+
+    def _send(self, peer: int, body: bytes) -> None:
         waiting = self._outbox.get(peer)
         if waiting is not None:
             if len(waiting) >= limits.PEER_OUTBOX_MAX:
@@ -98,7 +120,22 @@ class Peers:
     def _drop(self, peer: int) -> None:
         address = self._address_of.pop(peer, None)
         self._outbox.pop(peer, None)
+        self._held.pop(peer, None)
+        self._takes_many.discard(peer)
         if address is not None:
             self._number_of.pop(address, None)
             del self._key_of[peer]
             self._gone.append(peer)
+
+
+def _in_frames(bodies: list[bytes]) -> Iterator[list[bytes]]:
+    """The bodies in order, cut where a frame would become too large."""
+    some: list[bytes] = []
+    size = 0
+    for body in bodies:
+        if some and (size + len(body) > limits.MANY_BYTES_MAX or len(some) == limits.MANY_MAX):
+            yield some
+            some, size = [], 0
+        some.append(body)
+        size += len(body)
+    yield some

@@ -27,7 +27,9 @@ the bytes are plain MessagePack.
 * One ZeroMQ DEALER per caller, connected to the hub's ROUTER. CURVE is always on: set the hub's public key as
   `curve_serverkey` and your own pair as `curve_publickey` and `curve_secretkey` (z85 text). Your public key is who
   you are; do not set a routing id.
-* One message is one frame: a MessagePack map with a `type`. A message of more frames is refused (`multi_frame`).
+* One message is one frame: a MessagePack map with a `type`. A message of more ZeroMQ frames is refused (`multi_frame`).
+  A caller with much to say may put several messages into one frame (`many`); the hub does so only to callers whose
+  `hello` said `takes_many`.
 * To the hub a frame has {limits.REQUEST_BYTES_MAX:,} bytes at most (`too_large`), also a batch of at most
   {limits.BATCH_TASKS_MAX:,} tasks; from the hub {limits.FRAME_BYTES_MAX:,}. A frame above {limits.FRAME_BYTES_MAX:,}
   bytes makes the transport close the connection without an answer: check before you send.
@@ -79,10 +81,12 @@ def document() -> str:
     """The whole page."""
     parts = [HEAD, "## Messages to the hub\n"]
     parts += [_section(kind, "type") for kind in typing.get_args(messages.ToHub)]
+    parts.append(_section(messages.ManyToHub, "type"))
     parts.append("## Operations of a request\n")
     parts += [_section(kind, "op") for kind in typing.get_args(messages.Operation)]
     parts.append("## Messages from the hub\n")
     parts += [_section(kind, "type") for kind in typing.get_args(messages.FromHub)]
+    parts.append(_section(messages.ManyFromHub, "type").replace("### `many`", "### `many` from the hub"))
     parts.append("## Parts\n")
     parts += [_section(kind, "") for kind in _parts()]
     parts.append("## Values\n")

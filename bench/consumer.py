@@ -23,6 +23,7 @@ from agentcom import messages as m
 from agentcom.auth import KeyPair
 from agentcom.model import Backend, ResultStatus, TaskResult
 
+FRAME_MESSAGES: Final = 500  # stays well below what the hub reads in a frame
 HEARTBEAT_MS: Final = 5000
 ANSWER_MS_MAX: Final = 10_000
 RESULT: Final = TaskResult(status=ResultStatus.unchecked, backend=Backend.shell, model="none", cost_usd=0.0)
@@ -80,12 +81,15 @@ def enrol(
     return own
 
 
-def hello(socket: zmq.Socket[bytes], name: str, agents: int) -> bytes:
+def hello(socket: zmq.Socket[bytes], name: str, agents: int, takes_many: bool = False) -> bytes:
     """The session of a host that offers so many agents for shell tasks."""
     offers = tuple(m.AgentOffer(name=f"{name}-{n}", backends=(Backend.shell,)) for n in range(agents))
     process = secrets.token_hex(8)
     offer = m.HostOffer(name=name, agents=offers)
-    answer = ask(socket, m.Hello(protocol=limits.PROTOCOL_VERSION, process=process, host=offer))
+    said = m.Hello(
+        protocol=limits.PROTOCOL_VERSION, process=process, host=offer, takes_many=takes_many
+    )
+    answer = ask(socket, said)
     assert isinstance(answer, m.Welcome)
     return answer.session
 
@@ -126,9 +130,10 @@ class IdleHost:
         self._done = self._context.socket(zmq.PUSH)
         self._done.setsockopt(zmq.SNDHWM, 0)
         self._done.connect(order["done_to"])
-        self._session = hello(self._hub, order["name"], order["agents"])
+        self._session = hello(self._hub, order["name"], order["agents"], takes_many=True)
         self._beat = 0
         self._started_ns: dict[int, int] = {}
+        self._to_say: list[bytes] = []
 
     def run(self) -> None:
         """Works until it is killed."""
@@ -147,25 +152,36 @@ class IdleHost:
         finished = array("q")
         for _ in range(limits.TICK_MESSAGES_MAX):
             try:
-                message = m.decode_from_hub(self._hub.recv(zmq.NOBLOCK))
+                found = m.read_from_hub(self._hub.recv(zmq.NOBLOCK))
             except zmq.Again:
                 break
-            if isinstance(message, m.Assign):
-                self._do(message)
-            elif isinstance(message, m.ResultAck):
-                assert message.verdict == "accepted", f"task {message.task}: {message.verdict}"
-                finished.extend((message.task, self._started_ns.pop(message.task), time.monotonic_ns()))
-            elif isinstance(message, m.Error):
-                raise RuntimeError(f"the hub refused: {message.code}: {message.message}")
+            for message in found:
+                self._take(message, finished)
+        self._say()
         if finished:
             self._done.send(finished.tobytes())
+
+    def _take(self, message: m.FromHub, finished: array[int]) -> None:
+        if isinstance(message, m.Assign):
+            self._do(message)
+        elif isinstance(message, m.ResultAck):
+            assert message.verdict == "accepted", f"task {message.task}: {message.verdict}"
+            finished.extend((message.task, self._started_ns.pop(message.task), time.monotonic_ns()))
+        elif isinstance(message, m.Error):
+            raise RuntimeError(f"the hub refused: {message.code}: {message.message}")
 
     def _do(self, assign: m.Assign) -> None:
         session, task, attempt = self._session, assign.task, assign.attempt
         self._started_ns[task] = time.monotonic_ns()
-        self._hub.send(m.encode(m.Accept(session=session, task=task, attempt=attempt)))
         done = m.Result(session=session, task=task, attempt=attempt, outcome="completed", result=RESULT)
-        self._hub.send(m.encode(done))
+        self._to_say.append(m.encode(m.Accept(session=session, task=task, attempt=attempt)))
+        self._to_say.append(m.encode(done))
+
+    def _say(self) -> None:
+        """What came of this turn, in frames of many messages."""
+        while self._to_say:
+            some, self._to_say = self._to_say[:FRAME_MESSAGES], self._to_say[FRAME_MESSAGES:]
+            self._hub.send(m.encode_many(some))
 
 
 def _ready(**fields: object) -> None:

@@ -3,7 +3,8 @@
 `echo`: one Python thread sends messages of 255 bytes back, CURVE on. `submit`: tasks of the same size to a real hub
 (`agentcom hub`, with its logs, in a process of its own), each validated and on disk before it is answered; no
 host has joined, so they stay queued. `end_to_end`: from submit to acknowledged result, on a second hub with two
-host processes that accept each task and bring its result at once.
+host processes that accept each task and bring its result at once; there, as a sidecar may, both ends put what they have
+to say at one moment into one frame (`many`). `echo` and `submit` have a frame for each message.
 
 The three take turns, several rounds for each number in flight, and before each turn a few fdatasync and LMDB
 commits on the same disk say how fast it was then. A row has the medians of its rounds; `ratio_to_echo` compares
@@ -19,6 +20,7 @@ import argparse
 import contextlib
 import json
 import pstats
+import secrets
 import statistics
 import sys
 import tempfile
@@ -35,7 +37,7 @@ from agentcom import auth, limits
 from agentcom import messages as m
 from agentcom.model import TaskSpec
 from bench import flushes, gauges
-from bench.consumer import ANSWER_MS_MAX, dealer
+from bench.consumer import ANSWER_MS_MAX, FRAME_MESSAGES, ask, dealer
 from bench.goals import Goal, at_least, at_most, told
 from bench.machine import commit, machine, table
 from bench.stage import HubAt, Socket, Stage
@@ -144,10 +146,14 @@ class EndToEnd:
     def __init__(self, stage: Stage, hub: HubAt, agents: int) -> None:
         self.pid, self._socket = hub.pid, hub.socket
         self.store: Path | None = hub.home.store
-        self._body = submit_body(hub.session)
         self._done, done_to = stage.inbox()
         for n in range(HOSTS):
             stage.host(hub, f"host{n}", agents, done_to)
+        # From here on in frames of many messages, as far as there are many, both ways.
+        said = m.Hello(protocol=limits.PROTOCOL_VERSION, process=secrets.token_hex(8), takes_many=True)
+        welcome = ask(self._socket, said)
+        assert isinstance(welcome, m.Welcome)
+        self._body = submit_body(welcome.session)
 
     def run(self, in_flight: int, run_s: float) -> Ran:
         """Keeps so many tasks between submit and result. A result may be told of before its submit's reply."""
@@ -162,14 +168,17 @@ class EndToEnd:
         begun = time.monotonic()
         until = begun + run_s
         while open_count or time.monotonic() < until:
-            while open_count < in_flight and time.monotonic() < until:
-                sent_ns.append(time.monotonic_ns())
-                self._socket.send(self._body)
-                open_count += 1
+            free = in_flight - open_count if time.monotonic() < until else 0
+            open_count += free
+            while free > 0:
+                sent_ns += [time.monotonic_ns()] * min(free, FRAME_MESSAGES)
+                self._socket.send(m.encode_many([self._body] * min(free, FRAME_MESSAGES)))
+                free -= FRAME_MESSAGES
             if not poller.poll(ANSWER_MS_MAX):
                 raise RuntimeError(f"{open_count} tasks did not move for {ANSWER_MS_MAX} ms")
-            for reply in received(self._socket):
-                open_ns[_task_of(reply)] = sent_ns.popleft()
+            for frame in received(self._socket):
+                for reply in m.read_from_hub(frame):
+                    open_ns[_task_of(reply)] = sent_ns.popleft()
             for word in received(self._done):
                 told_of = array("q", word)
                 ended.update(zip(told_of[::3], zip(told_of[1::3], told_of[2::3], strict=True), strict=True))
@@ -228,8 +237,7 @@ def submit_body(session: bytes) -> bytes:
     return body
 
 
-def _task_of(reply: bytes) -> int:
-    message = m.decode_from_hub(reply)
+def _task_of(message: m.FromHub) -> int:
     if not isinstance(message, m.Reply):
         raise RuntimeError(f"the answer to a submit is {message}")
     return int(message.value["tasks"][0]["id"])

@@ -222,6 +222,7 @@ class Session:
                     process=self._process,
                     software=f"agentcom-sidecar {__version__}",
                     host=self._host.offer(),
+                    takes_many=True,
                 )
             )
             try:
@@ -274,11 +275,12 @@ class Session:
             try:
                 if len(frames) != 1:
                     raise Refused("malformed", f"{len(frames)} frames instead of one")
-                message = messages.decode_from_hub(frames[0])
+                found = messages.read_from_hub(frames[0])
             except Refused as error:
                 self._log.warning("message_not_understood", reason=error.message)
                 continue
-            self._take(message)
+            for message in found:
+                self._take(message)
 
     def _take(self, message: messages.FromHub) -> None:
         match message:

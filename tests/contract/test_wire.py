@@ -119,7 +119,7 @@ def test_a_host_in_another_language_takes_a_task_and_reports_it(hub: LiveHub, an
     place = {"session": token, "task": number, "attempt": 1}
     box.send_frames(packed({"type": "accept", **place}))
     box.send_frames(packed({"type": "heartbeat", "session": token, "beat": 1, "attempts": [[number, 1, 5]]}))
-    assert raw(box) == {"type": "beat", "beat": 1, "kill": [], "probe": []}
+    assert raw(box) == {"type": "beat", "beat": 1, "kill": [], "probe": [], "pace": None}
     box.send_frames(packed({"type": "log", **place, "offset": 0, "text": "hi\n"}))
     result = {"status": "unchecked", "backend": "shell", "model": "none", "cost_usd": 0, "output": "hi\n"}
     report = packed({"type": "result", **place, "outcome": "completed", "result": result})
@@ -315,6 +315,44 @@ def test_a_message_of_several_frames_is_refused_whole_and_none_of_it_is_read_as_
     assert ann.expect(m.Error).code == "multi_frame"
     assert ann.is_silent()
     assert busy.goes_on()
+
+
+def test_a_frame_may_hold_many_messages_which_are_answered_in_order(hub: LiveHub) -> None:
+    bob = hub.member(Role.submit, "many-asked")
+    asked = [bob.request(m.Whoami()), bob.request(m.Submit(tasks=(shell_task(),))), bob.request(m.Whoami())]
+    bob.send_frames(packed({"type": "many", "messages": [msgpack.unpackb(m.encode(each)) for each in asked]}))
+    assert [raw(bob)["id"] for _ in asked] == [each.id for each in asked]
+
+
+def test_the_answers_of_a_tick_come_in_one_frame_to_a_caller_who_takes_many(hub: LiveHub) -> None:
+    bob = hub.member(Role.view, "many-taken")
+    bob.hello(takes_many=True)
+    asked = [bob.request(m.Whoami()) for _ in range(3)]
+    bob.send_frames(packed({"type": "many", "messages": [msgpack.unpackb(m.encode(each)) for each in asked]}))
+    answer = raw(bob)
+    assert answer["type"] == "many"
+    assert [each["id"] for each in answer["messages"]] == [each.id for each in asked]
+    # What stands alone comes alone, as to anybody.
+    bob.send(bob.request(m.Whoami()))
+    assert raw(bob)["type"] == "reply"
+
+
+def test_many_messages_of_which_one_is_wrong_are_refused_together(hub: LiveHub) -> None:
+    bob = hub.member(Role.submit, "many-wrong")
+    good = msgpack.unpackb(m.encode(bob.request(m.Submit(tasks=(shell_task(),)))))
+    bob.send_frames(packed({"type": "many", "messages": [good, {"type": "nonsense"}]}))
+    refused = raw(bob)
+    assert (refused["type"], refused["code"], refused.get("id")) == ("error", "unknown_type", None)
+    assert bob.ask(m.TaskList())["tasks"] == []
+
+
+@pytest.mark.parametrize("count", [0, limits.MANY_MAX + 1])
+def test_none_and_too_many_messages_in_a_frame_are_refused(hub: LiveHub, count: int) -> None:
+    bob = hub.member(Role.view, f"many-{count}")
+    each = msgpack.unpackb(m.encode(bob.request(m.Whoami())))
+    bob.send_frames(packed({"type": "many", "messages": [each] * count}))
+    refused = raw(bob)
+    assert (refused["code"], refused["field"]) == ("invalid", "messages")
 
 
 def test_a_message_of_two_frames_cannot_speak_for_another_peer(hub: LiveHub, busy: Busy) -> None:
