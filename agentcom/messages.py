@@ -11,7 +11,6 @@ with the key that the connection proved. The token is stamped when a message is 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -42,6 +41,8 @@ from agentcom.model import (
     Tier,
     Url,
 )
+from agentcom.refusals import refusal_of as refusal_of
+from agentcom.refusals import request_id_of as request_id_of
 
 Token = Annotated[bytes, Meta(min_length=limits.SESSION_TOKEN_BYTES, max_length=limits.SESSION_TOKEN_BYTES)]
 ProcessId = Annotated[str, Meta(min_length=8, max_length=64)]
@@ -609,7 +610,6 @@ class Error(Struct, tag_field="type", tag="error", frozen=True, kw_only=True, om
 FromHub = Welcome | Enrolled | Beat | Assign | Cancel | Ping | ResultAck | Reply | Error
 
 
-
 class ManyToHub(Struct, tag_field="type", tag="many", frozen=True, kw_only=True):
     """Several messages in one frame, each as it would stand alone: a frame costs both ends more than a small
     message. They are decoded or refused together, and then handled one after the other."""
@@ -634,15 +634,6 @@ _encoder = msgspec.msgpack.Encoder()
 _to_hub: msgspec.msgpack.Decoder[ToHub | ManyToHub] = msgspec.msgpack.Decoder(ToHub | ManyToHub)
 _from_hub: msgspec.msgpack.Decoder[FromHub | ManyFromHub] = msgspec.msgpack.Decoder(FromHub | ManyFromHub)
 _spec: msgspec.msgpack.Decoder[TaskSpec] = msgspec.msgpack.Decoder(TaskSpec)
-_PATH = re.compile(r" - at `(.+)`$", re.DOTALL)
-
-
-class _Envelope(Struct):
-    type: str = ""
-    id: RequestId | None = None
-
-
-_envelope = msgspec.msgpack.Decoder(_Envelope)
 
 
 def encode(message: Struct) -> bytes:
@@ -695,32 +686,3 @@ def decode_spec(body: bytes | memoryview) -> TaskSpec:
         return _spec.decode(body)
     except UNREADABLE as error:
         raise refusal_of(error) from error
-
-
-def request_id_of(body: bytes | memoryview) -> int | None:
-    """The id of a request that could not be decoded whole, so that the refusal can name it."""
-    try:
-        return _envelope.decode(body).id
-    except UNREADABLE:
-        return None
-
-
-def refusal_of(error: Exception) -> Refused:
-    """A decode error as people should see it: `malformed`, `unknown_type`, or `invalid` with the field."""
-    text = str(error)
-    match = _PATH.search(text)
-    if not isinstance(error, msgspec.ValidationError):
-        return Refused("malformed", f"not a MessagePack message: {text}")
-    path = _field_path(match.group(1)) if match else None
-    reason = text[: match.start()] if match else text
-    if path is not None and path.split(".")[-1] in ("type", "op") and reason.startswith("Invalid value"):
-        return Refused("unknown_type", f"{reason}: this hub does not know that {path}", field=path)
-    return Refused("invalid", f"{path or 'message'}: {reason}", field=path)
-
-
-def _field_path(path: str) -> str:
-    """msgspec's `$.op.tasks[...].lane` as `tasks[...].lane`."""
-    for prefix in ("$.op.", "$."):
-        if path.startswith(prefix):
-            return path[len(prefix) :]
-    return path.removeprefix("$") or "message"
