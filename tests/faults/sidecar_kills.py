@@ -74,6 +74,9 @@ def crash_at_each_step(folder: Path, seed: int = 0) -> Report:
                 report.violations.append(f"{step}: processes of the killed sidecar are left")
             report.violations += _left_on_disk(made, step)
             next_once.unlink()
+        hosts = [host["name"] for host in client.host_list()["hosts"]]
+        if hosts != ["box"]:
+            report.violations.append(f"one home was {hosts} over its starts")
         report.violations += check(history, seen_of(client), effects_of(effects), LOSSES_MAX)
     report.counts |= {"kills": len(outcomes), "completed": len(outcomes)}
     report.counts |= {f"attempts_{step}": attempt for step, (_, attempt, _) in outcomes.items()}

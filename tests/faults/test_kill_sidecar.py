@@ -8,7 +8,7 @@ from tests.faults.crashing_sidecar import STEPS
 from tests.faults.sidecar_kills import crash_at_each_step, kill_at_random
 
 
-def test_a_kill_at_each_step_of_the_protocol_loses_and_repeats_nothing(tmp_path: Path) -> None:
+def test_r1_a_kill_at_each_step_of_the_protocol_loses_and_repeats_nothing(tmp_path: Path) -> None:
     report = crash_at_each_step(tmp_path).require()
     assert report.counts["kills"] == len(STEPS) + 1
     for step in ("result_on_disk", "before_result", "after_result", "before_ack", "after_ack"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.faults.storm import storm
 
 
-def test_fifty_hosts_come_back_with_their_work_after_a_restart_of_the_hub(tmp_path: Path) -> None:
+def test_r24_fifty_hosts_come_back_with_their_work_after_a_restart_of_the_hub(tmp_path: Path) -> None:
     report = storm(tmp_path, hosts=50, restarts=1).require()
     assert report.counts["tasks"] == 50
     assert report.counts["duplicates"] == 0

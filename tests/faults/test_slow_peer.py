@@ -7,16 +7,16 @@ from pathlib import Path
 from tests.faults.slow_peer import late_reader, slow, stuck
 
 
-def test_a_slow_peer_gets_every_one_of_ten_thousand_messages_in_order(tmp_path: Path) -> None:
+def test_r17_a_slow_peer_gets_every_one_of_ten_thousand_messages_in_order(tmp_path: Path) -> None:
     report = slow(tmp_path, 10_000).require()
     assert report.counts["messages"] == 10_000
 
 
-def test_a_peer_that_never_reads_loses_its_session_and_costs_the_others_nothing(tmp_path: Path) -> None:
+def test_r17_a_peer_that_never_reads_loses_its_session_and_costs_the_others_nothing(tmp_path: Path) -> None:
     stuck(tmp_path).require()
 
 
-def test_work_sent_to_hosts_that_do_not_read_is_done_by_others_and_once(tmp_path: Path) -> None:
+def test_r17_work_sent_to_hosts_that_do_not_read_is_done_by_others_and_once(tmp_path: Path) -> None:
     report = late_reader(tmp_path).require()
     sent = report.counts["sent_to_late_readers"]
     assert isinstance(sent, int)

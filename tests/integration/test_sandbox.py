@@ -131,13 +131,13 @@ class TestHowACommandEnds:
 
 
 class TestLimits:
-    def test_a_command_that_takes_too_long_is_ended(self, tmp_path: Path, token: str) -> None:
+    def test_r8_a_command_that_takes_too_long_is_ended(self, tmp_path: Path, token: str) -> None:
         result = sh(tmp_path, f"echo before; sleep {token}", timeout_s=1.5)
         assert result.outcome is Outcome.TIMED_OUT
         assert (result.signal, result.output) == (signal.SIGTERM, b"before\n")
         assert running(token) == []
 
-    def test_a_silent_command_is_ended(self, tmp_path: Path, token: str) -> None:
+    def test_r8_a_silent_command_is_ended(self, tmp_path: Path, token: str) -> None:
         result = sh(tmp_path, f"echo before; sleep {token}", silence_s=1.5)
         assert (result.outcome, result.output) == (Outcome.SILENT, b"before\n")
         assert running(token) == []

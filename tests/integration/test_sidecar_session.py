@@ -166,7 +166,7 @@ def test_an_assignment_is_accepted_run_reported_and_forgotten_after_the_acknowle
     until(lambda: not list((home.sidecar / "outbox").iterdir()), "the outbox is empty")
 
 
-def test_a_result_is_sent_again_until_it_is_acknowledged(hub: FakeHub, start: Callable[..., Sidecar]) -> None:
+def test_r1_a_result_is_sent_again_until_it_is_acknowledged(hub: FakeHub, start: Callable[..., Sidecar]) -> None:
     start()
     hub.expect(Hello)
     hub.assign(1, 1, AGENTS[0], shell("true"))
@@ -227,7 +227,7 @@ def test_an_assignment_that_comes_twice_runs_once(
     assert (tmp_path / "runs").read_text() == "run\n"
 
 
-def test_a_cancel_kills_the_whole_tree_and_is_answered(
+def test_r8_a_cancel_kills_the_whole_tree_and_is_answered(
     tmp_path: Path, hub: FakeHub, start: Callable[..., Sidecar]
 ) -> None:
     start()
@@ -270,7 +270,7 @@ def test_a_new_pace_is_kept_from_the_heartbeat_on_whose_answer_told_it(
     assert [hub.expect(Heartbeat).beat for _ in range(3)] == [1, 2, 3]
 
 
-def test_a_hub_that_forgot_the_session_is_greeted_again_and_told_what_runs(
+def test_r4_a_hub_that_forgot_the_session_is_greeted_again_and_told_what_runs(
     hub: FakeHub, start: Callable[..., Sidecar]
 ) -> None:
     start()
@@ -462,7 +462,7 @@ def test_the_work_of_an_attempt_is_a_branch_in_the_mirror(
     assert git(mirror, "show", f"{result.branch}:file.txt") == "one\ntwo"
 
 
-def test_heartbeats_go_on_while_an_attempt_waits_for_its_repository_and_a_cancel_ends_the_wait(
+def test_r3_heartbeats_go_on_while_an_attempt_waits_for_its_repository_and_a_cancel_ends_the_wait(
     tmp_path: Path, home: Home, hub: FakeHub, start: Callable[..., Sidecar]
 ) -> None:
     (tmp_path / "repository").mkdir()
