@@ -7,6 +7,7 @@ lives in records of its own. Change a stored Struct only by adding fields with d
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -277,6 +278,12 @@ class QueueRule(Struct, frozen=True, kw_only=True):
     number: int
     set_by: str = ""
     set_ms: int = 0
+
+    @property
+    def record_key(self) -> bytes:
+        """Hashed, because an address may be longer than a store's key."""
+        place = "\0".join((self.kind, self.scope, self.key))
+        return hashlib.blake2b(place.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 class ScorePart(Struct, frozen=True, omit_defaults=True):

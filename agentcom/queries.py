@@ -434,6 +434,7 @@ class Queries:
             "store": self._store.stats(),
             "sessions": len(self.hub.sessions.by_token),
             "paused": self.hub.paused,
+            "pauses": self.hub.gates.paused_keys(),
             "degraded": self.hub.degraded,
         }
 

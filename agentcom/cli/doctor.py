@@ -168,3 +168,7 @@ def _hub(invocation: Invocation) -> Iterator[Finding]:
             yield Finding("host", "warn", f"{each['name']} is offline, last seen {each['last_seen']}", hint)
     if status.get("paused"):
         yield Finding("queue", "warn", "paused: no task is started", "run `agentcom queue resume`")
+    for key in status.get("pauses") or ():
+        scope, _, name = key.partition(":")
+        hint = f"run `agentcom queue resume --{scope} {name}`"
+        yield Finding("queue", "warn", f"the {scope} {name} is paused", hint)

@@ -35,7 +35,7 @@ def list_hosts(invocation: Invocation) -> None:
                 len(each.get("agents") or []),
                 *_load(each.get("resources") or {}),
                 each.get("sandbox"),
-                "draining" if each.get("draining") else "",
+                " ".join(flag for flag in ("draining", "paused") if each.get(flag)),
             )
             for each in found["hosts"]
         ],

@@ -11,7 +11,6 @@ Limits of endpoints and pauses of hosts are told to the registry and the fleet, 
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
@@ -230,7 +229,7 @@ class Gates:
         rule = QueueRule(kind=kind, scope=scope, key=key, number=number, set_by=by, set_ms=now.wall_ms)
         before = self.rules.get(place)
         self.rules[place] = rule
-        self._out.put("limits", _record_key(place), rule)
+        self._out.put("limits", rule.record_key, rule)
         if before is None or before.number != number:
             self._take_over(rule, number)
             if kind is RuleKind.limit and scope is RuleScope.label and before is None:
@@ -242,7 +241,7 @@ class Gates:
         rule = self.rules.pop((kind, scope, key), None)
         if rule is None:
             return
-        self._out.delete("limits", _record_key((kind, scope, key)))
+        self._out.delete("limits", rule.record_key)
         self._take_over(rule, 0)
         if kind is RuleKind.limit and scope is RuleScope.label:
             self._draw_lines()
@@ -436,8 +435,3 @@ class Gates:
                 else self.running.get((rule.scope, rule.key), 0)
             )
         return view
-
-
-def _record_key(place: Place) -> bytes:
-    """Hashed, because an address may be longer than a store's key."""
-    return hashlib.blake2b("\0".join(place).encode("utf-8", "surrogatepass"), digest_size=16).digest()

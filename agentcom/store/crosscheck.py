@@ -12,7 +12,16 @@ from typing import Final
 
 import msgspec
 
-from agentcom.model import FINAL, OPEN_ATTEMPT, AgentRecord, AttemptRecord, State, StoryNote, TaskRow
+from agentcom.model import (
+    FINAL,
+    OPEN_ATTEMPT,
+    AgentRecord,
+    AttemptRecord,
+    QueueRule,
+    State,
+    StoryNote,
+    TaskRow,
+)
 from agentcom.store.base import Database, Row, Store, pages
 
 PROBLEMS_MAX: Final = 50  # told; a damaged store can have millions
@@ -22,6 +31,7 @@ Walk = Callable[[str], Iterator[Row]]
 _task = msgspec.msgpack.Decoder(TaskRow).decode
 _attempt = msgspec.msgpack.Decoder(AttemptRecord).decode
 _note = msgspec.msgpack.Decoder(StoryNote).decode
+_rule = msgspec.msgpack.Decoder(QueueRule).decode
 _agent = msgspec.msgpack.Decoder(AgentRecord).decode
 _GROUP: Final = b"group"
 _NUMBER_BYTES: Final = 8
@@ -115,6 +125,7 @@ def cross_check(walk: Walk) -> tuple[int, list[str]]:
     if newest_event and following <= newest_event:
         problems.add(f"the next event would be {following}, and there is an event {newest_event}")
     _check_fleet(walk, problems)
+    _check_rules(walk, problems)
     return problems.count, problems.told
 
 
@@ -189,6 +200,14 @@ def _groups(numbers: dict[bytes, bytes], problems: _Problems) -> set[int]:
             if other != number:
                 problems.add(f"the requirement groups {other} and {number} are the same")
     return set(found.values())
+
+
+def _check_rules(walk: Walk, problems: _Problems) -> None:
+    """Pauses, limits and weights lie under their own keys, each once."""
+    for key, body in walk(Database.LIMITS):
+        rule = _rule(body)
+        if rule.record_key != key:
+            problems.add(f"the {rule.kind} of {rule.scope} '{rule.key}' lies under the key {key.hex()}")
 
 
 def _check_fleet(walk: Walk, problems: _Problems) -> None:

@@ -228,6 +228,9 @@ def test_a_restart_in_order_keeps_everything(hub: LiveHub) -> None:
     running, waiting = ann.submit(shell_task()), ann.submit(task(idempotency_key="k"))
     assign = box.take()
     ann.ask(m.QueuePause())
+    ann.ask(m.QueuePause(host="box"))
+    ann.ask(m.QueueLimit(key="label:deploy", number=2))
+    ann.ask(m.QueueWeight(key="submitter:admin", number=3))
     hub.stop()
     hub.start()
     ann = hub.admin()
@@ -237,7 +240,12 @@ def test_a_restart_in_order_keeps_everything(hub: LiveHub) -> None:
     assert [ann.task(n)["state"] for n in (running, waiting)] == ["completed", "ready"]
     assert ann.ask(m.Submit(tasks=(task(idempotency_key="k"),)))["tasks"][0]["id"] == waiting
     assert [one["name"] for one in ann.ask(m.EndpointList())["endpoints"]] == ["far"]
-    assert ann.ask(m.QueueStats())["paused"]
+    counts, rules = ann.ask(m.QueueStats()), ann.ask(m.QueueRules())
+    assert (counts["paused"], counts["pauses"]) == (True, ["host:box"])
+    assert [(one["key"], one["number"]) for one in rules["limits"] + rules["weights"]] == [
+        ("label:deploy", 2),
+        ("submitter:admin", 3),
+    ]
 
 
 def test_a_setting_that_was_set_applies_at_once_and_after_a_restart(hub: LiveHub) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
-from agentcom.model import AgentRecord, State, StoryNote, TaskRow
+from agentcom.model import AgentRecord, QueueRule, RuleKind, RuleScope, State, StoryNote, TaskRow
 from agentcom.store.crosscheck import PROBLEMS_MAX, cross_check
 from agentcom.store.record import key_u64, key_u64x2
 from tests.faults.store_workload import Rows, Workload
@@ -213,6 +213,14 @@ def test_a_row_under_the_key_of_another(rows: Rows) -> None:
     task = in_state(rows, State.ready)
     rows["tasks", key_u64(task.id)] = msgspec.msgpack.encode(msgspec.structs.replace(task, id=task.id + 1))
     assert problems(rows)[0] == f"the row of task {task.id + 1} lies under the key {key_u64(task.id).hex()}"
+
+
+def test_a_rule_under_the_key_of_another(rows: Rows) -> None:
+    rule = QueueRule(kind=RuleKind.limit, scope=RuleScope.label, key="deploy", number=2)
+    rows["limits", rule.record_key] = msgspec.msgpack.encode(rule)
+    assert problems(rows) == []
+    rows["limits", b"k" * 16] = msgspec.msgpack.encode(rule)
+    assert problems(rows) == [f"the limit of label 'deploy' lies under the key {(b'k' * 16).hex()}"]
 
 
 def test_an_agent_of_a_host_that_does_not_exist(rows: Rows) -> None:

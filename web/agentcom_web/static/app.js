@@ -411,7 +411,7 @@ function hostRow(host) {
   const seen = host.state !== "online" && host.last_seen ? h("p", { class: "minor" }, "last seen ", time(host.last_seen, " ago")) : null;
   return h("li", {},
     h("p", { class: "line" }, h("span", {}, host.name), chip(host.state, host.state === "online" ? "good" : null, host.state === "online")),
-    [stale, host.draining && "draining", sandbox].filter(Boolean).map((text) => h("p", { class: "minor wait" }, text)),
+    [stale, host.draining && "draining", host.paused && "paused", sandbox].filter(Boolean).map((text) => h("p", { class: "minor wait" }, text)),
     seen,
     h("div", { class: "gauges" }, gauges));
 }
