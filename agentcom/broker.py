@@ -301,8 +301,9 @@ class Broker:
     def _handle_one(self, event: Event, now: Now) -> list[Effect]:
         if isinstance(event, Incoming):
             if isinstance(event.message, m.Request):
-                event = self._named_dead(event)
-            event = look_up(self.hub, self._store, event, now)
+                event = look_up(self.hub, self._store, self._named_dead(event), now)
+            elif isinstance(event.message, m.Result):
+                event = look_up(self.hub, self._store, event, now)
         return self.hub.handle(event, now)
 
     def _named_dead(self, event: Incoming) -> Incoming:

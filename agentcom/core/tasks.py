@@ -102,6 +102,7 @@ NOTED: dict[Move, Noted] = {
 LETTERS = {State.dead: "task_dead", State.expired: "task_expired"}  # kept as dead letters, and the event of each
 
 STALE_MAX = 1024  # deadlines that have passed, beyond as many as stand, before they are dropped
+CHECK_EVERY = 64  # moves between two looks at how many have passed
 LOCAL = TIERS.index(Tier.standard)
 
 
@@ -133,6 +134,7 @@ class Tasks:
         self.counts = dict.fromkeys(State, 0)
         self.by_lane = dict.fromkeys(Lane, 0)
         self.disagreements = 0
+        self._entered = 0
 
     # --- at start ---------------------------------------------------------------------------------------
 
@@ -461,7 +463,9 @@ class Tasks:
             )
             self.changed = True
         self.deadlines.enter(slot, state)
-        self.deadlines.keep_within(STALE_MAX)
+        self._entered += 1
+        if self._entered % CHECK_EVERY == 0:
+            self.deadlines.keep_within(STALE_MAX)
 
     def _leave_queue(self, slot: int, what: Move) -> None:
         table, ready = self.table, self.ready
