@@ -7,6 +7,7 @@ running tasks end, tasks are read and cancelled, room is made, and the history i
 from __future__ import annotations
 
 import resource
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from agentcom.model import State, TaskSpec
 from tests.faults.history import History, check, seen_of
 from tests.faults.hosts import Fleet, enrol_all, fleet_of
 from tests.faults.load import Wire, address_of
+from tests.faults.recorder import compile_shim, watching
 from tests.faults.report import Report
 from tests.world import Daemon, World, eventually, world
 
@@ -77,6 +79,21 @@ def fill(
         "completed_while_full": RUNNING,
         "tasks": len(seen),
     }
+    return report
+
+
+def fill_small_disk(folder: Path, free_bytes: int) -> Report:
+    """`fill` on a disk with so many bytes for store, journal and backups together, until somebody makes room."""
+    left = folder / "free-bytes"
+    left.write_bytes(free_bytes.to_bytes(8, sys.byteorder))
+    disk = watching(compile_shim(folder), folder / HUB, room=left)
+
+    def free_some(_hub: Daemon, _wire: Wire, _history: History) -> None:
+        with left.open("r+b", buffering=0) as file:
+            file.write((64 * free_bytes).to_bytes(8, sys.byteorder))
+
+    report = fill(folder, disk, free_some)
+    report.tried = f"a hub on a disk with {free_bytes} bytes"
     return report
 
 

@@ -1,7 +1,10 @@
-"""Row I16 with the real hub under load: from the n-th call of a kind on its disk answers with an I/O error.
+"""Rows I15 and I16 with the real hub under load: its disk fails or has no room, at call after call.
 
-The hub must stop loudly, and what is on the disk then, without anything that was not synced, must hold all that it
-had promised: nothing was acknowledged after the error.
+`fail_for_good`: from the n-th call of a kind on the disk answers with an I/O error. The hub must stop loudly, and what
+is on the disk then, without anything that was not synced, must hold all that it had promised: nothing was acknowledged
+after the error. `fill_again_and_again`: the disk takes nothing more while a gate is open. The hub must live, refuse
+submits by name and answer what only reads; with room again it goes on, and nothing that it promised is lost.
+`fill_small_disk`: the whole home has so many bytes. Running tasks must still be able to end.
 """
 
 from __future__ import annotations
@@ -10,15 +13,20 @@ import contextlib
 import errno
 import random
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
-from agentcom.auth import KeyPair
-from tests.faults.history import History
+from agentcom import messages as m
+from agentcom.auth import KeyPair, load_key
+from agentcom.model import TaskSpec
+from tests.faults.history import History, check, seen_of
 from tests.faults.hosts import Fleet, enrol_all, fleet_of
 from tests.faults.hub_image_checker import check as check_home
 from tests.faults.hub_image_checker import promised_by
-from tests.faults.load import Caller, address_of, spec_of
+from tests.faults.kill_loop import drain
+from tests.faults.load import Caller, Wire, address_of, spec_of
 from tests.faults.recorder import Kind, compile_shim, read_log, watching
 from tests.faults.replayer import Disk, Mood, lay_out
 from tests.faults.report import Report
@@ -100,3 +108,79 @@ def _left_by(home: Path, log: Path, before: dict[str, bytes], image: Path, repor
     left = disk.image(Mood.UNSYNCED_LOST, random.Random(0))
     lay_out(image, {str(Path(path).relative_to(home)): content for path, content in left.items()})
     return list(check_home(image, promised_by(promised))["violations"])
+
+
+FULL = (
+    ("write", "store/data.mdb"),
+    ("write", "store/journal"),
+    ("create", "store/journal"),
+    ("write", "store"),
+)
+
+
+def fill_again_and_again(folder: Path, seed: int, rounds: int = 1) -> Report:
+    """Each part of the store in turn takes nothing more, `rounds` times, under load."""
+    report = Report("I15", "ENOSPC at every operation of a part of the store, and room again", seed)
+    report.add(times_full=0, times_refused=0)
+    shim, home = compile_shim(folder), folder / HUB
+    pairs = enrol_all(home, ["host"])
+    history, started = History(), Counter[tuple[int, int]]()
+    with world(folder) as made:
+        port = "0"
+        for kind, part in FULL * rounds:
+            gate = folder / "gate"
+            fail = f"{kind}:1:{errno.ENOSPC}:{home / part}"
+            environment = watching(shim, home, fail=fail, gate=gate)
+            hub = made.start_module(HUB, WATCHED, AGENTCOM_HUB_PORT=port, **environment)
+            port = hub.ready["hub"].rsplit(":", 1)[1]
+            with load_on(home, pairs, history, seed + int(report.counts["times_full"] or 0)) as fleet:
+                _until_more(history, 20, f"work before {fail}")
+                gate.touch()
+                report.add(times_full=1, times_refused=_while_full(made, home, kind, report))
+                gate.unlink()
+                _until_more(history, 20, f"work after {fail}")
+            started += fleet.started
+            if hub.process.poll() is not None:
+                report.violations.append(f"{fail}: the hub ended with {hub.process.returncode}")
+            hub.kill()
+        made.hub(HUB, AGENTCOM_HUB_PORT=port)
+        with fleet_of(Fleet(address_of(home), pairs, agents=8, needs=(NEEDS,))) as fleet:
+            drain(made, 60)
+        seen = seen_of(made.client())
+        report.violations += check(history, seen, started + fleet.started, 100)
+    report.counts |= {
+        "tasks": len(seen),
+        "unknown": history.fates()["unknown"],
+        "refused": history.fates()["refused"],
+    }
+    return report
+
+
+def _until_more(history: History, tasks: int, what: str) -> None:
+    target = history.promised() + tasks
+    eventually(what, lambda: history.promised() >= target, ENDS_S_MAX)
+
+
+def _while_full(made: World, home: Path, kind: str, report: Report) -> int:
+    """Submits are refused by name as soon as something was tried in vain, and reads are answered. How many were refused
+    before it came to that; a part that is only made anew now and then may never be asked."""
+    wire = Wire(address_of(home), load_key(home / "keys" / "admin.key"))
+
+    def is_refused() -> bool:
+        answer = wire.ask(
+            m.Submit(tasks=(TaskSpec(description="in vain", needs=("nobody",), command="true"),)), 3
+        )
+        return isinstance(answer, m.Error) and answer.code == "storage_full"
+
+    try:
+        if kind == "write":
+            eventually("a submit is refused with storage_full", is_refused, ENDS_S_MAX)
+        for op in (m.QueueStats(), m.TaskList(limit=5), m.HostList()):
+            answer = eventually("a read is answered", partial(wire.ask, op, 3))
+            if not isinstance(answer, m.Reply):
+                report.violations.append(
+                    f"{type(op).__name__} was answered with {answer} while the disk was full"
+                )
+    finally:
+        wire.close()
+    return int(kind == "write")
