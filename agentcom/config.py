@@ -51,6 +51,10 @@ class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
     backoff_max_s: Seconds = 300
     park_s: Seconds = 60
     task_timeout_s: Annotated[int, Meta(ge=1, le=7 * 24 * 3600)] = 1800
+    stall_s: Annotated[int, Meta(ge=0, le=7 * 24 * 3600)] = 300
+    stall_trivial_s: Annotated[int, Meta(ge=0, le=7 * 24 * 3600)] = 0
+    stall_standard_s: Annotated[int, Meta(ge=0, le=7 * 24 * 3600)] = 0
+    stall_complex_s: Annotated[int, Meta(ge=0, le=7 * 24 * 3600)] = 0
     ttl_s: Annotated[int, Meta(ge=1, le=TERM_S_MAX)] = 30 * 24 * 3600
     ttl_trivial_s: Annotated[int, Meta(ge=0, le=TERM_S_MAX)] = 0
     ttl_standard_s: Annotated[int, Meta(ge=0, le=TERM_S_MAX)] = 0

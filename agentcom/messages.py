@@ -77,12 +77,14 @@ class AttemptHeld(Struct, frozen=True, kw_only=True):
     """An attempt that a host knows of when it says hello.
 
     `running`: a worker is on it; `finished`: its result lies in the outbox; `interrupted`: the sidecar was
-    restarted while it ran; `unknown`: the record is there, what became of it is not.
+    restarted while it ran; `unknown`: the record is there, what became of it is not. `agent` is the local name of the
+    agent that runs it: it gets nothing else before what is to be killed has ended.
     """
 
     task: TaskId
     attempt: AttemptNo
     state: Literal["running", "finished", "interrupted", "unknown"]
+    agent: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)] = ""
 
 
 class EndpointSighting(Struct, frozen=True, kw_only=True):

@@ -186,6 +186,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     max_retries: Annotated[int, Meta(ge=0, le=limits.RETRIES_MAX)] | None = None
     max_fix_attempts: Annotated[int, Meta(ge=0, le=limits.FIX_ATTEMPTS_MAX)] | None = None
     timeout_s: Annotated[int, Meta(ge=1, le=limits.TIMEOUT_S_MAX)] | None = None
+    stall_s: Annotated[int, Meta(ge=1, le=limits.TIMEOUT_S_MAX)] | None = None
     not_before: Moment | None = None
     start_by: Moment | None = None
     complete_by: Moment | None = None
@@ -230,6 +231,7 @@ class TaskRow(Struct, array_like=True):
     complete_by_ms: int = 0
     labels: tuple[str, ...] = ()
     unaccepted: int = 0
+    stall_s: int = 0
 
 
 class ClockNote(Struct, array_like=True):
@@ -248,6 +250,7 @@ class Group(Struct, frozen=True, array_like=True):
     model: str
     needs: tuple[str, ...]
     repo: str
+    alone: bool = False
 
 
 class RuleKind(StrEnum):

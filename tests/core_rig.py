@@ -319,9 +319,11 @@ class HostEnd(Caller):
         """Take the next assignment and accept it."""
         return self.accept(self.assigned())
 
-    def beat(self, *assigns: m.Assign, **fields: Any) -> m.Beat:
+    def beat(self, *assigns: m.Assign, progress: int | None = None, **fields: Any) -> m.Beat:
+        """A heartbeat; unless told otherwise each attempt has made progress since the last."""
         self.beats += 1
-        attempts = tuple(m.AttemptBeat(one.task, one.attempt) for one in assigns)
+        moved = self.beats if progress is None else progress
+        attempts = tuple(m.AttemptBeat(one.task, one.attempt, moved) for one in assigns)
         self.send(m.Heartbeat(session=self.token, beat=self.beats, attempts=attempts, **fields))
         return self.expect(m.Beat)
 

@@ -37,7 +37,7 @@ def list_agents(invocation: Invocation) -> None:
                 ",".join(each.get("backends") or []),
                 each.get("completed_count", 0),
                 each.get("failed_count", 0),
-                " ".join(flag for flag in ("cordoned", "draining", "unresponsive") if each.get(flag)),
+                " ".join(flag for flag in ("cordoned", "draining", "unresponsive", "stalled") if each.get(flag)),
             )
             for each in found["agents"]
         ],

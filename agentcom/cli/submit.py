@@ -49,6 +49,7 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
     "--fix-attempts", "max_fix_attempts", type=int, metavar="N", help="Rounds of fixing failed checks."
 )
 @click.option("--timeout", "timeout_s", type=int, metavar="S", help="Seconds that one attempt may take.")
+@click.option("--stall", "stall_s", type=int, metavar="S", help="Seconds without progress until it is stalled.")
 @click.option("--not-before", metavar="TIME", help="RFC 3339; do not start earlier.")
 @click.option("--start-by", metavar="TIME", help="RFC 3339; expires unless a worker is on it by then.")
 @click.option("--complete-by", metavar="TIME", help="RFC 3339; expires then, running work is cancelled.")

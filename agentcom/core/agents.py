@@ -45,6 +45,10 @@ class Agent:
     unresponsive: bool = False
     free_by_ms: int = 0
     counts_unsaved: bool = False
+    progress: int = 0
+    moved_ms: int = 0
+    stalled: bool = False
+    alone: bool = False
 
     @property
     def state(self) -> AgentState:
@@ -66,6 +70,8 @@ class Agent:
             and not self.unresponsive
             and not host.record.draining
             and not host.paused
+            and not host.alone
+            and not host.reserved_for
         )
 
 
@@ -77,6 +83,8 @@ class Host:
     busy_count: int = 0
     heard_ms: int = 0
     paused: bool = False  # by a rule of the queue, which is a record of its own
+    alone: int = 0  # attempts here that have to be the only one
+    reserved_for: int = 0  # the task that is to run here alone as soon as the others have ended
     agents: dict[int, Agent] = field(default_factory=dict)
 
 
@@ -125,6 +133,8 @@ class Fleet:
             if was is not None and was.record.local_name == agent.record.local_name:
                 agent.offered, agent.unresponsive = was.offered, was.unresponsive
                 agent.since_ms, agent.since_wall_ms = was.since_ms, was.since_wall_ms
+                if agent.task and (agent.task, agent.attempt) == (was.task, was.attempt):
+                    agent.progress, agent.moved_ms, agent.stalled = was.progress, was.moved_ms, was.stalled
 
     def agents_of(self, host: Host) -> list[Agent]:
         return list(host.agents.values())
@@ -213,6 +223,11 @@ class Fleet:
         agent.host.busy_count += 1
         self._moved(agent, now, publish=False)
 
+    def isolate(self, agent: Agent) -> None:
+        """What it was given has to be the only attempt on its host: no agent there takes more until it is free."""
+        agent.alone = True
+        agent.host.alone += 1
+
     def start(self, agent: Agent, now: Now) -> None:
         agent.working = True
         self._moved(agent, now)
@@ -220,8 +235,10 @@ class Fleet:
     def free(self, agent: Agent, now: Now) -> None:
         if agent.task:
             agent.host.busy_count -= 1
+        if agent.alone:
+            agent.host.alone -= 1
         agent.task = agent.attempt = agent.free_by_ms = 0
-        agent.working = False
+        agent.working = agent.stalled = agent.alone = False
         self._moved(agent, now)
 
     def remove_agent(self, agent: Agent) -> None:
@@ -373,6 +390,7 @@ def agent_view(agent: Agent) -> JsonObject:
         "cordoned": record.cordoned,
         "draining": agent.host.record.draining,
         "unresponsive": agent.unresponsive,
+        "stalled": agent.stalled,
         "completed_count": record.completed_count,
         "failed_count": record.failed_count,
     }

@@ -15,9 +15,11 @@ import msgspec
 
 from agentcom import messages as m
 from agentcom.clock import Now
+from agentcom.core import progress
 from agentcom.core.agents import Agent, Fleet, Host
 from agentcom.core.effects import LogPiece, RecordKey, SendAssign, key_u64, key_u64x2
 from agentcom.core.gates import Gates
+from agentcom.core.isolation import must_run_alone
 from agentcom.core.outlet import Outlet
 from agentcom.core.registry import Registry, canonical_model
 from agentcom.core.retries import RetryBudgets
@@ -42,7 +44,9 @@ from agentcom.model import (
 NO_BODY = msgspec.Raw(b"\xc0")  # the shell puts the task's bytes in when it sends the assignment
 DOUBLINGS_MAX = 16
 LATE = b"late"
-Outcome = Literal["completed", "failed", "interrupted", "cancelled", "lost", "declined", "unaccepted"]
+Outcome = Literal[
+    "completed", "failed", "interrupted", "cancelled", "lost", "declined", "unaccepted", "stalled"
+]
 
 
 class Attempts:
@@ -122,6 +126,8 @@ class Attempts:
                 continue  # its attempt is open again: the cancel was not stored
             self._fleet.hold(mine, *place, now)
             mine.working, mine.free_by_ms = agent.working, agent.free_by_ms
+            if agent.alone:
+                self._fleet.isolate(mine)
             self._gates.adopt(mine.record.id, old._gates)
             self.closing[place] = mine
             heapq.heappush(self._timers, (mine.free_by_ms, *place))
@@ -153,6 +159,9 @@ class Attempts:
         self._fleet.hold(agent, table.id[slot], table.attempt[slot], now)
         self._gates.took(agent.record.id, slot)
         agent.working = table.state_of(slot) is State.working
+        progress.begin(agent, self.clock_ms(now))
+        if self._tasks.groups[table.group[slot]].alone:
+            self._fleet.isolate(agent)
         if route is not None and route.endpoint_url is not None:
             # By address: an endpoint may have been renamed since.
             endpoint = self._registry.reached(route.endpoint_url, agent.host.record.id)
@@ -237,7 +246,9 @@ class Attempts:
         self._renew(slot, now)
         if self._table.state_of(slot) is State.assigned:
             self._table.accepted_ms[slot] = now.wall_ms
-            self._fleet.start(self._fleet.agents[self._table.agent[slot]], now)
+            agent = self._fleet.agents[self._table.agent[slot]]
+            progress.begin(agent, self.clock_ms(now))
+            self._fleet.start(agent, now)
             self._tasks.move(slot, Move.start, now)
         return True
 
@@ -247,6 +258,11 @@ class Attempts:
         for one in beats:
             if not self.accept(host, one.task, one.attempt, now):
                 stray.append(one)
+                continue
+            agent = self._fleet.agents[self._table.agent[self._table.slot_of[one.task]]]
+            if progress.heard(agent, one.progress, self.clock_ms(now)):
+                self._fleet.publish_agent(agent, now)
+                self._out.publish("task", "attempt_moves", task=one.task, attempt=one.attempt)
         return tuple(stray)
 
     def decline(self, host: Host, message: m.Decline, now: Now) -> None:
@@ -273,6 +289,8 @@ class Attempts:
             slot = self.held_by(host, one.task, one.attempt)
             if slot is None:
                 verdict: Literal["keep", "kill", "report"] = "report" if one.state == "finished" else "kill"
+                if one.state == "running":
+                    self._await_kill(host, one, now)
             else:
                 # Whatever became of it, it lies on the host's disk: the assignment has arrived.
                 verdict = "keep" if one.state == "running" else "report"
@@ -283,6 +301,23 @@ class Attempts:
             if agent.task and (agent.task, agent.attempt) not in listed:
                 self._not_there(agent, is_repeat, now)
         return tuple(verdicts)
+
+    def _await_kill(self, host: Host, one: m.AttemptHeld, now: Now) -> None:
+        """A host still runs what it was to end, and this hub has started since: the agent is not free before it has."""
+        key = (one.task, one.attempt)
+        agent = next((a for a in self._fleet.agents_of(host) if a.record.local_name == one.agent), None)
+        if agent is None or agent.task or key in self.closing:
+            return
+        self._fleet.hold(agent, *key, now)
+        agent.working = True
+        self._close_when_killed(agent, now)
+
+    def _close_when_killed(self, agent: Agent, now: Now) -> None:
+        """The agent stays taken until its host says that all processes have ended, or a lease has passed."""
+        key = (agent.task, agent.attempt)
+        self.closing[key] = agent
+        agent.free_by_ms = self.clock_ms(now) + int(self._tasks.settings.queue.lease_s * 1000)
+        heapq.heappush(self._timers, (agent.free_by_ms, *key))
 
     def _not_there(self, agent: Agent, is_repeat: bool, now: Now) -> None:
         """Its host says hello and does not have the attempt: it is lost, or was never received."""
@@ -328,16 +363,14 @@ class Attempts:
             self.stop(slot, None, now)
         self._tasks.move(slot, Move.cancel, now, cause=cause, by=by)
 
-    def stop(self, slot: int, error: TaskError | None, now: Now) -> None:
+    def stop(self, slot: int, error: TaskError | None, now: Now, outcome: Outcome = "cancelled") -> None:
         """Close a running attempt and have its processes killed; the caller moves the task. Until the host says that
         they have ended, or a lease has passed, the agent stays taken."""
         table = self._table
         task, attempt = table.id[slot], table.attempt[slot]
         agent = self._fleet.agents[table.agent[slot]]
-        self._close(slot, "cancelled", error, now)
-        self.closing[task, attempt] = agent
-        agent.free_by_ms = self.clock_ms(now) + int(self._tasks.settings.queue.lease_s * 1000)
-        heapq.heappush(self._timers, (agent.free_by_ms, task, attempt))
+        self._close(slot, outcome, error, now)
+        self._close_when_killed(agent, now)
         if agent.host.session is not None:
             reason = error.code if error else "cancelled"
             self._out.send(agent.host.session.peer, m.Cancel(task=task, attempt=attempt, reason=reason))
@@ -377,7 +410,39 @@ class Attempts:
         elif state is State.assigned:
             self._remind(slot, min(table.lease_ms[slot], table.accept_ms[slot]))
         elif state is State.working:
-            self._remind(slot, table.lease_ms[slot])
+            self._look_at_progress(slot, clock_ms, now)
+
+    def _look_at_progress(self, slot: int, clock_ms: int, now: Now) -> None:
+        """Mark an attempt that gets nowhere, take back one that has not for too long; remind of the next look."""
+        table = self._table
+        agent = self._fleet.agents[table.agent[slot]]
+        patience_ms = progress.stall_ms(table, slot, self._tasks.settings)
+        silent_s = (clock_ms - agent.moved_ms) // 1000
+        if patience_ms and clock_ms >= agent.moved_ms + progress.RECLAIM * patience_ms:
+            self._take_back_stalled(slot, silent_s, now)
+            return
+        if clock_ms >= progress.next_look_ms(agent, patience_ms):
+            agent.stalled = True
+            cause = f"no output, tool round or token for {silent_s} s"
+            self._tasks.note(slot, Noted.stalled, cause, now)
+            self._fleet.publish_agent(agent, now)
+            self._out.publish(
+                "task",
+                "attempt_stalled",
+                task=table.id[slot],
+                attempt=table.attempt[slot],
+                agent=agent.record.name,
+                silent_s=silent_s,
+            )
+        self._remind(slot, min(table.lease_ms[slot], progress.next_look_ms(agent, patience_ms)))
+
+    def _take_back_stalled(self, slot: int, silent_s: int, now: Now) -> None:
+        """Its host is alive and its worker is not. The agent is free when the host has killed what is left of it."""
+        said = f"the attempt was ended: no output, tool round or token for {silent_s} s"
+        error = TaskError(failure_class=FailureClass.infrastructure, code="stalled", message=said)
+        self.stop(slot, error, now, outcome="stalled")
+        self._table.agent[slot] = self._table.unaccepted[slot] = 0
+        self._worker_lost(slot, error, now)
 
     def _complete(self, slot: int, now: Now) -> None:
         agent = self._fleet.agents[self._table.agent[slot]]
@@ -397,6 +462,9 @@ class Attempts:
         call = self.calls.get((task, table.attempt[slot]))
         self._end(slot, outcome, error, now)
         table.errors[task] = error
+        if outcome == "failed":
+            table.losses[slot] = 0  # the worker has survived it: losses count in a row
+            self._tasks.set_alone(slot, False)
         if error.failure_class is FailureClass.configuration:
             self._tasks.hold(slot, error, now)
         elif error.failure_class is FailureClass.usage_window:
@@ -436,13 +504,24 @@ class Attempts:
         if error is None:
             self._tasks.move(slot, Move.back, now)
             return
-        self._table.errors[self._table.id[slot]] = error
-        self._table.losses[slot] += 1
-        losses = self._table.losses[slot]
-        if losses >= self._tasks.settings.queue.max_losses:
-            self._again(slot, losses, losses - 1, "worker_lost", now)
-        else:
-            self._tasks.move(slot, Move.back, now)
+        self._worker_lost(slot, error, now)
+
+    def _worker_lost(self, slot: int, error: TaskError, now: Now) -> None:
+        """Count it, and go on after a backoff. A sidecar that was stopped in order has lost nobody, but what it runs
+        may be what stops it, so that has an end too."""
+        table, queue = self._table, self._tasks.settings.queue
+        table.errors[table.id[slot]] = error
+        if error.code == "sidecar_stopped":
+            table.infra_count[slot] += 1
+            count = table.infra_count[slot]
+            self._again(slot, count, queue.max_infrastructure, "infrastructure_exhausted", now)
+            return
+        table.losses[slot] += 1
+        losses = table.losses[slot]
+        if losses < queue.max_losses:
+            self._tasks.set_alone(slot, must_run_alone(losses, queue.max_losses))
+        code = "stalled" if error.code == "stalled" else "worker_lost"
+        self._again(slot, losses, queue.max_losses - 1, code, now)
 
     def _not_accepted(self, slot: int, when: str, now: Now) -> None:
         """Nobody took the assignment. Once is the host's affair, and the task goes elsewhere at once; a task that this
@@ -536,8 +615,8 @@ class Attempts:
         record = msgspec.msgpack.decode(stored, type=AttemptRecord)
         if record.host_id != host.record.id:
             return "unknown"
-        if record.outcome == message.outcome:
-            return "duplicate"
+        if message.outcome in (record.outcome, "cancelled"):
+            return "duplicate"  # that a closed attempt has ended is no news
         if not record.late_outcome:
             record.late_outcome = message.outcome
             self._out.put("attempts", place, record)

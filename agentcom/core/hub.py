@@ -36,6 +36,7 @@ from agentcom.core.effects import (
     key_u64x2,
 )
 from agentcom.core.gates import Gates
+from agentcom.core.isolation import Isolation
 from agentcom.core.lanes import task_of
 from agentcom.core.outlet import NEXT_EVENT, Outlet
 from agentcom.core.principals import Principals
@@ -107,6 +108,9 @@ class Hub:
             self.out, self.tasks, self.fleet, self.registry, self.gates, self.retries, jitter
         )
         self.router = Router(self.fleet, self.registry, self.retries, settings)
+        self.isolation = Isolation(
+            self.tasks, self.fleet, self.router, self.gates, self._has_room, self._assign
+        )
         self.requests = Requests(self)
         self.configuration = Configuration(self.out, settings)
         self.pace = pace_of(settings)
@@ -213,8 +217,9 @@ class Hub:
         if not self.tasks.changed or self.gates.paused:
             return []
         self.tasks.changed = False
+        self.isolation.dispatch(now)
         if not self.tasks.counts[State.ready]:
-            return []
+            return self.out.take()
         self._look_at_retries(now)
         while self._schedule_once(now):
             # Tasks met under a limit: those behind them have their chance in the same tick. Each turn starts some.
@@ -231,6 +236,8 @@ class Hub:
         """Whether agents stayed free because the tasks chosen for them had no room under a limit any more."""
         free = [agent for agent in self.fleet.agents.values() if agent.takes_work]
         queued = self.tasks.ready.next(len(free)) if free else []
+        if self.tasks.alone:
+            queued = [one for one in queued if not self.tasks.groups[one[1]].alone]
         return bool(queued) and self._dispatch(queued, free, now)
 
     def next_due_ms(self, now: Now) -> int | None:
@@ -551,6 +558,8 @@ class Hub:
         route = self.router.route(choices, chosen, _reason(table, slot))
         submitter = self.principals.by_id.get(table.submitter[slot])
         self.attempts.assign(slot, chosen, route, submitter, now)
+        if choices.group.alone:
+            self.fleet.isolate(chosen.agent)
 
     # --- sessions ---------------------------------------------------------------------------------------
 

@@ -150,9 +150,21 @@ def _check_agents(hub: Hub) -> None:
         assert bool(agent.task) == is_taken, (
             f"{agent.record.name} holds task {agent.task}, which is not its own"
         )
+    _check_alone(hub)
     for host in hub.fleet.hosts.values():
         busy = sum(1 for agent in host.agents.values() if agent.task)
         assert host.busy_count == busy, f"{host.record.name} counts {host.busy_count} busy agents of {busy}"
+
+
+def _check_alone(hub: Hub) -> None:
+    """Tasks that have to run alone are known, and so are the hosts on which one does."""
+    table, tasks = hub.tasks.table, hub.tasks
+    alone = [task for task, slot in table.slot_of.items() if tasks.groups[table.group[slot]].alone]
+    assert sorted(tasks.alone) == sorted(alone), f"alone {sorted(tasks.alone)}, by their groups {alone}"
+    for host in hub.fleet.hosts.values():
+        running = sum(agent.alone for agent in host.agents.values())
+        assert host.alone == running, f"{host.record.name} counts {host.alone} alone of {running}"
+        assert all(agent.task for agent in host.agents.values() if agent.alone), "an idle agent is alone"
 
 
 def _check_calls(hub: Hub) -> None:

@@ -117,6 +117,11 @@ class Router:
             board.cand_start.append(len(board.candidates))
         return board
 
+    def is_able(self, group: Group, agent: Agent) -> bool:
+        """Whether the agent offers what the group needs, endpoints and other work aside."""
+        backend = BACKEND_OF[STRATEGY_OF[group.tier]]
+        return backend in agent.record.backends and self._missing_need(group, agent) is None
+
     def _able(self, board: Board, group: Group) -> Iterator[tuple[int, Agent]]:
         """Index and agent of those that offer what the group needs, endpoints aside."""
         backend = BACKEND_OF[STRATEGY_OF[group.tier]]
@@ -226,6 +231,9 @@ class Router:
             return "host_draining", f"{name} is draining", f"agentcom host drain {name} --undo"
         if host.paused:
             return "host_paused", f"{name} is paused", f"agentcom queue resume --host {name}"
+        kept = _kept_free(group, host)
+        if kept is not None:
+            return kept
         agents = [a for a in self._fleet.agents_of(host) if a.offered]
         backend = BACKEND_OF[STRATEGY_OF[group.tier]]
         able = [a for a in agents if offers(a, backend)]
@@ -387,6 +395,24 @@ class Router:
 def _host_load_us(host: Host) -> int:
     """What the work that a host already does adds to the expected time of more."""
     return host.busy_count * S_US // 4
+
+
+def _kept_free(group: Group, host: Host) -> tuple[str, str, str] | None:
+    """What tasks that have to run alone mean for the host."""
+    name, wait = host.record.name, "wait, or add a host"
+    if group.alone:
+        if host.busy_count:
+            said = f"the task has lost workers and has to run alone, {name} runs others"
+            return "host_not_idle", said, wait
+        return None
+    if host.alone:
+        return "host_reserved", f"{name} runs a task that has lost workers, alone", wait
+    if host.reserved_for:
+        said = (
+            f"{name} is kept free for task {host.reserved_for}, which has lost workers and has to run alone"
+        )
+        return "host_reserved", said, wait
+    return None
 
 
 def _score(candidate: Candidate) -> ScorePart:

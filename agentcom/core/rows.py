@@ -38,6 +38,7 @@ COLUMNS = (
     ("agent", "i"), ("host", "i"), ("assigned_ms", "q"), ("delay_ms", "q"), ("expires_ms", "q"),
     ("lease_ms", "q"), ("accept_ms", "q"), ("not_before_ms", "q"), ("due_ms", "q"), ("accepted_ms", "q"),
     ("start_by_ms", "q"), ("complete_by_ms", "q"), ("labels", "i"), ("unaccepted", "h"),
+    ("stall_s", "i"),
 )  # fmt: skip
 ROW_BYTES = sum(array(kind).itemsize for _, kind in COLUMNS)
 assert ROW_BYTES <= 200
@@ -76,6 +77,7 @@ class TaskTable:
     complete_by_ms: array[int]
     labels: array[int]
     unaccepted: array[int]
+    stall_s: array[int]
 
     def __init__(self) -> None:
         self._columns: list[array[int]] = []
@@ -104,7 +106,7 @@ class TaskTable:
             record.losses, record.parked_count, record.infra_count, record.agent, record.host,
             record.assigned_ms, record.delay_ms, record.expires_ms, 0, 0, record.not_before_ms, record.due_ms,
             0, record.start_by_ms, record.complete_by_ms, self.label_sets.take(record.labels),
-            record.unaccepted,
+            record.unaccepted, record.stall_s,
         )  # fmt: skip
         if self._free:
             slot = self._free.pop()
@@ -165,6 +167,7 @@ class TaskTable:
                 self.complete_by_ms[slot],
                 self.label_sets[self.labels[slot]],
                 self.unaccepted[slot],
+                self.stall_s[slot],
             )
         )
 

@@ -127,6 +127,9 @@ class Tasks:
         self.clock = TermClock(out, boot)
         self.deadlines = Deadlines(self.table, self.clock)
         self.waiting = Waiting(self, out)
+        self.alone: dict[
+            int, None
+        ] = {}  # live tasks that have to be the only one on their host; see isolation.py
         self._newest_ms = 0
         self._order_base_ms = 0
         self.next_id = 1
@@ -142,6 +145,8 @@ class Tasks:
         """A live task from the store. Open attempts get their fresh lease from attempts.py."""
         self.groups.use(record.group)
         slot = self.table.add(record)
+        if self.groups[record.group].alone:
+            self.alone[record.id] = None
         if record.error_class:
             self.table.errors[record.id] = TaskError(
                 failure_class=FailureClass(record.error_class),
@@ -268,6 +273,19 @@ class Tasks:
         self.waiting.back(slot, now)
         self.waiting.retried(record.id, now)
 
+    def set_alone(self, slot: int, alone: bool) -> None:
+        """Whether the task has to be the only one on its host. Not while it is ready: the queue knows its group."""
+        number = self.table.group[slot]
+        group = self.groups[number]
+        if group.alone is alone:
+            return
+        self.table.group[slot] = self.groups.take(msgspec.structs.replace(group, alone=alone))
+        self.groups.give(number)
+        if alone:
+            self.alone[self.table.id[slot]] = None
+        else:
+            del self.alone[self.table.id[slot]]
+
     def release_to_wait(self, slot: int, now: Now, by: str, cause: str) -> None:
         """From held to waiting for other tasks."""
         self.move(slot, Move.wait, now, cause=cause, by=by)
@@ -295,6 +313,8 @@ class Tasks:
         if new is State.ready:
             # What it waited for is behind it: a failure later on starts a delay of its own.
             self.table.not_before_ms[slot] = self.table.delay_ms[slot] = self.table.due_ms[slot] = 0
+        if self.alone and task in self.alone:
+            self.changed = True  # a host may be kept free for it
         self.counts[old] -= 1
         self.counts[new] += 1
         if new in FINAL:
@@ -387,6 +407,7 @@ class Tasks:
             not_before_ms=one.not_before_ms,
             start_by_ms=one.start_by_ms,
             complete_by_ms=one.complete_by_ms,
+            stall_s=one.spec.stall_s or 0,
             labels=tuple(sorted(set(spec.labels))),
         )
         slot = self._store_new(record, spec, now)
@@ -501,6 +522,7 @@ class Tasks:
             self._out.publish("task", LETTERS[state], task=task, code=code, message=message)
         self.by_lane[LANES[self.table.lane[slot]]] -= 1
         self.groups.give(self.table.group[slot])
+        self.alone.pop(task, None)
         self.table.remove(task)
         self.waits.finish(task)
         self._out.task_changed(task)

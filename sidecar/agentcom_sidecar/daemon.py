@@ -179,7 +179,10 @@ class Daemon:
             messages.AgentOffer(name=name, backends=usable, capabilities=own[: limits.CAPABILITIES_MAX])
             for name in self._agents
         )
-        held = [AttemptHeld(task=k[0], attempt=k[1], state="running") for k in self._accepted()]
+        held = [
+            AttemptHeld(task=k[0], attempt=k[1], state="running", agent=self._local(self.runs[k]))
+            for k in self._accepted()
+        ]
         held += [
             AttemptHeld(task=each.task, attempt=each.attempt, state=each.held_as)
             for each in self.outbox
@@ -193,6 +196,10 @@ class Daemon:
             resources=self._sample,
             sandbox=policy.ISOLATION,
         )
+
+    def _local(self, run: Run) -> str:
+        """The local name of the agent that it runs on."""
+        return self._hub_names.get(run.assign.agent, run.assign.agent)
 
     def beats(self) -> tuple[AttemptBeat, ...]:
         return tuple(self.runs[key].beat for key in self._accepted())

@@ -278,7 +278,10 @@ class Checker:
         spent = self._spent.setdefault(task, Spent())
         self._line.reach(f"attempt_{record.outcome}")
         spent.unaccepted = spent.unaccepted + 1 if record.outcome == "unaccepted" else 0
-        if record.outcome in ("lost", "interrupted"):
+        code = record.error.code if record.error is not None else ""
+        if code == "sidecar_stopped":
+            spent.infrastructure += 1
+        elif record.outcome in ("lost", "interrupted", "stalled"):
             spent.losses += 1
         elif record.outcome in ("failed", "declined"):
             assert record.error is not None, (
@@ -288,6 +291,8 @@ class Checker:
             self._line.reach(f"failure_{kind}")
             spent.infrastructure += kind is FailureClass.infrastructure
             spent.errors += kind in (FailureClass.task_error, FailureClass.verification)
+            if record.outcome == "failed":
+                spent.losses = 0  # its worker survived: losses count in a row
 
     def _take_body(self, task: int, body: bytes | None) -> None:
         if body is None:

@@ -15,6 +15,7 @@ from tests.core_rig import HostEnd, Rig
 from tests.factories import MODEL, endpoint_probe, error, result, settings, shell_task, sighting, task
 
 LEASE_MS = 45_000
+BACKOFF_MS = 2_000  # the first one at most
 ACCEPT_MS = 15_000
 BEAT_MS = 5_000
 
@@ -94,9 +95,11 @@ def test_a_task_whose_lease_runs_out_goes_back_to_its_lane(rig: Rig, box: HostEn
     assert rig.admin.state(number) == "working"
     rig.advance(1)
     found = rig.admin.task(number)
-    assert (found["state"], found["losses"], found["retries_used"]) == ("ready", 1, 0)
+    assert (found["state"], found["losses"], found["retries_used"]) == ("delayed", 1, 0)
     assert found["error"]["code"] == "worker_lost"
     assert attempt(rig, number, 1).outcome == "lost"
+    rig.advance(BACKOFF_MS)
+    assert rig.admin.state(number) == "ready"
 
 
 def test_heartbeats_keep_a_lease_for_hours(rig: Rig, box: HostEnd) -> None:
@@ -111,7 +114,8 @@ def test_a_heartbeat_renews_only_what_it_lists(rig: Rig) -> None:
     one, other = rig.admin.submit(shell_task()), rig.admin.submit(shell_task())
     first, _ = box.take(), box.take()
     keep_alive(rig, box, LEASE_MS, first)
-    assert [rig.admin.state(number) for number in (one, other)] == ["working", "assigned"]
+    assert [rig.admin.state(number) for number in (one, other)] == ["working", "delayed"]
+    rig.advance(BACKOFF_MS)
     assert rig.admin.task(other)["attempt"] == 2
 
 
@@ -133,7 +137,7 @@ def test_a_lease_moves_by_the_time_that_the_loop_was_away(rig: Rig, box: HostEnd
     rig.advance(10 * LEASE_MS, gap=True)
     assert rig.admin.state(number) == "working"
     rig.advance(LEASE_MS)
-    assert rig.admin.state(number) == "ready"
+    assert rig.admin.state(number) == "delayed"
 
 
 def test_a_lease_that_is_renewed_as_the_loop_comes_back_is_no_longer_than_a_lease(
@@ -149,7 +153,7 @@ def test_a_lease_that_is_renewed_as_the_loop_comes_back_is_no_longer_than_a_leas
         Timers(drained=True),
     )
     rig.advance(LEASE_MS)
-    assert rig.admin.state(number) == "ready"
+    assert rig.admin.state(number) == "delayed"
 
 
 @pytest.mark.parametrize("ms", [10 * 365 * 86_400_000, -10 * 365 * 86_400_000])
@@ -323,6 +327,8 @@ def test_a_late_result_is_acknowledged_kept_as_evidence_and_changes_nothing(rig:
     number = rig.admin.submit(shell_task())
     late = box.take()
     rig.advance(LEASE_MS)
+    box.beat()
+    rig.advance(BACKOFF_MS)
     assert box.complete(late, output="late") == "stale"
     found = rig.admin.task(number)
     assert (found["state"], found["attempt"], found["result"]) == ("assigned", 2, None)
@@ -338,7 +344,9 @@ def test_a_late_heartbeat_is_answered_with_kill_and_renews_nothing(rig: Rig, box
     number = rig.admin.submit(shell_task())
     late = box.take()
     rig.advance(LEASE_MS)
-    assert box.beat(late).kill == (m.AttemptBeat(number, 1),)
+    box.beat()
+    rig.advance(BACKOFF_MS)
+    assert box.beat(late).kill == (m.AttemptBeat(number, 1, box.beats),)
     rig.advance(ACCEPT_MS)
     assert rig.admin.state(number) == "ready"
 
@@ -351,7 +359,7 @@ def test_a_result_of_another_host_is_unknown_and_changes_nothing(rig: Rig, box: 
     assert rig.admin.state(number) == "working"
     other.send(m.Accept(session=other.token, task=number, attempt=1))
     assert other.expect(m.Cancel).reason == "not leased"
-    assert other.beat(assign).kill == (m.AttemptBeat(number, 1),)
+    assert other.beat(assign).kill == (m.AttemptBeat(number, 1, 1),)
     other.send(m.Decline(session=other.token, task=number, attempt=1, code="no"))
     assert rig.admin.state(number) == "working"
 
@@ -418,7 +426,7 @@ def test_a_host_that_missed_the_cancel_is_told_with_each_heartbeat(rig: Rig, box
     assign = box.take()
     rig.admin.ask(m.TaskCancel(task=number))
     for _ in range(2):
-        assert box.beat(assign).kill == (m.AttemptBeat(number, 1),)
+        assert box.beat(assign).kill == (m.AttemptBeat(number, 1, box.beats),)
 
 
 def test_an_agent_that_declines_what_was_cancelled_is_free(rig: Rig, box: HostEnd) -> None:
@@ -565,6 +573,7 @@ def test_a_task_that_kills_its_workers_dies_of_it(rig: Rig) -> None:
         rig.advance(LEASE_MS)
         if n < 3:
             box.beat()
+            rig.advance(2 * BACKOFF_MS)
     found = rig.admin.task(number)
     assert (found["state"], found["losses"], found["retries_used"]) == ("dead", 3, 0)
     assert found["error"]["code"] == "worker_lost"
@@ -600,6 +609,7 @@ def test_a_host_that_comes_back_without_its_task_has_lost_it(rig: Rig, box: Host
     number = rig.admin.submit(shell_task())
     box.take()
     box.hello()
+    rig.advance(BACKOFF_MS)
     found = rig.admin.task(number)
     assert (found["state"], found["attempt"], found["losses"]) == ("assigned", 2, 1)
 
@@ -662,6 +672,7 @@ def test_a_finished_attempt_whose_accept_was_lost_is_not_taken_back_before_it_is
 def test_an_interrupted_attempt_counts_as_a_lost_worker(rig: Rig, box: HostEnd) -> None:
     number = rig.admin.submit(shell_task())
     box.report(box.ended(box.take(), "interrupted"))
+    rig.advance(BACKOFF_MS)
     found = rig.admin.task(number)
     assert (found["losses"], found["attempt"]) == (1, 2)
 
@@ -710,7 +721,7 @@ def test_an_open_attempt_has_a_whole_lease_after_a_restart(rig: Rig, box: HostEn
     # Whether it was accepted its host has not said yet, and nothing is written for that.
     assert rig.admin.state(number) == "assigned"
     rig.advance(1)
-    assert rig.admin.state(number) == "ready"
+    assert rig.admin.state(number) == "delayed"
 
 
 def test_a_backoff_goes_on_where_it_was_after_a_restart(rig: Rig, box: HostEnd) -> None:

@@ -45,7 +45,7 @@ def test_a_longer_lease_holds_for_attempts_that_run_already(rig: Rig) -> None:
     rig.advance(99_000)
     assert rig.admin.state(number) == "working"
     rig.advance(1_000)
-    assert rig.admin.state(number) == "ready"
+    assert rig.admin.state(number) == "delayed"
 
 
 def test_a_shorter_lease_is_not_found_too_late(rig: Rig) -> None:
@@ -56,7 +56,7 @@ def test_a_shorter_lease_is_not_found_too_late(rig: Rig) -> None:
     rig.advance(19_000)
     assert rig.admin.state(number) == "working"
     rig.advance(1_000)
-    assert rig.admin.state(number) == "ready"
+    assert rig.admin.state(number) == "delayed"
 
 
 def test_a_host_is_told_the_new_pace_once_with_its_next_beat(rig: Rig) -> None:

@@ -63,10 +63,11 @@ def test_r2_whatever_an_old_attempt_says_late_changes_nothing_and_its_result_is_
     rig.admin.ask(m.HostDrain(host="box"))
     rig.advance(LEASE_MS)
     den.hello()
+    rig.advance(2_000)  # the backoff after a lost worker
     new = den.take()
     assert (new.task, new.attempt) == (number, 2)
     task = rig.admin.task(number)
-    assert box.beat(old).kill == (m.AttemptBeat(number, 1),)
+    assert box.beat(old).kill == (m.AttemptBeat(number, 1, box.beats),)
     box.accept(old)
     box.send(m.Log(session=box.token, task=number, attempt=1, offset=0, text="late"))
     box.send(m.Decline(session=box.token, task=number, attempt=1, code="late", message="late"))

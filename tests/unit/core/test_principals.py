@@ -171,7 +171,7 @@ def test_revoking_a_hosts_key_takes_its_agents_off_and_its_leases_run_out(rig: R
     assert rig.agent("box-1") == "offline"
     assert box.refusal(box.ended(assign, "completed")).code in ("no_session", "revoked")
     rig.advance(45_000)
-    assert rig.admin.state(number) == "ready"
+    assert rig.admin.state(number) == "delayed"
 
 
 def test_the_last_admin_key_cannot_be_revoked(rig: Rig) -> None:

@@ -163,6 +163,7 @@ def test_a_late_result_stands_where_it_came_and_names_its_attempt(rig: Rig) -> N
     first = box.take()
     rig.advance(45_000)
     box.hello()
+    rig.advance(2_000)
     second = box.take()
     box.complete(first)
     box.complete(second)
@@ -171,6 +172,8 @@ def test_a_late_result_stands_where_it_came_and_names_its_attempt(rig: Rig) -> N
         ("assigned", 1),
         ("accepted", 1),
         ("ended", 1, "lost"),
+        ("delayed", 1),
+        ("due", 1),
         ("assigned", 2),
         ("accepted", 2),
         ("late_result", 1),

@@ -408,6 +408,7 @@ def test_a_purge_leaves_nothing_of_the_task(rig: Rig) -> None:
     lost = box.take()
     rig.advance(45_000)
     box.complete(lost)  # too late: kept as evidence
+    rig.advance(2_000)
     box.fail(box.take())
     assert rig.admin.state(number) == "dead"
     assert rig.admin.ask(m.DeadPurge(tasks=(number,))) == {"purged": 1}

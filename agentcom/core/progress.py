@@ -1,0 +1,48 @@
+"""Whether workers get anywhere: `progress` in the heartbeat rises with output, a tool round, a token.
+
+A heartbeat without progress proves a process, not work. After `stall_s` without any the attempt is marked `stalled`,
+which people see; after twice that it is taken back. All of it in lease time: what the hub did not listen to, and a wall
+clock that is set, do not count.
+"""
+
+from __future__ import annotations
+
+from agentcom.config import Settings
+from agentcom.core.agents import Agent
+from agentcom.core.rows import TIERS, TaskTable
+from agentcom.model import Tier
+
+RECLAIM = 2  # times `stall_s`
+NEVER_MS = 2**62
+
+
+def begin(agent: Agent, clock_ms: int) -> None:
+    """Its worker starts."""
+    agent.progress, agent.moved_ms, agent.stalled = 0, clock_ms, False
+
+
+def heard(agent: Agent, progress: int, clock_ms: int) -> bool:
+    """A heartbeat lists its attempt; whether one that had stalled moves again."""
+    if progress == agent.progress:
+        return False
+    agent.progress, agent.moved_ms = progress, clock_ms
+    was_stalled, agent.stalled = agent.stalled, False
+    return was_stalled
+
+
+def stall_ms(table: TaskTable, slot: int, settings: Settings) -> int:
+    """How long the task's worker may be without progress: its own time, its tier's, or that of all; 0 for ever."""
+    queue = settings.queue
+    of_tier = {
+        Tier.trivial: queue.stall_trivial_s,
+        Tier.standard: queue.stall_standard_s,
+        Tier.complex: queue.stall_complex_s,
+    }
+    return (table.stall_s[slot] or of_tier[TIERS[table.tier[slot]]] or queue.stall_s) * 1000
+
+
+def next_look_ms(agent: Agent, patience_ms: int) -> int:
+    """When its progress has to be looked at again."""
+    if not patience_ms:
+        return NEVER_MS
+    return agent.moved_ms + patience_ms * (RECLAIM if agent.stalled else 1)
