@@ -137,6 +137,7 @@ class Broker:
         self._jitter = random.Random(secrets.randbits(64))  # noqa: S311
         self.hub = Hub(settings, self._jitter, self._epoch, boot_id())
         self._queries = Queries(self.hub, store, clock, self._logbook, self._started_ms)
+        self._queries.upkeep = upkeep
         self._feed = self._open_feed()
         self._prober = Prober(self._wake, settings.endpoints.probe_timeout_s)
         self._carry_out(self._take_over())
@@ -387,8 +388,15 @@ class Broker:
 
     def _tell_room(self, now: Now) -> None:
         """Whether the core may take new tasks in this tick."""
-        self.hub.no_submits = self._room.no_submits(now)
-        self.hub.troubles = (self.hub.no_submits.message,) if self.hub.no_submits else ()
+        closed, before = self._room.no_submits(now), self.hub.troubles
+        troubles: list[str] = []
+        if self._upkeep is not None:
+            closed = closed or self._upkeep.no_submits()
+            troubles = self._upkeep.troubles()
+        self.hub.no_submits = closed
+        self.hub.troubles = (*((closed.message,) if closed else ()), *troubles)
+        if self.hub.troubles != before:
+            self._feed.counts_changed()
 
     def _take_over(self, old: Hub | None = None) -> list[Effect]:
         """Load the core from the store and commit what starting again changes (leases of lost agents)."""
@@ -524,6 +532,8 @@ class Broker:
     def _adopt(self, settings: Settings) -> None:
         """Committed: what the shell itself reads follows."""
         self._settings = settings
+        if self._upkeep is not None:
+            self._upkeep.settings = settings
         self._prober.timeout_s = settings.endpoints.probe_timeout_s
 
     # --- step 5 -----------------------------------------------------------------------------------------
@@ -534,6 +544,8 @@ class Broker:
         self._feed.flush(now.mono_ms)
         if self._upkeep is not None:
             self._upkeep.turn(now)
+            for event in self._upkeep.take_events():
+                self._feed.publish("hub", event)
 
     def _sleep_ms(self) -> int:
         if self._peers.waiting:

@@ -27,6 +27,7 @@ from agentcom.model import FINAL, CheckKind, EndpointKind, JsonObject, Lane, Rol
 WATCH_S = 2.0
 WAIT_PATIENCE_S = 60.0  # `wait` and `log` outlast a hub that is away for this long
 FOLLOW_POLL_S = 0.3
+CHORE_S = 3600.0  # a backup, a check, a compaction
 _CHOICES: dict[str, type[StrEnum]] = {
     "lane": Lane, "tier": Tier, "state": State, "role": Role, "checks.kind": CheckKind,
     "kind": EndpointKind,
@@ -352,6 +353,38 @@ class Client(Caller):
     ) -> JsonObject:
         """A page of the events that were kept, newest first: {events, next_cursor}. It may be short."""
         return _object(self._ask(m.EventList, topic=topic, event=event, cursor=cursor, limit=limit))
+
+    def backup_list(self) -> JsonObject:
+        """The backups, the newest first, the schedule, and the last `chores` on the store."""
+        return _object(self.call(m.BackupList()))
+
+    def backup_now(self, timeout_s: float = CHORE_S) -> JsonObject:
+        """Back up the store; the chore when it has ended. With 0 it is only begun."""
+        return self._chore(_object(self.call(m.BackupNow())), timeout_s)
+
+    def backup_verify(self, backup: str, timeout_s: float = CHORE_S) -> JsonObject:
+        """Check a backup by its file's name, as thoroughly as a store at start."""
+        return self._chore(_object(self._ask(m.BackupVerify, backup=backup)), timeout_s)
+
+    def compact(self, timeout_s: float = CHORE_S) -> JsonObject:
+        """Put a compact copy in the place of the store's file."""
+        return self._chore(_object(self.call(m.Compact())), timeout_s)
+
+    def store_acknowledge(self) -> JsonObject:
+        """Say that what a start or a restore could not save has been seen: {acknowledged: [...]}."""
+        return _object(self.call(m.StoreAcknowledge()))
+
+    def _chore(self, chore: JsonObject, timeout_s: float) -> JsonObject:
+        """The chore when it has ended, or as it is when the time is over."""
+        until = time.monotonic() + timeout_s
+        while chore["state"] == "running" and time.monotonic() < until:
+            time.sleep(FOLLOW_POLL_S)
+            chores = self.backup_list()["chores"]
+            found = [one for one in chores if (one["number"], one["started"]) == (chore["number"], chore["started"])]
+            if not found:
+                raise HubUnreachable(f"the hub was started again during the {chore['kind']}; ask for it again")
+            chore = found[0]
+        return chore
 
     def config_get(self, name: str = "") -> JsonObject:
         """{settings: {name: {value, source, default, ...}}}: those that change at run time, of a section, or one."""

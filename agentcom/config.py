@@ -33,6 +33,28 @@ class HubSettings(Struct, frozen=True, forbid_unknown_fields=True):
     feed_port: Port = 7421
     public_address: str = ""
     map_gib: Annotated[int, Meta(ge=1, le=4096)] = 64
+    map_mib: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+
+    @property
+    def map_bytes(self) -> int:
+        """The most that the store may grow to."""
+        return self.map_mib << 20 if self.map_mib else self.map_gib << 30
+
+
+class BackupSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[backups]: how often the hub backs up its store by itself (0: never), how many it keeps, and where."""
+
+    every_s: Annotated[int, Meta(ge=0, le=366 * 24 * 3600)] = 6 * 3600
+    keep: Annotated[int, Meta(ge=1, le=1000)] = 3
+    folder: str = ""
+
+
+class CompactionSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[compaction]: how often the hub looks whether its file is worth compacting (0: never by itself), and which
+    part of it must be free for that."""
+
+    every_s: Annotated[int, Meta(ge=0, le=366 * 24 * 3600)] = 24 * 3600
+    free_percent: Annotated[int, Meta(ge=1, le=99)] = 50
 
 
 class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -139,6 +161,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
     hub: HubSettings = HubSettings()
     queue: QueueSettings = QueueSettings()
+    backups: BackupSettings = BackupSettings()
+    compaction: CompactionSettings = CompactionSettings()
     models: ModelSettings = ModelSettings()
     endpoints: EndpointSettings = EndpointSettings()
     sidecar: SidecarSettings = SidecarSettings()
@@ -253,6 +277,7 @@ class Home:
         self.run = path / "run"
         self.logs = path / "logs"
         self.sidecar = path / "sidecar"
+        self.backups = path / "backups"
 
     def prepare(self) -> Home:
         """Make what is missing; refuse a home that others can read or that is not ours."""

@@ -74,6 +74,10 @@ class Feed:
         except zmq.Again:
             return  # the reader sees the gap in the sequence and asks for a snapshot
 
+    def counts_changed(self) -> None:
+        """What `counts` says has changed."""
+        self._queue_dirty = True
+
     def task_changed(self, task: int) -> None:
         self._dirty[task] = None
         self._queue_dirty = True

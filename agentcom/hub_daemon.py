@@ -20,7 +20,6 @@ from agentcom.errors import AgentComError
 from agentcom.store.start import OpenedStore, StartReport, StorePaths, open_store
 from agentcom.upkeep import Upkeep
 
-GIB = 1 << 30
 GC_ALLOCATIONS = 50_000  # between two looks of the collector at young objects
 
 
@@ -28,16 +27,16 @@ def opened(home: Home, settings: Settings) -> OpenedStore:
     """The home's store, checked, repaired and brought up to its journal; what was done goes to the log."""
     log = logs.get()
     made = open_store(
-        StorePaths.of_home(home.path),
-        map_bytes=settings.hub.map_gib * GIB,
+        StorePaths.of_home(home.path, settings.backups.folder),
+        map_bytes=settings.hub.map_bytes,
         progress=lambda done, of: log.info("store_check_progress", rows=done, of=of),
         tell=lambda text: log.warning("store_start", text=text),
     )
     report = made.report
     for note in report.notes:
         log.warning("store_start", text=note)
-    for text in report.uncertain:
-        log.error("store_uncertain", text=text)
+    for doubt in made.doubts.found:
+        log.error("store_uncertain", text=doubt.text, found=doubt.at)
     log.info("store_opened", **_start_summary(report))
     return made
 
@@ -59,7 +58,7 @@ def main(home: Home, settings: Settings) -> int:
     logs.configure("hub", settings.log.level)
     gc.disable()  # or the collector walks all that is being loaded, a sixth of a start with many tasks
     store = opened(home, settings)
-    upkeep = Upkeep(store)
+    upkeep = Upkeep(store, settings)
     try:
         broker = Broker(home, settings, store.journaled, SystemClock(), upkeep=upkeep)
     except BaseException:

@@ -417,6 +417,28 @@ class QueueRules(Struct, tag_field="op", tag="queue_rules", frozen=True, kw_only
     """All pauses, limits and weights, with who set them and what runs under each limit."""
 
 
+class BackupList(Struct, tag_field="op", tag="backup_list", frozen=True, kw_only=True):
+    """The backups, the newest first, the schedule, and the last chores on the store with what came of them."""
+
+
+class BackupNow(Struct, tag_field="op", tag="backup_now", frozen=True, kw_only=True):
+    """Begins a backup, or joins the one that runs. The reply has the chore's number; `backup_list` tells its end."""
+
+
+class BackupVerify(Struct, tag_field="op", tag="backup_verify", frozen=True, kw_only=True):
+    """Begins the check of a backup, by its file's name, as thorough as that at a start."""
+
+    backup: Annotated[str, Meta(max_length=limits.LABEL_CHARS_MAX)]
+
+
+class Compact(Struct, tag_field="op", tag="compact", frozen=True, kw_only=True):
+    """Begins to put a compact copy in the place of the store's file; `hub_status` says what that would free."""
+
+
+class StoreAcknowledge(Struct, tag_field="op", tag="store_acknowledge", frozen=True, kw_only=True):
+    """An operator has seen what a start or a restore could not save: it is no longer shown."""
+
+
 class ConfigGet(Struct, tag_field="op", tag="config_get", frozen=True, kw_only=True):
     """The settings that a hub changes at run time: all, those of a section, or one. Each with its value, where
     that comes from, and by whom and when it was set."""
@@ -483,8 +505,8 @@ Operation = (
     | TaskHold | TaskRelease | DeadList | DeadRetry | DeadPurge | AgentList | AgentCordon | AgentRemove
     | HostList | HostInvite | HostRemove | HostDrain | EndpointList | EndpointAdd | EndpointUpdate
     | EndpointRemove | EndpointProbeNow | EventList | QueueStats | QueuePause | QueueLimit | QueueWeight
-    | QueueRules | ConfigGet | ConfigChange | TokenAdd | TokenList | TokenRevoke | TokenLink | LinkTrade | Whoami
-    | Snapshot | HubStatus
+    | QueueRules | BackupList | BackupNow | BackupVerify | Compact | StoreAcknowledge | ConfigGet | ConfigChange
+    | TokenAdd | TokenList | TokenRevoke | TokenLink | LinkTrade | Whoami | Snapshot | HubStatus
 )  # fmt: skip
 
 

@@ -19,9 +19,10 @@ from agentcom.core.agents import agent_view
 from agentcom.core.attempts import LATE
 from agentcom.core.effects import Read, key_u64, key_u64x2
 from agentcom.core.hub import Hub
+from agentcom.core.requests import OF_THE_STORE
 from agentcom.core.story import tell
 from agentcom.core.waiting import NAMED_MAX
-from agentcom.errors import NotFound
+from agentcom.errors import NotFound, Refused, StoreError
 from agentcom.logbook import LogBook
 from agentcom.model import (
     FINAL,
@@ -40,6 +41,7 @@ from agentcom.model import (
     TaskSpec,
 )
 from agentcom.store.base import Row, Store, after
+from agentcom.upkeep import Upkeep
 
 ANSWER_BYTES_MAX = limits.REPLY_BYTES_MAX // 2
 BRIEF_CHARS = 200
@@ -58,6 +60,7 @@ class Queries:
     def __init__(self, hub: Hub, store: Store, clock: Clock, logbook: LogBook, started_ms: int) -> None:
         self.hub = hub
         self.sequences: dict[str, int] = {}
+        self.upkeep: Upkeep | None = None  # of a store on disk
         self._store, self._clock, self._logbook = store, clock, logbook
         self._started_ms = started_ms
         self._answers: dict[type, Callable[[Any, int], object]] = {
@@ -77,6 +80,7 @@ class Queries:
             m.QueueRules: lambda _op, _mine: self.hub.gates.view(),
             m.TokenList: self._token_list,
             m.Snapshot: self._snapshot,
+            **dict.fromkeys(OF_THE_STORE, self._of_the_store),
             m.HubStatus: self._hub_status,
         }
 
@@ -100,6 +104,7 @@ class Queries:
             "paused": self.hub.paused,
             "pauses": self.hub.gates.paused_keys(),
             "degraded": self.hub.degraded,
+            "troubles": list(self.hub.troubles),
             "by_state": {state.value: count for state, count in tasks.counts.items()},
             "by_lane": {lane.value: count for lane, count in tasks.by_lane.items()},
             "tasks_total": sum(tasks.counts.values()),
@@ -424,6 +429,17 @@ class Queries:
             "tasks": [self._brief(row) for row in self._rows(newest)],
         }
 
+    def _of_the_store(self, op: m.Operation, _mine: int) -> object:
+        if self.upkeep is None:
+            raise Refused("invalid", "this hub's store is not on a disk: there is nothing to back up")
+        try:
+            return self.upkeep.answer(op, self._clock.now())
+        except StoreError as error:
+            raise Refused(error.code, error.message) from error
+
+    def _store_view(self) -> object:
+        return self.upkeep.status(self._clock.now()) if self.upkeep is not None else self._store.stats()
+
     def _hub_status(self, _op: m.HubStatus, _mine: int) -> object:
         return {
             "version": __version__,
@@ -431,7 +447,7 @@ class Queries:
             "started": rfc3339(self._started_ms),
             "scheduler": sched.IMPLEMENTATION,
             "scheduler_note": sched.why_python,
-            "store": self._store.stats(),
+            "store": self._store_view(),
             "sessions": len(self.hub.sessions.by_token),
             "paused": self.hub.paused,
             "pauses": self.hub.gates.paused_keys(),

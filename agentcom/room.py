@@ -17,7 +17,8 @@ from agentcom.store.base import Store
 from agentcom.store.place import has_room
 from agentcom.store.start import OpenedStore
 
-QUOTA: Final = 0.85  # of the map, live pages
+QUOTA: Final = 0.85  # of the map, live pages: up to there new tasks are taken
+DISPATCH_QUOTA: Final = 0.92  # up to there tasks are given out; the rest is for what then runs to end
 LOOK_MS: Final = 1000
 LOOK_SHARE: Final = 0.005  # of the map: looked at again after so much was committed
 FULL_MS: Final = 10_000  # after a full disk, before it is asked again whether there is room
@@ -44,7 +45,7 @@ class Room:
 
     def may_dispatch(self, now: Now) -> bool:
         """Whether tasks may be given out: each costs records, and its result more."""
-        return now.mono_ms >= self._dispatch_from_ms
+        return now.mono_ms >= self._dispatch_from_ms and self.used_share < DISPATCH_QUOTA
 
     def was_full(self, error: StoreFull, now: Now) -> None:
         """A commit found no room."""
@@ -67,7 +68,7 @@ class Room:
         if self.used_share >= QUOTA:
             text = (
                 f"the store holds {self.used_share:.0%} of what hub.map_gib allows, and new tasks are taken up to "
-                f"{QUOTA:.0%}; purge finished tasks, or raise hub.map_gib and start the hub again"
+                f"{QUOTA:.0%}, given out up to {DISPATCH_QUOTA:.0%}; purge finished tasks, or raise hub.map_gib and start the hub again"
             )
             return NoSubmits("storage_full", text, RETRY_S)
         return None

@@ -1,37 +1,320 @@
 """What a hub does for its store beside the tick: each turn is a bounded slice that changes no task.
 
-The journal is synced once a second, stale readers of the file are cleared each minute. An error at the disk
-while it syncs ends the hub: what was acknowledged is in the store, and nothing further may be.
+The journal is synced once a second, records are verified slice by slice, stale readers of the file are cleared each
+minute, backups are made and verified in child processes on a schedule. What is wrong and lasts is an alarm. An
+error at the disk while the journal is synced ends the hub: what was acknowledged is in the store, and nothing
+further may be.
 """
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+from datetime import datetime
+from functools import partial
+from pathlib import Path
 from typing import Final
 
-from agentcom.clock import Now
+import msgspec
+
+from agentcom import logs
+from agentcom import messages as m
+from agentcom.alarms import Alarms
+from agentcom.chores import Chore, Chores
+from agentcom.clock import Now, rfc3339
+from agentcom.config import Settings
+from agentcom.core.succession import NoSubmits
+from agentcom.errors import AgentComError, NotFound
+from agentcom.growth import Growth
+from agentcom.limits import MIB
+from agentcom.model import JsonObject
+from agentcom.store.backup import Backup, BackupRun, CheckRun, list_backups
+from agentcom.store.check import CheckReport
+from agentcom.store.compact import CompactionRun
+from agentcom.store.scrub import Scrubber
 from agentcom.store.start import OpenedStore
 
 SYNC_MS: Final = 1000
-READERS_MS: Final = 60_000
+SCRUB_MS: Final = 50
+MINUTE_MS: Final = 60_000
+FIRST_BACKUP_S: Final = 600  # of a home that has none
+AGAIN_S: Final = 600  # after a backup that failed
+NEEDED_AGAIN_S: Final = 30  # after one that new tasks wait for
+OVERDUE: Final = 2  # schedules that may pass without a backup
+DISK_FREE_BYTES: Final = 512 * MIB
+WAIT_S: Final = 5.0
+COMPACTED_FROM_BYTES: Final = 64 * MIB  # by itself: a smaller file wins little
+PAGE_BYTES: Final = 4096
 
 
 class Upkeep:
-    """Owns the opened store of a hub; `turn` is called after every tick."""
+    """Owns the opened store of a hub; `turn` is called after every tick, `answer` for what people ask of it."""
 
-    def __init__(self, opened: OpenedStore) -> None:
+    def __init__(self, opened: OpenedStore, settings: Settings) -> None:
         self.opened = opened
-        self._synced_ms = 0
-        self._readers_ms = 0
+        self.settings = settings
+        self.alarms = Alarms()
+        self._log = logs.get()
+        self._chores = Chores()
+        self._scrubber = Scrubber(opened.journaled)
+        self._growth = Growth()
+        self._events: list[JsonObject] = []
+        self._synced_ms = self._scrubbed_ms = self._minute_ms = 0
+        self._backups = list_backups(opened.paths.backups)
+        self._last_error = ""
+        self._backup_due_ms: int | None = None  # monotonic; None until the first turn
+        self._compaction_due_ms: int | None = None
+        self._backed_up = self._newest.sequence if self._newest is not None else 0
+
+    # --- what the loop calls ----------------------------------------------------------------------------
 
     def turn(self, now: Now) -> None:
         """One slice. StoreError when the disk failed: the hub must stop."""
         if now.mono_ms - self._synced_ms >= SYNC_MS:
             self._synced_ms = now.mono_ms
             self.opened.journal.sync()
-        if now.mono_ms - self._readers_ms >= READERS_MS:
-            self._readers_ms = now.mono_ms
-            self.opened.store.clear_stale_readers()
+        if now.mono_ms - self._scrubbed_ms >= SCRUB_MS:
+            self._scrubbed_ms = now.mono_ms
+            self._scrub(now)
+        if not self._minute_ms or now.mono_ms - self._minute_ms >= MINUTE_MS:
+            self._minute_ms = now.mono_ms
+            self._each_minute(now)
+        ended = self._chores.turn(now)
+        if ended is not None:
+            self._ended(ended, now)
+        self._begin_what_is_due(now)
+
+    def take_events(self) -> list[JsonObject]:
+        """What the feed should tell, since the last call."""
+        taken, self._events = self._events + self.alarms.take(), []
+        return taken
+
+    def no_submits(self) -> NoSubmits | None:
+        """New tasks wait while some batch is neither in a backup nor in the journal: a damaged disk now would
+        lose it."""
+        if not self.opened.needs_backup:
+            return None
+        text = "new tasks wait for a backup that closes a hole in the journal; it is being made"
+        if self._last_error:
+            text = f"new tasks wait for a backup that closes a hole in the journal: {self._last_error}"
+        return NoSubmits("backup_required", text, WAIT_S)
+
+    def troubles(self) -> list[str]:
+        """What makes the hub degraded: what was not saved, and what is damaged now."""
+        return [*(doubt.text for doubt in self.opened.doubts.found), *self._damage()]
 
     def close(self) -> None:
         """Close store and journal, and note that it was done in order. StoreError as of `OpenedStore.close`."""
+        self._chores.close()
         self.opened.close()
+
+    # --- what people ask --------------------------------------------------------------------------------
+
+    def answer(self, op: m.Operation, now: Now) -> JsonObject:
+        """The answer to an operation on the store; Refused, StoreError."""
+        match op:
+            case m.BackupList():
+                return self._list(now)
+            case m.BackupNow():
+                return self._back_up(now).view()
+            case m.BackupVerify():
+                return self._verify(op.backup, now).view()
+            case m.Compact():
+                return self._compact(now).view()
+            case m.StoreAcknowledge():
+                seen = self.opened.doubts.acknowledge()
+                self._tell({"event": "uncertain_acknowledged", "count": len(seen)})
+                return {"acknowledged": msgspec.to_builtins(seen)}
+            case _:
+                raise AssertionError(f"{type(op).__name__} is not for the store")
+
+    def status(self, now: Now) -> JsonObject:
+        """The store's figures: what /stats, `queue stats` and `doctor` show."""
+        stats = self.opened.journaled.stats()
+        free_bytes = stats["file_bytes"] - stats["used_bytes"]
+        return {
+            **stats,
+            "free_pages": free_bytes // PAGE_BYTES,
+            "map_use": round(stats["used_bytes"] / stats["map_bytes"], 6),
+            "journal": self.opened.journal.stats(),
+            "backups": self._backup_status(now),
+            "scrub": self._scrubber.stats(),
+            "compaction": self._compaction_status(free_bytes, now),
+            "growth_bytes_per_h": self._growth.bytes_per_h(),
+            "start": {"how": self.opened.report.how, "applied": self.opened.report.applied},
+            "alarms": self.alarms.view(),
+            "uncertain": msgspec.to_builtins(self.opened.doubts.found),
+        }
+
+    def _list(self, now: Now) -> JsonObject:
+        self._backups = list_backups(self.opened.paths.backups)
+        return {
+            "backups": [_backup_view(one) for one in self._backups],
+            **self._backup_status(now),
+            "chores": [chore.view() for chore in reversed(self._chores.recent)],
+        }
+
+    # --- backups ----------------------------------------------------------------------------------------
+
+    @property
+    def _newest(self) -> Backup | None:
+        return next((one for one in self._backups if one.verified), None)
+
+    def _back_up(self, now: Now, *, by_itself: bool = False) -> Chore:
+        paths, keep = self.opened.paths, self.settings.backups.keep
+        begin = partial(BackupRun, paths.store, paths.backups, keep)
+        return self._chores.start("backup", begin, self._backed_up_to, now, by_itself=by_itself)
+
+    def _backed_up_to(self, made: Backup) -> JsonObject:
+        self.opened.backup_made(made.sequence)
+        self._backed_up = made.sequence
+        return _backup_view(made)
+
+    def _verify(self, name: str, now: Now) -> Chore:
+        self._backups = list_backups(self.opened.paths.backups)
+        path = next((Path(one.path) for one in self._backups if Path(one.path).name == name), None)
+        if path is None:
+            raise NotFound(f"there is no backup {name}; see `agentcom backup list`", field="backup")
+        return self._chores.start("verify", partial(CheckRun.of_backup, path), _verified, now)
+
+    def _ended(self, chore: Chore, now: Now) -> None:
+        event = {"event": f"{chore.kind}_{chore.state}", "chore": chore.view()}
+        self._tell(event)
+        level = self._log.error if chore.state == "failed" else self._log.info
+        level("store_chore", kind=chore.kind, state=chore.state, error=chore.error)
+        if chore.kind == "backup":
+            self._backup_ended(chore, now)
+
+    def _backup_ended(self, chore: Chore, now: Now) -> None:
+        self._backups = list_backups(self.opened.paths.backups)
+        self._last_error = chore.error
+        self.alarms.set("backup_failed", f"the last backup failed: {chore.error}" * bool(chore.error), now)
+        every_s = self.settings.backups.every_s or AGAIN_S
+        wait_s = min(every_s, AGAIN_S) if chore.error else every_s
+        if chore.error and self.opened.needs_backup:
+            wait_s = NEEDED_AGAIN_S
+        self._backup_due_ms = now.mono_ms + wait_s * 1000
+
+    def _begin_what_is_due(self, now: Now) -> None:
+        if self._chores.running is not None:
+            return
+        if self._backup_due_ms is None:
+            self._backup_due_ms = now.mono_ms + self._first_wait_ms(now)
+        is_needed = self.opened.needs_backup and (not self._last_error or now.mono_ms >= self._backup_due_ms)
+        if is_needed or (self.settings.backups.every_s and now.mono_ms >= self._backup_due_ms):
+            self._backup_due_ms = now.mono_ms + max(self.settings.backups.every_s, NEEDED_AGAIN_S) * 1000
+            if is_needed or self.opened.store.sequence > self._backed_up:
+                self._begin(now)
+        else:
+            self._compact_if_worth_it(now)
+
+    def _begin(self, now: Now) -> None:
+        try:
+            self._back_up(now, by_itself=True)
+        except (AgentComError, OSError) as error:  # no process could be started: tried again
+            self._last_error = str(error)
+            self.alarms.set("backup_failed", f"no backup could be begun: {error}", now)
+
+    def _first_wait_ms(self, now: Now) -> int:
+        """What is left of the schedule since the newest backup; a home without one gets its first soon."""
+        newest = self._newest
+        if newest is None:
+            return min(self.settings.backups.every_s, FIRST_BACKUP_S) * 1000
+        age_s = max(0.0, now.wall_ms / 1000 - _seconds(newest.time))
+        return int(max(0.0, self.settings.backups.every_s - age_s) * 1000)
+
+    def _backup_status(self, now: Now) -> JsonObject:
+        newest = self._newest
+        due = self._backup_due_ms
+        return {
+            "count": len(self._backups),
+            "newest": _backup_view(newest) if newest is not None else None,
+            "age_s": int(max(0, now.wall_ms / 1000 - _seconds(newest.time))) if newest is not None else None,
+            "needed": self.opened.needs_backup,
+            "error": self._last_error or None,
+            "running": self._chores.running.view() if self._chores.running is not None else None,
+            "next": rfc3339(now.wall_ms + due - now.mono_ms) if due and self.settings.backups.every_s else None,
+            "every_s": self.settings.backups.every_s,
+            "keep": self.settings.backups.keep,
+            "folder": str(self.opened.paths.backups),
+        }
+
+    # --- compaction -------------------------------------------------------------------------------------
+
+    def _compact(self, now: Now, *, by_itself: bool = False) -> Chore:
+        begin = partial(CompactionRun, self.opened)
+        return self._chores.start("compact", begin, msgspec.to_builtins, now, by_itself=by_itself)
+
+    def _compact_if_worth_it(self, now: Now) -> None:
+        """Looked at on a schedule: worth it when enough of a file that is not small is free."""
+        every_ms = self.settings.compaction.every_s * 1000
+        if self._compaction_due_ms is None:
+            self._compaction_due_ms = now.mono_ms + every_ms
+        if not every_ms or now.mono_ms < self._compaction_due_ms:
+            return
+        self._compaction_due_ms = now.mono_ms + every_ms
+        stats = self.opened.journaled.stats()
+        free_bytes = stats["file_bytes"] - stats["used_bytes"]
+        wanted = self.settings.compaction.free_percent / 100
+        if stats["file_bytes"] >= COMPACTED_FROM_BYTES and free_bytes >= wanted * stats["file_bytes"]:
+            with contextlib.suppress(AgentComError, OSError):  # no room, or another chore: at the next time
+                self._compact(now, by_itself=True)
+
+    def _compaction_status(self, free_bytes: int, now: Now) -> JsonObject:
+        due, every_s = self._compaction_due_ms, self.settings.compaction.every_s
+        last = next((one for one in reversed(self._chores.recent) if one.kind == "compact"), None)
+        return {
+            "would_free_bytes": free_bytes,
+            "last": last.view() if last is not None else None,
+            "next_look": rfc3339(now.wall_ms + due - now.mono_ms) if due and every_s else None,
+        }
+
+    # --- looking after it -------------------------------------------------------------------------------
+
+    def _scrub(self, now: Now) -> None:
+        found = self._scrubber.step()
+        if found:
+            self._log.error("store_damaged", text=found)
+            text = f"a record is damaged: {found}; start the hub again, it restores the store"
+            self.alarms.set("store_damaged", text, now)
+
+    def _damage(self) -> list[str]:
+        return [found] if (found := self._scrubber.stats()["damaged"]) else []
+
+    def _each_minute(self, now: Now) -> None:
+        self.opened.store.clear_stale_readers()
+        stats = self.opened.journaled.stats()
+        self._growth.look(stats["used_bytes"], now)
+        self.alarms.set("store_growing", self._growth.warning(stats["used_bytes"], stats["map_bytes"]), now)
+        self.alarms.set("disk_low", self._disk_low(), now)
+        self.alarms.set("backup_overdue", self._overdue(now), now)
+
+    def _disk_low(self) -> str:
+        free = shutil.disk_usage(self.opened.paths.store).free
+        if free >= DISK_FREE_BYTES:
+            return ""
+        return f"{free // MIB} MiB are free on the disk of the store; new tasks are refused when none is"
+
+    def _overdue(self, now: Now) -> str:
+        every_s, newest = self.settings.backups.every_s, self._newest
+        if not every_s or newest is None or self.opened.store.sequence == self._backed_up:
+            return ""
+        age_s = now.wall_ms / 1000 - _seconds(newest.time)
+        return f"the newest backup is {age_s / 3600:.1f} h old" if age_s > OVERDUE * every_s + AGAIN_S else ""
+
+    def _tell(self, event: JsonObject) -> None:
+        self._events.append(event)
+
+
+def _backup_view(backup: Backup) -> JsonObject:
+    view: JsonObject = msgspec.to_builtins(backup)
+    return {"name": Path(backup.path).name, **view, "condition": backup.condition.value}
+
+
+def _verified(report: CheckReport) -> JsonObject:
+    view: JsonObject = msgspec.to_builtins(report)
+    return {"name": Path(report.path).name, "passes": report.condition in ("good", "inconsistent"), **view}
+
+
+def _seconds(rfc3339_text: str) -> float:
+    return datetime.fromisoformat(rfc3339_text).timestamp()

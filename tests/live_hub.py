@@ -51,7 +51,7 @@ class LiveHub:
         paths = StorePaths.of_home(self.home.path)
         self.opened = open_store(paths, map_bytes=MAP_BYTES, checker=full_check_here)
         self.broker = Broker(
-            self.home, self.settings, self.opened.journaled, SystemClock(), upkeep=Upkeep(self.opened)
+            self.home, self.settings, self.opened.journaled, SystemClock(), upkeep=Upkeep(self.opened, self.settings)
         )
         self._thread = threading.Thread(target=self._run, name="hub", daemon=True)
         self._thread.start()

@@ -16,6 +16,7 @@ import click
 from agentcom import __version__
 from agentcom.cli import (
     agent,
+    backup,
     daemons,
     dead,
     demo,
@@ -51,7 +52,7 @@ def root() -> None:
 
 for noun in (
     *daemons.COMMANDS, submit.submit, task.task, dead.dead, agent.agent, host.host, join.join, endpoint.endpoint,
-    queue.queue, events.events, token.token, settings.config, doctor.doctor, demo.demo,
+    queue.queue, events.events, backup.backup, backup.compact, token.token, settings.config, doctor.doctor, demo.demo,
 ):  # fmt: skip
     root.add_command(noun)
 

@@ -38,9 +38,12 @@ if TYPE_CHECKING:
     from agentcom.core.hub import Hub
 
 Found = Mapping[RecordKey, bytes]
+# Work on the store itself changes nothing of the core's: the shell does it after the commit, as it reads.
+OF_THE_STORE = (m.BackupList, m.BackupNow, m.BackupVerify, m.Compact, m.StoreAcknowledge)
 READS = (
     m.TaskGet, m.TaskList, m.TaskWhy, m.TaskStory, m.TaskLog, m.TaskReports, m.DeadList, m.AgentList, m.HostList,
     m.EndpointList, m.EventList, m.QueueStats, m.QueueRules, m.ConfigGet, m.TokenList, m.Snapshot, m.HubStatus,
+    *OF_THE_STORE,
 )  # fmt: skip
 
 

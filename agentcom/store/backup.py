@@ -22,6 +22,7 @@ from typing import Final
 import lmdb
 import msgspec
 
+from agentcom import lifeline
 from agentcom.errors import UNREADABLE, AgentComError, StoreError, StoreFull
 from agentcom.store.check import DATA_FILE, CheckReport, Condition, full_check, full_check_here
 from agentcom.store.lmdb_store import DATABASES_MAX, MAP_BYTES
@@ -58,40 +59,74 @@ def make_backup(store: Path | str, folder: Path | str, keep: int = KEPT) -> Back
     return run.outcome()
 
 
-class BackupRun:
-    """A backup under way in a child process: `poll` it, then take its `outcome`."""
+class ChildRun:
+    """`python -m agentcom.store.backup ARGUMENTS` at work: `turn` or `poll` it, then take its `outcome`. It ends
+    with the process that started it."""
 
-    def __init__(self, store: Path | str, folder: Path | str, keep: int = KEPT) -> None:
-        assert keep >= 1, "at least the new one is kept"
-        command = [sys.executable, "-m", "agentcom.store.backup", str(store), str(folder), str(keep)]
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "agentcom.store.backup", *arguments]
         self._child: subprocess.Popen[str] = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, lifeline.PARENT_PID_VARIABLE: str(os.getpid())},
         )
 
     def poll(self) -> bool:
         """Whether it has ended; never waits."""
         return self._child.poll() is not None
 
+    turn = poll
+
     def wait(self) -> None:
         self._child.wait()
 
-    def outcome(self) -> Backup:
-        """What was made; call it once, after the end. Errors as of `make_backup`."""
+    def answer(self) -> str:
+        """Its last line; call it once, after the end. StoreFull without room, StoreError when it failed."""
         output, _ = self._child.communicate()
         status = self._child.returncode
         last = output.strip().rpartition("\n")[2]
         if status == 0:
-            return msgspec.json.decode(last, type=Backup)
+            return last
         if status == _STATUS_FULL:
             raise StoreFull(last)
         how = f"signal {-status}: the store may be damaged" if status < 0 else f"status {status}"
-        raise StoreError(last or f"the backup's process ended by {how}")
+        raise StoreError(last or f"the process that worked on the store ended by {how}")
 
     def stop(self) -> None:
         """End it; the copy that it was making is removed by the next one."""
         if self._child.poll() is None:
             self._child.kill()
         self._child.communicate()
+
+
+class BackupRun(ChildRun):
+    """A backup under way."""
+
+    def __init__(self, store: Path | str, folder: Path | str, keep: int = KEPT) -> None:
+        assert keep >= 1, "at least the new one is kept"
+        super().__init__(str(store), str(folder), str(keep))
+
+    def outcome(self) -> Backup:
+        """What was made. Errors as of `make_backup`."""
+        return msgspec.json.decode(self.answer(), type=Backup)
+
+
+class CheckRun(ChildRun):
+    """A backup's check under way, or a compact copy that is made and checked."""
+
+    @classmethod
+    def of_backup(cls, path: Path) -> CheckRun:
+        return cls("--verify", str(path))
+
+    @classmethod
+    def of_copy(cls, store: Path, target: Path) -> CheckRun:
+        return cls("--copy", str(store), str(target))
+
+    def outcome(self) -> CheckReport:
+        return msgspec.json.decode(self.answer(), type=CheckReport)
 
 
 def list_backups(folder: Path | str) -> list[Backup]:
@@ -257,25 +292,45 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 _STATUS_FULL: Final = 3
+_NICE: Final = 10  # the loop goes first
+_ROOM: Final = "free disk space or choose another folder"
+
+
+def _copy_here(store: Path, target: Path) -> CheckReport:
+    """A compact copy in a folder of its own, checked."""
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (target / DATA_FILE).unlink(missing_ok=True)
+    _copy(store, target / DATA_FILE)
+    return full_check_here(target)
+
+
+def _do(arguments: list[str]) -> object:
+    if arguments[0] == "--verify":
+        return verify_backup(Path(arguments[1]))
+    if arguments[0] == "--copy":
+        return _copy_here(Path(arguments[1]), Path(arguments[2]))
+    return _make_here(Path(arguments[0]), Path(arguments[1]), int(arguments[2]) if len(arguments) == 3 else KEPT)
 
 
 def main(arguments: list[str]) -> int:
     """`python -m agentcom.store.backup STORE FOLDER [KEEP]`: the manifest on stdout, or one line that says why
-    not. Status 0, 1 failed, 2 wrong use, 3 no room."""
-    if len(arguments) not in (2, 3):
-        print("use: python -m agentcom.store.backup STORE FOLDER [KEEP]")
+    not; `--verify BACKUP` and `--copy STORE FOLDER`: the report of the check. Status 0, 1 failed, 2 wrong use, 3 no
+    room."""
+    if len(arguments) not in (2, 3) or (arguments[0] == "--copy" and len(arguments) != 3):
+        print("use: python -m agentcom.store.backup STORE FOLDER [KEEP] | --verify BACKUP | --copy STORE FOLDER")
         return 2
-    store, folder = map(Path, arguments[:2])
+    lifeline.follow_parent()
+    os.nice(_NICE)
     try:
-        made = _make_here(store, folder, int(arguments[2]) if len(arguments) == 3 else KEPT)
+        print(json.dumps(msgspec.to_builtins(_do(arguments))))
     except (lmdb.Error, OSError) as error:
         number = getattr(error, "code", None) or getattr(error, "errno", None)
-        print(f"cannot back up {store} to {folder}: {error}; free disk space or choose another folder")
+        what, where = arguments[1:] if arguments[0] == "--copy" else arguments[:2]
+        print(f"cannot back up {what} to {where}: {error}; {_ROOM}")
         return _STATUS_FULL if number in NO_ROOM else 1
     except AgentComError as error:
         print(error)
         return 1
-    print(json.dumps(msgspec.to_builtins(made)))
     return 0
 
 

@@ -166,8 +166,11 @@ class Journal:
         return len(dropped)
 
     def replay(self, after: int) -> Replay:
-        """The batches after `after`, up to the end or the first hole."""
-        return Replay([path for _, path in segments(self.folder)], after)
+        """The batches after `after`, up to the end or the first hole. Segments that end before are not read."""
+        known = segments(self.folder)
+        begins = [first for first, _ in known[1:]]
+        ended = sum(1 for begin in begins if begin <= after + 1)
+        return Replay([path for _, path in known[ended:]], after)
 
     def forget_after(self, sequence: int, suffix: str) -> list[Path]:
         """Set aside, under names that end with `suffix`, what lies beyond `sequence` and cannot be applied:

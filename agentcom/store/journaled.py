@@ -51,6 +51,11 @@ class JournaledStore:
             self.journal.cut_back()
             raise
 
+    def exchange(self, store: Store) -> None:
+        """Go on with another store that holds the same batches."""
+        assert store.sequence == self.journal.last, "the journal follows the store"
+        self._store = store
+
     def get(self, database: str, key: bytes) -> bytes | None:
         return self._store.get(database, key)
 

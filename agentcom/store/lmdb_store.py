@@ -203,6 +203,11 @@ class LmdbStore:
         except lmdb.Error as error:
             raise self._error("check the readers of", error) from error
 
+    def share_lock(self) -> int:
+        """A descriptor of its own that holds the store's lock too, for as long as the caller keeps it open."""
+        assert self._lock is not None
+        return os.dup(self._lock)
+
     def close(self) -> None:
         if self._refusal:
             return

@@ -18,7 +18,7 @@ import msgspec
 
 from agentcom import __version__
 from agentcom.config import write_private
-from agentcom.errors import UNREADABLE, StoreDamaged, StoreVersion
+from agentcom.errors import UNREADABLE, StoreDamaged, StoreError, StoreVersion
 from agentcom.store.backup import list_backups, newest_verified
 from agentcom.store.check import (
     DATA_FILE,
@@ -30,6 +30,7 @@ from agentcom.store.check import (
     imprint,
     quick_check,
 )
+from agentcom.store.doubts import Doubts
 from agentcom.store.journal import Journal
 from agentcom.store.journaled import JournaledStore
 from agentcom.store.lmdb_store import MAP_BYTES, LmdbStore
@@ -58,8 +59,9 @@ class StorePaths(NamedTuple):
     backups: Path
 
     @classmethod
-    def of_home(cls, home: Path) -> StorePaths:
-        return cls(home / "store", home / "store" / "journal", home / "backups")
+    def of_home(cls, home: Path, backups: str = "") -> StorePaths:
+        """`backups` is the setting backups.folder: empty for the home's own."""
+        return cls(home / "store", home / "store" / "journal", home / (backups or "backups"))
 
 
 class StartReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,10 +94,16 @@ class _Note(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OpenedStore:
-    """The store and its journal, to be used by one loop: it commits through `journaled`."""
+    """The store and its journal, to be used by one loop: it commits through `journaled`. `doubts` is what was not
+    saved, at this start or an earlier one, and not seen by an operator yet."""
 
-    def __init__(self, paths: StorePaths, store: LmdbStore, journal: Journal, report: StartReport) -> None:
+    def __init__(
+        self, paths: StorePaths, store: LmdbStore, journal: Journal, report: StartReport, map_bytes: int = MAP_BYTES
+    ) -> None:
         self.paths = paths
+        self.map_bytes = map_bytes
+        self.doubts = Doubts(paths.store)
+        self.doubts.add(report.uncertain)
         self.store = store
         self.journal = journal
         self.journaled = JournaledStore(store, journal)
@@ -114,6 +122,25 @@ class OpenedStore:
         kept = [one.sequence for one in list_backups(self.paths.backups) if one.verified]
         self.journal.rotate()
         self.journal.drop_through(min(kept, default=0))
+
+    def exchange(self, put: Callable[[], None], put_back: Callable[[], None]) -> None:
+        """Let another file take the place of the store's: closed, `put`, opened. If that one does not open, the old
+        is put back and StoreError raised; the loop goes on with it. The lock is held throughout."""
+        lock = self.store.share_lock()
+        self.store.close()
+        try:
+            put()
+            self._take(LmdbStore(self.paths.store, map_bytes=self.map_bytes, lock=os.dup(lock)))
+        except (StoreError, OSError) as error:
+            put_back()
+            self._take(LmdbStore(self.paths.store, map_bytes=self.map_bytes, lock=os.dup(lock)))
+            raise StoreError(f"the new file of {self.paths.store} cannot be used: {error}") from error
+        finally:
+            os.close(lock)
+
+    def _take(self, store: LmdbStore) -> None:
+        self.store = store
+        self.journaled.exchange(store)
 
     def close(self) -> None:
         """Close both, and note that it was done cleanly, if it was; without the note, which a full disk may
@@ -305,7 +332,7 @@ class _Opening:
             notes=tuple(self._notes),
             duration_ms=int((time.monotonic() - begun) * 1000),
         )
-        return OpenedStore(self._paths, store, journal, report)
+        return OpenedStore(self._paths, store, journal, report, self._map_bytes)
 
 
     def _missing(self, sequence: int, journal_last: int) -> Iterator[str]:

@@ -90,14 +90,15 @@ def is_marked(message: m.ToHub) -> bool:
 
 
 def make(home: Home, opened: OpenedStore, step: str) -> DyingHub:
+    settings = Settings(hub=HubSettings(port=0, feed_port=0))
     below = BelowJournal(opened.store, opened.journal)
     hub = DyingHub(
         home,
-        Settings(hub=HubSettings(port=0, feed_port=0)),
+        settings,
         JournaledStore(below, opened.journal),
         SystemClock(),
         after_step=lambda n: hub.died_after(str(n)),
-        upkeep=Upkeep(opened),
+        upkeep=Upkeep(opened, settings),
     )
     hub.fatal_step, below.hub = step, hub
     return hub

@@ -39,7 +39,7 @@ STATUS_OF = {
     "no_session": 503,
     "revoked": 503,
     "unknown_key": 503,
-    "degraded": 503,
+    "backup_required": 503,
     "storage_full": 507,
 }
 REFUSED_STATUS = 422

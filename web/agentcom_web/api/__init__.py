@@ -11,8 +11,9 @@ from agentcom_web.api.health import health
 from agentcom_web.api.live import live
 from agentcom_web.api.queue import queue
 from agentcom_web.api.session import session
+from agentcom_web.api.store import store
 from agentcom_web.api.tasks import tasks
 
 PREFIX = "/api/v1"
-SUBJECTS: tuple[Blueprint, ...] = (tasks, dead, fleet, endpoints, queue, config, session, live, description)
+SUBJECTS: tuple[Blueprint, ...] = (tasks, dead, fleet, endpoints, queue, store, config, session, live, description)
 UNPREFIXED: tuple[Blueprint, ...] = (health,)

@@ -1,0 +1,203 @@
+"""`agentcom backup`: now, list, verify, restore, acknowledge; `agentcom compact`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from agentcom import config
+from agentcom.cli import output
+from agentcom.cli.command import Group, HubCommand, Invocation, LocalCommand, json_option, pass_invocation
+from agentcom.errors import NotFound, Refused, StoreError, StoreLocked
+from agentcom.model import JsonObject
+from agentcom.supervisor import hub_pid
+
+no_wait = click.option("--no-wait", is_flag=True, help="Only begin it; `backup list` tells its end.")
+
+
+class LocalJsonCommand(LocalCommand):
+    """A command that works on the files of this home: takes --json and --debug, asks no hub."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.insert(0, json_option())
+
+
+@click.group(cls=Group)
+def backup() -> None:
+    """Backups of the hub's store: made by themselves on a schedule, and here by hand."""
+
+
+@backup.command("now")
+@no_wait
+@pass_invocation
+def now(invocation: Invocation, no_wait: bool) -> None:
+    """Back up the store and verify the copy."""
+    with invocation.client() as client:
+        chore = client.backup_now(0) if no_wait else client.backup_now()
+    if _ended(invocation, chore):
+        made = chore["result"]
+        size = output.size(made["bytes"])
+        output.line(f"{made['name']}: {size}, {made['rows']} rows, batch {made['sequence']}, verified")
+
+
+@backup.command("list")
+@pass_invocation
+def list_backups(invocation: Invocation) -> None:
+    """List the backups, the newest first, and when the next one is due."""
+    with invocation.client() as client:
+        found = client.backup_list()
+    if invocation.as_json:
+        output.document(found)
+        return
+    output.table(
+        ("NAME", "AGE", "SIZE", "ROWS", "BATCH", "STATE"),
+        [
+            (
+                one["name"],
+                output.since(one["time"]),
+                output.size(one["bytes"]),
+                one["rows"],
+                one["sequence"],
+                f"verified, {one['condition']}" if one["verified"] else "not verified",
+            )
+            for one in found["backups"]
+        ],
+        "no backups yet",
+    )
+    output.line(f"kept: {found['keep']}, in {found['folder']}; next: {found['next'] or 'by hand only'}")
+    if found["error"]:
+        output.line(f"the last one failed: {found['error']}")
+
+
+@backup.command()
+@click.argument("name", required=False)
+@no_wait
+@pass_invocation
+def verify(invocation: Invocation, name: str | None, no_wait: bool) -> int:
+    """Check a backup, the newest by default, as thoroughly as a store at start; exits with 1 if it does not pass."""
+    with invocation.client() as client:
+        known = client.backup_list()["backups"]
+        if name is None and not known:
+            raise NotFound("there is no backup yet; make one by `agentcom backup now`")
+        wanted = name or str(known[0]["name"])
+        chore = client.backup_verify(wanted, 0) if no_wait else client.backup_verify(wanted)
+    if not _ended(invocation, chore):
+        return int(chore["state"] == "done" and not chore["result"]["passes"])
+    report = chore["result"]
+    rows = sum(report["rows"].values())
+    output.line(f"{wanted}: {report['condition']}, {rows} rows, batch {report['sequence']}")
+    for problem in report["problems"]:
+        output.line(f"  {output.plain(problem)}")
+    return int(not report["passes"])
+
+
+@backup.command("restore", cls=LocalJsonCommand)
+@click.argument("name", required=False)
+@click.option("--without-journal", is_flag=True, help="Go back to the backup itself; later batches are set aside.")
+@pass_invocation
+def restore_backup(invocation: Invocation, name: str | None, without_journal: bool) -> None:
+    """Put a backup, the newest that passes by default, in the place of this home's store, brought forward by the
+    journal. The hub must not run. The old file is set aside, never deleted."""
+    from agentcom.store.doubts import Doubts
+    from agentcom.store.restore import restore
+    from agentcom.store.start import StorePaths
+
+    home = invocation.home.check()
+    settings = config.load(home.path)
+    paths = StorePaths.of_home(home.path, settings.backups.folder)
+    running = hub_pid(home)
+    if running is not None:
+        raise _hub_runs(home.path, running)
+    chosen = str(_backup_named(paths.backups, name)) if name is not None else None
+    try:
+        report = restore(
+            paths.store,
+            paths.backups,
+            paths.journal,
+            chosen=chosen,
+            replay=not without_journal,
+            map_bytes=settings.hub.map_bytes,
+        )
+    except StoreLocked:
+        raise _hub_runs(home.path, hub_pid(home)) from None
+    Doubts(paths.store).add(report.uncertain)
+    if invocation.as_json:
+        output.document(report)
+        return
+    source = Path(report.backup).name if report.backup else "the journal alone"
+    output.line(f"restored from {source}: batch {report.sequence}, {report.replayed} batches from the journal")
+    if report.quarantined:
+        output.line(f"  the old file is {report.quarantined}")
+    for text in report.rejected:
+        output.line(f"  not taken: {output.plain(text)}")
+    for text in report.uncertain:
+        output.line(f"  uncertain: {output.plain(text)}")
+
+
+def _hub_runs(home: Path, pid: int | None) -> Refused:
+    who = f"process {pid}" if pid else "another process"
+    return Refused(
+        "hub_running",
+        f"a hub runs on {home} ({who}): stop `agentcom up` or `agentcom hub` there first, then restore, then start it",
+    )
+
+
+def _backup_named(folder: Path, name: str) -> Path:
+    from agentcom.store.backup import list_backups as listed
+
+    for one in listed(folder):
+        if name in (one.path, Path(one.path).name):
+            return Path(one.path)
+    raise NotFound(f"there is no backup {name} in {folder}", field="name")
+
+
+@backup.command()
+@pass_invocation
+def acknowledge(invocation: Invocation) -> None:
+    """Say that you have seen what a start or a restore could not save: it is no longer shown."""
+    with invocation.client() as client:
+        seen = client.store_acknowledge()
+    if invocation.as_json:
+        output.document(seen)
+        return
+    for one in seen["acknowledged"]:
+        output.line(f"  {one['at']}  {output.plain(one['text'])}")
+    output.line(f"{len(seen['acknowledged'])} acknowledged" if seen["acknowledged"] else "nothing is uncertain")
+
+
+@click.command(cls=HubCommand)
+@click.option("--dry-run", is_flag=True, help="Only say what it would free.")
+@no_wait
+@pass_invocation
+def compact(invocation: Invocation, dry_run: bool, no_wait: bool) -> None:
+    """Put a compact copy in the place of the store's file. The hub goes on, but for a second at most at the end."""
+    with invocation.client() as client:
+        store = client.hub_status()["store"]
+        free, of = store["compaction"]["would_free_bytes"], store["file_bytes"]
+        if dry_run or not invocation.as_json:
+            would = {"would_free_bytes": free, "file_bytes": of}
+            text = f"it would free about {output.size(free) or '0 MiB'} of {output.size(of)}"
+            output.document(would) if invocation.as_json else output.line(text)
+        if dry_run:
+            return
+        chore = client.compact(0) if no_wait else client.compact()
+    if _ended(invocation, chore):
+        won = chore["result"]
+        sizes = f"{output.size(won['before_bytes'])} before, {output.size(won['after_bytes'])} now"
+        output.line(f"{sizes}; the hub stood still for {won['stopped_ms']} ms")
+
+
+def _ended(invocation: Invocation, chore: JsonObject) -> bool:
+    """Whether it ended well and a person wants to read of it; a failed one is an error."""
+    if chore["state"] == "failed":
+        error = chore["error"]
+        raise StoreError(error["message"], code=error["code"])
+    if invocation.as_json:
+        output.document(chore)
+    elif chore["state"] == "running":
+        output.line(f"{chore['kind']} {chore['number']} has begun; see `agentcom backup list`")
+    return chore["state"] == "done" and not invocation.as_json
+
+

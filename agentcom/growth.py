@@ -1,0 +1,43 @@
+"""How fast the store grows, and when that will matter."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from agentcom.clock import Now
+from agentcom.room import QUOTA
+
+SAMPLES: Final = 60  # one a minute: an hour
+HIGH: Final = 0.7  # of the map: people should look
+SOON_H: Final = 24.0
+HOUR_MS: Final = 3_600_000
+
+
+class Growth:
+    """Samples of the bytes in use over the last hour."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[int, int]] = deque(maxlen=SAMPLES)
+
+    def look(self, used_bytes: int, now: Now) -> None:
+        """Take a sample; called once a minute."""
+        self._samples.append((now.mono_ms, used_bytes))
+
+    def bytes_per_h(self) -> int:
+        """0 until there are ten minutes of samples: a burst is no trend."""
+        if len(self._samples) < SAMPLES // 6:
+            return 0
+        (first_ms, first), (last_ms, last) = self._samples[0], self._samples[-1]
+        return (last - first) * HOUR_MS // max(1, last_ms - first_ms)
+
+    def warning(self, used_bytes: int, map_bytes: int) -> str:
+        """What people should know, or an empty text."""
+        share = used_bytes / map_bytes
+        if share >= HIGH:
+            return f"the store holds {share:.0%} of what hub.map_gib allows; new tasks are refused at {QUOTA:.0%}"
+        rate = self.bytes_per_h()
+        left_h = (QUOTA * map_bytes - used_bytes) / rate if rate > 0 else SOON_H
+        if left_h < SOON_H:
+            return f"at {rate >> 20} MiB an hour the store takes no new tasks in {left_h:.0f} h"
+        return ""
