@@ -76,7 +76,7 @@ class Queries:
             m.EndpointList: lambda _op, _mine: {"endpoints": self.endpoints()},
             m.ConfigGet: self._config_get,
             m.EventList: self._event_list,
-            m.QueueStats: lambda _op, _mine: self.counts(),
+            m.QueueStats: lambda _op, _mine: {**self.counts(), "store": self._store_view()},
             m.QueueRules: lambda _op, _mine: self.hub.gates.view(),
             m.TokenList: self._token_list,
             m.Snapshot: self._snapshot,
@@ -452,6 +452,7 @@ class Queries:
             "paused": self.hub.paused,
             "pauses": self.hub.gates.paused_keys(),
             "degraded": self.hub.degraded,
+            "troubles": list(self.hub.troubles),
         }
 
 

@@ -67,8 +67,9 @@ class Room:
             return NoSubmits("storage_full", text, RETRY_S)
         if self.used_share >= QUOTA:
             text = (
-                f"the store holds {self.used_share:.0%} of what hub.map_gib allows, and new tasks are taken up to "
-                f"{QUOTA:.0%}, given out up to {DISPATCH_QUOTA:.0%}; purge finished tasks, or raise hub.map_gib and start the hub again"
+                f"the store holds {self.used_share:.0%} of what hub.map_gib allows; new tasks are taken up to "
+                f"{QUOTA:.0%} and given out up to {DISPATCH_QUOTA:.0%}: purge finished tasks, or raise hub.map_gib "
+                "and start the hub again"
             )
             return NoSubmits("storage_full", text, RETRY_S)
         return None

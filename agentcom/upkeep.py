@@ -24,7 +24,7 @@ from agentcom.chores import Chore, Chores
 from agentcom.clock import Now, rfc3339
 from agentcom.config import Settings
 from agentcom.core.succession import NoSubmits
-from agentcom.errors import AgentComError, NotFound
+from agentcom.errors import AgentComError, NotFound, StoreError
 from agentcom.growth import Growth
 from agentcom.limits import MIB
 from agentcom.model import JsonObject
@@ -60,7 +60,8 @@ class Upkeep:
         self._growth = Growth()
         self._events: list[JsonObject] = []
         self._synced_ms = self._scrubbed_ms = self._minute_ms = 0
-        self._backups = list_backups(opened.paths.backups)
+        self._backups: list[Backup] = []
+        self._look_at_backups()
         self._last_error = ""
         self._backup_due_ms: int | None = None  # monotonic; None until the first turn
         self._compaction_due_ms: int | None = None
@@ -135,7 +136,7 @@ class Upkeep:
         return {
             **stats,
             "free_pages": free_bytes // PAGE_BYTES,
-            "map_use": round(stats["used_bytes"] / stats["map_bytes"], 6),
+            "map_use": stats["used_bytes"] / stats["map_bytes"],
             "journal": self.opened.journal.stats(),
             "backups": self._backup_status(now),
             "scrub": self._scrubber.stats(),
@@ -147,7 +148,7 @@ class Upkeep:
         }
 
     def _list(self, now: Now) -> JsonObject:
-        self._backups = list_backups(self.opened.paths.backups)
+        self._look_at_backups()
         return {
             "backups": [_backup_view(one) for one in self._backups],
             **self._backup_status(now),
@@ -155,6 +156,14 @@ class Upkeep:
         }
 
     # --- backups ----------------------------------------------------------------------------------------
+
+    def _look_at_backups(self) -> None:
+        """A folder that cannot be read has none; that a backup fails there says so."""
+        try:
+            self._backups = list_backups(self.opened.paths.backups)
+        except StoreError as error:
+            self._backups = []
+            self._log.error("backups_unreadable", error=error.message)
 
     @property
     def _newest(self) -> Backup | None:
@@ -171,7 +180,7 @@ class Upkeep:
         return _backup_view(made)
 
     def _verify(self, name: str, now: Now) -> Chore:
-        self._backups = list_backups(self.opened.paths.backups)
+        self._look_at_backups()
         path = next((Path(one.path) for one in self._backups if Path(one.path).name == name), None)
         if path is None:
             raise NotFound(f"there is no backup {name}; see `agentcom backup list`", field="backup")
@@ -186,7 +195,7 @@ class Upkeep:
             self._backup_ended(chore, now)
 
     def _backup_ended(self, chore: Chore, now: Now) -> None:
-        self._backups = list_backups(self.opened.paths.backups)
+        self._look_at_backups()
         self._last_error = chore.error
         self.alarms.set("backup_failed", f"the last backup failed: {chore.error}" * bool(chore.error), now)
         every_s = self.settings.backups.every_s or AGAIN_S
@@ -200,9 +209,12 @@ class Upkeep:
             return
         if self._backup_due_ms is None:
             self._backup_due_ms = now.mono_ms + self._first_wait_ms(now)
+        every_ms = self.settings.backups.every_s * 1000
+        if every_ms:
+            self._backup_due_ms = min(self._backup_due_ms, now.mono_ms + every_ms)  # it may have been set shorter
         is_needed = self.opened.needs_backup and (not self._last_error or now.mono_ms >= self._backup_due_ms)
-        if is_needed or (self.settings.backups.every_s and now.mono_ms >= self._backup_due_ms):
-            self._backup_due_ms = now.mono_ms + max(self.settings.backups.every_s, NEEDED_AGAIN_S) * 1000
+        if is_needed or (every_ms and now.mono_ms >= self._backup_due_ms):
+            self._backup_due_ms = now.mono_ms + max(every_ms, NEEDED_AGAIN_S * 1000)
             if is_needed or self.opened.store.sequence > self._backed_up:
                 self._begin(now)
         else:

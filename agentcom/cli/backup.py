@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import msgspec
 
 from agentcom import config
 from agentcom.cli import output
@@ -124,7 +125,7 @@ def restore_backup(invocation: Invocation, name: str | None, without_journal: bo
         raise _hub_runs(home.path, hub_pid(home)) from None
     Doubts(paths.store).add(report.uncertain)
     if invocation.as_json:
-        output.document(report)
+        output.document(msgspec.to_builtins(report))
         return
     source = Path(report.backup).name if report.backup else "the journal alone"
     output.line(f"restored from {source}: batch {report.sequence}, {report.replayed} batches from the journal")

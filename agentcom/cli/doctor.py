@@ -15,11 +15,12 @@ import zmq
 from msgspec import Struct
 
 from agentcom import __version__, config, sched
-from agentcom.cli import output
+from agentcom.cli import output, storage
 from agentcom.cli.command import HubCommand, Invocation, pass_invocation
 from agentcom.config import Home
 from agentcom.enrolment import joined
 from agentcom.errors import AgentComError, HubUnreachable
+from agentcom.model import JsonObject
 
 
 class Finding(Struct, frozen=True):
@@ -166,9 +167,23 @@ def _hub(invocation: Invocation) -> Iterator[Finding]:
         if each["state"] != "online":
             hint = "start `agentcom sidecar` there, or `agentcom host remove` it"
             yield Finding("host", "warn", f"{each['name']} is offline, last seen {each['last_seen']}", hint)
+    if "store" in status:
+        yield from _store(status["store"], status["troubles"])
     if status.get("paused"):
         yield Finding("queue", "warn", "paused: no task is started", "run `agentcom queue resume`")
     for key in status.get("pauses") or ():
         scope, _, name = key.partition(":")
         hint = f"run `agentcom queue resume --{scope} {name}`"
         yield Finding("queue", "warn", f"the {scope} {name} is paused", hint)
+
+
+def _store(store: JsonObject, troubles: list[str]) -> Iterator[Finding]:
+    for name, text in storage.lines(store):
+        if name != "alarm":
+            yield Finding(name, "ok", text)
+    alarms = [(alarm["text"], "see docs/operations.md") for alarm in store.get("alarms", ())]
+    doubts = {doubt["text"] for doubt in store.get("uncertain", ())}
+    hint = "when you have seen what is missing: agentcom backup acknowledge"
+    others = [(text, "see docs/operations.md") for text in troubles if text not in doubts]
+    for text, remedy in [*alarms, *others, *((text, hint) for text in sorted(doubts))]:
+        yield Finding("degraded" if text in doubts or text in troubles else "alarm", "warn", text, remedy)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import click
 
-from agentcom.cli import output
+from agentcom.cli import output, storage
 from agentcom.cli.command import Group, Invocation, pass_invocation
 from agentcom.client import Client
 from agentcom.model import JsonObject
@@ -66,7 +66,7 @@ def resume(invocation: Invocation, repo: str | None, tier: str | None, host: str
 @queue.command()
 @pass_invocation
 def stats(invocation: Invocation) -> None:
-    """Count tasks by state and lane, and agents by state."""
+    """Count tasks by state and lane, and agents by state; say how the store is."""
     with invocation.client() as client:
         found = client.queue_stats()
     if invocation.as_json:
@@ -78,6 +78,7 @@ def stats(invocation: Invocation) -> None:
         output.line(f"  {title}: {counts or 'none'}")
     if found.get("oldest_ready_s") is not None:
         output.line(f"  the oldest ready task waits since {output.seconds(found['oldest_ready_s'])}")
+    storage.show(found)
 
 
 @queue.group(cls=Group)

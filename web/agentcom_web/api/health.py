@@ -18,20 +18,26 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 @health.get("/healthz")
 @described("anyone", media="text/plain")
 def healthz() -> Response:
-    """One word: this process answers."""
-    return Response("ok\n", content_type="text/plain; charset=utf-8")
+    """One word: this process answers (`ok`), and the hub, where it is heard, says that people have to look
+    (`degraded`): no room for new tasks, or something that a start could not save."""
+    own = services()
+    degraded = own.view.live and own.view.shown()["counts"].get("degraded")
+    return _word("degraded" if degraded else "ok")
 
 
 @health.get("/readyz")
 @described("anyone", media="text/plain")
 def readyz() -> Response:
-    """One word: the hub answers and the live view is in step (`ready`), or not (503, `unready`)."""
-    ready = services().view.live
-    return Response(
-        "ready\n" if ready else "unready\n",
-        status=200 if ready else 503,
-        content_type="text/plain; charset=utf-8",
-    )
+    """One word: the hub answers and the live view is in step (`ready`), or not (503, `unready`); `degraded` where
+    it answers and people have to look."""
+    own = services()
+    if not own.view.live:
+        return _word("unready", 503)
+    return _word("degraded" if own.view.shown()["counts"].get("degraded") else "ready")
+
+
+def _word(word: str, status: int = 200) -> Response:
+    return Response(f"{word}\n", status=status, content_type="text/plain; charset=utf-8")
 
 
 @health.get("/metrics")
@@ -48,6 +54,9 @@ def metrics() -> Response:
         *_gauge("agentcom_tasks", "Tasks by state.", _by_state(shown["counts"])),
         *_gauge(
             "agentcom_queue_paused", "1 while dispatch is paused.", [("", shown["counts"].get("paused"))]
+        ),
+        *_gauge(
+            "agentcom_degraded", "1 while people have to look after the store.", [("", shown["counts"].get("degraded"))]
         ),
         *_gauge("agentcom_agents", "Agents by state.", _tally("state", AgentState, shown["agents"])),
         *_gauge("agentcom_hosts", "Hosts by state.", _tally("state", ("online", "offline"), shown["hosts"])),

@@ -278,11 +278,22 @@ function drawQueue() {
     }, h("b", {}, count), state);
   });
   const pauses = live.counts.pauses ?? [];
+  showTroubles(live.counts.degraded ? live.counts.troubles ?? [] : null);
   $("paused").hidden = !live.counts.paused && !pauses.length;
   $("paused").textContent = live.counts.paused
     ? "Dispatch is paused: tasks are taken, none is started."
     : `Paused: ${pauses.join(", ")}. Their tasks wait, the others go on.`;
   $("pause").textContent = live.counts.paused ? "Resume dispatch" : "Pause dispatch";
+}
+
+/** The banner of a degraded hub. Told once: a reader's voice is not asked again for the same words. */
+function showTroubles(troubles) {
+  const banner = $("degraded");
+  const told = troubles === null ? "" : ["The hub is degraded.", ...troubles].join("\n");
+  if (banner.dataset.told === told) return;
+  banner.dataset.told = told;
+  banner.hidden = troubles === null;
+  banner.replaceChildren(...told.split("\n").map((text, n) => h(n ? "p" : "strong", {}, text)));
 }
 
 async function filterBy(state) {
