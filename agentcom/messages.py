@@ -41,6 +41,11 @@ from agentcom.model import (
     Tier,
     Url,
 )
+from agentcom.operations import BackupList as BackupList
+from agentcom.operations import BackupNow as BackupNow
+from agentcom.operations import BackupVerify as BackupVerify
+from agentcom.operations import Compact as Compact
+from agentcom.operations import StoreAcknowledge as StoreAcknowledge
 from agentcom.refusals import refusal_of as refusal_of
 from agentcom.refusals import request_id_of as request_id_of
 
@@ -415,28 +420,6 @@ class QueueWeight(Struct, tag_field="op", tag="queue_weight", frozen=True, kw_on
 
 class QueueRules(Struct, tag_field="op", tag="queue_rules", frozen=True, kw_only=True):
     """All pauses, limits and weights, with who set them and what runs under each limit."""
-
-
-class BackupList(Struct, tag_field="op", tag="backup_list", frozen=True, kw_only=True):
-    """The backups, the newest first, the schedule, and the last chores on the store with what came of them."""
-
-
-class BackupNow(Struct, tag_field="op", tag="backup_now", frozen=True, kw_only=True):
-    """Begins a backup, or joins the one that runs. The reply has the chore's number; `backup_list` tells its end."""
-
-
-class BackupVerify(Struct, tag_field="op", tag="backup_verify", frozen=True, kw_only=True):
-    """Begins the check of a backup, by its file's name, as thorough as that at a start."""
-
-    backup: Annotated[str, Meta(max_length=limits.LABEL_CHARS_MAX)]
-
-
-class Compact(Struct, tag_field="op", tag="compact", frozen=True, kw_only=True):
-    """Begins to put a compact copy in the place of the store's file; `hub_status` says what that would free."""
-
-
-class StoreAcknowledge(Struct, tag_field="op", tag="store_acknowledge", frozen=True, kw_only=True):
-    """An operator has seen what a start or a restore could not save: it is no longer shown."""
 
 
 class ConfigGet(Struct, tag_field="op", tag="config_get", frozen=True, kw_only=True):
