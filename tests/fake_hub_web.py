@@ -67,6 +67,7 @@ class FakeWebHub:
         self.hosts: list[dict[str, Any]] = []
         self.endpoints: list[dict[str, Any]] = []
         self.paused = False
+        self.pauses: list[str] = []
         self.beats = True
         self.epoch = ""
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -184,6 +185,7 @@ class FakeWebHub:
             agents[agent["state"]] = agents.get(agent["state"], 0) + 1
         return {
             "paused": self.paused,
+            "pauses": self.pauses,
             "by_state": by_state,
             "by_lane": by_lane,
             "tasks_total": len(self.tasks),

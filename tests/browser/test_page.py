@@ -1,5 +1,4 @@
-"""The page in a real browser (Chromium from the system's packages), over a real web process.
-"""
+"""The page in a real browser (Chromium from the system's packages), over a real web process."""
 
 from __future__ import annotations
 
@@ -314,6 +313,18 @@ def test_an_endpoint_is_added_and_removed(page: Page, web: WebProcess, hub: Fake
     row.get_by_role("button", name="Remove").click()
     row.get_by_role("button", name="press again").click()
     expect(row).to_have_count(0)
+
+
+def test_what_is_paused_by_itself_stands_in_the_queues_line(
+    page: Page, web: WebProcess, hub: FakeWebHub
+) -> None:
+    hub.pauses = ["host:orion", "tier:complex"]
+    signed_in(page, web, hub)
+    expect(page.locator("#paused")).to_have_text(
+        "Paused: host:orion, tier:complex. Their tasks wait, the others go on."
+    )
+    page.get_by_role("button", name="Pause dispatch").click()
+    expect(page.locator("#paused")).to_contain_text("Dispatch is paused")
 
 
 def test_the_queue_is_paused_and_resumed(page: Page, web: WebProcess, hub: FakeWebHub) -> None:

@@ -717,6 +717,7 @@ def test_the_doctor_looks_at_everything(hub: FakeHub, capsys: pytest.CaptureFixt
         "scheduler": "cython",
         "started": "now",
         "paused": False,
+        "pauses": ["tier:complex"],
     }
     hub.answers["whoami"] = {"name": "admin", "role": "admin"}
     hub.answers["host_list"] = {"hosts": [{"name": "box", "state": "offline", "last_seen": "then"}]}
@@ -726,6 +727,11 @@ def test_the_doctor_looks_at_everything(hub: FakeHub, capsys: pytest.CaptureFixt
     assert {"versions", "home", "settings", "keys", "scheduler", "git", "sandbox", "hub"} <= {
         check["name"] for check in found["checks"]
     }
+    paused = next(check for check in found["checks"] if check["name"] == "queue")
+    assert (paused["detail"], paused["hint"]) == (
+        "the tier complex is paused",
+        "run `agentcom queue resume --tier complex`",
+    )
     sandbox = next(check for check in found["checks"] if check["name"] == "sandbox")
     assert (sandbox["status"], sandbox["detail"]) == ("warn", "none: commands are not isolated")
 

@@ -28,6 +28,7 @@ from agentcom.model import (
     HostRecord,
     State,
     TaskRow,
+    Tier,
 )
 from agentcom.store.crosscheck import cross_check, walk_store
 from tests import factories
@@ -35,6 +36,8 @@ from tests.core_rig import HostEnd, Rig
 from tests.factories import endpoint_probe, error, result, shell_task, task
 
 STEPS = 40
+REPOS = ["https://git.example/one.git", "https://git.example/two.git"]
+LIMITED = ["label:a", "label:b", f"repo:{REPOS[0]}"]
 STORIES = 150
 
 
@@ -53,16 +56,30 @@ class Story(RuleBasedStateMachine):
         self.attempts: dict[int, int] = {}
         self.purged: set[int] = set()
         self.keys = 0
+        self.ceilings: dict[str, int] = {}
+        endpoints = msgspec.structs.replace(self.rig.settings.endpoints, retry_min=1, retry_percent=0)
+        self.rig.settings = msgspec.structs.replace(self.rig.settings, endpoints=endpoints)
+        self.rig.hub.adopt(self.rig.settings, self.rig.clock.now())
 
     # --- people -----------------------------------------------------------------------------------------
 
-    @rule(count=st.integers(1, 3), is_model=st.booleans(), is_late=st.booleans(), is_repeat=st.booleans())
-    def submit(self, count: int, is_model: bool, is_late: bool, is_repeat: bool) -> None:
+    @rule(
+        count=st.integers(1, 3),
+        is_model=st.booleans(),
+        is_late=st.booleans(),
+        is_repeat=st.booleans(),
+        labels=st.sets(st.sampled_from(["a", "b", "c"]), max_size=2),
+        repo=st.sampled_from([None, *REPOS]),
+    )
+    def submit(
+        self, count: int, is_model: bool, is_late: bool, is_repeat: bool, labels: set[str], repo: str | None
+    ) -> None:
         self.keys += not is_repeat
         soon = self.rig.clock.now().wall_ms + 20_000 if is_late else 0
         when = rfc3339(soon) if is_late else None
         make = task if is_model else shell_task
-        specs = tuple(make(idempotency_key=f"{self.keys}-{n}", not_before=when) for n in range(count))
+        more = {"not_before": when, "labels": tuple(sorted(labels)), "repo": repo}
+        specs = tuple(make(idempotency_key=f"{self.keys}-{n}", **more) for n in range(count))
         made = self.ask(m.Submit(tasks=specs))
         self.acknowledged |= {one["id"] for one in made["tasks"]}
 
@@ -90,6 +107,27 @@ class Story(RuleBasedStateMachine):
     @rule(paused=st.booleans())
     def pause(self, paused: bool) -> None:
         self.ask(m.QueuePause(paused=paused))
+
+    @rule(
+        where=st.sampled_from([{"repo": REPOS[0]}, {"tier": Tier.trivial}, {"host": "host1"}]),
+        paused=st.booleans(),
+    )
+    def pause_part(self, where: dict[str, Any], paused: bool) -> None:
+        self.ask(m.QueuePause(paused=paused, **where))
+
+    @rule(key=st.sampled_from(LIMITED), number=st.sampled_from([None, 1, 2]))
+    def limit(self, key: str, number: int | None) -> None:
+        """What runs already may go on above a limit; nothing more starts."""
+        if number is None:
+            self.is_done(m.QueueLimit(key=key))
+            self.ceilings.pop(key, None)
+        else:
+            self.ask(m.QueueLimit(key=key, number=number))
+            self.ceilings[key] = max(number, self.running(key))
+
+    @rule(key=st.sampled_from(["submitter:admin", f"repo:{REPOS[1]}"]), number=st.sampled_from([None, 3]))
+    def weight(self, key: str, number: int | None) -> None:
+        self.is_done(m.QueueWeight(key=key, number=number))
 
     # --- hosts ------------------------------------------------------------------------------------------
 
@@ -228,6 +266,28 @@ class Story(RuleBasedStateMachine):
             if row.state is State.completed:
                 assert self.accepted[number] == row.attempt
 
+    @invariant()
+    def no_more_run_than_a_limit_allows(self) -> None:
+        for key, ceiling in self.ceilings.items():
+            assert self.running(key) <= ceiling, f"{self.running(key)} of {key} run, {ceiling} may"
+            self.ceilings[key] = max(self.running(key), min(ceiling, self.number_of(key)))
+
+    def running(self, key: str) -> int:
+        """How many open attempts there are under that key."""
+        scope, _, name = key.partition(":")
+        table = self.rig.hub.tasks.table
+        return sum(
+            name in table.label_sets[table.labels[slot]]
+            if scope == "label"
+            else name == self.rig.hub.tasks.groups[table.group[slot]].repo
+            for slot in table.slot_of.values()
+            if table.state_of(slot) in OPEN_ATTEMPT
+        )
+
+    def number_of(self, key: str) -> int:
+        rules = self.rig.hub.gates.view()["limits"]
+        return next(one["number"] for one in rules if one["key"] == key)
+
     def compare_with_store(self) -> None:
         """What a hub that started now would know is what this one knows."""
         running, twin = self.rig.hub, self.rig.twin()
@@ -235,6 +295,7 @@ class Story(RuleBasedStateMachine):
         assert counts(running) == counts(twin)
         assert running.tasks.by_lane == twin.tasks.by_lane
         assert queued(running) == queued(twin)
+        assert running.gates.rules == twin.gates.rules
         assert running.tasks.groups.used() == twin.tasks.groups.used()
         assert (running.tasks.next_id, running.paused) == (twin.tasks.next_id, twin.paused)
         assert running.tasks.story.next_number == twin.tasks.story.next_number
