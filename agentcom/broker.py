@@ -58,6 +58,7 @@ from agentcom.lookups import look_up
 from agentcom.peers import Peers
 from agentcom.probe import Prober
 from agentcom.queries import Queries
+from agentcom.retirement import Retirement
 from agentcom.room import Room
 from agentcom.store.base import Batch, Store, delete_under
 from agentcom.upkeep import Upkeep
@@ -123,6 +124,7 @@ class Broker:
         self._timer_ms = 0
         self._running = True
         self._noticed: list[Noticed] = []
+        self._retirement = Retirement(store)
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
@@ -201,6 +203,7 @@ class Broker:
             events.insert(0, Timers(drained=False, gap_ms=gap_ms))
         if drained and (gap_ms > GAP_MS or now.mono_ms >= self._timer_ms):
             events.append(Timers(drained=True))
+        events.extend(self._retirement.turn(self.hub, now))
         later = self._handle(events, now)
         if later:
             self._carry_out(later)

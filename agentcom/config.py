@@ -22,6 +22,8 @@ from agentcom.errors import UNREADABLE, ConfigError
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 TERM_S_MAX = 100 * 366 * 24 * 3600
 Seconds = Annotated[float, Meta(gt=0, le=7 * 24 * 3600)]
+Term = Annotated[int, Meta(ge=1, le=TERM_S_MAX)]
+Kept = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 LaneDelay = Annotated[int, Meta(ge=0, le=TERM_S_MAX)]
 
 
@@ -150,6 +152,20 @@ class HttpSettings(Struct, frozen=True, forbid_unknown_fields=True):
     behind_proxy: bool = False
 
 
+class RetentionSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[retention]: how long, and how many at most, of what is over. Of a finished task first the results and the story
+    go, then the task."""
+
+    tasks_s: Term = 90 * 24 * 3600
+    tasks_max: Kept = 200_000
+    reports_s: Term = 30 * 24 * 3600
+    reports_max: Kept = 100_000
+    stories_s: Term = 30 * 24 * 3600
+    stories_max: Kept = 200_000
+    events_s: Term = 90 * 24 * 3600
+    events_max: Kept = 50_000
+
+
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[log]"""
 
@@ -170,6 +186,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     anthropic: AnthropicSettings = AnthropicSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
+    retention: RetentionSettings = RetentionSettings()
 
 
 SECTIONS: dict[str, type[Struct]] = {f.name: f.type for f in msgspec.structs.fields(Settings)}

@@ -18,6 +18,7 @@ import zmq
 from agentcom.gate import FEED_DOMAIN
 
 TOPICS: Final = ("task", "agent", "host", "endpoint", "queue", "log", "route", "hub")
+COUNTED: Final = ("queue_rules_changed", "tasks_retired", "task_purged")  # change the queue's counts, or what they name
 FLUSH_MS: Final = 50
 BEAT_MS: Final = 1000
 FLUSH_TASKS_MAX: Final = 200  # briefs per flush; the rest waits for the next one
@@ -60,7 +61,7 @@ class Feed:
         """Send one event now. O(1); never blocks. None, or without readers: only the sequence rises, so that one
         who subscribes at this very moment sees a gap."""
         self.sequences[topic] += 1
-        if topic == "agent" or (event is not None and event["event"] == "queue_rules_changed"):
+        if topic == "agent" or (event is not None and event["event"] in COUNTED):
             self._queue_dirty = True  # the queue's counts name the agents by state, and what is paused
         if event is None or self._subscriptions <= 0:
             return

@@ -58,6 +58,10 @@ SCAN_ROWS_MAX: Final = 5000  # rows one list request may read; the page is then 
 SETTINGS_MAX: Final = 200  # settings in one change, and words in one value
 SETTING_CHARS_MAX: Final = 2000
 
+# Retention, per tick: rows of tasks looked at, tasks and events that go. Bounds the batch and the time.
+RETIRE_SCAN_ROWS_MAX: Final = 500
+RETIRE_ROWS_MAX: Final = 100
+
 # Results and logs. A result must fit one message; outputs are cut (head and tail) to make it fit.
 OUTPUT_BYTES_MAX: Final = 64 * KIB
 CHECK_OUTPUT_BYTES_MAX: Final = 8 * KIB

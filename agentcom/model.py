@@ -232,6 +232,9 @@ class TaskRow(Struct, array_like=True):
     labels: tuple[str, ...] = ()
     unaccepted: int = 0
     stall_s: int = 0
+    finished_term_ms: int = 0  # by the clock of terms
+    status: str = ""  # of its result, once that is kept no longer
+    retired: int = 0  # what is kept no longer: core/retention.Gone
 
 
 class ClockNote(Struct, array_like=True):
@@ -567,6 +570,7 @@ class KeptEvent(Struct, kw_only=True):
     topic: str
     event: str
     fields: dict[str, Any] = {}
+    term_ms: int = 0  # by the clock of terms
 
 
 class SettingRecord(Struct, kw_only=True):

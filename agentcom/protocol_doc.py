@@ -102,7 +102,7 @@ def _parts() -> list[type[Struct]]:
         if issubclass(kind, Struct) and kind.__module__ == module.__name__ and not kind.__struct_config__.tag
     ]
     stored = {"TaskRow", "Group", "AttemptRecord", "EndpointRecord", "HostRecord", "AgentRecord"}
-    stored |= {"PrincipalRecord", "InviteRecord", "StoryNote", "ClockNote"}
+    stored |= {"PrincipalRecord", "InviteRecord", "StoryNote", "ClockNote", "KeptEvent", "SettingRecord"}
     return sorted({k for k in found if k.__name__ not in stored}, key=lambda kind: kind.__name__)
 
 

@@ -110,6 +110,19 @@ class Queries:
             "tasks_total": sum(tasks.counts.values()),
             "tier_disagreements": tasks.disagreements,
             "agents": agents,
+            "retention": self._kept(),
+        }
+
+    def _kept(self) -> JsonObject:
+        """How much is kept of what is over, and how much may be."""
+        terms, count = self.hub.settings.retention, self._store.count
+        return {
+            "tasks": self.hub.retention.finals,
+            "results": count("reports"),
+            "notes": count("stories"),
+            "events": count("feed"),
+            "retired_since_start": self.hub.retention.retired,
+            **{name: getattr(terms, name) for name in terms.__struct_fields__},
         }
 
     def agents(self) -> list[JsonObject]:
@@ -203,7 +216,7 @@ class Queries:
             "host": route.host if route else None,
             "strategy": route.strategy.value if route else None,
             "model": route.model if route else None,
-            "status": _result(result).status.value if result is not None else None,
+            "status": _result(result).status.value if result is not None else row.status or None,
             "error": error if row.error_class else None,
             "created_at": rfc3339(row.created_ms),
             "assigned_at": rfc3339(row.assigned_ms) if row.assigned_ms else None,

@@ -45,7 +45,8 @@ from agentcom.logbook import LogBook
 from agentcom.lookups import look_up
 from agentcom.model import EndpointProbe, JsonObject, Role, TaskError, TaskResult, TaskSpec
 from agentcom.queries import Queries
-from agentcom.store.base import Batch, delete_under
+from agentcom.retirement import Retirement
+from agentcom.store.base import Batch, Store, delete_under
 from agentcom.store.memory_store import MemoryStore
 from tests import factories
 
@@ -57,10 +58,11 @@ WEB_KEY = factories.public_key("web")
 class Rig:
     """One hub over all its starts, its clock and its callers."""
 
-    def __init__(self, settings: Settings | None = None, seed: int = 7) -> None:
+    def __init__(self, settings: Settings | None = None, seed: int = 7, store: Store | None = None) -> None:
         self.settings = settings or factories.settings()
         self.clock = ManualClock()
-        self.store = MemoryStore()
+        self.store: Store = store or MemoryStore()
+        self.validates = True  # after every event; O(everything), so not in tests of many tasks
         self.effects: list[Effect] = []
         self.boot = "boot 1"  # of the machine
         self._seed = seed
@@ -81,6 +83,7 @@ class Rig:
         self._starts += 1
         self.hub = Hub(self.settings, random.Random(self._seed), f"epoch{self._starts}", self.boot)
         self.queries = Queries(self.hub, self.store, self.clock, LogBook(), self.clock.now().wall_ms)
+        self.retirement = Retirement(self.store)
         self._commit(self.hub.load(load(self.store), self.clock.now()))
         self.hub.end_tick()
         self.hub.validate()
@@ -97,15 +100,29 @@ class Rig:
         effects: list[Effect] = []
         for event in events:
             effects += self.hub.handle(self._looked_up(event, now), now)
-            self.hub.validate()
+            self._validate()
         effects += self.hub.schedule(now)
-        self.hub.validate()
+        self._validate()
         done = self._commit(effects)
         self.hub.end_tick()
         self.effects = done
         for effect in done:
             self._carry_out(effect)
         return done
+
+    def _validate(self) -> None:
+        if self.validates:
+            self.hub.validate()
+
+    def retire(self, turns: int = 1) -> int:
+        """Turns of retention, a second apart, each with its tick; how many had something to do."""
+        worked = 0
+        for _ in range(turns):
+            self.clock.advance(1_000)
+            events = self.retirement.turn(self.hub, self.clock.now())
+            worked += len(events)
+            self.tick(*events)
+        return worked
 
     def advance(self, ms: int, *, gap: bool = False) -> list[Effect]:
         """Let time pass, then one tick of timers; with `gap` the loop was away all the while."""

@@ -11,6 +11,9 @@ from agentcom.cli.command import Group, Invocation, pass_invocation
 from agentcom.client import Client
 from agentcom.model import JsonObject
 
+# What is kept, and the setting that bounds it.
+KEPT = {"tasks": "tasks_max", "results": "reports_max", "notes": "stories_max", "events": "events_max"}
+
 
 @click.group(cls=Group)
 def queue() -> None:
@@ -76,8 +79,12 @@ def stats(invocation: Invocation) -> None:
     for title, part in (("tasks", "by_state"), ("ready in lane", "by_lane"), ("agents", "agents")):
         counts = ", ".join(f"{name} {count}" for name, count in (found.get(part) or {}).items() if count)
         output.line(f"  {title}: {counts or 'none'}")
-    if found.get("oldest_ready_s") is not None:
-        output.line(f"  the oldest ready task waits since {output.seconds(found['oldest_ready_s'])}")
+    kept = found.get("retention")
+    if kept:
+        shown = ", ".join(f"{name} {kept[name]} of {kept[most]}" for name, most in KEPT.items())
+        output.line(
+            f"  kept of what is over: {shown}; {kept['retired_since_start']} tasks have gone since the start"
+        )
     storage.show(found)
 
 

@@ -53,6 +53,25 @@ class Noticed(NamedTuple):
     fields: Mapping[str, Any]
 
 
+class Over(NamedTuple):
+    """How many are kept beyond what `retention.*` allows; 0 and below: none."""
+
+    tasks: int = 0
+    results: int = 0
+    notes: int = 0
+    events: int = 0
+
+
+class Retire(NamedTuple):
+    """A slice of the oldest, of which something may be due to go: final tasks, and numbers of kept events. `found`
+    has each task's row, body and last result."""
+
+    tasks: tuple[int, ...]
+    events: tuple[int, ...]
+    over: Over
+    found: Mapping[RecordKey, bytes]
+
+
 class Timers(NamedTuple):
     """Time has passed. `drained` says that the socket was read empty before, so that no unread heartbeat can
     be overlooked; `gap_ms` is how long the loop was away beyond its own tick."""
@@ -61,7 +80,7 @@ class Timers(NamedTuple):
     gap_ms: int = 0
 
 
-Event = Incoming | PeerGone | Probed | Noticed | Timers
+Event = Incoming | PeerGone | Probed | Noticed | Retire | Timers
 
 
 class Put(Struct, frozen=True, gc=False):

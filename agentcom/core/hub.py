@@ -30,6 +30,7 @@ from agentcom.core.effects import (
     Probed,
     ProbeEndpoint,
     RecordKey,
+    Retire,
     SettingsChanged,
     Timers,
     key_u64,
@@ -42,6 +43,7 @@ from agentcom.core.outlet import NEXT_EVENT, Outlet
 from agentcom.core.principals import Principals
 from agentcom.core.registry import Registry
 from agentcom.core.requests import Requests
+from agentcom.core.retention import Retention
 from agentcom.core.retries import RetryBudgets
 from agentcom.core.routing import Candidate, Choices, Router
 from agentcom.core.rows import SOURCES, TaskTable
@@ -112,6 +114,7 @@ class Hub:
             self.tasks, self.fleet, self.router, self.gates, self._has_room, self._assign
         )
         self.requests = Requests(self)
+        self.retention = Retention(self.out, self.tasks)
         self.configuration = Configuration(self.out, settings)
         self.pace = pace_of(settings)
         # Both are the shell's: why no new tasks are taken now, and what is wrong with the store.
@@ -192,6 +195,7 @@ class Hub:
     def handle(self, event: Event, now: Now) -> list[Effect]:
         """Apply one event; returns what the shell must do. Effects are in order."""
         self.out.wall_ms = now.wall_ms
+        self.out.term_ms = self.tasks.clock.now_ms(now)
         match event:
             case Incoming():
                 self._incoming(event, now)
@@ -206,6 +210,8 @@ class Hub:
                     self.tasks.changed = True
             case Noticed():
                 self.out.publish(event.topic, event.event, **event.fields)
+            case Retire():
+                self.retention.retire(event, now)
             case Timers():
                 self._timers(event, now)
             case _:

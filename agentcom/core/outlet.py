@@ -54,7 +54,7 @@ class Outlet:
         # Whether anyone reads the feed, as the shell last said; without readers no event is built.
         self.is_read = True
         self._missed: dict[str, None] = {}
-        self.wall_ms = 0  # of the event that is being handled
+        self.wall_ms = self.term_ms = 0  # when the event happens that is being handled
         self.next_event = 1
 
     def put(self, database: str, key: bytes, record: Struct) -> None:
@@ -103,7 +103,9 @@ class Outlet:
         if event in KEPT:
             assert "number" not in fields, f"{event}: its number is the hub's to give"
             number, self.next_event = self.next_event, self.next_event + 1
-            kept = KeptEvent(at_ms=self.wall_ms, topic=topic, event=event, fields=fields)
+            kept = KeptEvent(
+                at_ms=self.wall_ms, term_ms=self.term_ms, topic=topic, event=event, fields=fields
+            )
             self.put("feed", key_u64(number), kept)
             self.number(NEXT_EVENT, self.next_event)
             fields = {"number": number, **fields}

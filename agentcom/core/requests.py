@@ -18,7 +18,7 @@ from agentcom.clock import Now, rfc3339
 from agentcom.core.effects import ProbeEndpoint, Read, RecordKey, key_u64
 from agentcom.core.principals import RIGHTS, may_touch, owner_of
 from agentcom.core.sessions import Session
-from agentcom.core.tasks import Move, idempotency_key, illegal
+from agentcom.core.tasks import Move, illegal
 from agentcom.core.waiting import references
 from agentcom.errors import NotFound, Refused
 from agentcom.model import (
@@ -209,7 +209,7 @@ class Requests:
         for record in records:
             self._hub.tasks.waiting.check_purge(record.id)
         for record in records:
-            self._purge(record, found)
+            self._hub.retention.purge(record, found)
             self._out.publish("task", "task_purged", task=record.id, by=caller.name)
         return {"purged": len(records)}
 
@@ -220,19 +220,6 @@ class Requests:
             if record.state not in (State.dead, State.expired, State.cancelled):
                 raise Refused("wrong_state", f"task {record.id} is {record.state}: it is not dead")
         return records
-
-    def _purge(self, record: TaskRow, found: Found) -> None:
-        key = key_u64(record.id)
-        spec = self._spec(record.id, found)
-        if spec is not None and spec.idempotency_key is not None:
-            # Its key is free again: a later submit must not be answered with a task that is no more.
-            self._out.delete("idempotency", idempotency_key(record.submitter, spec))
-        for database in ("tasks", "bodies", "dead"):
-            self._out.delete(database, key)
-        for database in ("attempts", "routes", "reports", "stories"):
-            self._out.delete_task(database, record.id)
-        self._hub.tasks.waiting.depends.purged(record.id)
-        self._hub.tasks.counts[record.state] -= 1
 
     def _live(self, task: int, caller: PrincipalRecord, what: Move, found: Found) -> int:
         """The slot of the caller's live task; says so where it is final."""

@@ -129,7 +129,7 @@ class TaskTable:
     def state_of(self, slot: int) -> State:
         return STATES[self.state[slot]]
 
-    def encoded(self, slot: int, finished_ms: int = 0) -> bytes:
+    def encoded(self, slot: int, finished_ms: int = 0, finished_term_ms: int = 0) -> bytes:
         """The row as it is stored: a `TaskRow`, written down field by field, since this runs several times a task
         and the struct with its enums would cost twice as much."""
         task = self.id[slot]
@@ -168,6 +168,7 @@ class TaskTable:
                 self.label_sets[self.labels[slot]],
                 self.unaccepted[slot],
                 self.stall_s[slot],
+                finished_term_ms,
             )
         )
 

@@ -513,7 +513,7 @@ class Tasks:
 
     def _finish(self, slot: int, task: int, state: State, now: Now) -> None:
         key = key_u64(task)
-        self._out.put_bytes("tasks", key, self.table.encoded(slot, finished_ms=now.wall_ms))
+        self._out.put_bytes("tasks", key, self.table.encoded(slot, now.wall_ms, self.clock.now_ms(now)))
         self._out.delete("lanes", key)
         if state in LETTERS:
             error = self.table.errors.get(task)

@@ -193,6 +193,10 @@ class LiveView:
             case "task_purged":
                 self._tasks.pop(event["task"], None)
                 self._show(("task", event["task"]), topic, event)
+            case "tasks_retired":
+                for task in event["tasks"]:
+                    self._tasks.pop(task, None)
+                self._show(("retired", event["tasks"][0]), topic, event)
             case "agent_changed":
                 self._agents[event["agent"]["name"]] = event["agent"]
                 self._show(("agent", event["agent"]["name"]), topic, event)

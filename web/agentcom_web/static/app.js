@@ -232,6 +232,7 @@ function takeEvent(name, value) {
       if (value.task.id === view.selected) refreshTask();
       break;
     case "task_purged": live.tasks.delete(value.task); break;
+    case "tasks_retired": value.tasks.forEach((task) => live.tasks.delete(task)); break;
     case "agent_changed": live.agents.set(value.agent.name, value.agent); break;
     case "agent_removed": live.agents.delete(value.name); break;
     case "host_changed": live.hosts.set(value.host.name, value.host); break;

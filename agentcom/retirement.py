@@ -1,0 +1,114 @@
+"""The shell's side of retention: read a bounded slice of the oldest, and put what may be due into an event.
+
+Nothing is deleted here: the core decides (core/retention.py) in the tick that the event is for. Two cursors walk the
+tasks by number, one for age and one for number, each a page at a time; the second runs only while too much is kept.
+A slice that found something is followed by the next one at once, else there is a pause: an idle hub reads a page a
+second, and under load what comes in is what goes out.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from agentcom import limits
+from agentcom.clock import Now
+from agentcom.core.effects import Over, RecordKey, Retire, key_u64, key_u64x2
+from agentcom.core.hub import Hub
+from agentcom.core.retention import Gone
+from agentcom.model import FINAL, KeptEvent, TaskRow
+from agentcom.store.base import Store, after
+
+PAUSE_MS: Final = 1000
+_row = msgspec.msgpack.Decoder(TaskRow).decode
+_kept = msgspec.msgpack.Decoder(KeptEvent).decode
+
+
+class Retirement:
+    """Owns the cursors. One per store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._cursors = {"age": b"", "number": b""}
+        self._due_ms = 0
+
+    def turn(self, hub: Hub, now: Now) -> list[Retire]:
+        """The event for this tick, if there may be something to retire. Reads at most RETIRE_SCAN_ROWS_MAX rows of
+        tasks and RETIRE_ROWS_MAX events."""
+        if now.mono_ms < self._due_ms:
+            return []
+        over = self._over(hub)
+        is_over = over.tasks > 0 or over.results > 0 or over.notes > 0
+        walk, allowed = ("number", over) if is_over else ("age", Over())
+        rows = self._due_rows(hub, walk, allowed, now)
+        events = self._due_events(hub, over, now)
+        if not rows and not events:
+            self._due_ms = now.mono_ms + PAUSE_MS
+            return []
+        self._due_ms = now.mono_ms
+        tasks = tuple(row.id for row in rows)
+        return [Retire(tasks, events, allowed, self._found(rows))]
+
+    def _over(self, hub: Hub) -> Over:
+        """How many are kept beyond what may be."""
+        terms = hub.settings.retention
+        return Over(
+            tasks=hub.retention.finals - terms.tasks_max,
+            results=self._store.count("reports") - terms.reports_max,
+            notes=self._store.count("stories") - terms.stories_max,
+            events=self._store.count("feed") - terms.events_max,
+        )
+
+    def _due_rows(self, hub: Hub, walk: str, over: Over, now: Now) -> list[TaskRow]:
+        """Final tasks of the next page of which something is due, the oldest first."""
+        page = self._store.scan("tasks", self._cursors[walk], limit=limits.RETIRE_SCAN_ROWS_MAX)
+        found: list[TaskRow] = []
+        for key, body in page:
+            if len(found) == limits.RETIRE_ROWS_MAX:
+                self._cursors[walk] = key
+                return found
+            row = _row(body)
+            if row.state not in FINAL:
+                continue
+            going = hub.retention.due(row, over, now)
+            if going and (walk == "age" or self._has(key, going)):
+                found.append(row)
+        is_last = len(page) < limits.RETIRE_SCAN_ROWS_MAX
+        self._cursors[walk] = b"" if is_last else page[-1][0] + b"\0"
+        return found
+
+    def _has(self, key: bytes, going: Gone) -> bool:
+        """Whether there is any of what is too much: most tasks have no notes, and a slice is for those that have."""
+        return (
+            bool(going & Gone.task)
+            or (bool(going & Gone.results) and self._any("reports", key))
+            or (bool(going & Gone.story) and self._any("stories", key))
+        )
+
+    def _any(self, database: str, key: bytes) -> bool:
+        return bool(self._store.scan(database, key, after(key), limit=1))
+
+    def _due_events(self, hub: Hub, over: Over, now: Now) -> tuple[int, ...]:
+        due = []
+        for key, body in self._store.scan("feed", limit=limits.RETIRE_ROWS_MAX):
+            if not hub.retention.event_due(_kept(body), over, now):
+                break
+            due.append(int.from_bytes(key, "big"))
+            over = over._replace(events=over.events - 1)
+        return tuple(due)
+
+    def _found(self, rows: list[TaskRow]) -> dict[RecordKey, bytes]:
+        """What the core needs to decide and to let go: row, body, last result."""
+        found: dict[RecordKey, bytes] = {}
+        for row in rows:
+            key = key_u64(row.id)
+            for database, place in (
+                ("tasks", key),
+                ("bodies", key),
+                ("reports", key_u64x2(row.id, row.attempt)),
+            ):
+                body = self._store.get(database, place)
+                if body is not None:
+                    found[database, place] = body
+        return found

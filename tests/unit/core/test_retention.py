@@ -1,0 +1,310 @@
+"""What is over is kept for its term and in its number, and then goes: bounded slices, nothing live, counts right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from agentcom import limits
+from agentcom import messages as m
+from agentcom.config import RetentionSettings, Settings
+from agentcom.core.effects import Over, Retire, key_u64
+from agentcom.errors import Refused
+from agentcom.model import CheckKind, CheckReport, CheckStatus, Iteration, JsonObject, ResultStatus, State
+from agentcom.store.crosscheck import cross_check, walk_store
+from tests.core_rig import HostEnd, Rig
+from tests.factories import settings, shell_task
+
+DAY_MS = 24 * 3_600_000
+DAY_S = 24 * 3_600
+DATABASES = ("tasks", "bodies", "lanes", "dead", "attempts", "routes", "reports", "stories", "idempotency")
+
+
+def rig_with(**retention: int) -> Rig:
+    return Rig(msgspec.structs.replace(settings(), retention=RetentionSettings(**retention)))
+
+
+def completed(rig: Rig, box: HostEnd, **fields: Any) -> int:
+    """A verified task, with a report of its checks."""
+    number = rig.admin.submit(shell_task(**fields))
+    report = CheckReport(kind=CheckKind.test_passes, target="pytest", status=CheckStatus.passed)
+    round_ = Iteration(n=1, status="pass", checks=(report,))
+    box.complete(box.take(), status=ResultStatus.verified, output="done", iterations=(round_,))
+    return number
+
+
+def cancelled(rig: Rig, count: int = 1) -> list[int]:
+    made = rig.admin.ask(m.Submit(tasks=(shell_task(),) * count))["tasks"]
+    for one in made:
+        rig.admin.ask(m.TaskCancel(task=one["id"]))
+    return [one["id"] for one in made]
+
+
+def kept(rig: Rig) -> list[int]:
+    return sorted(int.from_bytes(key, "big") for key, _ in rig.store.scan("tasks"))
+
+
+def counts_and_databases_agree(rig: Rig) -> bool:
+    assert cross_check(walk_store(rig.store)) == (0, [])
+    assert rig.hub.tasks.counts == rig.twin().tasks.counts
+    return True
+
+
+# --- finished tasks -------------------------------------------------------------------------------------
+
+
+def test_a_finished_task_goes_with_all_that_was_kept_of_it_when_its_term_is_over() -> None:
+    rig = rig_with(tasks_s=10 * DAY_S)
+    box = rig.host()
+    number = completed(rig, box, idempotency_key="k")
+    rig.admin.ask(m.TaskGet(task=number))
+    rig.clock.advance(10 * DAY_MS - 3_000)
+    assert rig.retire() == 0
+    assert rig.retire(2) == 1
+    assert {name: rig.store.count(name) for name in DATABASES} == dict.fromkeys(DATABASES, 0)
+    assert rig.hub.tasks.counts[State.completed] == 0
+    with pytest.raises(Refused, match="there is no task"):
+        rig.admin.task(number)
+    assert counts_and_databases_agree(rig)
+
+
+def test_its_idempotency_key_is_free_again() -> None:
+    rig = rig_with(tasks_s=DAY_S)
+    box = rig.host()
+    first = completed(rig, box, idempotency_key="k")
+    assert rig.admin.ask(m.Submit(tasks=(shell_task(idempotency_key="k"),)))["tasks"][0]["id"] == first
+    rig.clock.advance(DAY_MS)
+    rig.retire()
+    again = rig.admin.ask(m.Submit(tasks=(shell_task(idempotency_key="k"),)))["tasks"][0]
+    assert (again["id"], again["created"]) == (first + 1, True)
+
+
+def test_beyond_the_number_the_oldest_go_first() -> None:
+    rig = rig_with(tasks_max=3)
+    numbers = cancelled(rig, 5)
+    rig.retire()
+    assert kept(rig) == numbers[2:]
+    assert rig.retire() == 0
+    assert counts_and_databases_agree(rig)
+
+
+def test_live_tasks_never_go_however_old_and_many() -> None:
+    rig = rig_with(tasks_s=1, tasks_max=1)
+    box = rig.host()
+    live = [rig.admin.submit(shell_task()) for _ in range(3)]
+    box.assigned()
+    gone = cancelled(rig, 2)
+    rig.retire(3)
+    assert kept(rig) == live
+    assert set(gone).isdisjoint(kept(rig))
+    assert counts_and_databases_agree(rig)
+
+
+def test_dead_letters_go_as_finished_tasks_do() -> None:
+    rig = rig_with(tasks_s=DAY_S)
+    box = rig.host()
+    rig.admin.submit(shell_task(max_retries=0))
+    box.fail(box.take())
+    rig.clock.advance(DAY_MS)
+    rig.retire()
+    assert rig.store.count("dead") == 0
+    assert rig.admin.ask(m.DeadList()) == {"tasks": [], "next_cursor": None}
+    assert counts_and_databases_agree(rig)
+
+
+def test_a_slice_is_bounded_and_the_next_one_follows_at_once() -> None:
+    rig = rig_with(tasks_max=1)
+    most = limits.RETIRE_ROWS_MAX
+    cancelled(rig, 2 * most + 1)
+    now = rig.clock.advance(1_000)
+    sizes = []
+    while events := rig.retirement.turn(rig.hub, now):
+        sizes.append(len(events[0].tasks))
+        rig.tick(*events)
+    assert sizes == [most, most]
+    assert len(kept(rig)) == 1
+
+
+def test_a_task_that_was_retried_in_the_same_tick_stays() -> None:
+    rig = rig_with(tasks_s=DAY_S)
+    (number,) = cancelled(rig)
+    rig.clock.advance(DAY_MS + 1_000)
+    retry = rig.admin.event(rig.admin.request(m.TaskRetry(task=number)))
+    rig.tick(retry, *rig.retirement.turn(rig.hub, rig.clock.now()))
+    assert rig.admin.state(number) == "ready"
+    assert counts_and_databases_agree(rig)
+
+
+def test_a_task_that_goes_and_is_retried_in_one_tick_is_gone() -> None:
+    rig = rig_with(tasks_s=DAY_S)
+    (number,) = cancelled(rig)
+    rig.clock.advance(DAY_MS + 1_000)
+    retry = rig.admin.event(rig.admin.request(m.TaskRetry(task=number)))
+    rig.tick(*rig.retirement.turn(rig.hub, rig.clock.now()), retry)
+    assert kept(rig) == []
+    assert counts_and_databases_agree(rig)
+
+
+def test_a_task_that_a_live_one_waits_for_stays_until_that_is_over() -> None:
+    rig = rig_with(tasks_s=DAY_S)
+    (number,) = cancelled(rig)
+    waiting = rig.admin.submit(shell_task(depends_on=(number,), ttl_s=90 * DAY_S))
+    rig.clock.advance(DAY_MS)
+    rig.retire()
+    assert kept(rig) == [number, waiting]
+    rig.admin.ask(m.TaskCancel(task=waiting))
+    rig.clock.advance(DAY_MS)
+    rig.retire()
+    assert kept(rig) == []
+    assert counts_and_databases_agree(rig)
+
+
+@pytest.mark.parametrize("years", [-10, 10])
+def test_a_wall_clock_that_is_set_deletes_nothing_before_its_time(years: int) -> None:
+    rig = rig_with(tasks_s=DAY_S, events_s=DAY_S)
+    before = cancelled(rig)
+    rig.clock.jump(years * 365 * DAY_MS)
+    after = cancelled(rig)
+    events = rig.store.count("feed")
+    rig.retire(3)
+    assert kept(rig) == [*before, *after]
+    assert rig.store.count("feed") == events
+    rig.clock.advance(DAY_MS)
+    rig.retire(2)
+    assert kept(rig) == []
+
+
+def test_a_changed_term_applies_with_the_next_slice() -> None:
+    rig = rig_with()
+    numbers = cancelled(rig, 4)
+    assert rig.retire() == 0
+    rig.admin.ask(m.ConfigChange(set={"retention.tasks_max": 2}))
+    rig.retire()
+    assert kept(rig) == numbers[2:]
+
+
+def test_readers_are_told_which_tasks_have_gone() -> None:
+    rig = rig_with(tasks_max=1)
+    numbers = cancelled(rig, 3)
+    rig.clock.advance(1_000)
+    rig.tick(*rig.retirement.turn(rig.hub, rig.clock.now()))
+    assert rig.published("task")[-1] == {"event": "tasks_retired", "tasks": numbers[:2]}
+
+
+# --- results, stories, events ---------------------------------------------------------------------------
+
+
+def shown(rig: Rig, number: int) -> JsonObject:
+    return rig.admin.task(number)
+
+
+def test_results_go_before_their_task_which_keeps_what_it_came_to() -> None:
+    rig = rig_with(reports_s=DAY_S)
+    box = rig.host()
+    number = completed(rig, box)
+    assert shown(rig, number)["result"]["status"] == "verified"
+    rig.clock.advance(DAY_MS)
+    assert rig.retire() == 1
+    assert rig.store.count("reports") == 0
+    found = shown(rig, number)
+    assert (found["state"], found["result"], found["status"]) == ("completed", None, "verified")
+    assert rig.retire(3) == 0
+    assert counts_and_databases_agree(rig)
+
+
+def test_a_story_goes_before_its_task_and_leaves_the_last_attempt() -> None:
+    rig = rig_with(stories_s=DAY_S)
+    box = rig.host()
+    number = rig.admin.submit(shell_task())
+    box.fail(box.take())
+    rig.advance(2_000)
+    box.complete(box.take())
+    rig.clock.advance(DAY_MS)
+    assert rig.retire() == 1
+    assert rig.store.count("stories") == 0
+    assert rig.store.count("attempts") == 1
+    told = rig.admin.ask(m.TaskStory(task=number))["entries"]
+    assert [(each["event"], each["attempt"]) for each in told][:2] == [("submitted", None), ("assigned", 2)]
+    assert shown(rig, number)["result"]["status"] == "unchecked"
+    assert rig.retire(3) == 0
+    assert counts_and_databases_agree(rig)
+
+
+def test_stories_and_results_of_live_tasks_stay() -> None:
+    rig = rig_with(stories_s=1, reports_s=1, stories_max=1, reports_max=1)
+    number = rig.admin.submit(shell_task())
+    for _ in range(3):
+        rig.admin.ask(m.TaskHold(task=number))
+        rig.admin.ask(m.TaskRelease(task=number))
+    assert rig.retire(3) == 0
+    assert rig.store.count("stories") == 6
+
+
+def test_results_beyond_their_number_go_the_oldest_first() -> None:
+    rig = rig_with(reports_max=2)
+    box = rig.host()
+    numbers = [completed(rig, box) for _ in range(4)]
+    rig.retire(2)
+    assert [shown(rig, number)["result"] is None for number in numbers] == [True, True, False, False]
+    assert counts_and_databases_agree(rig)
+
+
+def test_notes_beyond_their_number_go_the_oldest_first() -> None:
+    rig = rig_with(stories_max=2)
+    cancelled(rig, 4)
+    rig.retire(2)
+    assert rig.store.count("stories") == 2
+    assert len(kept(rig)) == 4
+    assert counts_and_databases_agree(rig)
+
+
+def test_a_dead_task_whose_results_went_is_retried_as_any() -> None:
+    rig = rig_with(reports_s=DAY_S, stories_s=DAY_S)
+    box = rig.host()
+    number = rig.admin.submit(shell_task(max_retries=0))
+    box.fail(box.take())
+    rig.clock.advance(DAY_MS)
+    rig.retire()
+    rig.admin.ask(m.TaskRetry(task=number))
+    box.beat()
+    box.complete(box.take())
+    assert shown(rig, number)["result"]["status"] == "unchecked"
+    assert counts_and_databases_agree(rig)
+
+
+def test_events_go_by_age_and_beyond_their_number() -> None:
+    rig = rig_with(events_s=DAY_S, events_max=3)
+    for n in range(5):
+        rig.admin.ask(m.QueuePause(paused=n % 2 == 0))
+    rig.retire()
+    assert [each["number"] for each in rig.admin.ask(m.EventList())["events"]] == [5, 4, 3]
+    rig.clock.advance(DAY_MS)
+    rig.retire()
+    assert rig.store.count("feed") == 0
+    rig.admin.ask(m.QueuePause(paused=False))
+    assert [each["number"] for each in rig.admin.ask(m.EventList())["events"]] == [6]
+    assert counts_and_databases_agree(rig)
+
+
+def test_a_slice_that_names_a_task_of_which_nothing_is_due_changes_nothing() -> None:
+    rig = rig_with()
+    (number,) = cancelled(rig)
+    body = rig.store.get("tasks", key_u64(number))
+    assert body is not None
+    found = {("tasks", key_u64(number)): body}
+    assert rig.tick(Retire((number, 99), (), Over(), found)) == []
+    assert kept(rig) == [number]
+
+
+def test_the_queue_says_how_much_is_kept_and_what_may_be() -> None:
+    rig = rig_with(tasks_max=2)
+    cancelled(rig, 5)
+    rig.retire()
+    told = rig.admin.ask(m.QueueStats())["retention"]
+    assert (told["tasks"], told["tasks_max"], told["retired_since_start"]) == (2, 2, 3)
+
+
+def test_the_defaults_are_what_the_docs_say() -> None:
+    assert Settings().retention.tasks_s == 90 * DAY_S
