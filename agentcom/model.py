@@ -29,20 +29,27 @@ Moment = Annotated[str, Meta(max_length=40)]  # RFC 3339 with a zone
 Percent = Annotated[float, Meta(ge=0, le=100_000)]
 
 
-class Lane(StrEnum):
+class Term(StrEnum):
+    """Words of the wire. Hashed as the text that they are, in C: Enum's own hash is a call of Python, and a task
+    is looked up by its state and lane some thirty times."""
+
+    __hash__ = str.__hash__
+
+
+class Lane(Term):
     urgent = "urgent"
     high = "high"
     normal = "normal"
     low = "low"
 
 
-class Tier(StrEnum):
+class Tier(Term):
     trivial = "trivial"
     standard = "standard"
     complex = "complex"
 
 
-class TierSource(StrEnum):
+class TierSource(Term):
     """Where a task's tier came from: the submitter, its command, or the heuristic."""
 
     explicit = "explicit"
@@ -50,7 +57,7 @@ class TierSource(StrEnum):
     inferred = "inferred"
 
 
-class State(StrEnum):
+class State(Term):
     """A task's state; the last four are final."""
 
     waiting = "waiting"
@@ -69,14 +76,14 @@ FINAL = frozenset({State.completed, State.dead, State.cancelled, State.expired})
 OPEN_ATTEMPT = frozenset({State.assigned, State.working})
 
 
-class CheckKind(StrEnum):
+class CheckKind(Term):
     file_exists = "file_exists"
     test_passes = "test_passes"
     command_succeeds = "command_succeeds"
     git_clean = "git_clean"
 
 
-class CheckStatus(StrEnum):
+class CheckStatus(Term):
     passed = "pass"
     failed = "fail"
     no_evidence = "no_evidence"
@@ -85,7 +92,7 @@ class CheckStatus(StrEnum):
     error = "error"
 
 
-class FailureClass(StrEnum):
+class FailureClass(Term):
     """Who is at fault, which decides what happens next."""
 
     infrastructure = "infrastructure"
@@ -95,7 +102,7 @@ class FailureClass(StrEnum):
     configuration = "configuration"
 
 
-class ResultStatus(StrEnum):
+class ResultStatus(Term):
     skipped = "skipped"
     already_done = "already_done"
     no_change = "no_change"
@@ -104,13 +111,13 @@ class ResultStatus(StrEnum):
     partial_pass = "partial_pass"
 
 
-class Strategy(StrEnum):
+class Strategy(Term):
     trivial = "trivial"
     local_llm = "local_llm"
     cloud_llm = "cloud_llm"
 
 
-class Backend(StrEnum):
+class Backend(Term):
     shell = "shell"
     ollama = "ollama"
     claude = "claude"
@@ -128,7 +135,7 @@ STRATEGY_OF = {
 }
 
 
-class AgentState(StrEnum):
+class AgentState(Term):
     offline = "offline"
     idle = "idle"
     assigned = "assigned"
@@ -136,7 +143,7 @@ class AgentState(StrEnum):
     blocked = "blocked"
 
 
-class Role(StrEnum):
+class Role(Term):
     """What a key or a token may do; see `agentcom.auth` for the table of rights."""
 
     view = "view"
@@ -256,7 +263,7 @@ class Group(Struct, frozen=True, array_like=True):
     alone: bool = False
 
 
-class RuleKind(StrEnum):
+class RuleKind(Term):
     """What a rule of the queue does; see core/gates.py."""
 
     pause = "pause"
@@ -264,7 +271,7 @@ class RuleKind(StrEnum):
     weight = "weight"
 
 
-class RuleScope(StrEnum):
+class RuleScope(Term):
     """What a rule of the queue is about."""
 
     repo = "repo"
@@ -477,7 +484,7 @@ class EndpointProbe(Struct, frozen=True, kw_only=True):
     duration_ms: Count = 0
 
 
-class EndpointKind(StrEnum):
+class EndpointKind(Term):
     ollama = "ollama"
 
 

@@ -107,9 +107,8 @@ def _parts() -> list[type[Struct]]:
 
 
 def _enumerations() -> list[type[Any]]:
-    from enum import StrEnum
-
-    found = [k for _, k in inspect.getmembers(model, inspect.isclass) if issubclass(k, StrEnum) and k is not StrEnum]
+    found = [k for _, k in inspect.getmembers(model, inspect.isclass) if issubclass(k, model.Term)]
+    found.remove(model.Term)
     return sorted(found, key=lambda kind: kind.__name__)
 
 

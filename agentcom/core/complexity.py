@@ -76,6 +76,7 @@ assert _WORDS_MOST <= READ_CHARS_MAX // CHARS_PER_WORD
 assert _POINTS_MOST - MECHANICAL_POINTS >= COMPLEX_AT
 
 _WORD: Final = re.compile(r"\w+")
+_NO_WORD: Final = {n: " " for n in range(128) if not _WORD.match(chr(n))}
 
 
 class Classification(NamedTuple):
@@ -98,7 +99,7 @@ def classify(
     us for a sentence or two.
     """
     description = description.strip()
-    words: list[str] = _WORD.findall(description[:READ_CHARS_MAX].casefold())
+    words = _words(description[:READ_CHARS_MAX])
     found = _found(words)
     strong, weak, mechanical = found["strong"], found["weak"], found["mechanical"]
     word_count = max(len(words), len(description) // CHARS_PER_WORD)
@@ -116,6 +117,14 @@ def classify(
     command = ["command"] if has_command else []
     signals = [*command, *strong, *(name for name, _ in sizes), *mechanical, *weak]
     return Classification(tier, percent / 100, tuple(signals[:SIGNALS_MAX]))
+
+
+def _words(text: str) -> list[str]:
+    """The words in the text, in lower case. For ASCII by a table: a fifth of what the expression takes."""
+    if text.isascii():
+        return text.lower().translate(_NO_WORD).split()
+    found: list[str] = _WORD.findall(text.casefold())
+    return found
 
 
 def _decide(points: int, mechanical: int, is_small: bool, has_command: bool) -> tuple[str, int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
 from typing import Protocol
 
 import msgspec
@@ -41,11 +40,12 @@ from agentcom.model import (
     TaskError,
     TaskRow,
     TaskSpec,
+    Term,
     Tier,
 )
 
 
-class Move(StrEnum):
+class Move(Term):
     """What can happen to a task."""
 
     assign = "assign"

@@ -212,3 +212,8 @@ def test_any_text_gets_a_tier_a_confidence_and_the_same_answer_again(
 def test_only_a_positive_signal_makes_a_task_trivial(description: str, files: int, criteria: int) -> None:
     found = classify(description, files, 0, criteria, has_command=False)
     assert found.tier != "trivial" or any(each.startswith("mechanical:") for each in found.signals)
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=127), max_size=200))
+def test_words_of_ascii_are_those_that_any_text_has(text: str) -> None:
+    assert complexity._words(text) == complexity._WORD.findall(text.casefold())
