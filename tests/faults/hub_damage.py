@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from agentcom.model import FINAL
-from tests.faults.damage import damage_home
+from tests.faults.damage import KINDS, damage_home
 from tests.faults.hosts import Fleet, enrol_all, fleet_of
 from tests.faults.load import address_of
 from tests.faults.report import Report
-from tests.world import Daemon, World, clean_environment, eventually, world
+from tests.world import Daemon, World, eventually, world
 
 HUB, NEEDS = "hub", "fast"
 TASKS = 30
@@ -36,7 +34,7 @@ class HubHome:
         hub = made.hub(HUB)
         with fleet_of(Fleet(address_of(self.home), pairs, agents=4, needs=(NEEDS,))):
             self._work("first")
-            back_up(made)
+            made.client(HUB).backup_now()
             self._work("later")
         self.shown = shown_by(made, HUB)
         assert hub.stop() == 0, hub.text()[-2000:]
@@ -55,13 +53,6 @@ class HubHome:
         place = self._made.home(name)
         shutil.copytree(self.home, place)
         return place
-
-
-def back_up(made: World) -> None:
-    """A backup of the live hub's store."""
-    home = made.home(HUB)
-    command = [sys.executable, "-m", "agentcom.store.backup", str(home / "store"), str(home / "backups")]
-    subprocess.run(command, env=clean_environment(home), check=True, capture_output=True)
 
 
 def shown_by(made: World, name: str) -> Shown:
@@ -119,3 +110,27 @@ def _judge(made: World, name: str, hub: Daemon, wanted: Shown) -> str:
     if shown == wanted:
         return "whole"
     return "told" if told else "silent"
+
+
+def try_cli_restores(folder: Path, seed: int, count: int) -> Report:
+    """I5: `agentcom backup restore` on `count` homes with a damaged store, then a hub: all tasks are as they were."""
+    report = Report("I5", "damaged store of a hub, `agentcom backup restore`, and the hub again", seed)
+    report.add(restored=0, tasks_lost=0, batches_replayed=0)
+    rng = random.Random(seed)
+    with world(folder) as made:
+        sample = HubHome(made)
+        for n in range(count):
+            name, kind = f"restored-{n}", KINDS[n % len(KINDS)]
+            file = sample.copy(name) / "store" / "data.mdb"
+            content = bytearray(file.read_bytes())
+            kind(content, rng)
+            file.write_bytes(content)
+            told = made.json(name, "backup", "restore")
+            hub = made.hub(name)
+            shown = shown_by(made, name)
+            lost = [task for task in sample.shown if shown.get(task) != sample.shown[task]]
+            report.add(restored=1, tasks_lost=len(lost), batches_replayed=told["replayed"])
+            if lost or told["uncertain"] or hub.stop() != 0:
+                report.violations.append(f"{n}, {kind.__name__}: {lost} are not as they were: {told}")
+            shutil.rmtree(made.home(name))
+    return report

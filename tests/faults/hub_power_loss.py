@@ -59,7 +59,7 @@ def record(folder: Path, seed: int) -> tuple[dict[str, bytes], list[Change]]:
             )
             with fleet_of(fleet):
                 _work(home, f"life-{life}", random.Random(seed + life))
-                _back_up(home, environment)
+                assert made.client(HUB).backup_now()["state"] == "done"
                 _work(home, f"later-{life}", random.Random(seed - life))
             if life == 0:
                 assert hub.stop() == 0, hub.text()[-2000:]
@@ -85,11 +85,6 @@ def _work(home: Path, name: str, chance: random.Random) -> None:
 
     eventually("the hosts have done it", are_done, 30)
     wire.close()
-
-
-def _back_up(home: Path, environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "agentcom.store.backup", str(home / "store"), str(home / "backups")]
-    subprocess.run(command, env=clean_environment(home, environment), check=True, capture_output=True)
 
 
 def images(

@@ -30,6 +30,7 @@ FAST, REAL = "fast", "real"
 REAL_SHARE = 0.03  # of the tasks: each is a real process of a real sidecar
 ALIVE_S = (0.0, 0.35)  # how long a hub lives after it is ready
 DRAIN_S_MAX = 40.0
+BACKUPS = {"AGENTCOM_BACKUPS_EVERY_S": "1"}  # so that kills meet one that is being made
 
 
 def kill_hub(folder: Path, until: Callable[[int], bool], seed: int) -> Report:
@@ -40,7 +41,7 @@ def kill_hub(folder: Path, until: Callable[[int], bool], seed: int) -> Report:
     effects.mkdir()
     pairs = enrol_all(folder / "hub", ["fast-1", "fast-2"])
     with world(folder) as made:
-        hub = made.hub()
+        hub = made.hub(**BACKUPS)
         port = hub.ready["hub"].rsplit(":", 1)[1]
         made.join("box")
         made.sidecar("box", AGENTCOM_SIDECAR_CAPABILITIES=REAL)
@@ -63,7 +64,7 @@ def kill_hub(folder: Path, until: Callable[[int], bool], seed: int) -> Report:
                 hub.kill()
                 kills += 1
                 down = time.monotonic()
-                hub = made.hub(AGENTCOM_HUB_PORT=port)
+                hub = made.hub(AGENTCOM_HUB_PORT=port, **BACKUPS)
                 downs.append(time.monotonic() - down)
             for caller in callers:
                 caller.stop()
@@ -81,6 +82,7 @@ def kill_hub(folder: Path, until: Callable[[int], bool], seed: int) -> Report:
                 "tasks": len(seen),
                 "attempts": sum(task.attempt for task in seen),
                 "ran_in_real_processes": sum(effects_of(effects).values()),
+                "backups_left": len(list((folder / "hub" / "backups").glob("*.mdb"))),
                 "worst_start_s": round(max(downs), 2),
             }
     return report

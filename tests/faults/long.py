@@ -18,7 +18,7 @@ from tests.faults.bad_network import hold_each_way, live_through
 from tests.faults.damage import try_damages, try_home_damages, try_restores
 from tests.faults.disk_full import fill, free_disk, purge_some
 from tests.faults.fuzz import fuzz_for
-from tests.faults.hub_damage import try_hub_starts
+from tests.faults.hub_damage import try_cli_restores, try_hub_starts
 from tests.faults.hub_power_loss import try_hub_images
 from tests.faults.kill_loop import kill_hub
 from tests.faults.poison import beside_on_one_host, poison_real, poison_wire
@@ -62,6 +62,7 @@ def rows(seconds: float, seed: int) -> list[tuple[str, Run]]:
         ("I4", homes),
         ("I4", starts),
         ("I5", partial(try_restores, seed=seed, count=200)),
+        ("I5", partial(try_cli_restores, seed=seed, count=50)),
         ("I6", once(lambda at: freeze_real(at, for_seconds(half)), zombie_leases=(1_000, "leases"))),
         (
             "I6",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.faults.damage import try_damages, try_home_damages, try_restores
-from tests.faults.hub_damage import try_hub_starts
+from tests.faults.hub_damage import try_cli_restores, try_hub_starts
 
 SEED = 20264
 DAMAGES, HOMES, STARTS, RESTORES = 500, 300, 25, 20
@@ -34,4 +34,11 @@ def test_a_hub_started_on_a_damaged_home_shows_all_or_says_what_is_missing(tmp_p
 def test_a_damaged_store_is_restored_to_its_last_batch(tmp_path: Path) -> None:
     report = try_restores(tmp_path, SEED, RESTORES).require()
     assert report.counts["batches_lost"] == 0
+    assert int(report.counts["batches_replayed"] or 0) > 0
+
+
+def test_a_person_restores_a_damaged_home_and_the_hub_shows_every_task_as_it_was(tmp_path: Path) -> None:
+    report = try_cli_restores(tmp_path, SEED, RESTORES).require()
+    assert report.counts["restored"] == RESTORES
+    assert report.counts["tasks_lost"] == 0
     assert int(report.counts["batches_replayed"] or 0) > 0
