@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agentcom.clock import Now, rfc3339
 from agentcom.model import JsonObject
+
+Told = tuple[str, dict[str, Any]]  # an event and its fields
 
 
 class Alarm(NamedTuple):
@@ -18,7 +20,7 @@ class Alarms:
 
     def __init__(self) -> None:
         self._raised: dict[str, Alarm] = {}
-        self._events: list[JsonObject] = []
+        self._events: list[Told] = []
 
     def set(self, code: str, text: str, now: Now) -> None:
         """Raise the alarm, or end it with an empty text. The same alarm with other words is no new one."""
@@ -26,13 +28,13 @@ class Alarms:
         if not text:
             if known is not None:
                 del self._raised[code]
-                self._events.append({"event": "alarm_ended", "code": code, "text": known.text})
+                self._events.append(("alarm_ended", {"code": code, "text": known.text}))
             return
         self._raised[code] = Alarm(text, known.since_ms if known else now.wall_ms)
         if known is None:
-            self._events.append({"event": "alarm_raised", "code": code, "text": text})
+            self._events.append(("alarm_raised", {"code": code, "text": text}))
 
-    def take(self) -> list[JsonObject]:
+    def take(self) -> list[Told]:
         taken, self._events = self._events, []
         return taken
 

@@ -547,8 +547,8 @@ class Broker:
         self._feed.flush(now.mono_ms)
         if self._upkeep is not None:
             self._upkeep.turn(now)
-            for event in self._upkeep.take_events():
-                self._feed.publish("hub", event)
+            for event, fields in self._upkeep.take_events():
+                self.notice("hub", event, **fields)
 
     def _sleep_ms(self) -> int:
         if self._peers.waiting:

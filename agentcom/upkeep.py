@@ -19,7 +19,7 @@ import msgspec
 
 from agentcom import logs
 from agentcom import messages as m
-from agentcom.alarms import Alarms
+from agentcom.alarms import Alarms, Told
 from agentcom.chores import Chore, Chores
 from agentcom.clock import Now, rfc3339
 from agentcom.config import Settings
@@ -45,6 +45,7 @@ DISK_FREE_BYTES: Final = 512 * MIB
 WAIT_S: Final = 5.0
 COMPACTED_FROM_BYTES: Final = 64 * MIB  # by itself: a smaller file wins little
 PAGE_BYTES: Final = 4096
+UNCERTAIN_TOLD: Final = 20  # of what a start could not save, in the history; the list itself has all
 
 
 class Upkeep:
@@ -58,7 +59,9 @@ class Upkeep:
         self._chores = Chores()
         self._scrubber = Scrubber(opened.journaled)
         self._growth = Growth()
-        self._events: list[JsonObject] = []
+        self._events: list[Told] = [
+            ("store_uncertain", {"text": text}) for text in opened.report.uncertain[:UNCERTAIN_TOLD]
+        ]
         self._synced_ms = self._scrubbed_ms = self._minute_ms = 0
         self._backups: list[Backup] = []
         self._look_at_backups()
@@ -85,7 +88,7 @@ class Upkeep:
             self._ended(ended, now)
         self._begin_what_is_due(now)
 
-    def take_events(self) -> list[JsonObject]:
+    def take_events(self) -> list[Told]:
         """What the feed should tell, since the last call."""
         taken, self._events = self._events + self.alarms.take(), []
         return taken
@@ -124,7 +127,7 @@ class Upkeep:
                 return self._compact(now).view()
             case m.StoreAcknowledge():
                 seen = self.opened.doubts.acknowledge()
-                self._tell({"event": "uncertain_acknowledged", "count": len(seen)})
+                self._events.append(("store_acknowledged", {"count": len(seen)}))
                 return {"acknowledged": msgspec.to_builtins(seen)}
             case _:
                 raise AssertionError(f"{type(op).__name__} is not for the store")
@@ -187,8 +190,7 @@ class Upkeep:
         return self._chores.start("verify", partial(CheckRun.of_backup, path), _verified, now)
 
     def _ended(self, chore: Chore, now: Now) -> None:
-        event = {"event": f"{chore.kind}_{chore.state}", "chore": chore.view()}
-        self._tell(event)
+        self._events += _told_of(chore)
         level = self._log.error if chore.state == "failed" else self._log.info
         level("store_chore", kind=chore.kind, state=chore.state, error=chore.error)
         if chore.kind == "backup":
@@ -314,9 +316,6 @@ class Upkeep:
         age_s = now.wall_ms / 1000 - _seconds(newest.time)
         return f"the newest backup is {age_s / 3600:.1f} h old" if age_s > OVERDUE * every_s + AGAIN_S else ""
 
-    def _tell(self, event: JsonObject) -> None:
-        self._events.append(event)
-
 
 def _backup_view(backup: Backup) -> JsonObject:
     view: JsonObject = msgspec.to_builtins(backup)
@@ -330,3 +329,15 @@ def _verified(report: CheckReport) -> JsonObject:
 
 def _seconds(rfc3339_text: str) -> float:
     return datetime.fromisoformat(rfc3339_text).timestamp()
+
+
+def _told_of(chore: Chore) -> list[Told]:
+    """What the history keeps of a chore that has ended; a backup that failed is an alarm."""
+    result = chore.result
+    if chore.state == "failed":
+        return [("compaction_failed", {"reason": chore.error})] if chore.kind == "compact" else []
+    if chore.kind == "backup":
+        return [("backup_made", {"name": result["name"], "bytes": result["bytes"], "batch": result["sequence"]})]
+    if chore.kind == "verify":
+        return [("backup_verified", {"name": result["name"], "passes": result["passes"]})]
+    return [("store_compacted", dict(result))]

@@ -31,6 +31,7 @@ LOOKED_UP = frozenset({"attempts", "bodies", "idempotency", "tasks"})
 KEPT = frozenset(
     {
         "agent_removed", "agent_unresponsive",
+        "alarm_ended", "alarm_raised", "backup_made", "backup_verified", "compaction_failed",
         "clock_jumped",
         "endpoint_added", "endpoint_removed", "endpoint_sick", "endpoint_well",
         "host_offline", "host_online", "host_removed",
@@ -38,6 +39,7 @@ KEPT = frozenset(
         "key_enrolled", "key_revoked", "token_added",
         "queue_paused", "queue_resumed", "queue_rule_set",
         "setting_changed", "setting_ignored",
+        "store_acknowledged", "store_compacted", "store_uncertain",
         "task_dead", "task_expired", "task_purged",
     }
 )  # fmt: skip

@@ -36,6 +36,10 @@ class Place:
         """Whether the store holds exactly what its last batch left."""
         return digest(rows_of(opened.store)) == self.digests[opened.store.sequence]
 
+    def is_whole_of(self, opened: OpenedStore) -> bool:
+        """As `is_whole`, for a script that was committed as a hub commits."""
+        return digest(rows_of(opened.store)) == digest(self.script.rows)
+
     def damage(self, seed: int = 1) -> None:
         """Zero a few sectors of pages that are in use."""
         content = bytearray(self.file.read_bytes())

@@ -1,0 +1,336 @@
+"""What a hub does for its store beside the tick, over a real store: schedules, alarms, a copy that changes places."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agentcom import messages as m
+from agentcom.alarms import Alarms
+from agentcom.chores import Chores
+from agentcom.clock import ManualClock
+from agentcom.config import BackupSettings, CompactionSettings, Settings
+from agentcom.errors import NotFound, Refused, StoreError, StoreFull
+from agentcom.growth import Growth
+from agentcom.room import DISPATCH_QUOTA, QUOTA, Room
+from agentcom.store import compact
+from agentcom.store.base import Batch
+from agentcom.store.compact import CompactionRun
+from agentcom.store.doubts import Doubts
+from agentcom.store.memory_store import MemoryStore
+from agentcom.store.start import OpenedStore
+from agentcom.upkeep import Upkeep
+from tests.contract.homes import Place, crash
+from tests.world import eventually
+
+HOUR_MS = 3_600_000
+
+
+class Kept:
+    """A store that is looked after, and the clock of whoever does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.place = Place(folder)
+        self.clock = ManualClock()
+        self.settings = Settings(backups=BackupSettings(every_s=3600), compaction=CompactionSettings(every_s=0))
+        self.open()
+
+    def open(self) -> OpenedStore:
+        self.opened = self.place.begin()
+        self.upkeep = Upkeep(self.opened, self.settings)
+        return self.opened
+
+    def turn(self) -> None:
+        self.upkeep.turn(self.clock.now())
+
+    def until_idle(self) -> None:
+        """Turns until no chore is at work."""
+
+        def is_idle() -> bool:
+            self.turn()
+            return self.upkeep._chores.running is None
+
+        eventually("the chore has ended", is_idle)
+
+    def commit(self, count: int) -> None:
+        """Batches as the hub commits them: into the journal, then into the store."""
+        for batch in self.place.script.batches(count):
+            self.opened.journaled.commit(batch, self.place.script.sequence)
+
+    def ask(self, op: m.Operation) -> dict[str, object]:
+        return self.upkeep.answer(op, self.clock.now())
+
+    def backups(self) -> int:
+        return len(self.ask(m.BackupList())["backups"])  # type: ignore[arg-type]
+
+    def events(self) -> list[str]:
+        return [event for event, _ in self.upkeep.take_events()]
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Kept]:
+    made = Kept(tmp_path)
+    yield made
+    made.upkeep.close()
+
+
+# --- backups --------------------------------------------------------------------------------------------
+
+
+def test_the_first_backup_comes_after_ten_minutes_and_the_next_ones_on_schedule_if_anything_changed(
+    kept: Kept,
+) -> None:
+    kept.commit(3)
+    kept.turn()
+    kept.clock.advance(599_000)
+    kept.turn()
+    assert kept.upkeep._chores.running is None
+    kept.clock.advance(2_000)
+    kept.turn()
+    kept.until_idle()
+    assert kept.backups() == 1
+    assert kept.events() == ["backup_made"]
+    kept.clock.advance(HOUR_MS + 1000)
+    kept.turn()
+    assert kept.upkeep._chores.running is None, "nothing has changed"
+    kept.commit(1)
+    kept.clock.advance(HOUR_MS + 1000)
+    kept.turn()
+    kept.until_idle()
+    assert kept.backups() == 2
+
+
+def test_a_backup_drops_the_part_of_the_journal_that_no_kept_one_needs(kept: Kept) -> None:
+    for _ in range(4):
+        kept.commit(5)
+        kept.ask(m.BackupNow())
+        kept.until_idle()
+    first = kept.opened.journal.stats()["covered_from"]
+    assert (kept.backups(), first) == (3, 11)
+
+
+def test_after_a_hole_in_the_journal_new_tasks_wait_for_a_backup_that_is_made_at_once(kept: Kept) -> None:
+    kept.commit(2)
+    kept.place.commit(kept.opened, 1, journal=False)
+    kept.opened.journal.skip(3)
+    refused = kept.upkeep.no_submits()
+    assert refused is not None
+    assert refused.code == "backup_required"
+    kept.turn()
+    kept.until_idle()
+    assert kept.upkeep.no_submits() is None
+    assert kept.backups() == 1
+
+
+def test_a_backup_that_fails_is_an_alarm_until_one_succeeds_and_is_tried_again(kept: Kept) -> None:
+    kept.commit(2)
+    folder = kept.opened.paths.backups
+    folder.write_text("no folder")
+    kept.ask(m.BackupNow())
+    kept.until_idle()
+    assert kept.events() == ["alarm_raised"]
+    status = kept.upkeep.status(kept.clock.now())
+    assert [alarm["code"] for alarm in status["alarms"]] == ["backup_failed"]
+    assert "cannot back up" in status["backups"]["error"]
+    folder.unlink()
+    kept.clock.advance(601_000)
+    kept.turn()
+    kept.until_idle()
+    assert kept.events() == ["backup_made", "alarm_ended"]
+    assert kept.upkeep.status(kept.clock.now())["backups"]["error"] is None
+
+
+def test_a_backup_is_joined_and_other_work_on_the_store_waits_for_it(kept: Kept) -> None:
+    kept.commit(2)
+    first, again = kept.ask(m.BackupNow()), kept.ask(m.BackupNow())
+    assert first["number"] == again["number"]
+    with pytest.raises(Refused) as refused:
+        kept.ask(m.Compact())
+    assert (refused.value.code, refused.value.retry_after_s) == ("busy", 5)
+    kept.until_idle()
+
+
+def test_a_damaged_backup_does_not_pass_and_one_that_is_not_there_is_not_found(kept: Kept) -> None:
+    kept.commit(30)
+    kept.ask(m.BackupNow())
+    kept.until_idle()
+    file = next(kept.opened.paths.backups.glob("*.mdb"))
+    content = bytearray(file.read_bytes())
+    content[-2000] ^= 1
+    file.write_bytes(content)
+    kept.ask(m.BackupVerify(backup=file.name))
+    kept.until_idle()
+    chore = kept.upkeep._chores.recent[-1]
+    assert (chore.state, chore.result["passes"], chore.result["condition"]) == ("done", False, "damaged")
+    with pytest.raises(NotFound):
+        kept.ask(m.BackupVerify(backup="backup-7.mdb"))
+
+
+def test_a_backup_that_is_at_work_when_the_hub_stops_leaves_nothing_behind(kept: Kept) -> None:
+    kept.commit(2)
+    kept.ask(m.BackupNow())
+    kept.upkeep.close()
+    kept.open()
+    kept.ask(m.BackupNow())
+    kept.until_idle()
+    assert sorted(file.suffix for file in kept.opened.paths.backups.iterdir()) == [".json", ".mdb"]
+
+
+# --- compaction -----------------------------------------------------------------------------------------
+
+
+def test_a_compact_copy_takes_the_place_of_a_store_that_goes_on_being_written(kept: Kept) -> None:
+    kept.commit(200)
+    kept.ask(m.Compact())
+    while kept.upkeep._chores.running is not None:
+        kept.commit(3)
+        kept.turn()
+        time.sleep(0.001)
+    chore = kept.upkeep._chores.recent[-1]
+    assert (chore.state, chore.error) == ("done", "")
+    kept.commit(5)
+    assert kept.opened.store.sequence == kept.opened.journal.last
+    assert kept.place.is_whole_of(kept.opened)
+    crash(kept.opened)
+    kept.open()
+    assert kept.place.is_whole_of(kept.opened)
+    assert kept.opened.report.uncertain == ()
+
+
+def test_a_copy_that_cannot_follow_is_given_up_and_the_store_goes_on(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compact, "LAST_BATCHES", -1)
+    monkeypatch.setattr(compact, "FOLLOW_S_MAX", 0.0)
+    kept.commit(20)
+    kept.ask(m.Compact())
+    kept.until_idle()
+    chore = kept.upkeep._chores.recent[-1]
+    assert (chore.state, "quieter time" in chore.error) == ("failed", True)
+    assert kept.events() == ["compaction_failed"]
+    assert not (kept.opened.paths.store / "compacting").exists()
+    kept.commit(1)
+    assert kept.place.is_whole_of(kept.opened)
+
+
+def test_a_copy_that_does_not_open_is_put_aside_and_the_old_file_is_used_again(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.commit(20)
+    put = CompactionRun._put
+
+    def break_it(run: CompactionRun, source: Path) -> None:
+        if source.parent.name == "compacting":
+            source.write_bytes(b"x" * 8192)
+        put(run, source)
+
+    monkeypatch.setattr(CompactionRun, "_put", break_it)
+    kept.ask(m.Compact())
+    kept.until_idle()
+    chore = kept.upkeep._chores.recent[-1]
+    assert (chore.state, "cannot be used" in chore.error) == ("failed", True)
+    kept.commit(2)
+    assert kept.place.is_whole_of(kept.opened)
+
+
+def test_no_copy_is_begun_without_room_for_it(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compact, "has_room", lambda _path, _bytes: False)
+    with pytest.raises(StoreFull, match="no room"):
+        kept.ask(m.Compact())
+
+
+# --- what is shown --------------------------------------------------------------------------------------
+
+
+def test_the_figures_name_what_people_ask_for(kept: Kept) -> None:
+    kept.commit(10)
+    kept.turn()
+    status = kept.upkeep.status(kept.clock.now())
+    assert status["databases"]["tasks"]["rows"] == kept.opened.store.count("tasks")
+    assert status["used_bytes"] + 4096 * status["free_pages"] <= status["file_bytes"]
+    assert 0 < status["map_use"] < 1
+    assert (status["journal"]["last"], status["journal"]["covered_from"]) == (10, 1)
+    assert status["backups"]["newest"] is None
+    assert status["backups"]["next"] is not None
+    assert status["scrub"]["rows"] >= 0
+    assert status["compaction"]["would_free_bytes"] == status["file_bytes"] - status["used_bytes"]
+    assert (status["alarms"], status["uncertain"]) == ([], [])
+    assert msgspec.json.encode(status)
+
+
+def test_what_was_not_saved_is_trouble_over_restarts_until_it_is_acknowledged(kept: Kept) -> None:
+    kept.opened.doubts.add(("batches 3 to 5: gone",))
+    kept.upkeep.close()
+    kept.open()
+    assert kept.upkeep.troubles() == ["batches 3 to 5: gone"]
+    assert len(kept.ask(m.StoreAcknowledge())["acknowledged"]) == 1  # type: ignore[arg-type]
+    assert kept.upkeep.troubles() == []
+    kept.upkeep.close()
+    kept.open()
+    assert kept.upkeep.troubles() == []
+
+
+def test_a_list_of_doubts_that_cannot_be_read_is_a_doubt(tmp_path: Path) -> None:
+    (tmp_path / "uncertain.json").write_bytes(b"{")
+    assert "cannot be read" in Doubts(tmp_path).found[0].text
+
+
+def test_an_alarm_is_told_when_it_begins_and_when_it_ends() -> None:
+    alarms, now = Alarms(), ManualClock().now()
+    alarms.set("disk_low", "10 MiB", now)
+    alarms.set("disk_low", "9 MiB", now)
+    assert [event for event, _ in alarms.take()] == ["alarm_raised"]
+    assert [one["text"] for one in alarms.view()] == ["9 MiB"]
+    alarms.set("disk_low", "", now)
+    alarms.set("disk_low", "", now)
+    assert [event for event, _ in alarms.take()] == ["alarm_ended"]
+    assert alarms.view() == []
+
+
+def test_growth_is_told_a_day_before_the_store_is_full() -> None:
+    growth, clock, gib = Growth(), ManualClock(), 1 << 30
+    assert growth.warning(0, 64 * gib) == ""
+    for minute in range(20):
+        growth.look(minute * 40 * (1 << 20), clock.now())
+        clock.advance(60_000)
+    assert growth.bytes_per_h() == pytest.approx(2400 * (1 << 20), rel=0.01)
+    assert "takes no new tasks in" in growth.warning(gib, 32 * gib)
+    assert growth.warning(gib, 640 * gib) == ""
+    assert "70%" in growth.warning(7 * gib, 10 * gib)
+
+
+def test_new_tasks_are_refused_at_85_percent_and_nothing_is_given_out_from_92_on() -> None:
+    store, clock = MemoryStore(map_bytes=10_000), ManualClock()
+    room = Room(store)
+
+    def fill(share: float) -> None:
+        batch = Batch()
+        used = store.stats()["used_bytes"]
+        batch.put("meta", share.hex().encode(), b"x" * (int(share * 10_000) - used - 60))
+        store.commit(batch, store.sequence + 1)
+        room.committed(batch.size_bytes)
+
+    fill(0.8)
+    assert room.no_submits(clock.now()) is None
+    fill(QUOTA + 0.02)
+    refused = room.no_submits(clock.now())
+    assert refused is not None
+    assert (refused.code, room.may_dispatch(clock.now())) == ("storage_full", True)
+    fill(DISPATCH_QUOTA + 0.02)
+    room.no_submits(clock.now())
+    assert not room.may_dispatch(clock.now())
+
+
+def test_a_chore_that_cannot_be_begun_leaves_none_at_work() -> None:
+    chores = Chores()
+
+    def fail() -> CompactionRun:
+        raise StoreError("no")
+
+    with pytest.raises(StoreError):
+        chores.start("compact", fail, lambda _: {}, ManualClock().now())
+    assert (chores.running, chores.recent) == (None, [])
