@@ -227,6 +227,8 @@ class Hub:
         if not self.tasks.counts[State.ready]:
             return self.out.take()
         self._look_at_retries(now)
+        # The timers may be a second old: nothing is given out after the moment by which it was to start.
+        self.tasks.sweep(now, self.attempts.stop)
         while self._schedule_once(now):
             # Tasks met under a limit: those behind them have their chance in the same tick. Each turn starts some.
             pass

@@ -12,6 +12,11 @@ SOMETIMES = (
     "became_cancelled", "became_completed", "became_dead", "became_delayed", "became_expired", "became_held",
     "batch_refused", "cancelled_while_running", "dead_purged", "idempotent_repeat",
     "unknown_submit_was_not_taken", "unknown_submit_was_taken",
+    # deadlines, turns, settings
+    "expired_complete_by", "expired_held_too_long", "expired_start_by", "expired_ttl", "not_before_came",
+    "became_waiting", "dead_never_accepted", "dependant_started", "limit_had_room", "limit_met",
+    "pace_told", "refused_dependency_failed", "refused_has_dependants", "settings_changed",
+    "submitters_took_turns",
     # how attempts end
     "attempt_cancelled", "attempt_completed", "attempt_declined", "attempt_failed", "attempt_interrupted",
     "attempt_lost", "attempt_unaccepted", "assignment_ignored", "assignment_unaccepted", "late_accept_refused",

@@ -9,17 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
 from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.config import Settings
-from agentcom.core.effects import Effect, Event, Incoming, Put, Send, SendAssign, Timers
+from agentcom.core.effects import (
+    Delete,
+    Effect,
+    Event,
+    Incoming,
+    Put,
+    Send,
+    SendAssign,
+    SettingsChanged,
+    Timers,
+)
 from agentcom.core.hub import Hub
 from agentcom.model import FINAL, OPEN_ATTEMPT, AttemptRecord, FailureClass, Route, State, TaskRow, TaskSpec
 from agentcom.store.base import Batch, Store
 from tests.sim.equality import check_core, check_same_after_restart
+from tests.sim.rules import Deadlines, Shares, Starts
 from tests.sim.timeline import Timeline
 
 LATE_MS_MAX = 2500  # a deadline is seen by the next tick whose drain emptied the socket, within this
@@ -41,6 +53,13 @@ class Spent:
     unaccepted: int = 0  # in a row
 
 
+class Lease(NamedTuple):
+    """When it was last renewed, on the clock of leases, and for how long."""
+
+    begun_ms: int
+    length_ms: int
+
+
 class Checker:
     """`rows` and `attempts` are what is durable; `marks` says which task each submitted item became."""
 
@@ -55,6 +74,9 @@ class Checker:
         self.retried: set[int] = set()
         self.ticks = 0
         self.may_lose_living = True
+        self.deadlines, self.starts = Deadlines(line), Starts(line)
+        self.shares = Shares(line, self.starts, self.deadlines.was_tried)
+        self.running: Callable[[], Hub]
         self.is_running: Callable[[Key], bool] = lambda _key: False
         self._line, self._settings = line, settings
         self._equality_every = equality_every
@@ -62,46 +84,70 @@ class Checker:
         self._sent_attempt: dict[int, int] = {}
         self._completed: dict[int, int] = {}
         self._away_ms = 0
-        self._renewed: dict[Key, int] = {}
+        self._renewed: dict[Key, Lease] = {}
+        self._given: dict[Key, int] = {}  # when it was assigned, on the clock of leases
+        self._lease_ms = int(settings.queue.lease_s * 1000)
+        self._accept_ms_min = int(settings.queue.accept_s * 1000)
         self._retries: set[int] = set()
         self._purges: set[int] = set()
         self._accepted: list[tuple[Key, str]] = []
         self._written: dict[int, bytes] = {}
+        self._ended: set[int] = set()  # tasks of which this tick ended an attempt, or said more of one
 
     # --- a core begins, a tick begins -------------------------------------------------------------------
 
     def core_started(self, hub: Hub) -> None:
         """Every open attempt has a fresh lease."""
-        now_ms = self._awake_ms(self._line.now())
+        self._lease_ms = int(hub.settings.queue.lease_s * 1000)
+        lease = self._fresh(self._line.now())
         open_keys = [(r.id, r.attempt) for r in self.rows.values() if r.state in OPEN_ATTEMPT]
-        self._renewed = dict.fromkeys(open_keys, now_ms)
+        self._renewed = dict.fromkeys(open_keys, lease)
+        self._given = dict.fromkeys(open_keys, lease.begun_ms)
+        self.deadlines.core_started(self.live)
+        self.shares.core_started()
         if open_keys:
             self._line.reach("hub_restarted_with_open_attempts")
         self.forget_tick()
 
     def core_replaced(self, old: Hub, new: Hub) -> None:
-        """Leases went over to it, but for those that the failed tick had ended: these are fresh."""
-        now_ms = self._awake_ms(self._line.now())
+        """Leases went over to it, but for those that the failed tick had ended, and those of a length that it had
+        set: these are fresh."""
+        now = self._line.now()
+        is_same_lease = old.settings.queue.lease_s == new.settings.queue.lease_s
+        self._lease_ms = int(new.settings.queue.lease_s * 1000)
         for task, slot in new.tasks.table.slot_of.items():
             before = old.tasks.table.slot_of.get(task)
             attempt = new.tasks.table.attempt[slot]
             is_same = before is not None and old.tasks.table.attempt[before] == attempt
             is_kept = before is not None and old.tasks.table.state_of(before) in OPEN_ATTEMPT
-            if new.tasks.table.state_of(slot) in OPEN_ATTEMPT and not (is_same and is_kept):
-                self._renewed[task, attempt] = now_ms
+            is_adopted = is_same and is_kept and is_same_lease
+            if new.tasks.table.state_of(slot) in OPEN_ATTEMPT and not is_adopted:
+                self._renewed[task, attempt] = self._fresh(now)
+                self._given[task, attempt] = self._awake_ms(now)
+        self.shares.core_started()
         self.forget_tick()
 
     def tick_began(self, now: Now, gap_ms: int) -> None:
         self._away_ms += gap_ms
         self.ticks += 1
 
+    def came_through(self, batch: Batch) -> None:
+        """The batch of a process that ended in its commit is stored after all."""
+        self.committed(batch)
+        self.deadlines.unsure(int.from_bytes(key, "big") for database, key, _ in batch if database == "tasks")
+
     def forget_tick(self) -> None:
         """The tick was not committed: nothing of it has happened."""
         self._retries, self._purges, self._accepted, self._written = set(), set(), [], {}
+        self._ended = set()
+        self.starts.forget_tick()
 
     def _awake_ms(self, now: Now) -> int:
         """Monotonic time less the time that the hub was away."""
         return now.mono_ms - self._away_ms
+
+    def _fresh(self, now: Now) -> Lease:
+        return Lease(self._awake_ms(now), self._lease_ms)
 
     # --- events -----------------------------------------------------------------------------------------
 
@@ -112,8 +158,23 @@ class Checker:
         elif isinstance(event, Incoming):
             self._message(event.message, event.key, effects, now)
         for effect in effects:
+            if isinstance(effect, Put | Delete):
+                self.starts.put(effect.database, effect.key, getattr(effect, "body", None))
             if isinstance(effect, Put) and effect.database == "tasks":
                 self._written[int.from_bytes(effect.key, "big")] = effect.body
+            elif isinstance(effect, Put) and effect.database == "attempts":
+                self._ended.add(int.from_bytes(effect.key[:8], "big"))
+            elif isinstance(effect, SettingsChanged):
+                self._settings_changed(effect.settings, now)
+        if isinstance(event, Timers):
+            self.deadlines.looked_at_clock(self.running(), self._retries | self._ended, now)
+
+    def _settings_changed(self, settings: Settings, now: Now) -> None:
+        """Every open attempt has a lease of the new length."""
+        self._line.reach("settings_changed")
+        self._lease_ms = int(settings.queue.lease_s * 1000)
+        self._accept_ms_min = min(self._accept_ms_min, int(settings.queue.accept_s * 1000))
+        self._renewed = dict.fromkeys(self._renewed, self._fresh(now))
 
     def _message(self, message: m.ToHub, key: str, effects: list[Effect], now: Now) -> None:
         sent = [effect.message for effect in effects if isinstance(effect, Send)]
@@ -176,7 +237,7 @@ class Checker:
     def _renew(self, keys: Iterable[Key], now: Now) -> None:
         for key in keys:
             if key in self._renewed:
-                self._renewed[key] = self._awake_ms(now)
+                self._renewed[key] = self._fresh(now)
 
     def _deadlines(self, effects: list[Effect], now: Now) -> None:
         """Attempts that ended because time passed: not before their time, whatever the wall clock says."""
@@ -184,34 +245,40 @@ class Checker:
             if not isinstance(effect, Put) or effect.database != "attempts":
                 continue
             record = _attempt(effect.body)
-            silent_ms = self._awake_ms(now) - self._renewed.get((record.task, record.attempt), 0)
+            key = record.task, record.attempt
+            lease = self._renewed.get(key, Lease(0, self._lease_ms))
+            silent_ms = self._awake_ms(now) - lease.begun_ms
             what = f"task {record.task} attempt {record.attempt} was {record.outcome} after {silent_ms} ms"
             if record.outcome == "lost":
                 self._line.reach("lease_ran_out")
-                assert silent_ms >= self._lease_ms, f"{what} of silence; the lease is {self._lease_ms}"
+                assert silent_ms >= lease.length_ms, f"{what} of silence; the lease is {lease.length_ms}"
             elif record.outcome == "unaccepted":
                 self._line.reach("assignment_unaccepted")
-                assert silent_ms >= int(self._settings.queue.accept_s * 1000), f"{what}: too early"
-
-    @property
-    def _lease_ms(self) -> int:
-        return int(self._settings.queue.lease_s * 1000)
+                waited_ms = self._awake_ms(now) - self._given.get(key, 0)
+                assert waited_ms >= self._accept_ms_min, f"{what}: too early"
 
     def scheduled(self, hub: Hub, effects: list[Effect]) -> None:
         """First in, first out: nobody of the same kind, lane and submitter was passed over."""
         table = hub.tasks.table
-        newest: dict[tuple[int, int, int], int] = {}
+        newest: dict[tuple[int, ...], int] = {}
+        turns = []
         for effect in effects:
             if isinstance(effect, SendAssign):
                 self._check_assignment(effect.message)
+                self.deadlines.started(effect.message.task, self._retries | self._ended, self._line.now())
                 slot = table.slot_of[effect.message.task]
-                kind = (table.group[slot], table.lane[slot], table.submitter[slot])
+                kind = (table.group[slot], table.lane[slot], table.submitter[slot], table.labels[slot])
+                turns.append((hub.tasks.groups.pool_of(kind[0]), kind[1], kind[2]))
                 if effect.message.task not in self.retried:
                     newest[kind] = max(newest.get(kind, 0), effect.message.task)
         for task, slot in table.slot_of.items() if newest else ():
-            kind = (table.group[slot], table.lane[slot], table.submitter[slot])
-            passed = table.state_of(slot) is State.ready and task not in self.retried | self._retries
+            kind = (table.group[slot], table.lane[slot], table.submitter[slot], table.labels[slot])
+            moved = task in self.retried or task in self._retries or self.deadlines.was_tried(task)
+            passed = table.state_of(slot) is State.ready and not moved
             assert not (passed and task < newest.get(kind, 0)), f"task {newest[kind]} went before {task}"
+        if turns:
+            self.starts.scheduled(hub, [e.message for e in effects if isinstance(e, SendAssign)])
+            self.shares.scheduled(hub, turns)
 
     def _check_assignment(self, message: m.Assign) -> None:
         last = self._sent_attempt.get(message.task, 0)
@@ -224,6 +291,9 @@ class Checker:
     def committed(self, batch: Batch) -> None:
         """Take over a batch that lies on disk, and check every step that it made."""
         changes = {str(database): rows for database, rows in batch.changes()}
+        for database, key, body in batch:
+            self.starts.put(database, key, body)
+        self.starts.committed()
         for place, body in changes.get("attempts", {}).items():
             self._take_attempt((int.from_bytes(place[:8], "big"), int.from_bytes(place[8:], "big")), body)
         for place, body in changes.get("routes", {}).items():
@@ -232,8 +302,12 @@ class Checker:
                 self._holders[key] = _route(body).host
         for task in self._retries:
             self._spent[task] = Spent()
+        if b"clock" in changes.get("meta", {}):
+            self.deadlines.clock_noted()
         for place, body in changes.get("bodies", {}).items():
             self._take_body(int.from_bytes(place, "big"), body)
+        for task in self._retries:
+            self.deadlines.retried(task)
         touched = []
         for place, body in changes.get("tasks", {}).items():
             task = int.from_bytes(place, "big")
@@ -243,7 +317,8 @@ class Checker:
                 row = _row(body)
                 self._take_row(row)
                 if row.state in OPEN_ATTEMPT:
-                    self._renewed.setdefault((task, row.attempt), self._awake_ms(self._line.now()))
+                    lease = self._renewed.setdefault((task, row.attempt), self._fresh(self._line.now()))
+                    self._given.setdefault((task, row.attempt), lease.begun_ms)
                 touched.append(task)
         self._check_agents(touched)
         self._check_accepted(touched)
@@ -278,6 +353,8 @@ class Checker:
         spent = self._spent.setdefault(task, Spent())
         self._line.reach(f"attempt_{record.outcome}")
         spent.unaccepted = spent.unaccepted + 1 if record.outcome == "unaccepted" else 0
+        if record.outcome not in ("unaccepted", "cancelled"):
+            self.deadlines.spent(task)
         code = record.error.code if record.error is not None else ""
         if code == "sidecar_stopped":
             spent.infrastructure += 1
@@ -298,7 +375,10 @@ class Checker:
         if body is None:
             assert task in self._purges, f"the body of task {task} was deleted and nobody asked"
             return
-        mark = mark_of(msgspec.msgpack.decode(body, type=TaskSpec).description)
+        spec = msgspec.msgpack.decode(body, type=TaskSpec)
+        mark = mark_of(spec.description)
+        if task not in self.rows:
+            self.deadlines.took_body(task, spec)
         assert mark in self.issued, f"task {task} is '{mark}', which nobody submitted"
         first = self.marks.get(mark, task)
         assert first == task or first in self.purged, f"'{mark}' became tasks {first} and {task}"
@@ -320,6 +400,7 @@ class Checker:
         else:
             self._check_step(old, new)
         self._check_spent(new)
+        self.deadlines.took_row(old, new)
         self.rows[task] = new
         if new.state in FINAL:
             self.live.discard(task)
@@ -443,9 +524,10 @@ class Checker:
     def _overdue(self, now: Now) -> None:
         for row in map(self.rows.__getitem__, self.live):
             if row.state in OPEN_ATTEMPT:
-                silent_ms = self._awake_ms(now) - self._renewed[row.id, row.attempt]
+                lease = self._renewed[row.id, row.attempt]
+                silent_ms = self._awake_ms(now) - lease.begun_ms
                 late = f"attempt {row.attempt} of task {row.id} has a lease {silent_ms} ms after its last renewal"
-                assert silent_ms <= self._lease_ms + LATE_MS_MAX, late
+                assert silent_ms <= lease.length_ms + LATE_MS_MAX, late
 
 
 TAKEN_BACK = ("lost", "unaccepted", "interrupted")

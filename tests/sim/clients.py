@@ -20,10 +20,13 @@ from agentcom.model import Lane, TaskSpec, Tier
 from tests.sim.network import Link, Network
 from tests.sim.timeline import Timeline
 
-NATURES = ("ok", "ok", "ok", "flaky", "flaky", "bad", "infra", "window", "config", "verify")
+NATURES = ("ok", "ok", "ok", "flaky", "flaky", "bad", "infra", "window", "config", "verify", "shy")
 POISON = "poison"
 LANES = tuple(Lane)
 REPEATS_MAX = 4
+REPOS = ("https://example.org/one.git", "https://example.org/two.git")
+LABELS = ("deploy", "docs", "urgent")
+LIMITED = tuple(f"repo:{repo}" for repo in REPOS) + tuple(f"label:{label}" for label in LABELS)
 OPEN_TASKS_MAX = 40  # callers submit no more above this: a run has to come to rest
 WORK = {
     m.Submit: 12,
@@ -35,11 +38,22 @@ WORK = {
     m.TaskGet: 2,
     m.DeadRetry: 2,
     m.DeadPurge: 1,
-    m.QueuePause: 1,
+    m.QueuePause: 2,
+    m.QueueLimit: 2,
+    m.QueueWeight: 1,
     m.AgentCordon: 1,
     m.HostDrain: 1,
     m.QueueStats: 1,
     m.TaskList: 1,
+    m.ConfigChange: 1,
+}
+# Settings that are changed at run time. Three beats of any pace are within a lease of any length.
+CHANGED: dict[str, tuple[float, ...]] = {
+    "queue.lease_s": (15, 20, 45, 60),
+    "queue.heartbeat_s": (3, 4, 5),
+    "queue.accept_s": (5, 15),
+    "queue.backoff_s": (1, 5),
+    "queue.park_s": (5, 60),
 }
 
 
@@ -64,6 +78,7 @@ class Known:
     live: set[int]
     tasks: list[int] = field(default_factory=list)
     keyed: dict[tuple[str, str], list[TaskSpec]] = field(default_factory=dict)
+    callers: list[str] = field(default_factory=list)
     agents: list[str] = field(default_factory=list)
     hosts: list[str] = field(default_factory=list)
     has_poison: bool = True
@@ -125,7 +140,14 @@ class FakeClient:
             m.TaskGet: m.TaskGet(task=task),
             m.DeadRetry: m.DeadRetry(tasks=some),
             m.DeadPurge: m.DeadPurge(tasks=some),
-            m.QueuePause: m.QueuePause(paused=self._rng.random() < 0.5),
+            m.QueuePause: self._pause(),
+            m.QueueLimit: m.QueueLimit(
+                key=self._rng.choice(LIMITED), number=self._rng.choice((None, 1, 1, 2))
+            ),
+            m.QueueWeight: m.QueueWeight(
+                key=f"submitter:{self._rng.choice(self._known.callers)}",
+                number=self._rng.choice((None, 1, 2, 3)),
+            ),
             m.AgentCordon: m.AgentCordon(
                 agent=self._rng.choice(self._known.agents), cordoned=self._rng.random() < 0.4
             ),
@@ -134,17 +156,36 @@ class FakeClient:
             ),
             m.QueueStats: m.QueueStats(),
             m.TaskList: m.TaskList(limit=20),
+            m.ConfigChange: self._change(),
         }
         self.ask(ops[kind])
         if self._rng.random() < 0.05:
             self.ask(ops[kind])  # the same twice, so that both may fall into one tick
+
+    def _pause(self) -> m.QueuePause:
+        """Of everything, or of one key; more are taken back than set."""
+        is_paused = self._rng.random() < 0.4
+        kind = self._rng.choice(("all", "repo", "tier", "host"))
+        if kind == "repo":
+            return m.QueuePause(paused=is_paused, repo=self._rng.choice(REPOS))
+        if kind == "tier":
+            return m.QueuePause(paused=is_paused, tier=self._rng.choice(tuple(Tier)))
+        if kind == "host":
+            return m.QueuePause(paused=is_paused, host=self._rng.choice(self._known.hosts))
+        return m.QueuePause(paused=is_paused)
+
+    def _change(self) -> m.ConfigChange:
+        name = self._rng.choice(list(CHANGED))
+        if self._rng.random() < 0.3:
+            return m.ConfigChange(unset=(name,))
+        return m.ConfigChange(set={name: self._rng.choice(CHANGED[name])})
 
     def _submit(self) -> None:
         key = f"key-{self._rng.randrange(10**9)}" if self._rng.random() < 0.5 else None
         old = [pair for pair in self._known.keyed if pair[0] == self.name]
         if old and self._rng.random() < 0.1:
             key = self._rng.choice(old)[1]
-        specs = [self._spec() for _ in range(self._rng.choice((1, 1, 1, 2, 5)))]
+        specs = [self._spec(n) for n in range(self._rng.choice((1, 1, 1, 2, 5)))]
         if key is not None:
             specs[0] = msgspec.structs.replace(specs[0], idempotency_key=key)
             self._known.keyed.setdefault((self.name, key), []).append(specs[0])
@@ -154,7 +195,8 @@ class FakeClient:
             self._line.reach("batch_refused")
         self.ask(m.Submit(tasks=tuple(specs)), marks)
 
-    def _spec(self) -> TaskSpec:
+    def _spec(self, before: int) -> TaskSpec:
+        """`before`: how many entries of the batch come before it, for it to depend on."""
         self._marks += 1
         mark = f"{self.name}-{self._marks}"
         self.issued.add(mark)
@@ -162,19 +204,35 @@ class FakeClient:
         if self._known.has_poison and self._rng.random() < 0.04:
             nature = POISON
         kind = self._rng.choice(("shell", "shell", "local", "cloud"))
+        is_bound, draw = self._rng.random() < 0.1 and self._known.gives_times, self._rng.random()
         is_timed, has_ttl = self._rng.random() < 0.1, self._rng.random() < 0.05
         return TaskSpec(
             description=f"{mark} {nature} task",
             lane=self._rng.choice(LANES),
             tier={"shell": None, "local": Tier.standard, "cloud": Tier.complex}[kind],
             command="true" if kind == "shell" else None,
+            repo=self._rng.choice(REPOS) if self._rng.random() < 0.2 else None,
+            labels=tuple(self._rng.sample(LABELS, self._rng.choice((1, 2))))
+            if self._rng.random() < 0.2
+            else (),
+            depends_on=self._depends_on(before),
             max_retries=self._rng.choice((None, None, 0, 1, 5)),
             not_before=self._soon() if is_timed and self._known.gives_times else None,
+            start_by=self._soon(8) if is_bound and draw < 0.6 else None,
+            complete_by=self._soon(12) if is_bound and draw > 0.4 else None,
             ttl_s=self._rng.choice((30, 300)) if has_ttl and self._known.gives_times else None,
         )
 
-    def _soon(self) -> str:
-        wall_ms = self._line.true_wall_ms + self._rng.randrange(-5_000, 60_000)
+    def _depends_on(self, before: int) -> tuple[int, ...]:
+        draw = self._rng.random()
+        if before and draw < 0.2:
+            return (-self._rng.randrange(1, before + 1),)
+        if self._known.tasks and draw < 0.3:
+            return (self._rng.choice(self._known.tasks[-10:]),)
+        return ()
+
+    def _soon(self, least_s: int = -5) -> str:
+        wall_ms = self._line.true_wall_ms + self._rng.randrange(least_s * 1000, 60_000)
         return datetime.fromtimestamp(wall_ms / 1000, UTC).isoformat()
 
     # --- the connection ---------------------------------------------------------------------------------

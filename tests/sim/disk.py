@@ -57,6 +57,7 @@ class SimDisk:
         self._unconfirmed: Record | None = None  # the disk did not say so, and has it all the same
         self._is_broken_next = self._is_damaged = False
         self.came_through: Batch | None = None
+        self.boot = "boot-0"  # of the machine; another one after the power failed
         self.full_until_ms = 0
         self.slow_until_ms = 0
         self.crash_in_commit: CrashKind | None = None
@@ -171,6 +172,7 @@ class SimDisk:
         """Of what the journal had not synced, what the mood leaves."""
         if self._is_damaged:
             return  # both at once may lose the last second, and a real start says so
+        self.boot = f"boot-{self._line.now_ms}"
         mood = self._rng.choice(MOODS)
         self._line.note("power", mood)
         self._line.reach(f"power_{mood}")
@@ -248,6 +250,9 @@ def _flip_in(medium: MemoryDisk, rng: random.Random) -> bool:
     filled = sorted(str(database) for database, table in medium.tables.items() if table.keys)
     if not filled:
         return False
-    database = rng.choice(filled)
-    medium.damage(database, rng.choice(medium.tables[database].keys))
+    table = medium.tables[rng.choice(filled)]
+    key = rng.choice(table.keys)
+    record = bytearray(table.records[key])
+    record[rng.randrange(len(record))] ^= 1 << rng.randrange(8)
+    table.records[key] = bytes(record)
     return True

@@ -14,14 +14,22 @@ import msgspec
 
 from agentcom import messages as m
 from agentcom.clock import Now
-from agentcom.core.agents import Host
+from agentcom.core.agents import Agent, Host
 from agentcom.core.attempts import Attempts
+from agentcom.core.deadlines import Deadlines as CoreDeadlines
+from agentcom.core.deadlines import TermClock
 from agentcom.core.effects import RecordKey, key_u64
+from agentcom.core.lanes import Turns
+from agentcom.core.requests import Requests
 from agentcom.core.tasks import OPEN, Tasks
 from agentcom.errors import StoreFull
-from agentcom.model import State, TaskError
+from agentcom.model import State, TaskError, TaskRow
+from agentcom.store import memory_store
 from agentcom.store.base import Batch
 from agentcom.store.memory_store import MemoryStore
+from agentcom.store.record import ENVELOPE_BYTES
+from tests.sim import disk
+from tests.sim.alive import AliveWorld
 from tests.sim.disk import SimDisk
 from tests.sim.world import SimulationFailed, World, simulate
 
@@ -29,7 +37,7 @@ Mutant = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 @contextlib.contextmanager
-def _patched(owner: type, name: str, made: Any) -> Iterator[None]:
+def _patched(owner: Any, name: str, made: Any) -> Iterator[None]:
     original = getattr(owner, name)
     setattr(owner, name, made)
     try:
@@ -70,17 +78,17 @@ def result_after_cancel_accepted() -> Iterator[None]:
     cancel, late = Attempts.cancel, Attempts._late
     rows: dict[tuple[int, int], Any] = {}
 
-    def remembering(self: Attempts, slot: int, now: Now) -> None:
+    def remembering(self: Attempts, slot: int, *how: Any) -> None:
         row = self._table.record(slot)
-        cancel(self, slot, now)
+        cancel(self, slot, *how)
         rows[row.id, row.attempt] = row
 
     def reviving(
-        self: Attempts, host: Host, message: m.Result, found: Mapping[RecordKey, bytes]
+        self: Attempts, host: Host, message: m.Result, now: Now, found: Mapping[RecordKey, bytes]
     ) -> Literal["accepted", "duplicate", "stale", "unknown"]:
         row = rows.get((message.task, message.attempt))
         if row is None or message.outcome != "completed":
-            return late(self, host, message, found)
+            return late(self, host, message, now, found)
         done = msgspec.structs.replace(row, state=State.completed)
         self._out.put("tasks", key_u64(row.id), done)
         return "accepted"
@@ -145,6 +153,124 @@ def full_disk_says_done() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def start_by_ignored() -> Iterator[None]:
+    with _patched(CoreDeadlines, "_was_started", lambda _self, _slot: True):
+        yield
+
+
+@contextlib.contextmanager
+def complete_by_ignored() -> Iterator[None]:
+    overdue = CoreDeadlines.overdue
+
+    def blind(self: CoreDeadlines, slot: int, state: State, now: Now) -> TaskError | None:
+        found = overdue(self, slot, state, now)
+        return None if found is not None and found.code == "complete_by" else found
+
+    with _patched(CoreDeadlines, "overdue", blind):
+        yield
+
+
+@contextlib.contextmanager
+def terms_by_wall_clock() -> Iterator[None]:
+    look = TermClock.look
+
+    def following(self: TermClock, now: Now) -> int:
+        self._base_ms = now.wall_ms - now.mono_ms
+        return look(self, now)
+
+    with _patched(TermClock, "look", following):
+        yield
+
+
+@contextlib.contextmanager
+def turns_never_charged() -> Iterator[None]:
+    """Whoever is first in a pool stays first."""
+    with _patched(Turns, "charge", lambda _self, _member: None):
+        yield
+
+
+@contextlib.contextmanager
+def time_away_counts_as_silence() -> Iterator[None]:
+    with _patched(Attempts, "away", lambda _self, _gap_ms: None):
+        yield
+
+
+@contextlib.contextmanager
+def hello_forgets_what_runs() -> Iterator[None]:
+    """Whatever a host says it runs, its attempts are taken back when it says hello."""
+    reconcile = Attempts.reconcile
+
+    def deaf(self: Attempts, host: Host, _held: Any, _is_repeat: bool, now: Now) -> Any:
+        return reconcile(self, host, (), False, now)
+
+    with _patched(Attempts, "reconcile", deaf):
+        yield
+
+
+@contextlib.contextmanager
+def agent_takes_two_tasks() -> Iterator[None]:
+    takes_work = Agent.takes_work.fget
+    assert takes_work is not None
+
+    def greedy(self: Agent) -> bool:
+        task, self.task = self.task, 0
+        found = takes_work(self)
+        self.task = task
+        return found
+
+    with _patched(Agent, "takes_work", property(greedy)):
+        yield
+
+
+@contextlib.contextmanager
+def dead_one_loss_early() -> Iterator[None]:
+    """Poison is judged one death too soon."""
+    take_back = Attempts._take_back
+
+    def hasty(self: Attempts, slot: int, outcome: Any, error: TaskError | None, now: Now) -> None:
+        if error is not None:
+            self._table.losses[slot] += 1
+        take_back(self, slot, outcome, error, now)
+
+    with _patched(Attempts, "_take_back", hasty):
+        yield
+
+
+@contextlib.contextmanager
+def flipped_bits_go_unnoticed() -> Iterator[None]:
+    """Records are read without a look at their checksum."""
+
+    def trusting(_database: str, _key: bytes, envelope: bytes) -> bytes:
+        return envelope[ENVELOPE_BYTES:]
+
+    with contextlib.ExitStack() as stack:
+        for module in (memory_store, disk):
+            stack.enter_context(_patched(module, "unpack", trusting))
+        yield
+
+
+@contextlib.contextmanager
+def journal_not_applied() -> Iterator[None]:
+    """A restored backup is taken for the store as it was."""
+
+    def nothing(_self: SimDisk) -> list[Any]:
+        return []
+
+    with _patched(SimDisk, "_run", nothing):
+        yield
+
+
+@contextlib.contextmanager
+def live_tasks_can_be_purged() -> Iterator[None]:
+    def taken(self: Requests, tasks: tuple[int, ...], _caller: Any, found: Any) -> list[TaskRow]:
+        bodies = (self._out.latest(("tasks", key_u64(task)), found) for task in dict.fromkeys(tasks))
+        return [msgspec.msgpack.decode(body, type=TaskRow) for body in bodies if body is not None]
+
+    with _patched(Requests, "_ended", taken):
+        yield
+
+
 MUTANTS: dict[str, Mutant] = {
     made.__name__: made
     for made in (
@@ -156,12 +282,23 @@ MUTANTS: dict[str, Mutant] = {
         losses_not_counted,
         idempotency_forgotten,
         full_disk_says_done,
+        start_by_ignored,
+        complete_by_ignored,
+        terms_by_wall_clock,
+        turns_never_charged,
+        time_away_counts_as_silence,
+        hello_forgets_what_runs,
+        agent_takes_two_tasks,
+        dead_one_loss_early,
+        flipped_bits_go_unnoticed,
+        journal_not_applied,
+        live_tasks_can_be_purged,
     )
 }
 
 
 SEEDS_MAX = 60  # within so many runs a broken rule is noticed, or it counts as missed
-NOTICED_BY: dict[str, type[World]] = {}
+NOTICED_BY: dict[str, type[World]] = {"hello_forgets_what_runs": AliveWorld}
 
 
 def first_seed_that_notices(name: str) -> str:

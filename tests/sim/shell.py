@@ -106,7 +106,7 @@ class HubShell:
         self._line.note("hub_start", self._starts)
         self.store = self._disk.open()
         if self._disk.came_through is not None:
-            self._checker.committed(self._disk.came_through)
+            self._checker.came_through(self._disk.came_through)
         self._checker.forget_tick()
         self.is_up = True
         self._inbox, self._gone, self._links = [], [], {}
@@ -117,8 +117,8 @@ class HubShell:
             later = self._take_over()
             self._checker.core_started(self.hub)
             self._carry_out(later)
-        except StoreError:
-            self.die("disk")
+        except (Killed, Crashed, StoreError) as error:
+            self.die(str(error))
             return
         self._wake(self._line.now_ms + 1)
 
@@ -152,6 +152,7 @@ class HubShell:
             self._settings,
             random.Random(self._rng.getrandbits(64)),
             f"epoch-{self._starts}-{self._line.now_ms}",
+            self._disk.boot,
         )
         self._queries = Queries(self.hub, self.store, self, LogBook(), self._line.now_ms)
         later = self._apply(self.hub.load(load(self.store), self.now(), old), batch)

@@ -95,6 +95,7 @@ class FakeSidecar:
         self._process = ""
         self._beat = self._hellos = 0
         self._heard_ms = 0
+        self._pace_s = settings.queue.heartbeat_s
 
     @property
     def is_quiet(self) -> bool:
@@ -163,7 +164,7 @@ class FakeSidecar:
 
     @property
     def _beat_ms(self) -> int:
-        return int(self._settings.queue.heartbeat_s * 1000)
+        return int(self._pace_s * 1000)
 
     def _connect(self) -> None:
         self._token = b""
@@ -236,6 +237,9 @@ class FakeSidecar:
             case m.Cancel():
                 self._end((message.task, message.attempt), is_answered=True)
             case m.Beat():
+                if message.pace is not None:
+                    self._pace_s = message.pace.heartbeat_s
+                    self._line.reach("pace_told")
                 for one in message.kill:
                     self._end((one.task, one.attempt), is_answered=False)
             case m.ResultAck():
@@ -249,7 +253,7 @@ class FakeSidecar:
                 pass
 
     def _welcomed(self, welcome: m.Welcome) -> None:
-        self._token = welcome.session
+        self._token, self._pace_s = welcome.session, welcome.heartbeat_s
         for verdict in welcome.verdicts:
             key = (verdict.task, verdict.attempt)
             if verdict.verdict == "kill" and key in self.runs:
@@ -325,14 +329,14 @@ class FakeSidecar:
         key = (assign.task, assign.attempt)
         if key in self.runs or key in self.disk.outbox:
             return
-        draw = 1.0 if self.is_healed or self.is_gentle else self._rng.random()
-        if draw < 0.03:
+        nature = m.decode_spec(bytes(assign.spec)).description.split(" ")[1]
+        draw = 0.9 if self.is_healed or self.is_gentle else self._rng.random()
+        if draw < (0.7 if nature == "shy" else 0.03):
             self._line.reach("assignment_ignored")
             return
-        if draw < 0.06 or any(run.agent == assign.agent for run in self.runs.values()):
+        if draw > 0.97 or any(run.agent == assign.agent for run in self.runs.values()):
             self._decline(assign)
             return
-        nature = m.decode_spec(bytes(assign.spec)).description.split(" ")[1]
         self.runs[key] = Run(assign.agent, nature)
         self.later(self._rng.choice((1, 5, 30)), lambda: self._accept(key))
 

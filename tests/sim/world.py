@@ -17,10 +17,10 @@ import msgspec
 from agentcom import messages as m
 from agentcom.config import QueueSettings, Settings
 from agentcom.core.effects import key_u64
-from agentcom.model import OPEN_ATTEMPT, PrincipalRecord, Role, State, TaskRow
+from agentcom.model import OPEN_ATTEMPT, PrincipalRecord, Role, State, TaskRow, Tier
 from agentcom.store.base import Batch
-from tests.sim.checker import Checker, key_of
-from tests.sim.clients import FakeClient, Known
+from tests.sim.checker import PERSON_RETRIES, Checker, key_of
+from tests.sim.clients import CHANGED, LIMITED, REPOS, FakeClient, Known
 from tests.sim.disk import SimDisk
 from tests.sim.history import check_end
 from tests.sim.network import KEEPALIVE_MS, Network
@@ -75,6 +75,7 @@ class World:
         self.hub = HubShell(
             self.line, self.network, self.disk, self.checker, self.settings, self._stream("hub")
         )
+        self.checker.running = lambda: self.hub.hub
         self.known = Known(self.checker.live, has_poison=self.rng.random() < 0.7)
         self.safety_ms = safety_ms or self.rng.choice((60_000, 180_000, 400_000))
         self.sidecars = self._make_sidecars()
@@ -130,7 +131,8 @@ class World:
         until the hub knows what is gone.
         """
         queue = self.settings.queue
-        settle_s = queue.lease_s + queue.offline_s + queue.accept_s + queue.heartbeat_s * 3 + 30
+        lease_s = max(queue.lease_s, *CHANGED["queue.lease_s"])
+        settle_s = lease_s + queue.offline_s + queue.accept_s + queue.heartbeat_s * 3 + 30
         settle_ms = settle_s * 1000 + 2 * KEEPALIVE_MS + 90_000 + max(RESTART_MS)
         attempts = sum(row.max_retries + 1 + queue.max_losses for row in live)
         each_ms = WORK_MS_MAX + queue.heartbeat_s * 1000 + RESTART_MS[0] + 5000
@@ -161,6 +163,7 @@ class World:
             name = f"caller{n}"
             client = FakeClient(name, key_of(name), self.line, self.network, self.known, self._stream(name))
             client.issued = self.checker.issued
+            self.known.callers.append(name)
             made.append(client)
         return made
 
@@ -258,14 +261,28 @@ class World:
         """What people do in the end: let the queue go on, let agents work, release what is held."""
         person = self.clients[0]
         person.ask(m.QueuePause(paused=False))
+        for repo in REPOS:
+            person.ask(m.QueuePause(paused=False, repo=repo))
+        for tier in Tier:
+            person.ask(m.QueuePause(paused=False, tier=tier))
+        for key in LIMITED:
+            person.ask(m.QueueLimit(key=key))
+        person.ask(m.ConfigChange(unset=tuple(CHANGED)))
         for host in self.known.hosts:
+            person.ask(m.QueuePause(paused=False, host=host))
             person.ask(m.HostDrain(host=host, draining=False))
         for agent in self.known.agents:
             person.ask(m.AgentCordon(agent=agent, cordoned=False))
         for row in self.checker.rows.values():
             if row.state is State.held:
-                person.ask(m.TaskRelease(task=row.id))
+                is_lost = self._waits_in_vain(row.id)
+                person.ask(m.TaskCancel(task=row.id) if is_lost else m.TaskRelease(task=row.id))
         self.line.after(HELP_EVERY_MS, self._help)
+
+    def _waits_in_vain(self, task: int) -> bool:
+        """For a task that has ended without completing."""
+        found = [self.checker.rows.get(one) for one in self.checker.starts.specs[task].depends_on]
+        return any(row is None or row.state in PERSON_RETRIES for row in found)
 
     def _is_at_rest(self) -> bool:
         return (
@@ -316,6 +333,7 @@ def settings_of(seed: int) -> Settings:
             offline_s=rng.choice((10, 15)),
             max_retries=rng.choice((0, 1, 3)),
             max_losses=rng.choice((1, 2, 3)),
+            max_unaccepted=rng.choice((2, 5)),
             max_infrastructure=rng.choice((1, 3, 20)),
             backoff_s=rng.choice((1, 2, 5)),
             backoff_max_s=rng.choice((10, 60)),

@@ -47,6 +47,14 @@ def test_a_task_that_nobody_has_started_expires_at_start_by(rig: Rig) -> None:
     assert rig.admin.ask(m.DeadList())["tasks"][0]["id"] == number
 
 
+def test_a_host_that_comes_after_start_by_and_before_the_timers_is_given_nothing(rig: Rig) -> None:
+    """The timers are up to a second old; the task was started 989 ms after the moment by which it was to start."""
+    number = rig.admin.submit(shell_task(start_by=at(rig, 5_000)))
+    rig.clock.advance(5_000)
+    rig.host()
+    assert ended(rig, number) == ("expired", "start_by")
+
+
 def test_a_task_that_runs_at_start_by_was_started_in_time(rig: Rig) -> None:
     box = rig.host()
     number = rig.admin.submit(shell_task(start_by=at(rig, 5_000)))

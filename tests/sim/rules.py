@@ -1,0 +1,267 @@
+"""Rules of the queue, each with an account of its own: when a task must start or end, what may start, whose turn.
+
+A rule is told of every event and every schedule of the core, and of every row that became durable. It raises
+AssertionError at once. What it knows of a task comes from the task's own words, not from the core's figures.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Set
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+
+from agentcom import messages as m
+from agentcom.clock import Now
+from agentcom.core.hub import Hub
+from agentcom.model import OPEN_ATTEMPT, QueueRule, RuleKind, RuleScope, State, TaskRow, TaskSpec
+from tests.sim.timeline import Timeline
+
+SHARE_STARTS_MORE = (
+    2  # of another submitter between two starts of one that waits, beyond what its weight gives
+)
+
+
+class Moments(NamedTuple):
+    """What a task's submitter asked for, in ms of the wall clock; 0 for nothing. `ttl_ms` is a term."""
+
+    not_before: int = 0
+    start_by: int = 0
+    complete_by: int = 0
+    ttl_ms: int = 0
+
+
+class Deadlines:
+    """No task starts before or after it may, none lives on past its end, none is expired before its time; terms
+    do not follow a wall clock that is set."""
+
+    def __init__(self, line: Timeline) -> None:
+        self._line = line
+        self._moments: dict[int, Moments] = {}
+        self._began_ms: dict[int, int] = {}  # the time to live counts from here, monotonic
+        self._held_ms: dict[int, int] = {}
+        self._tried: set[int] = set()
+        self._unsure: set[int] = (
+            set()
+        )  # the wall clock was set while no hub ran: terms may be shorter by a day
+        self._noted_offset_ms: int | None = None
+
+    def core_started(self, live: Iterable[int]) -> None:
+        if self._noted_offset_ms is None:
+            self._noted_offset_ms = self._line.wall_offset_ms
+        if self._line.wall_offset_ms != self._noted_offset_ms:
+            self.unsure(live)  # the wall clock was set while no hub ran
+
+    def unsure(self, tasks: Iterable[int]) -> None:
+        self._unsure.update(tasks)
+
+    def clock_noted(self) -> None:
+        """The store knows how the two clocks stand now."""
+        self._noted_offset_ms = self._line.wall_offset_ms
+
+    def took_body(self, task: int, spec: TaskSpec) -> None:
+        asked = (spec.not_before, spec.start_by, spec.complete_by)
+        moments = [round(datetime.fromisoformat(text).timestamp() * 1000) if text else 0 for text in asked]
+        self._moments[task] = Moments(*moments, ttl_ms=(spec.ttl_s or 0) * 1000)
+        self._began_ms[task] = self._line.now_ms
+
+    def retried(self, task: int) -> None:
+        """Moments that have passed bind it no more, and its time to live begins again."""
+        wall_ms = self._line.now().wall_ms
+        old = self._moments[task]
+        start_by, complete_by = (ms if ms > wall_ms else 0 for ms in (old.start_by, old.complete_by))
+        self._moments[task] = Moments(0, start_by, complete_by, old.ttl_ms)
+        self._began_ms[task] = self._line.now_ms
+        self._tried.discard(task)
+        self._unsure.discard(task)
+
+    def spent(self, task: int) -> None:
+        """A worker has been on it: it was started."""
+        self._tried.add(task)
+
+    def was_tried(self, task: int) -> bool:
+        """Whether a worker has been on it: then a sick endpoint may keep it waiting."""
+        return task in self._tried
+
+    def looked_at_clock(self, hub: Hub, changed: Set[int], now: Now) -> None:
+        """After the timers nothing that is still alive is past its end; what was tried or retried in this tick
+        is judged when that is durable."""
+        table = hub.tasks.table
+        for task, slot in table.slot_of.items():
+            moments = self._moments.get(task)
+            if moments is None or task in changed:
+                continue
+            state = table.state_of(slot)
+            is_late = 0 < moments.complete_by <= now.wall_ms
+            assert not is_late, f"task {task} is {state} after its complete_by {moments.complete_by}"
+            is_unstarted = state not in OPEN_ATTEMPT and task not in self._tried
+            is_late = is_unstarted and 0 < moments.start_by <= now.wall_ms
+            assert not is_late, f"task {task} is {state} after its start_by {moments.start_by}"
+
+    def started(self, task: int, changed: Set[int], now: Now) -> None:
+        if task in changed:
+            return
+        moments = self._moments.get(task, Moments())
+        if task not in self._tried:
+            is_late = 0 < moments.start_by <= now.wall_ms
+            assert not is_late, f"task {task} started at {now.wall_ms}, to be started by {moments.start_by}"
+        is_late = 0 < moments.complete_by <= now.wall_ms
+        assert not is_late, f"task {task} started at {now.wall_ms}, to be complete by {moments.complete_by}"
+
+    def took_row(self, old: TaskRow | None, new: TaskRow) -> None:
+        now = self._line.now()
+        moments = self._moments.get(new.id, Moments())
+        if old is not None and old.state is State.delayed and new.state is State.ready and old.not_before_ms:
+            assert moments.not_before <= now.wall_ms, f"task {new.id} is ready before {moments.not_before}"
+            self._line.reach("not_before_came")
+        if new.state is State.held and (old is None or old.state is not State.held):
+            self._held_ms[new.id] = now.mono_ms
+        if new.state is State.expired and (old is None or old.state is not State.expired):
+            self._check_expired(new, moments, now)
+
+    def _check_expired(self, row: TaskRow, moments: Moments, now: Now) -> None:
+        self._line.reach(f"expired_{row.error_code}")
+        what = f"task {row.id} was expired by {row.error_code} before its time"
+        if row.error_code in ("start_by", "complete_by"):
+            due_ms = getattr(moments, row.error_code)
+            assert 0 < due_ms <= now.wall_ms, f"{what}: {due_ms}, it is {now.wall_ms}"
+        elif row.error_code == "ttl":
+            lived_ms = now.mono_ms - self._began_ms[row.id]
+            assert row.id in self._unsure or 0 < moments.ttl_ms <= lived_ms, f"{what}: {lived_ms} ms"
+
+
+class Starts:
+    """Nothing starts that a pause or a limit stops, or before what it depends on has completed."""
+
+    def __init__(self, line: Timeline) -> None:
+        self._line = line
+        self.specs: dict[
+            int, TaskSpec
+        ] = {}  # those of a tick that failed too, until their ids are given again
+        self.rules: dict[bytes, QueueRule | None] = {}
+        self.completed: set[int] = set()
+        self.is_paused = False
+        self._durable: tuple[dict[bytes, QueueRule | None], bool] = {}, False
+        self._completed_now: set[int] = set()
+
+    def committed(self) -> None:
+        self._durable = dict(self.rules), self.is_paused
+        self._completed_now.clear()
+
+    def forget_tick(self) -> None:
+        """What was put since the last commit is not durable."""
+        self.rules, self.is_paused = dict(self._durable[0]), self._durable[1]
+        self.completed -= self._completed_now
+        self._completed_now.clear()
+
+    def put(self, database: str, key: bytes, body: bytes | None) -> None:
+        """A record that the core wants written, or one that is durable."""
+        if database == "bodies" and body is not None:
+            self.specs[int.from_bytes(key, "big")] = msgspec.msgpack.decode(body, type=TaskSpec)
+        elif database == "limits":
+            self.rules[key] = msgspec.msgpack.decode(body, type=QueueRule) if body is not None else None
+        elif database == "meta" and key == b"paused" and body is not None:
+            self.is_paused = bool(int.from_bytes(body, "big"))
+        elif database == "tasks" and body is not None:
+            row = msgspec.msgpack.decode(body, type=TaskRow)
+            if row.state is State.completed and row.id not in self.completed:
+                self.completed.add(row.id)
+                self._completed_now.add(row.id)
+
+    def weight(self, submitter: int) -> int:
+        return self._number(RuleKind.weight, RuleScope.submitter, str(submitter)) or 1
+
+    def is_plain(self, task: int, tier: str) -> bool:
+        """Whether only the turn of its submitter decides when it starts."""
+        spec = self.specs[task]
+        is_closed = self._number(RuleKind.pause, RuleScope.tier, tier)
+        return not spec.repo and not spec.labels and not is_closed
+
+    def scheduled(self, hub: Hub, started: list[m.Assign]) -> None:
+        """`started` in the order in which they were given out."""
+        table = hub.tasks.table
+        new = {one.task for one in started}
+        running = [
+            self.specs[task]
+            for task, slot in table.slot_of.items()
+            if task not in new and table.state_of(slot) in OPEN_ATTEMPT
+        ]
+        for one in started:
+            spec = self.specs[one.task]
+            self._check_pauses(one, spec, table.host[table.slot_of[one.task]])
+            self._check_limits(one.task, spec, running)
+            missing = [task for task in spec.depends_on if task not in self.completed]
+            assert not missing, f"task {one.task} started and {missing}, which it waits for, did not complete"
+            if spec.depends_on:
+                self._line.reach("dependant_started")
+            running.append(spec)
+
+    def _check_pauses(self, one: m.Assign, spec: TaskSpec, host: int) -> None:
+        assert not self.is_paused, f"task {one.task} started while the queue was paused"
+        for scope, key in ((RuleScope.tier, one.tier), (RuleScope.repo, spec.repo), (RuleScope.host, host)):
+            is_closed = self._number(RuleKind.pause, scope, str(key))
+            assert not is_closed, f"task {one.task} started while {scope}:{key} was paused"
+
+    def _check_limits(self, task: int, spec: TaskSpec, running: list[TaskSpec]) -> None:
+        for scope, key in ((RuleScope.repo, spec.repo), *((RuleScope.label, label) for label in spec.labels)):
+            allowed = self._number(RuleKind.limit, scope, str(key))
+            if not allowed:
+                continue
+            of = [one for one in running if key == one.repo or key in one.labels]
+            assert len(of) < allowed, f"task {task} started, {len(of)} of {scope}:{key} ran, {allowed} may"
+            self._line.reach("limit_met" if len(of) == allowed - 1 else "limit_had_room")
+
+    def _number(self, kind: RuleKind, scope: RuleScope, key: str) -> int:
+        found = (rule for rule in self.rules.values() if rule is not None)
+        return next((r.number for r in found if (r.kind, r.scope, r.key) == (kind, scope, key)), 0)
+
+
+class Shares:
+    """Submitters take turns: nobody who has a task that could run waits while another gets more than its share
+    and a few. Kept per pool and lane, for tasks whose start only the turn of their submitter decides."""
+
+    def __init__(self, line: Timeline, starts: Starts, was_tried: Callable[[int], bool]) -> None:
+        self._line, self._starts, self._was_tried = line, starts, was_tried
+        self._weights: dict[int, int] = {}
+        self._passed: dict[tuple[int, int, int], Counter[int]] = defaultdict(Counter)
+
+    def core_started(self) -> None:
+        """Turns are not stored."""
+        self._passed.clear()
+
+    def scheduled(self, hub: Hub, started: list[tuple[int, int, int]]) -> None:
+        """`started` is (pool, lane, submitter) of each task that was given out, in order."""
+        waiting = self._waiting(hub)
+        weights = {place[2]: self._starts.weight(place[2]) for place in (*waiting, *started)}
+        if any(self._weights.get(one, weight) != weight for one, weight in weights.items()):
+            self._passed.clear()  # they count from the next start on
+        self._weights |= weights
+        for place in [place for place in self._passed if place not in waiting]:
+            del self._passed[place]
+        for pool, lane, submitter in started:
+            self._passed.pop((pool, lane, submitter), None)
+            for place in waiting:
+                if place[:2] == (pool, lane) and place[2] != submitter:
+                    self._pass_over(place, submitter)
+
+    def _pass_over(self, place: tuple[int, int, int], submitter: int) -> None:
+        passed = self._passed[place]
+        passed[submitter] += 1
+        self._line.reach("submitters_took_turns")
+        share = -(-self._weights[submitter] // self._weights[place[2]])
+        assert passed[submitter] <= share + SHARE_STARTS_MORE, (
+            f"submitter {place[2]} waits in pool {place[0]} and lane {place[1]} while {submitter} had "
+            f"{passed[submitter]} starts"
+        )
+
+    def _waiting(self, hub: Hub) -> set[tuple[int, int, int]]:
+        table, groups = hub.tasks.table, hub.tasks.groups
+        return {
+            (groups.pool_of(table.group[slot]), table.lane[slot], table.submitter[slot])
+            for task, slot in table.slot_of.items()
+            if table.state_of(slot) is State.ready
+            and not self._was_tried(task)
+            and self._starts.is_plain(task, hub.tasks.tier_of(slot))
+        }
