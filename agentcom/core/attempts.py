@@ -116,12 +116,10 @@ class Attempts:
     def adopt(self, old: Attempts, now: Now) -> None:
         """Take over the paces, the deadlines, what was heard of open attempts, and the agents whose kill is awaited."""
         self._lease_floor_ms = old._lease_floor_ms
-        # A length that was set in the tick that failed is not stored: what is leased by it begins anew.
-        is_same_lease = old._tasks.settings.queue.lease_s == self._tasks.settings.queue.lease_s
         for task, slot in self._table.slot_of.items():
             before = old._table.slot_of.get(task)
             if before is not None and old._table.attempt[before] == self._table.attempt[slot]:
-                self._adopt_one(slot, old._table, before, is_same_lease, now)
+                self._adopt_one(slot, old._table, before, now)
         for place, agent in old.closing.items():
             mine = self._fleet.agents.get(agent.record.id)
             if mine is None or mine.task:
@@ -137,15 +135,13 @@ class Attempts:
                 self.calls[place] = old.calls[place]
                 self._registry.started(*old.calls[place])
 
-    def _adopt_one(self, slot: int, old: TaskTable, before: int, is_same_lease: bool, now: Now) -> None:
+    def _adopt_one(self, slot: int, old: TaskTable, before: int, now: Now) -> None:
         table = self._table
         state, was = table.state_of(slot), old.state_of(before)
         if state in OPEN and was in OPEN:
             if was is State.working:
                 self.accept(self._fleet.hosts[table.host[slot]], table.id[slot], table.attempt[slot], now)
-            if is_same_lease:
-                table.lease_ms[slot] = old.lease_ms[before]
-            table.accept_ms[slot] = old.accept_ms[before]
+            table.lease_ms[slot], table.accept_ms[slot] = old.lease_ms[before], old.accept_ms[before]
             self._remind(slot, min(table.lease_ms[slot], table.accept_ms[slot]))
         elif state is was is State.delayed and table.due_ms[slot] == old.due_ms[before]:
             table.lease_ms[slot] = old.lease_ms[before]

@@ -31,6 +31,8 @@ def succeed(hub: Hub, old: Hub, now: Now) -> None:
     hub.registry.adopt(old.registry)
     hub.retries.adopt(old.retries)
     hub.attempts.adopt(old.attempts, now)
+    if hub.settings.queue.lease_s != old.settings.queue.lease_s:
+        hub.attempts.lease_anew(now)  # the failed tick had set another length, which is not stored
     hub.fleet.adopt(old.fleet, hub.sessions)
     hub.tasks.adopt(old.tasks, hub.sessions)
     hub.no_submits, hub.troubles = old.no_submits, old.troubles

@@ -229,6 +229,25 @@ def test_deadlines_and_agents_are_as_they_were_before_the_tick_that_failed(hub: 
     hub.check()
 
 
+def test_a_lease_of_a_length_that_could_not_be_stored_is_as_long_as_the_settings_say(hub: FailingHub) -> None:
+    """The new core took over the deadline of the shorter lease, and judged a host dead after 15 s of its 45."""
+    running = hub.submit()
+    assign = hub.until(hub.box, m.Assign)
+    hub.box.send(m.Accept(session=hub.box.token, task=running, attempt=assign.attempt))
+    hub.ask(m.QueueStats())
+    for _ in range(3):
+        hub.store.fail_next(Failure.FULL)
+    hub.ann.send(hub.ann.request(m.ConfigChange(set={"queue.lease_s": 15})))
+    before = hub.broker.hub
+    while hub.broker.hub is before:
+        hub.broker.tick()
+    core = hub.broker.hub
+    assert core.settings.queue.lease_s == 45
+    table, clock_ms = core.tasks.table, core.attempts.clock_ms(hub.clock.now())
+    assert table.lease_ms[table.slot_of[running]] - clock_ms == 45_000
+    hub.check()
+
+
 def test_who_waits_for_another_task_waits_on(hub: FailingHub) -> None:
     number = hub.submit()
     assign = hub.until(hub.box, m.Assign)

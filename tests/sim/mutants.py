@@ -19,9 +19,11 @@ from agentcom.core.attempts import Attempts
 from agentcom.core.deadlines import Deadlines as CoreDeadlines
 from agentcom.core.deadlines import TermClock
 from agentcom.core.effects import RecordKey, key_u64
+from agentcom.core.gates import Gates
 from agentcom.core.lanes import Turns
 from agentcom.core.requests import Requests
 from agentcom.core.tasks import OPEN, Tasks
+from agentcom.core.waiting import Waiting
 from agentcom.errors import StoreFull
 from agentcom.model import State, TaskError, TaskRow
 from agentcom.store import memory_store
@@ -161,13 +163,25 @@ def start_by_ignored() -> Iterator[None]:
 
 @contextlib.contextmanager
 def complete_by_ignored() -> Iterator[None]:
-    overdue = CoreDeadlines.overdue
+    overdue, moment_ms = CoreDeadlines.overdue, CoreDeadlines.moment_ms
 
-    def blind(self: CoreDeadlines, slot: int, state: State, now: Now) -> TaskError | None:
-        found = overdue(self, slot, state, now)
-        return None if found is not None and found.code == "complete_by" else found
+    def blind(look: Callable[..., Any], self: CoreDeadlines, slot: int, *rest: Any) -> Any:
+        column = self._table.complete_by_ms
+        asked, column[slot] = column[slot], 0
+        found = look(self, slot, *rest)
+        column[slot] = asked
+        return found
 
-    with _patched(CoreDeadlines, "overdue", blind):
+    def overdue_blindly(self: CoreDeadlines, *rest: Any) -> Any:
+        return blind(overdue, self, *rest)
+
+    def moment_blindly(self: CoreDeadlines, *rest: Any) -> Any:
+        return blind(moment_ms, self, *rest)
+
+    with (
+        _patched(CoreDeadlines, "overdue", overdue_blindly),
+        _patched(CoreDeadlines, "moment_ms", moment_blindly),
+    ):
         yield
 
 
@@ -271,6 +285,46 @@ def live_tasks_can_be_purged() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def limits_not_asked() -> Iterator[None]:
+    with (
+        _patched(Gates, "_is_full", lambda _self, _one: False),
+        _patched(Gates, "may_start", lambda _s, _t: True),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def pauses_of_a_key_forgotten() -> Iterator[None]:
+    with _patched(Gates, "_is_paused", lambda _self, _scope, _key: False):
+        yield
+
+
+@contextlib.contextmanager
+def dependants_go_when_one_ends_anyhow() -> Iterator[None]:
+    """A task that failed counts as one that completed."""
+    ended = Waiting.ended
+
+    def careless(self: Waiting, task: int, _state: State, now: Now) -> None:
+        ended(self, task, State.completed, now)
+
+    with _patched(Waiting, "ended", careless):
+        yield
+
+
+@contextlib.contextmanager
+def never_accepted_has_no_end() -> Iterator[None]:
+    """An assignment that nobody accepts is given out for ever."""
+    not_accepted = Attempts._not_accepted
+
+    def patient(self: Attempts, slot: int, when: str, now: Now) -> None:
+        self._table.unaccepted[slot] = 0
+        not_accepted(self, slot, when, now)
+
+    with _patched(Attempts, "_not_accepted", patient):
+        yield
+
+
 MUTANTS: dict[str, Mutant] = {
     made.__name__: made
     for made in (
@@ -293,6 +347,10 @@ MUTANTS: dict[str, Mutant] = {
         flipped_bits_go_unnoticed,
         journal_not_applied,
         live_tasks_can_be_purged,
+        limits_not_asked,
+        pauses_of_a_key_forgotten,
+        dependants_go_when_one_ends_anyhow,
+        never_accepted_has_no_end,
     )
 }
 
