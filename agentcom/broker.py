@@ -49,6 +49,7 @@ from agentcom.core.effects import (
     key_u64,
 )
 from agentcom.core.hub import Hub
+from agentcom.dead_letters import name_letters
 from agentcom.errors import ConfigError, Refused, StoreError, StoreFull
 from agentcom.feed import Feed
 from agentcom.gate import HUB_DOMAIN, Gate
@@ -305,23 +306,10 @@ class Broker:
     def _handle_one(self, event: Event, now: Now) -> list[Effect]:
         if isinstance(event, Incoming):
             if isinstance(event.message, m.Request):
-                event = look_up(self.hub, self._store, self._named_dead(event), now)
+                event = look_up(self.hub, self._store, name_letters(event, self._store, now), now)
             elif isinstance(event.message, m.Result):
                 event = look_up(self.hub, self._store, event, now)
         return self.hub.handle(event, now)
-
-    def _named_dead(self, event: Incoming) -> Incoming:
-        """A request for all dead tasks, with the oldest of them named: the core has no list of final tasks."""
-        request = event.message
-        if not isinstance(request, m.Request) or not isinstance(request.op, m.DeadRetry | m.DeadPurge):
-            return event
-        if request.op.tasks:
-            return event
-        oldest = self._store.scan("dead", limit=limits.BATCH_TASKS_MAX)
-        named = msgspec.structs.replace(
-            request.op, tasks=tuple(int.from_bytes(key, "big") for key, _ in oldest)
-        )
-        return event._replace(message=msgspec.structs.replace(request, op=named))
 
     def _apply(self, effects: list[Effect], batch: Batch) -> list[Effect]:
         """Records into the batch; the rest is for after the commit."""

@@ -257,16 +257,41 @@ class Client(Caller):
     def task_release(self, task: int) -> JsonObject:
         return _object(self._ask(m.TaskRelease, task=task))
 
-    def dead_list(self, *, cursor: int | None = None, limit: int = 50) -> JsonObject:
-        return _object(self._ask(m.DeadList, cursor=cursor, limit=limit))
+    def dead_list(
+        self,
+        *,
+        state: State | str | None = None,
+        code: str | None = None,
+        repo: str | None = None,
+        label: str | None = None,
+        older_than_s: int | None = None,
+        cursor: int | None = None,
+        limit: int = 50,
+    ) -> JsonObject:
+        """One page of tasks that ended without a result, newest first: {tasks, next_cursor}. `code` is that of the
+        reason. A page may be short, or empty, and still have a next."""
+        return _object(
+            self._ask(
+                m.DeadList,
+                state=state,
+                code=code,
+                repo=repo,
+                label=label,
+                older_than_s=older_than_s,
+                cursor=cursor,
+                limit=limit,
+            )
+        )
 
-    def dead_retry(self, tasks: Iterable[int] = ()) -> JsonObject:
-        """Retry the named dead tasks; all (at most 1,000 a call) when none is named."""
-        return _object(self._ask(m.DeadRetry, tasks=list(tasks)))
+    def dead_retry(self, tasks: Iterable[int] = (), **letters: Any) -> JsonObject:
+        """Retry the named dead letters, or all that fit (`state`, `code`, `repo`, `label`, `older_than_s`), at most
+        1,000 a call: {tasks, next_cursor}. Go on with `cursor` while there is a `next_cursor`."""
+        return _object(self._ask(m.DeadRetry, tasks=list(tasks), **letters))
 
-    def dead_purge(self, tasks: Iterable[int] = ()) -> JsonObject:
-        """Remove the named dead tasks for good; all (at most 1,000 a call) when none is named."""
-        return _object(self._ask(m.DeadPurge, tasks=list(tasks)))
+    def dead_purge(self, tasks: Iterable[int] = (), **letters: Any) -> JsonObject:
+        """Remove the named dead letters for good, or all that fit, as `dead_retry` does: {purged, kept, next_cursor}.
+        `kept` are those that other tasks wait for."""
+        return _object(self._ask(m.DeadPurge, tasks=list(tasks), **letters))
 
     def agent_list(self) -> JsonObject:
         return _object(self.call(m.AgentList()))

@@ -28,6 +28,7 @@ from agentcom.model import (
     FailureClass,
     Label,
     Lane,
+    Letters,
     Name,
     Reason,
     Resources,
@@ -291,21 +292,25 @@ class TaskRelease(Struct, tag_field="op", tag="task_release", frozen=True, kw_on
     task: TaskId
 
 
-class DeadList(Struct, tag_field="op", tag="dead_list", frozen=True, kw_only=True):
+class DeadList(Letters, tag_field="op", tag="dead_list", frozen=True, kw_only=True):
+    """The dead letters: tasks that are dead, expired or cancelled, newest first, with their reasons."""
+
     cursor: Count | None = None
     limit: PageLimit = 50
 
 
-class DeadRetry(Struct, tag_field="op", tag="dead_retry", frozen=True, kw_only=True):
-    """Retries the named dead tasks, or all (at most 1,000 a call) when none is named."""
+class DeadRetry(Letters, tag_field="op", tag="dead_retry", frozen=True, kw_only=True):
+    """Retries the dead letters named, or those that fit, oldest first; goes on at the answer's `next_cursor`."""
 
-    tasks: Annotated[tuple[TaskId, ...], Meta(max_length=1000)] = ()
+    tasks: Annotated[tuple[TaskId, ...], Meta(max_length=limits.BATCH_TASKS_MAX)] = ()
+    cursor: Count | None = None
 
 
-class DeadPurge(Struct, tag_field="op", tag="dead_purge", frozen=True, kw_only=True):
-    """Removes the named dead tasks for good, or all (at most 1,000 a call) when none is named."""
+class DeadPurge(Letters, tag_field="op", tag="dead_purge", frozen=True, kw_only=True):
+    """Removes dead letters for good, as `dead_retry` retries them. Those that others wait for stay: `kept`."""
 
-    tasks: Annotated[tuple[TaskId, ...], Meta(max_length=1000)] = ()
+    tasks: Annotated[tuple[TaskId, ...], Meta(max_length=limits.BATCH_TASKS_MAX)] = ()
+    cursor: Count | None = None
 
 
 class AgentList(Struct, tag_field="op", tag="agent_list", frozen=True, kw_only=True):

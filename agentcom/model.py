@@ -299,6 +299,17 @@ class QueueRule(Struct, frozen=True, kw_only=True):
         return hashlib.blake2b(place.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
+class Letters(Struct, frozen=True, kw_only=True):
+    """Which tasks that ended without a result are meant: all that fit every field given. `code` is that of the reason
+    (`error.code`), `older_than_s` counts from the end of the task."""
+
+    state: Literal["dead", "expired", "cancelled"] | None = None
+    code: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    repo: Url | None = None
+    label: Label | None = None
+    older_than_s: Annotated[int, Meta(ge=0, le=100 * 366 * 86400)] | None = None
+
+
 class ScorePart(Struct, frozen=True, omit_defaults=True):
     """One candidate of a routing decision. `cost_us` is the expected finish time; `parts` adds up to it."""
 

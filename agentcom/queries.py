@@ -11,13 +11,13 @@ from typing import Any
 
 import msgspec
 
-from agentcom import __version__, limits, sched
+from agentcom import __version__, dead_letters, limits, sched
 from agentcom import messages as m
 from agentcom.clock import Clock, rfc3339
 from agentcom.core.admission import group_of
 from agentcom.core.agents import agent_view
-from agentcom.core.attempts import LATE
 from agentcom.core.effects import Read, key_u64, key_u64x2
+from agentcom.core.evidence import LATE
 from agentcom.core.hub import Hub
 from agentcom.core.requests import OF_THE_STORE
 from agentcom.core.story import tell
@@ -257,10 +257,10 @@ class Queries:
         return op.label is None or op.label in self._spec_of(row.id).labels
 
     def _dead_list(self, op: m.DeadList, mine: int) -> object:
-        before = key_u64(op.cursor) if op.cursor is not None else None
-        rows = self._store.scan("dead", b"", before, reverse=True, limit=op.limit)
-        tasks = [self._json(self._row_of(int.from_bytes(key, "big"), mine)) for key, _ in rows]
-        return {"tasks": tasks, "next_cursor": tasks[-1]["id"] if len(rows) == op.limit else None}
+        found = dead_letters.page(
+            op, self._store, self._clock.now(), lambda task: self._json(self._row_of(task, mine))
+        )
+        return {"tasks": found.shown, "next_cursor": found.next_cursor}
 
     def _task_reports(self, op: m.TaskReports, mine: int) -> object:
         row = self._row_of(op.task, mine)

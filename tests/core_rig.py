@@ -39,6 +39,7 @@ from agentcom.core.effects import (
     Timers,
 )
 from agentcom.core.hub import Hub
+from agentcom.dead_letters import name_letters
 from agentcom.errors import Refused
 from agentcom.loading import first_principals, load
 from agentcom.logbook import LogBook
@@ -194,7 +195,7 @@ class Rig:
     def _looked_up(self, event: Event, now: Now) -> Event:
         if not isinstance(event, Incoming):
             return event
-        return look_up(self.hub, self.store, event, now)
+        return look_up(self.hub, self.store, name_letters(event, self.store, now), now)
 
     def _commit(self, effects: Sequence[Effect]) -> list[Effect]:
         batch = Batch()

@@ -15,9 +15,9 @@ import msgspec
 
 from agentcom import messages as m
 from agentcom.clock import Now
-from agentcom.core import progress
+from agentcom.core import evidence, progress
 from agentcom.core.agents import Agent, Fleet, Host
-from agentcom.core.effects import LogPiece, RecordKey, SendAssign, key_u64, key_u64x2
+from agentcom.core.effects import LogPiece, RecordKey, SendAssign, key_u64x2
 from agentcom.core.gates import Gates
 from agentcom.core.isolation import must_run_alone
 from agentcom.core.outlet import Outlet
@@ -37,13 +37,11 @@ from agentcom.model import (
     State,
     Strategy,
     TaskError,
-    TaskRow,
     Tier,
 )
 
 NO_BODY = msgspec.Raw(b"\xc0")  # the shell puts the task's bytes in when it sends the assignment
 DOUBLINGS_MAX = 16
-LATE = b"late"
 Outcome = Literal[
     "completed", "failed", "interrupted", "cancelled", "lost", "declined", "unaccepted", "stalled"
 ]
@@ -361,6 +359,12 @@ class Attempts:
         """Final at once: the fence. A running attempt's agent stays taken until its processes have ended."""
         if self._table.state_of(slot) in OPEN:
             self.stop(slot, None, now)
+        said = f"cancelled by {by}" if by else "cancelled"
+        self._table.errors[self._table.id[slot]] = TaskError(
+            failure_class=FailureClass.configuration,
+            code="cancelled",
+            message=f"{said}: {cause}" if cause else said,
+        )
         self._tasks.move(slot, Move.cancel, now, cause=cause, by=by)
 
     def stop(self, slot: int, error: TaskError | None, now: Now, outcome: Outcome = "cancelled") -> None:
@@ -607,37 +611,7 @@ class Attempts:
     def _late(
         self, host: Host, message: m.Result, now: Now, found: Mapping[RecordKey, bytes]
     ) -> Literal["duplicate", "stale", "unknown"]:
-        """A result whose attempt is closed: evidence, kept once."""
-        place = key_u64x2(message.task, message.attempt)
-        stored = self._out.latest(("attempts", place), found)
-        if stored is None:
-            return "unknown"
-        record = msgspec.msgpack.decode(stored, type=AttemptRecord)
-        if record.host_id != host.record.id:
-            return "unknown"
-        if message.outcome in (record.outcome, "cancelled"):
-            return "duplicate"  # that a closed attempt has ended is no news
-        if not record.late_outcome:
-            record.late_outcome = message.outcome
-            self._out.put("attempts", place, record)
-            if message.result is not None:
-                self._out.put("reports", place + LATE, message.result)
-            self._note_late(message, now, found)
-            self._out.publish(
-                "task", "late_result", task=message.task, attempt=message.attempt, outcome=message.outcome
-            )
-        return "stale"
-
-    def _note_late(self, message: m.Result, now: Now, found: Mapping[RecordKey, bytes]) -> None:
-        slot = self._table.slot_of.get(message.task)
-        if slot is None:
-            stored = self._out.latest(("tasks", key_u64(message.task)), found)
-            attempt = msgspec.msgpack.decode(stored, type=TaskRow).attempt if stored else message.attempt
-        else:
-            attempt = self._table.attempt[slot]
-        cause = f"{message.outcome}, after the attempt had ended: kept as evidence, changes nothing"
-        story = self._tasks.story
-        story.note(message.task, Noted.late_result, attempt, cause, now, about=message.attempt)
+        return evidence.keep(self._out, self._tasks, host, message, now, found)
 
     def log(self, host: Host, message: m.Log) -> None:
         """Output of an open attempt; of any other it is dropped."""

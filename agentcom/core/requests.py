@@ -200,18 +200,21 @@ class Requests:
         records = self._ended(op.tasks, caller, found)
         for record in records:
             self._retry_one(record, caller, now, found)
-        return {"tasks": [record.id for record in records]}
+        return {"tasks": [record.id for record in records], "next_cursor": op.cursor}
 
     def _dead_purge(
         self, op: m.DeadPurge, caller: PrincipalRecord, _s: Session, _n: Now, found: Found
     ) -> object:
         records = self._ended(op.tasks, caller, found)
+        waiting = self._hub.tasks.waiting
+        kept = [record.id for record in records if waiting.live_dependants(record.id)]
+        if kept and len(records) == 1:
+            waiting.check_purge(kept[0])
         for record in records:
-            self._hub.tasks.waiting.check_purge(record.id)
-        for record in records:
-            self._hub.retention.purge(record, found)
-            self._out.publish("task", "task_purged", task=record.id, by=caller.name)
-        return {"purged": len(records)}
+            if record.id not in kept:
+                self._hub.retention.purge(record, found)
+                self._out.publish("task", "task_purged", task=record.id, by=caller.name)
+        return {"purged": len(records) - len(kept), "kept": kept, "next_cursor": op.cursor}
 
     def _ended(self, tasks: tuple[int, ...], caller: PrincipalRecord, found: Found) -> list[TaskRow]:
         """The rows of tasks that ended without a result, each once."""

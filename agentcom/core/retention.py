@@ -16,12 +16,12 @@ import msgspec
 from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.core.effects import Over, RecordKey, Retire, key_u64, key_u64x2
+from agentcom.core.evidence import LATE
 from agentcom.core.outlet import Outlet
 from agentcom.core.tasks import Tasks, idempotency_key
 from agentcom.errors import Refused
 from agentcom.model import FINAL, KeptEvent, State, TaskResult, TaskRow
 
-LATE = b"late"
 _row = msgspec.msgpack.Decoder(TaskRow).decode
 _event = msgspec.msgpack.Decoder(KeptEvent).decode
 _result = msgspec.msgpack.Decoder(TaskResult).decode

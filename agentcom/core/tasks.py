@@ -99,7 +99,7 @@ NOTED: dict[Move, Noted] = {
     Move.cancel: Noted.cancelled,
     Move.expire: Noted.expired,
 }  # what the attempt records do not tell; see story.py
-LETTERS = {State.dead: "task_dead", State.expired: "task_expired"}  # kept as dead letters, and the event of each
+LETTERS = {State.dead: "task_dead", State.expired: "task_expired"}  # what nobody asked for is an event
 
 STALE_MAX = 1024  # deadlines that have passed, beyond as many as stand, before they are dropped
 CHECK_EVERY = 64  # moves between two looks at how many have passed
@@ -515,11 +515,12 @@ class Tasks:
         key = key_u64(task)
         self._out.put_bytes("tasks", key, self.table.encoded(slot, now.wall_ms, self.clock.now_ms(now)))
         self._out.delete("lanes", key)
-        if state in LETTERS:
+        if state in ENDED:
             error = self.table.errors.get(task)
             code, message = (error.code, error.message) if error else ("", "")
             self._out.put_bytes("dead", key, code.encode())
-            self._out.publish("task", LETTERS[state], task=task, code=code, message=message)
+            if state in LETTERS:
+                self._out.publish("task", LETTERS[state], task=task, code=code, message=message)
         self.by_lane[LANES[self.table.lane[slot]]] -= 1
         self.groups.give(self.table.group[slot])
         self.alone.pop(task, None)

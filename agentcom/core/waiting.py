@@ -134,9 +134,12 @@ class Waiting:
                 FAILED, f"task {task} waits for {named(failed)}, which did not complete; retry that first"
             )
 
+    def live_dependants(self, task: int) -> list[int]:
+        return [one for one in self.depends.of(task) if one in self._tasks.table]
+
     def check_purge(self, task: int) -> None:
         """A task that others wait for stays: they would never know what became of it."""
-        live = [one for one in self.depends.of(task) if one in self._tasks.table]
+        live = self.live_dependants(task)
         if live:
             said = f"task {task} is waited for by {named(live)}; retry it, or cancel those first"
             raise Refused("has_dependants", said)

@@ -350,6 +350,8 @@ FORWARDED: list[tuple[str, str, Any, Any]] = [
     ("GET", "/dead?limit=3", None, m.DeadList(limit=3)),
     ("POST", "/dead/retry", {"tasks": [1, 2]}, m.DeadRetry(tasks=(1, 2))),
     ("POST", "/dead/purge", {"all": True}, m.DeadPurge()),
+    ("POST", "/dead/retry", {"state": "expired", "cursor": 9}, m.DeadRetry(state="expired", cursor=9)),
+    ("GET", "/dead?state=cancelled&label=a", None, m.DeadList(state="cancelled", label="a")),
     ("GET", "/agents", None, m.AgentList()),
     ("POST", "/agents/HMS%20Beagle/cordon", None, m.AgentCordon(agent="HMS Beagle")),
     ("POST", "/agents/Beagle/uncordon", None, m.AgentCordon(agent="Beagle", cordoned=False)),

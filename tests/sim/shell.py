@@ -32,6 +32,7 @@ from agentcom.core.effects import (
     key_u64,
 )
 from agentcom.core.hub import Hub
+from agentcom.dead_letters import name_letters
 from agentcom.errors import Refused, StoreDamaged, StoreError, StoreFull
 from agentcom.loading import load
 from agentcom.logbook import LogBook
@@ -311,24 +312,12 @@ class HubShell:
 
     def _handle_one(self, event: Event, now: Now, batch: Batch) -> list[Effect]:
         if isinstance(event, Incoming):
-            event = self._named_dead(event)
+            event = name_letters(event, self.store, now)
             event = look_up(self.hub, self.store, event, now)
             self._line.note("in", event.peer, type(event.message).__name__)
         effects = self.hub.handle(event, now)
         self._checker.handled(event, effects, now)
         return self._apply(effects, batch)
-
-    def _named_dead(self, event: Incoming) -> Incoming:
-        request = event.message
-        if not isinstance(request, m.Request) or not isinstance(request.op, m.DeadRetry | m.DeadPurge):
-            return event
-        if request.op.tasks:
-            return event
-        oldest = self.store.scan("dead", limit=limits.BATCH_TASKS_MAX)
-        named = msgspec.structs.replace(
-            request.op, tasks=tuple(int.from_bytes(key, "big") for key, _ in oldest)
-        )
-        return event._replace(message=msgspec.structs.replace(request, op=named))
 
     def _apply(self, effects: list[Effect], batch: Batch) -> list[Effect]:
         later: list[Effect] = []

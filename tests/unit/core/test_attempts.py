@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from agentcom import messages as m
-from agentcom.core.attempts import LATE
 from agentcom.core.effects import Put, Send, SendAssign, Timers, key_u64, key_u64x2
+from agentcom.core.evidence import LATE
 from agentcom.core.lanes import task_of
 from agentcom.errors import Refused
 from agentcom.model import AgentState, AttemptRecord, FailureClass, Role, State

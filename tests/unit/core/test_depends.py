@@ -16,6 +16,7 @@ from tests.core_rig import HostEnd, Rig
 from tests.factories import result, settings, shell_task, task
 
 HOUR_MS = 3_600_000
+PURGED_ONE = {"purged": 1, "kept": [], "next_cursor": None}
 
 
 @pytest.fixture
@@ -253,7 +254,7 @@ def test_a_dependency_that_is_waited_for_is_not_purged(rig: Rig) -> None:
         rig.admin.ask(m.DeadPurge(tasks=(first,)))
     assert found.value.code == "has_dependants"
     rig.admin.ask(m.TaskCancel(task=second))
-    assert rig.admin.ask(m.DeadPurge(tasks=(first,))) == {"purged": 1}
+    assert rig.admin.ask(m.DeadPurge(tasks=(first,))) == PURGED_ONE
     rig.admin.ask(m.TaskRetry(task=second))
     assert rig.admin.state(second) == "held"  # what it waited for is gone, and never completed
     rig.admin.ask(m.TaskCancel(task=second))

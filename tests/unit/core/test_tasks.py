@@ -18,6 +18,7 @@ from tests.core_rig import Rig
 from tests.factories import error, settings, shell_task, task
 
 HOUR_MS = 3_600_000
+PURGED_ONE = {"purged": 1, "kept": [], "next_cursor": None}
 
 
 @pytest.fixture
@@ -370,7 +371,7 @@ def test_a_task_that_is_purged_and_retried_in_one_tick_stays_purged(rig: Rig) ->
         rig.admin.request(m.TaskRetry(task=number)),
     )
     rig.tick(rig.admin.event(purge), rig.admin.event(retry))
-    assert rig.admin.answer(purge.id) == {"purged": 1}
+    assert rig.admin.answer(purge.id) == PURGED_ONE
     with pytest.raises(Refused, match="no task"):
         rig.admin.answer(retry.id)
 
@@ -378,7 +379,7 @@ def test_a_task_that_is_purged_and_retried_in_one_tick_stays_purged(rig: Rig) ->
 def test_a_task_that_is_named_twice_is_retried_once(rig: Rig) -> None:
     number = rig.admin.submit(task())
     rig.admin.ask(m.TaskCancel(task=number))
-    assert rig.admin.ask(m.DeadRetry(tasks=(number, number))) == {"tasks": [number]}
+    assert rig.admin.ask(m.DeadRetry(tasks=(number, number))) == {"tasks": [number], "next_cursor": None}
     assert rig.hub.tasks.counts[State.ready] == 1
 
 
@@ -387,7 +388,7 @@ def test_a_task_that_is_named_twice_or_purged_twice_in_a_tick_is_counted_once(ri
     rig.admin.ask(m.TaskCancel(task=number))
     purges = [rig.admin.request(m.DeadPurge(tasks=(number, number))) for _ in range(2)]
     rig.tick(*(rig.admin.event(purge) for purge in purges))
-    assert rig.admin.answer(purges[0].id) == {"purged": 1}
+    assert rig.admin.answer(purges[0].id) == PURGED_ONE
     with pytest.raises(Refused):
         rig.admin.answer(purges[1].id)
     assert rig.hub.tasks.counts[State.cancelled] == 0
@@ -411,7 +412,7 @@ def test_a_purge_leaves_nothing_of_the_task(rig: Rig) -> None:
     rig.advance(2_000)
     box.fail(box.take())
     assert rig.admin.state(number) == "dead"
-    assert rig.admin.ask(m.DeadPurge(tasks=(number,))) == {"purged": 1}
+    assert rig.admin.ask(m.DeadPurge(tasks=(number,))) == PURGED_ONE
     left = {
         name: rig.store.count(name) for name in ("tasks", "bodies", "lanes", "dead", "attempts", "routes")
     }

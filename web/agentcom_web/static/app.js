@@ -328,7 +328,13 @@ function drawTasks() {
   const total = view.filter ? live.counts.by_state?.[view.filter] : live.counts.tasks_total;
   $("tasks-note").textContent = total > shown.length ? `newest ${shown.length} of ${total}` : shown.length ? `${shown.length}` : "";
   $("older").hidden = !(total > shown.length && shown.length < ROWS_MAX && (view.filter === null || view.older !== null));
-  $("retry-dead").hidden = !(view.filter === "dead" && shown.length && can(OPERATORS));
+  const letters = RETRYABLE.has(view.filter) && shown.length && can(OPERATORS);
+  $("retry-dead").hidden = $("purge-dead").hidden = !letters;
+  $("retry-dead").textContent = `Retry all ${view.filter}`;
+  if ($("purge-dead").dataset.sure !== view.filter) {
+    $("purge-dead").dataset.sure = "";
+    $("purge-dead").textContent = `Remove all ${view.filter}`;
+  }
   empty($("tasks-empty"), shown.length === 0, view.filter
     ? [h("p", {}, `No task is ${view.filter} now.`)]
     : [h("p", {}, "Nothing has been submitted yet. Try:"), h("code", {}, "agentcom submit \"List the files\" --command \"ls -la\" --wait")]);
@@ -641,7 +647,26 @@ $("gate-form").addEventListener("submit", (event) => {
 $("sign-out").addEventListener("click", () => signOut(""));
 $("pause").addEventListener("click", () => attempt(() => ask("POST", `/queue/${live.counts.paused ? "resume" : "pause"}`)));
 $("pane-close").addEventListener("click", closeTask);
-$("retry-dead").addEventListener("click", () => attempt(() => ask("POST", "/dead/retry", { all: true }), "They are back in their lanes."));
+async function inBulk(verb, state) {
+  let cursor = null;
+  do {
+    const fields = cursor === null ? { state } : { state, cursor };
+    cursor = (await ask("POST", `/dead/${verb}`, fields)).next_cursor;
+  } while (cursor !== null);
+}
+
+$("retry-dead").addEventListener("click", () => attempt(() => inBulk("retry", view.filter), "They are back in their lanes."));
+$("purge-dead").addEventListener("click", ({ currentTarget: button }) => {
+  const state = view.filter;
+  if (button.dataset.sure === state) {
+    button.dataset.sure = "";
+    button.textContent = `Remove all ${state}`;
+    attempt(() => inBulk("purge", state), "They are gone for good.");
+    return;
+  }
+  button.dataset.sure = state;
+  button.textContent = `Remove all ${state} for good?`;
+});
 $("older").addEventListener("click", async () => {
   const oldest = Math.min(...[...live.tasks.values()].filter((t) => !view.filter || t.state === view.filter).map((t) => t.id));
   const state = view.filter ? `&state=${view.filter}` : "";
