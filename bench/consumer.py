@@ -86,9 +86,7 @@ def hello(socket: zmq.Socket[bytes], name: str, agents: int, takes_many: bool = 
     offers = tuple(m.AgentOffer(name=f"{name}-{n}", backends=(Backend.shell,)) for n in range(agents))
     process = secrets.token_hex(8)
     offer = m.HostOffer(name=name, agents=offers)
-    said = m.Hello(
-        protocol=limits.PROTOCOL_VERSION, process=process, host=offer, takes_many=takes_many
-    )
+    said = m.Hello(protocol=limits.PROTOCOL_VERSION, process=process, host=offer, takes_many=takes_many)
     answer = ask(socket, said)
     assert isinstance(answer, m.Welcome)
     return answer.session

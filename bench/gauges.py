@@ -6,6 +6,7 @@ then, and the CPU time of the thread that does the work: that one hardly moves w
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import tempfile
@@ -19,6 +20,7 @@ import psutil
 SYNCS: Final = 15
 SYNC_BYTES: Final = 4096
 COMMITS: Final = 30
+KEYS: Final = 1000  # of a gauge's file, which then stays small
 ENGINE: Final = 0  # LMDB 0.9, as in the hub's store
 
 
@@ -34,19 +36,33 @@ def fdatasync_us(folder: Path) -> float:
     return statistics.median(took)
 
 
+class CommitGauge:
+    """Commits of one small record each, with the store's own durability, to a file in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._place = tempfile.TemporaryDirectory(dir=folder)
+        self._environment = lmdb.open(
+            self._place.name, map_size=2**24, sync=True, metasync=True, lib_version=ENGINE
+        )
+        self._count = 0
+
+    def once_us(self) -> float:
+        """What one costs just now."""
+        self._count += 1
+        begun = time.perf_counter()
+        with self._environment.begin(write=True) as transaction:
+            transaction.put((self._count % KEYS).to_bytes(8, "big"), b"\0" * 255)
+        return (time.perf_counter() - begun) * 1e6
+
+    def close(self) -> None:
+        self._environment.close()
+        self._place.cleanup()
+
+
 def lmdb_commit_us(folder: Path) -> float:
-    """The median of a few commits of one small record each, with the store's own durability: what one costs
-    on the disk of `folder` just now."""
-    took: list[float] = []
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        environment = lmdb.open(place, map_size=2**24, sync=True, metasync=True, lib_version=ENGINE)
-        for n in range(COMMITS):
-            begun = time.perf_counter()
-            with environment.begin(write=True) as transaction:
-                transaction.put(n.to_bytes(8, "big"), b"\0" * 255)
-            took.append((time.perf_counter() - begun) * 1e6)
-        environment.close()
-    return statistics.median(took)
+    """The median of a few commits."""
+    with contextlib.closing(CommitGauge(folder)) as gauge:
+        return statistics.median(gauge.once_us() for _ in range(COMMITS))
 
 
 def commits(store: Path) -> int:

@@ -31,7 +31,7 @@ def test_each_implementation_has_a_row_for_each_number_in_flight(
 
     document = json.loads(capsys.readouterr().out)
     assert code == 0
-    assert set(document) == {"rows", "goals", "flushes", "machine", "commit"}
+    assert set(document) == {"rows", "pairs", "goals", "flushes", "machine", "commit"}
     rows = document["rows"]
     assert [(row["in_flight"], row["impl"]) for row in rows] == [(n, impl) for n in (1, 8) for impl in IMPLS]
     for row in rows:
@@ -45,6 +45,8 @@ def test_each_implementation_has_a_row_for_each_number_in_flight(
         assert (row["start_p50_us"] is None) is (row["impl"] != "end_to_end")
     assert [row["ratio_to_echo"] for row in rows if row["impl"] == "echo"] == [1, 1]
     assert document["flushes"]["per_commit"] >= 2
+    assert list(document["pairs"]) == list(hub.Pairs.__annotations__)
+    assert min(document["pairs"].values()) > 0
     assert [goal["goal"][:2] for goal in document["goals"]] == ["P4"]
     assert list(tmp_path.iterdir()) == []
     assert psutil.Process().children(recursive=True) == []
@@ -72,9 +74,9 @@ def test_goals_are_told_with_their_floors_and_whether_they_hold() -> None:
     rows = [
         row("submit", 1000, ratio_to_echo=0.2, flushes=0.006),
         row("submit", 64, flushes=0.05),
-        row("end_to_end", 1, start_p50_us=1001, lmdb_commit_us=300),
     ]
-    assert [(goal["goal"][:2], goal["bound"], goal["holds"]) for goal in hub.goals(rows)] == [
+    pairs = hub.Pairs(tasks=9, start_p50_us=1001, lmdb_commit_us=300)
+    assert [(goal["goal"][:2], goal["bound"], goal["holds"]) for goal in hub.goals(rows, pairs)] == [
         ("P1", 0.12, True),
         ("P4", 1000, False),
         ("P5", 0.06, True),

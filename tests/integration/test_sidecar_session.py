@@ -166,7 +166,9 @@ def test_an_assignment_is_accepted_run_reported_and_forgotten_after_the_acknowle
     until(lambda: not list((home.sidecar / "outbox").iterdir()), "the outbox is empty")
 
 
-def test_r1_a_result_is_sent_again_until_it_is_acknowledged(hub: FakeHub, start: Callable[..., Sidecar]) -> None:
+def test_r1_a_result_is_sent_again_until_it_is_acknowledged(
+    hub: FakeHub, start: Callable[..., Sidecar]
+) -> None:
     start()
     hub.expect(Hello)
     hub.assign(1, 1, AGENTS[0], shell("true"))

@@ -523,7 +523,12 @@ def test_an_event_that_the_hub_keeps_is_streamed_and_stands_in_the_next_snapshot
     stream.next()
     hub.publish("host", {"event": "host_removed", "number": 7, "name": "orion", "by": "ann"})
     event = stream.until(lambda name, _: name == "event")
-    assert (event["number"], event["topic"], event["event"], event["by"]) == (7, "host", "host_removed", "ann")
+    assert (event["number"], event["topic"], event["event"], event["by"]) == (
+        7,
+        "host",
+        "host_removed",
+        "ann",
+    )
     name, snapshot = streams().next()
     assert name == "snapshot"
     assert [each["number"] for each in snapshot["events"]] == [7]
