@@ -388,6 +388,9 @@ class Broker:
         self.hub.troubles = (*((closed.message,) if closed else ()), *troubles)
         if self.hub.troubles != before:
             self._feed.counts_changed()
+            if not (before and self.hub.troubles):
+                why = {"reason": self.hub.troubles[0]} if self.hub.troubles else {}
+                self.notice("hub", "hub_degraded" if self.hub.troubles else "hub_recovered", **why)
 
     def _take_over(self, old: Hub | None = None) -> list[Effect]:
         """Load the core from the store and commit what starting again changes (leases of lost agents)."""

@@ -32,10 +32,11 @@ KEPT = frozenset(
     {
         "agent_removed", "agent_unresponsive",
         "alarm_ended", "alarm_raised", "backup_made", "backup_verified", "compaction_failed",
+        "attempt_stalled",
         "clock_jumped",
         "endpoint_added", "endpoint_removed", "endpoint_sick", "endpoint_well",
         "host_offline", "host_online", "host_removed",
-        "hub_started",
+        "hub_degraded", "hub_recovered", "hub_started",
         "key_enrolled", "key_revoked", "token_added",
         "queue_paused", "queue_resumed", "queue_rule_set",
         "setting_changed", "setting_ignored",

@@ -5,7 +5,8 @@ The broker is real, with its sockets; the store is one that fails when it is tol
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from agentcom.store.journaled import JournaledStore
 from agentcom.store.memory_store import Failure, MemoryDisk, MemoryStore
 from tests import factories
 from tests.factories import shell_task
-from tests.fake_client import FakeClient
+from tests.fake_client import ANSWER_S, FakeClient
 from tests.fake_sidecar import FakeSidecar
 from tests.sim.equality import check_same_after_restart
 
@@ -61,6 +62,13 @@ class FailingHub:
             if any(isinstance(one, kind) for one in caller.received):
                 return caller.expect(kind)
         raise AssertionError(f"no {kind.__name__}: {caller.received}")
+
+    def tick_until(self, is_so: Callable[[], object]) -> None:
+        """What was sent is still on its way: go round until it has arrived."""
+        until = time.monotonic() + ANSWER_S
+        while not is_so():
+            assert time.monotonic() < until, "it did not arrive"
+            self.broker.tick()
 
     def ask(self, op: m.Operation) -> m.Reply | m.Error:
         self.ann.received.clear()
@@ -253,7 +261,7 @@ def test_who_waits_for_another_task_waits_on(hub: FailingHub) -> None:
     assign = hub.until(hub.box, m.Assign)
     wait = hub.ann.request(m.TaskWait(task=number))
     hub.ann.send(wait)
-    hub.broker.tick()
+    hub.tick_until(lambda: hub.broker.hub.tasks.waits.count)
     places = hub.broker.hub.tasks.waits.places().keys()
     hub.store.fail_next(Failure.COMMIT)
     hub.submit()
