@@ -13,7 +13,8 @@ SEED = 20_266
 def test_a_full_store_refuses_new_tasks_and_goes_on_with_all_else(tmp_path: Path) -> None:
     """Callers keep trying with tiny tasks, past the time after which a hub looks for room again: the last pages of
     the store are for completions."""
-    report = fill(tmp_path, {"FAULTS_MAP_BYTES": str(1 << 20)}, purge_some, chars=1, persist_s=11).require()
+    room = {"FAULTS_MAP_BYTES": str(2 << 20)}
+    report = fill(tmp_path, room, purge_some, chars=1000, persist_s=11).require()
     taken = report.counts["taken_before_full"]
     assert isinstance(taken, int)
     assert taken >= 50
