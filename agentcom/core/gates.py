@@ -63,6 +63,7 @@ class Gates:
         self._held: dict[int, tuple[Counted, ...]] = {}  # by agent: what it runs counts for
         self._lines: Interned[tuple[str, ...]] = Interned(spare=0)  # the limited labels of a line's tasks
         self._lines_wait = False  # whether retries may have to wait
+        self._pools_retry: dict[int, bool] | None = None
         self.may_retry: Callable[[int], bool] = lambda _group: True
         tasks.groups.on_new = self._gate_group
         tasks.groups.on_gone = lambda number: tasks.ready.set_group(number, True)
@@ -75,9 +76,12 @@ class Gates:
     # --- at start ---------------------------------------------------------------------------------------
 
     def load(self, rules: list[QueueRule], paused: bool) -> None:
-        """Before the tasks are loaded. What rules speak of hosts and endpoints that are gone is kept quiet."""
+        """Before the tasks are loaded. Rules of hosts and endpoints that are gone go too."""
         self.paused = paused
         for rule in rules:
+            if self._is_of_nothing(rule):
+                self._out.delete("limits", rule.record_key)
+                continue
             self.rules[rule.kind, rule.scope, rule.key] = rule
             self._take_over(rule, rule.number)
         self._draw_lines()
@@ -333,14 +337,25 @@ class Gates:
     def look_at_retries(self, is_any_spent: bool) -> None:
         """Let retries go or wait, while an endpoint has had its share of them or had it until now."""
         if is_any_spent or self._lines_wait:
+            self._pools_retry = {}
             self._tasks.ready.look_at_lines()
+            self._pools_retry = None
         self._lines_wait = is_any_spent
 
     def _line_open(self, line: int) -> bool:
         number, group = plain_line(line)
         if number and any(self._is_full((RuleScope.label, label)) for label in self._lines[number - 1]):
             return False
-        return group < 0 or self.may_retry(group)
+        return group < 0 or self._may_retry(group)
+
+    def _may_retry(self, group: int) -> bool:
+        """Asked once per pool where all lines are looked at."""
+        if self._pools_retry is None:
+            return self.may_retry(group)
+        pool = self._tasks.groups.pool_of(group)
+        if pool not in self._pools_retry:
+            self._pools_retry[pool] = self.may_retry(group)
+        return self._pools_retry[pool]
 
     def _draw_lines(self) -> None:
         """Limits of labels have come or gone: put each ready task into the line of its limited labels."""
@@ -383,6 +398,11 @@ class Gates:
 
     def _submitter_weight(self, submitter: int) -> int:
         return self._weight(RuleScope.submitter, str(submitter))
+
+    def _is_of_nothing(self, rule: QueueRule) -> bool:
+        if rule.scope is RuleScope.host:
+            return int(rule.key) not in self._fleet.hosts
+        return rule.scope is RuleScope.endpoint and int(rule.key) not in self._registry.endpoints
 
     @staticmethod
     def _parsed(kind: RuleKind, key: str) -> tuple[RuleScope, str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import msgspec
 import pytest
 
 from agentcom import limits
 from agentcom import messages as m
 from agentcom.errors import Refused
-from agentcom.model import Role, TaskSpec
+from agentcom.model import QueueRule, Role, RuleKind, RuleScope, TaskSpec
+from agentcom.store.base import Batch
 from tests.core_rig import HostEnd, Rig
 from tests.factories import (
     complex_task,
@@ -266,12 +268,23 @@ def test_a_pause_goes_with_its_host(rig: Rig) -> None:
     assert rig.admin.ask(m.QueueStats())["pauses"] == []
 
 
+def test_rules_of_a_host_and_an_endpoint_that_a_store_no_longer_has_go_at_the_start(rig: Rig) -> None:
+    for scope, kind in ((RuleScope.host, RuleKind.pause), (RuleScope.endpoint, RuleKind.limit)):
+        rule = QueueRule(kind=kind, scope=scope, key="77", number=1)
+        batch = Batch()
+        batch.put("limits", rule.record_key, msgspec.msgpack.encode(rule))
+        rig.store.commit(batch, rig.store.sequence + 1)
+    rig.start()
+    assert rig.hub.gates.rules == {}
+    assert rig.store.count("limits") == 0
+
+
 def test_labels_that_have_no_limit_cost_no_line(rig: Rig) -> None:
     limit(rig, "label:deploy", 5)
-    for n in range(300):
+    for n in range(100):
         rig.admin.submit(shell_task(labels=(f"ticket-{n}",)))
     assert rig.hub.tasks.lines == {}
-    for number in range(1, 301):
+    for number in range(1, 101):
         rig.admin.ask(m.TaskCancel(task=number))
     assert len(rig.hub.tasks.table.label_sets) <= 65
 
