@@ -30,7 +30,7 @@ from agentcom.limits import MIB
 from agentcom.model import JsonObject
 from agentcom.store.backup import Backup, BackupRun, CheckRun, list_backups
 from agentcom.store.check import CheckReport
-from agentcom.store.compact import CompactionRun
+from agentcom.store.compact import CompactionRun, remove_leftovers
 from agentcom.store.scrub import Scrubber
 from agentcom.store.start import OpenedStore
 
@@ -56,6 +56,7 @@ class Upkeep:
         self.settings = settings
         self.alarms = Alarms()
         self._log = logs.get()
+        remove_leftovers(opened.paths.store)
         self._chores = Chores()
         self._scrubber = Scrubber(opened.journaled)
         self._growth = Growth()

@@ -67,6 +67,7 @@ class FakeWebHub:
         self.hosts: list[dict[str, Any]] = []
         self.endpoints: list[dict[str, Any]] = []
         self.paused = False
+        self.troubles: list[str] = []
         self.pauses: list[str] = []
         self.beats = True
         self.epoch = ""
@@ -186,6 +187,8 @@ class FakeWebHub:
         return {
             "paused": self.paused,
             "pauses": self.pauses,
+            "degraded": bool(self.troubles),
+            "troubles": self.troubles,
             "by_state": by_state,
             "by_lane": by_lane,
             "tasks_total": len(self.tasks),

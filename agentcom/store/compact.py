@@ -44,6 +44,12 @@ class Compacted(msgspec.Struct, frozen=True, kw_only=True):
     stopped_ms: int
 
 
+def remove_leftovers(place: Path) -> None:
+    """What a process that was killed in the middle has left; the store is open, so it needs none of it."""
+    shutil.rmtree(place / _BUILDING, ignore_errors=True)
+    (place / _OLD).unlink(missing_ok=True)
+
+
 class CompactionRun:
     """A Run of chores.py. Raises StoreFull when there is no room for a second copy."""
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from agentcom import cli
-from agentcom.store import start
 from agentcom.store.lmdb_store import FORMAT_KEY, OWN, OWN_VERSION
 from agentcom.store.record import pack
 from agentcom.store.segments import segments
 from tests.contract.places import raw
-from tests.world import World, eventually
+from tests.world import World, clean_environment, eventually
 
 HUB = "hub"
 
@@ -253,17 +251,25 @@ def test_a_second_hub_on_a_home_is_refused_and_names_the_first(world: World) -> 
     assert (refused.returncode, f"process {first.pid} has it open" in refused.stderr) == (1, True)
 
 
-def test_a_home_on_a_network_file_system_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("AGENTCOM_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("AGENTCOM_HUB_PORT", "0")
-    monkeypatch.setattr(start, "file_system", lambda _path: "nfs4")
-    assert cli.main(["hub"]) == 1
-    told = capsys.readouterr().err
-    assert "network file system (nfs4)" in told
-    assert "AGENTCOM_HOME" in told
-    assert not (tmp_path / "home" / "store" / "data.mdb").exists()
+def test_a_home_on_a_network_file_system_is_refused(tmp_path: Path) -> None:
+    """The command in a process of its own, in which every folder is said to lie on NFS."""
+    script = (
+        "import sys\nfrom agentcom import cli\nfrom agentcom.store import start\n"
+        "start.file_system = lambda _path: 'nfs4'\nsys.exit(cli.main(['hub']))"
+    )
+    home = tmp_path / "home"
+    refused = subprocess.run(
+        [sys.executable, "-c", script],
+        env=clean_environment(home),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert "network file system (nfs4)" in refused.stderr
+    assert "AGENTCOM_HOME" in refused.stderr
+    assert not (home / "store" / "data.mdb").exists()
 
 
 # --- compaction -----------------------------------------------------------------------------------------

@@ -327,6 +327,19 @@ def test_what_is_paused_by_itself_stands_in_the_queues_line(
     expect(page.locator("#paused")).to_contain_text("Dispatch is paused")
 
 
+def test_a_degraded_hub_says_why_in_a_banner(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
+    hub.troubles = ["batches 3 to 5 are not in the store: <b>gone</b>"]
+    signed_in(page, web, hub)
+    banner = page.get_by_role("alert")
+    expect(banner).to_contain_text("The hub is degraded.")
+    expect(banner).to_contain_text("batches 3 to 5 are not in the store: <b>gone</b>")
+
+
+def test_no_banner_stands_over_a_sound_hub(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
+    signed_in(page, web, hub)
+    expect(page.locator("#degraded")).to_be_hidden()
+
+
 def test_the_queue_is_paused_and_resumed(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
     signed_in(page, web, hub)
     page.get_by_role("button", name="Pause dispatch").click()

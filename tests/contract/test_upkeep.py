@@ -237,6 +237,28 @@ def test_a_copy_that_does_not_open_is_put_aside_and_the_old_file_is_used_again(
     assert kept.place.is_whole_of(kept.opened)
 
 
+@pytest.mark.parametrize("step", ["link", "replace"])
+def test_a_hub_that_is_killed_while_the_files_change_places_starts_on_one_of_the_two(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    kept.commit(20)
+    put = CompactionRun._put
+
+    def die(run: CompactionRun, source: Path) -> None:
+        if step == "replace":
+            put(run, source)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CompactionRun, "_put", die)
+    kept.ask(m.Compact())
+    with pytest.raises(KeyboardInterrupt):
+        kept.until_idle()
+    assert (kept.opened.paths.store / "data.mdb.before-compaction").exists()
+    kept.open()
+    assert kept.place.is_whole_of(kept.opened)
+    assert sorted(file.name for file in kept.opened.paths.store.glob("data.mdb*")) == ["data.mdb"]
+
+
 def test_no_copy_is_begun_without_room_for_it(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compact, "has_room", lambda _path, _bytes: False)
     with pytest.raises(StoreFull, match="no room"):

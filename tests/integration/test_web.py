@@ -95,6 +95,17 @@ def streams(hub: FakeWebHub, web: WebProcess) -> Iterator[Callable[..., Stream]]
         yield open_stream
 
 
+def test_a_degraded_hub_is_told_in_one_word_without_a_token(hub: FakeWebHub, web: WebProcess) -> None:
+    assert httpx2.get(f"{web.url}/healthz").text.split() == ["ok"]
+    hub.troubles = ["batches 3 to 5 are gone"]
+    hub.show_everything()
+    eventually(lambda: httpx2.get(f"{web.url}/healthz").text.split() == ["degraded"])
+    ready = httpx2.get(f"{web.url}/readyz")
+    assert (ready.status_code, ready.text.split()) == (200, ["degraded"])
+    with client(web, hub.token(Role.view)) as viewer:
+        assert "agentcom_degraded 1" in viewer.get("/metrics").text
+
+
 # --- tokens -------------------------------------------------------------------------------------------------
 
 READS = ["/api/v1/tasks", "/api/v1/queue", "/api/v1/whoami", "/api/v1/snapshot", "/api/v1/events", "/api/v1/stats",
@@ -374,6 +385,16 @@ FORWARDED: list[tuple[str, str, Any, Any]] = [
     ("PUT", "/queue/limits", {"key": "label:deploy", "number": None}, m.QueueLimit(key="label:deploy")),
     ("PUT", "/queue/weights", {"key": "repo:x", "number": 3}, m.QueueWeight(key="repo:x", number=3)),
     ("GET", "/events/history?topic=host&limit=9", None, m.EventList(topic="host", limit=9)),
+    ("GET", "/backups", None, m.BackupList()),
+    ("POST", "/backups", None, m.BackupNow()),
+    ("POST", "/backups/backup-1.mdb/verify", None, m.BackupVerify(backup="backup-1.mdb")),
+    ("POST", "/store/compact", None, m.Compact()),
+    ("POST", "/store/acknowledge", None, m.StoreAcknowledge()),
+    ("GET", "/backups", None, m.BackupList()),
+    ("POST", "/backups", None, m.BackupNow()),
+    ("POST", "/backups/backup-1.mdb/verify", None, m.BackupVerify(backup="backup-1.mdb")),
+    ("POST", "/store/compact", None, m.Compact()),
+    ("POST", "/store/acknowledge", None, m.StoreAcknowledge()),
     ("GET", "/config?name=queue", None, m.ConfigGet(name="queue")),
     (
         "PATCH",
