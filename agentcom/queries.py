@@ -111,6 +111,10 @@ class Queries:
             "tier_disagreements": tasks.disagreements,
             "agents": agents,
             "retention": self._kept(),
+            "settings": {
+                "stored": sorted(self.hub.configuration.stored),
+                "ignored": dict(self.hub.configuration.ignored),
+            },
         }
 
     def _kept(self) -> JsonObject:

@@ -21,6 +21,7 @@ from agentcom.model import FINAL, KeptEvent, TaskRow
 from agentcom.store.base import Store, after
 
 PAUSE_MS: Final = 1000
+FULL_PAUSE_MS: Final = 10_000  # while no new tasks are taken
 _row = msgspec.msgpack.Decoder(TaskRow).decode
 _kept = msgspec.msgpack.Decoder(KeptEvent).decode
 
@@ -46,7 +47,8 @@ class Retirement:
         if not rows and not events:
             self._due_ms = now.mono_ms + PAUSE_MS
             return []
-        self._due_ms = now.mono_ms
+        # Deletes make room, but a disk that takes nothing must not be asked in every turn of the loop.
+        self._due_ms = now.mono_ms + (FULL_PAUSE_MS if hub.no_submits is not None else 0)
         tasks = tuple(row.id for row in rows)
         return [Retire(tasks, events, allowed, self._found(rows))]
 

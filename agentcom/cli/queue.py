@@ -85,6 +85,8 @@ def stats(invocation: Invocation) -> None:
         output.line(
             f"  kept of what is over: {shown}; {kept['retired_since_start']} tasks have gone since the start"
         )
+    for name, why in ((found.get("settings") or {}).get("ignored") or {}).items():
+        output.line(f"  {name} was set and does not apply: {output.plain(why)}")
     storage.show(found)
 
 

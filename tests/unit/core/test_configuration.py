@@ -254,6 +254,10 @@ def test_a_stored_setting_that_no_longer_fits_does_not_keep_the_hub_from_startin
     view = shown(rig, "queue.lease_s")
     assert (view["value"], view["source"]) == (45, "default")
     assert view["ignored"].startswith("queue.lease_s is 20 and queue.heartbeat_s 10")
+    told = rig.admin.ask(m.QueueStats())["settings"]
+    assert told == {"stored": ["queue.backoff_s", "queue.lease_s"], "ignored": {"queue.lease_s": view["ignored"]}}
+    (event,) = rig.admin.ask(m.EventList(event="setting_ignored"))["events"]
+    assert (event["name"], event["reason"]) == ("queue.lease_s", view["ignored"])
     change(rig, queue_lease_s=31)
     assert "ignored" not in shown(rig, "queue.lease_s")
     assert rig.hub.settings.queue.lease_s == 31

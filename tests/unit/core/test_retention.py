@@ -11,6 +11,7 @@ from agentcom import limits
 from agentcom import messages as m
 from agentcom.config import RetentionSettings, Settings
 from agentcom.core.effects import Over, Retire, key_u64
+from agentcom.core.succession import NoSubmits
 from agentcom.errors import Refused
 from agentcom.model import CheckKind, CheckReport, CheckStatus, Iteration, JsonObject, ResultStatus, State
 from agentcom.store.crosscheck import cross_check, walk_store
@@ -125,6 +126,16 @@ def test_a_slice_is_bounded_and_the_next_one_follows_at_once() -> None:
         rig.tick(*events)
     assert sizes == [most, most]
     assert len(kept(rig)) == 1
+
+
+def test_while_the_disk_takes_nothing_new_it_is_tried_now_and_then() -> None:
+    rig = rig_with(tasks_max=1)
+    cancelled(rig, 4)
+    rig.hub.no_submits = NoSubmits("storage_full", "the disk has no room", 30.0)
+    now = rig.clock.advance(1_000)
+    assert len(rig.retirement.turn(rig.hub, now)) == 1
+    assert rig.retirement.turn(rig.hub, rig.clock.advance(9_999)) == []
+    assert len(rig.retirement.turn(rig.hub, rig.clock.advance(1))) == 1
 
 
 def test_a_task_that_was_retried_in_the_same_tick_stays() -> None:
