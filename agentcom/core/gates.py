@@ -23,18 +23,13 @@ from agentcom.core.lanes import plain_line
 from agentcom.core.outlet import Outlet
 from agentcom.core.principals import Principals
 from agentcom.core.registry import Registry
+from agentcom.core.rule_names import RuleNames
 from agentcom.core.tasks import Tasks
 from agentcom.errors import NotFound, Refused
-from agentcom.model import JsonObject, QueueRule, RuleKind, RuleScope, Tier
+from agentcom.model import JsonObject, QueueRule, RuleKind, RuleScope
 
 Place = tuple[RuleKind, RuleScope, str]
 Counted = tuple[RuleScope, str]
-
-SCOPES: dict[RuleKind, tuple[RuleScope, ...]] = {
-    RuleKind.pause: (RuleScope.repo, RuleScope.tier, RuleScope.host),
-    RuleKind.limit: (RuleScope.repo, RuleScope.label, RuleScope.endpoint),
-    RuleKind.weight: (RuleScope.submitter, RuleScope.repo),
-}
 
 
 class Hindrance(NamedTuple):
@@ -55,7 +50,7 @@ class Gates:
         self._tasks = tasks
         self._fleet = fleet
         self._registry = registry
-        self._principals = principals
+        self._names = RuleNames(fleet, registry, principals)
         self.paused = False
         self.rules: dict[Place, QueueRule] = {}
         self._limits: dict[Counted, int] = {}  # of repositories and labels
@@ -79,7 +74,7 @@ class Gates:
         """Before the tasks are loaded. Rules of hosts and endpoints that are gone go too."""
         self.paused = paused
         for rule in rules:
-            if self._is_of_nothing(rule):
+            if self._names.is_of_nothing(rule):
                 self._out.delete("limits", rule.record_key)
                 continue
             self.rules[rule.kind, rule.scope, rule.key] = rule
@@ -95,14 +90,14 @@ class Gates:
             self._out.number("paused", int(paused))
             self._changed()
         elif paused:
-            self._set(RuleKind.pause, scope, self._resolved(scope, key), 1, by, now)
+            self._set(RuleKind.pause, scope, self._names.key_of(scope, key), 1, by, now)
         else:
-            self._unset(RuleKind.pause, scope, self._resolved(scope, key))
+            self._unset(RuleKind.pause, scope, self._names.key_of(scope, key))
 
     def set_number(self, kind: RuleKind, key: str, number: int | None, by: str, now: Now) -> JsonObject:
         """Set a limit or a weight by its key as people write it (`repo:URL`); None takes it back."""
-        scope, name = self._parsed(kind, key)
-        resolved = self._resolved(scope, name)
+        scope, name = self._names.parsed(kind, key)
+        resolved = self._names.key_of(scope, name)
         if number is not None:
             rule = self._set(kind, scope, resolved, number, by, now)
             return self._view(rule)
@@ -193,7 +188,7 @@ class Gates:
     def paused_keys(self) -> list[str]:
         """What is paused besides the whole queue, as `tier:complex`."""
         return [
-            f"{scope}:{self._shown(scope, key)}"
+            f"{scope}:{self._names.name_of(scope, key)}"
             for kind, scope, key in sorted(self.rules)
             if kind is RuleKind.pause
         ]
@@ -399,50 +394,9 @@ class Gates:
     def _submitter_weight(self, submitter: int) -> int:
         return self._weight(RuleScope.submitter, str(submitter))
 
-    def _is_of_nothing(self, rule: QueueRule) -> bool:
-        if rule.scope is RuleScope.host:
-            return int(rule.key) not in self._fleet.hosts
-        return rule.scope is RuleScope.endpoint and int(rule.key) not in self._registry.endpoints
-
-    @staticmethod
-    def _parsed(kind: RuleKind, key: str) -> tuple[RuleScope, str]:
-        scope, colon, name = key.partition(":")
-        allowed = SCOPES[kind]
-        if not colon or not name or scope not in allowed:
-            names = ", ".join(f"{one}:{one.upper()}" for one in allowed)
-            raise Refused("invalid", f"key: {key!r} is no key of a {kind}; give one of {names}", field="key")
-        return RuleScope(scope), name
-
-    def _resolved(self, scope: RuleScope, name: str) -> str:
-        """What a rule is kept under: a number where things can be renamed."""
-        if scope is RuleScope.host:
-            return str(self._fleet.host_named(name).record.id)
-        if scope is RuleScope.endpoint:
-            return str(self._registry.named(name).id)
-        if scope is RuleScope.tier and name not in set(Tier):
-            raise Refused("invalid", f"tier: {name!r} is none of {', '.join(Tier)}", field="tier")
-        if scope is RuleScope.submitter:
-            principal = self._principals.by_name.get(name)
-            if principal is None:
-                raise NotFound(f"key: nobody is named {name}; see `agentcom token list`", field="key")
-            return str(principal.id)
-        return name
-
-    def _shown(self, scope: RuleScope, key: str) -> str:
-        if scope is RuleScope.host:
-            host = self._fleet.hosts.get(int(key))
-            return host.record.name if host is not None else key
-        if scope is RuleScope.endpoint:
-            endpoint = self._registry.endpoints.get(int(key))
-            return endpoint.name if endpoint is not None else key
-        if scope is RuleScope.submitter:
-            principal = self._principals.by_id.get(int(key))
-            return principal.name if principal is not None else key
-        return key
-
     def _view(self, rule: QueueRule) -> JsonObject:
         view: JsonObject = {
-            "key": f"{rule.scope}:{self._shown(rule.scope, rule.key)}",
+            "key": f"{rule.scope}:{self._names.name_of(rule.scope, rule.key)}",
             "set_by": rule.set_by,
             "set_at": rfc3339(rule.set_ms),
         }

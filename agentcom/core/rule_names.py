@@ -1,0 +1,72 @@
+"""How people write what a rule of the queue is about, and how it is kept.
+
+People give `repo:URL`, `label:LABEL`, `endpoint:NAME`, `host:NAME`, `submitter:NAME`. What can be renamed is kept by
+its number, so a rule goes on working under another name.
+"""
+
+from __future__ import annotations
+
+from agentcom.core.agents import Fleet
+from agentcom.core.principals import Principals
+from agentcom.core.registry import Registry
+from agentcom.errors import NotFound, Refused
+from agentcom.model import QueueRule, RuleKind, RuleScope, Tier
+
+SCOPES: dict[RuleKind, tuple[RuleScope, ...]] = {
+    RuleKind.pause: (RuleScope.repo, RuleScope.tier, RuleScope.host),
+    RuleKind.limit: (RuleScope.repo, RuleScope.label, RuleScope.endpoint),
+    RuleKind.weight: (RuleScope.submitter, RuleScope.repo),
+}
+
+
+class RuleNames:
+    """From names to keys and back."""
+
+    def __init__(self, fleet: Fleet, registry: Registry, principals: Principals) -> None:
+        self._fleet = fleet
+        self._registry = registry
+        self._principals = principals
+
+    @staticmethod
+    def parsed(kind: RuleKind, key: str) -> tuple[RuleScope, str]:
+        """Scope and name of a key as people write it; Refused when such a rule has no such key."""
+        scope, colon, name = key.partition(":")
+        allowed = SCOPES[kind]
+        if not colon or not name or scope not in allowed:
+            names = ", ".join(f"{one}:{one.upper()}" for one in allowed)
+            raise Refused("invalid", f"key: {key!r} is no key of a {kind}; give one of {names}", field="key")
+        return RuleScope(scope), name
+
+    def key_of(self, scope: RuleScope, name: str) -> str:
+        """What a rule is kept under: a number where things can be renamed."""
+        if scope is RuleScope.host:
+            return str(self._fleet.host_named(name).record.id)
+        if scope is RuleScope.endpoint:
+            return str(self._registry.named(name).id)
+        if scope is RuleScope.tier and name not in set(Tier):
+            raise Refused("invalid", f"tier: {name!r} is none of {', '.join(Tier)}", field="tier")
+        if scope is RuleScope.submitter:
+            principal = self._principals.by_name.get(name)
+            if principal is None:
+                raise NotFound(f"key: nobody is named {name}; see `agentcom token list`", field="key")
+            return str(principal.id)
+        return name
+
+    def name_of(self, scope: RuleScope, key: str) -> str:
+        """What people call it now; the key itself when it is gone."""
+        if scope is RuleScope.host:
+            host = self._fleet.hosts.get(int(key))
+            return host.record.name if host is not None else key
+        if scope is RuleScope.endpoint:
+            endpoint = self._registry.endpoints.get(int(key))
+            return endpoint.name if endpoint is not None else key
+        if scope is RuleScope.submitter:
+            principal = self._principals.by_id.get(int(key))
+            return principal.name if principal is not None else key
+        return key
+
+    def is_of_nothing(self, rule: QueueRule) -> bool:
+        """Whether the host or the endpoint that the rule is about is gone."""
+        if rule.scope is RuleScope.host:
+            return int(rule.key) not in self._fleet.hosts
+        return rule.scope is RuleScope.endpoint and int(rule.key) not in self._registry.endpoints
