@@ -39,9 +39,9 @@ def _check_store(rows: dict[int, TaskRow], store: Store) -> None:
         assert task == row.id, f"the row of task {task} is of {row.id}"
         assert row.state in FINAL, f"task {task} has not ended: {row}"
     assert not store.count("lanes"), "the lanes name tasks though all have ended"
-    ended = {task for task, row in rows.items() if row.state in (State.dead, State.expired)}
+    ended = {task for task, row in rows.items() if row.state in (State.dead, State.expired, State.cancelled)}
     listed = {int.from_bytes(key, "big") for key, _ in store.scan("dead")}
-    assert listed == ended, f"the dead list has {sorted(listed)}, dead or expired are {sorted(ended)}"
+    assert listed == ended, f"the dead list has {sorted(listed)}, dead, expired or cancelled are {sorted(ended)}"
     bodies = {int.from_bytes(key, "big") for key, _ in store.scan("bodies")}
     assert bodies == rows.keys(), f"bodies and rows differ by {sorted(bodies ^ rows.keys())}"
     for key, _ in store.scan("attempts"):
