@@ -37,12 +37,21 @@ def list_agents(invocation: Invocation) -> None:
                 ",".join(each.get("backends") or []),
                 each.get("completed_count", 0),
                 each.get("failed_count", 0),
-                " ".join(flag for flag in ("cordoned", "draining", "unresponsive", "stalled") if each.get(flag)),
+                _flags(each),
             )
             for each in found["agents"]
         ],
         "no agents; start a host with: agentcom up, or join one: agentcom host invite",
     )
+
+
+def _flags(each: JsonObject) -> str:
+    """What keeps the agent from work, or from getting on with it."""
+    flags = [flag for flag in ("cordoned", "draining", "unresponsive", "stalled") if each.get(flag)]
+    block = each.get("blocked")
+    if block:
+        flags.append(f"{block['backend']} until {block['until']}: {block['reason']}")
+    return " ".join(flags)
 
 
 def _done(invocation: Invocation, found: JsonObject, text: str) -> None:

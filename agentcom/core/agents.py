@@ -9,6 +9,7 @@ its host says that every process has ended, or until the lease of that attempt e
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from agentcom import limits
 from agentcom import messages as m
@@ -28,6 +29,17 @@ from agentcom.model import (
 )
 
 REPORTS_UNKNOWN_AFTER = 3  # figures older than this many reports are unknown
+
+
+class Block(NamedTuple):
+    """A backend that a host cannot use for a while: its usage window is closed, and all its agents share the key.
+    `until_ms` in lease time."""
+
+    backend: Backend
+    reason: str
+    until_ms: int
+    since_wall_ms: int
+    until_wall_ms: int
 
 
 @dataclass(slots=True)
@@ -56,7 +68,13 @@ class Agent:
             return AgentState.offline
         if self.task:
             return AgentState.working if self.working else AgentState.assigned
-        return AgentState.idle
+        return AgentState.blocked if self.block is not None else AgentState.idle
+
+    @property
+    def block(self) -> Block | None:
+        """Why one of its backends cannot be used now. It takes work for the others all the same."""
+        blocks = self.host.blocks
+        return next((blocks[b] for b in self.record.backends if b in blocks), None) if blocks else None
 
     @property
     def takes_work(self) -> bool:
@@ -85,6 +103,7 @@ class Host:
     paused: bool = False  # by a rule of the queue, which is a record of its own
     alone: int = 0  # attempts here that have to be the only one
     reserved_for: int = 0  # the task that is to run here alone as soon as the others have ended
+    blocks: dict[Backend, Block] = field(default_factory=dict)
     agents: dict[int, Agent] = field(default_factory=dict)
 
 
@@ -99,6 +118,7 @@ class Fleet:
         self.agent_by_name: dict[str, Agent] = {}
         self.next_host = 1
         self._next_agent = 1
+        self._blocked: dict[int, Host] = {}  # hosts with a backend that they cannot use now
 
     def load_host(self, record: HostRecord) -> Host:
         host = Host(record)
@@ -125,6 +145,9 @@ class Fleet:
             if session is not None and sessions.by_token.get(session.token) is session:
                 host.session, host.online = session, before.online
             host.heard_ms = before.heard_ms
+            host.blocks = dict(before.blocks)
+            if host.blocks:
+                self._blocked[number] = host
             host.record.last_seen_ms = before.record.last_seen_ms
             host.record.resources = before.record.resources
             host.record.resources_ms = before.record.resources_ms
@@ -135,6 +158,48 @@ class Fleet:
                 agent.since_ms, agent.since_wall_ms = was.since_ms, was.since_wall_ms
                 if agent.task and (agent.task, agent.attempt) == (was.task, was.attempt):
                     agent.progress, agent.moved_ms, agent.stalled = was.progress, was.moved_ms, was.stalled
+
+    def block(self, host: Host, block: Block, now: Now) -> None:
+        """Give the host no more work for that backend until then; of two ends the later counts."""
+        before = host.blocks.get(block.backend)
+        if before is not None and before.until_ms >= block.until_ms:
+            return
+        host.blocks[block.backend] = block
+        self._blocks_changed(host, now)
+        self._out.publish(
+            "host",
+            "host_blocked",
+            host=host.record.name,
+            backend=block.backend.value,
+            reason=block.reason,
+            until=rfc3339(block.until_wall_ms),
+        )
+
+    def unblock(self, clock_ms: int, now: Now) -> bool:
+        """End the blocks whose time is over; whether there were any."""
+        if not self._blocked:
+            return False
+        blocks = [(host, block) for host in self._blocked.values() for block in host.blocks.values()]
+        ended = [(host, block) for host, block in blocks if block.until_ms <= clock_ms]
+        for host, block in ended:
+            del host.blocks[block.backend]
+            self._blocks_changed(host, now)
+            self._out.publish("host", "host_unblocked", host=host.record.name, backend=block.backend.value)
+        return bool(ended)
+
+    def next_unblock_ms(self) -> int | None:
+        """When the first block ends, in lease time."""
+        if not self._blocked:
+            return None
+        return min(b.until_ms for host in self._blocked.values() for b in host.blocks.values())
+
+    def _blocks_changed(self, host: Host, now: Now) -> None:
+        if host.blocks:
+            self._blocked[host.record.id] = host
+        else:
+            self._blocked.pop(host.record.id, None)
+        for agent in host.agents.values():
+            self.publish_agent(agent, now)
 
     def agents_of(self, host: Host) -> list[Agent]:
         return list(host.agents.values())
@@ -171,6 +236,8 @@ class Fleet:
         before = {agent.record.id: agent.state for agent in self.agents_of(host)}
         was_online = host.online
         host.session, host.online, host.heard_ms = session, True, now.mono_ms
+        host.blocks.clear()  # it may have another key now
+        self._blocked.pop(record.id, None)
         if not was_online:
             self.tell(host, "host_online")
         record.last_seen_ms = now.wall_ms
@@ -255,6 +322,7 @@ class Fleet:
     def remove_host(self, host: Host, by: str) -> None:
         for agent in self.agents_of(host):
             self.drop_agent(agent)
+        self._blocked.pop(host.record.id, None)
         del self.hosts[host.record.id], self.host_by_name[host.record.name]
         self._out.delete("hosts", key_u64(host.record.id))
         self._out.publish("host", "host_removed", name=host.record.name, by=by)
@@ -391,8 +459,20 @@ def agent_view(agent: Agent) -> JsonObject:
         "draining": agent.host.record.draining,
         "unresponsive": agent.unresponsive,
         "stalled": agent.stalled,
+        "blocked": _block_view(agent.block),
         "completed_count": record.completed_count,
         "failed_count": record.failed_count,
+    }
+
+
+def _block_view(block: Block | None) -> JsonObject | None:
+    if block is None:
+        return None
+    return {
+        "backend": block.backend.value,
+        "reason": block.reason,
+        "since": rfc3339(block.since_wall_ms),
+        "until": rfc3339(block.until_wall_ms),
     }
 
 

@@ -16,7 +16,7 @@ import msgspec
 from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.core import evidence, progress
-from agentcom.core.agents import Agent, Fleet, Host
+from agentcom.core.agents import Agent, Block, Fleet, Host
 from agentcom.core.effects import LogPiece, RecordKey, SendAssign, key_u64x2
 from agentcom.core.gates import Gates
 from agentcom.core.isolation import must_run_alone
@@ -24,12 +24,15 @@ from agentcom.core.outlet import Outlet
 from agentcom.core.registry import Registry, canonical_model
 from agentcom.core.retries import RetryBudgets
 from agentcom.core.routing import Candidate
-from agentcom.core.rows import TaskTable
+from agentcom.core.rows import TIERS, TaskTable
 from agentcom.core.story import Noted
 from agentcom.core.tasks import OPEN, Jitter, Move, Tasks
 from agentcom.errors import Refused
 from agentcom.model import (
+    BACKEND_OF,
+    STRATEGY_OF,
     AttemptRecord,
+    Backend,
     FailureClass,
     PrincipalRecord,
     Role,
@@ -104,7 +107,11 @@ class Attempts:
 
     def next_due_ms(self) -> int | None:
         """The next deadline in monotonic ms."""
-        return self._timers[0][0] + self._away_ms if self._timers else None
+        due = [self._timers[0][0]] if self._timers else []
+        unblock_ms = self._fleet.next_unblock_ms()
+        if unblock_ms is not None:
+            due.append(unblock_ms)
+        return min(due) + self._away_ms if due else None
 
     def has_timer(self, task: int) -> bool:
         """Whether a deadline of the task's present attempt is set. O(timers): for checks."""
@@ -383,6 +390,8 @@ class Attempts:
         """Due deadlines: leases that ran out, assignments that nobody accepted, agents not freed in time.
         Only called after a drain that emptied the socket."""
         clock_ms = self.clock_ms(now)
+        if self._fleet.unblock(clock_ms, now):
+            self._tasks.changed = True
         while self._timers and self._timers[0][0] <= clock_ms:
             _, task, attempt = heapq.heappop(self._timers)
             closing = self.closing.get((task, attempt))
@@ -473,7 +482,7 @@ class Attempts:
             self._tasks.hold(slot, error, now)
         elif error.failure_class is FailureClass.usage_window:
             table.parked_count[slot] += 1
-            self._delay(slot, int((error.retry_after_s or queue.park_s) * 1000), now)
+            self._park(slot, agent, error, now)
         elif error.failure_class is FailureClass.infrastructure:
             if call is not None:
                 self._registry.call_failed(call[0], agent.host.record.id, now)
@@ -486,6 +495,16 @@ class Attempts:
         else:
             table.retries_used[slot] += 1
             self._again(slot, table.retries_used[slot], table.max_retries[slot], error.code, now)
+
+    def _park(self, slot: int, agent: Agent, error: TaskError, now: Now) -> None:
+        """Wait for the usage window. A cloud account's is that of the host's key: its agents get no more for it."""
+        wait_ms = int((error.retry_after_s or self._tasks.settings.queue.park_s) * 1000)
+        backend = BACKEND_OF[STRATEGY_OF[TIERS[self._table.tier[slot]]]]
+        if backend is Backend.claude:
+            until_ms, until_wall_ms = self.clock_ms(now) + wait_ms, now.wall_ms + wait_ms
+            block = Block(backend, error.message, until_ms, now.wall_ms, until_wall_ms)
+            self._fleet.block(agent.host, block, now)
+        self._delay(slot, wait_ms, now)
 
     def _again(self, slot: int, used: int, allowed: int, code: str, now: Now) -> None:
         """Back to the queue after a backoff, or dead with the reason when `used` is past what is allowed."""

@@ -151,9 +151,17 @@ def _check_agents(hub: Hub) -> None:
             f"{agent.record.name} holds task {agent.task}, which is not its own"
         )
     _check_alone(hub)
+    _check_blocks(hub)
     for host in hub.fleet.hosts.values():
         busy = sum(1 for agent in host.agents.values() if agent.task)
         assert host.busy_count == busy, f"{host.record.name} counts {host.busy_count} busy agents of {busy}"
+
+
+def _check_blocks(hub: Hub) -> None:
+    blocked = {number for number, host in hub.fleet.hosts.items() if host.blocks}
+    assert blocked == set(hub.fleet._blocked), (
+        f"blocked hosts {sorted(hub.fleet._blocked)} of {sorted(blocked)}"
+    )
 
 
 def _check_alone(hub: Hub) -> None:

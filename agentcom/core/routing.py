@@ -16,7 +16,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from agentcom import limits
-from agentcom.clock import Now
+from agentcom.clock import Now, rfc3339
 from agentcom.config import Settings
 from agentcom.core.agents import Agent, Fleet, Host, offers
 from agentcom.core.registry import NO_ENDPOINT, Registry, canonical_model
@@ -24,7 +24,6 @@ from agentcom.core.retries import RetryBudgets
 from agentcom.model import (
     BACKEND_OF,
     STRATEGY_OF,
-    AgentState,
     EndpointModel,
     EndpointRecord,
     Group,
@@ -126,7 +125,9 @@ class Router:
         """Index and agent of those that offer what the group needs, endpoints aside."""
         backend = BACKEND_OF[STRATEGY_OF[group.tier]]
         for index, agent in enumerate(board.agents):
-            if backend in agent.record.backends and self._missing_need(group, agent) is None:
+            if backend not in agent.record.backends or backend in agent.host.blocks:
+                continue
+            if self._missing_need(group, agent) is None:
                 yield index, agent
 
     def _add_plain(self, board: Board, group: Group, now: Now) -> None:
@@ -239,6 +240,13 @@ class Router:
         able = [a for a in agents if offers(a, backend)]
         if not able:
             return f"no_{backend}", f"no agent on {name} offers {backend}", _backend_remedy(backend, name)
+        block = host.blocks.get(backend)
+        if block is not None:
+            return (
+                "backend_blocked",
+                f"{backend} on {name} is out of its usage window until {rfc3339(block.until_wall_ms)}: {block.reason}",
+                "wait, or give another host a key",
+            )
         fitting = [a for a in able if self._missing_need(group, a) is None]
         if not fitting:
             need = self._missing_need(group, able[0])
@@ -271,8 +279,7 @@ class Router:
                 f"the agents on {host} do not take assignments",
                 f"restart the sidecar on {host}",
             )
-        busy = [a for a in open_agents if a.state is not AgentState.idle]
-        tasks = ", ".join(str(a.task) for a in busy if a.task)
+        tasks = ", ".join(str(a.task) for a in open_agents if a.task)
         return (
             "agents_busy",
             f"every fitting agent on {host} is busy (tasks {tasks})",

@@ -398,7 +398,7 @@ function drawAgents() {
 
 function agentRow(agent) {
   const tone = { working: "busy", assigned: "busy", blocked: "wait", idle: "good" }[agent.state];
-  const flags = [agent.cordoned && "cordoned", agent.draining && "draining", agent.unresponsive && "unresponsive", agent.stalled && "stalled"].filter(Boolean);
+  const flags = [agent.cordoned && "cordoned", agent.draining && "draining", agent.unresponsive && "unresponsive", agent.stalled && "stalled", agent.blocked && `${agent.blocked.backend} until ${new Date(agent.blocked.until).toLocaleTimeString()}: ${agent.blocked.reason}`].filter(Boolean);
   const doing = agent.task
     ? h("button", { type: "button", class: "jump", onclick: () => openTask(agent.task) }, `task ${agent.task}`)
     : h("span", {}, `${agent.completed_count} done${agent.failed_count ? `, ${agent.failed_count} failed` : ""}`);
