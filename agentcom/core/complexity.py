@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 TRIVIAL: Final = "trivial"
 STANDARD: Final = "standard"
 COMPLEX: Final = "complex"
@@ -79,7 +81,7 @@ _WORD: Final = re.compile(r"\w+")
 _NO_WORD: Final = {n: " " for n in range(128) if not _WORD.match(chr(n))}
 
 
-class Classification(NamedTuple):
+class Classification(Struct, frozen=True, gc=False):
     """`tier` is trivial, standard or complex. `confidence`, 0 to 1, is for people to read: nothing orders by it.
 
     `signals` names what counted: `command`, `strong:deadlock`, `weak:schema`, `mechanical:rename`, `files:9`.

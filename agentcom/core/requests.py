@@ -126,9 +126,9 @@ class Requests:
         """The records that this request's decision needs from the store."""
         op, tasks = request.op, self._hub.tasks
         if isinstance(op, m.Submit):
+            if not [spec for spec in op.tasks if spec.depends_on or spec.idempotency_key is not None]:
+                return []
             named = [("tasks", key_u64(task)) for task in references(op) if task not in tasks.table]
-            if all(spec.idempotency_key is None for spec in op.tasks):
-                return named
             owner = owner_of(self.caller(session, request, now))
             return [*named, *(("idempotency", place) for place in tasks.idempotency_keys(op, owner))]
         if (

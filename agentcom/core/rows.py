@@ -42,6 +42,7 @@ COLUMNS = (
 )  # fmt: skip
 ROW_BYTES = sum(array(kind).itemsize for _, kind in COLUMNS)
 assert ROW_BYTES <= 200
+GROWTH_ROWS = 1024  # slots made at once: a slot that is there is filled in half the time of 31 appends
 
 
 class TaskTable:
@@ -108,16 +109,20 @@ class TaskTable:
             0, record.start_by_ms, record.complete_by_ms, self.label_sets.take(record.labels),
             record.unaccepted, record.stall_s,
         )  # fmt: skip
-        if self._free:
-            slot = self._free.pop()
-            for column, value in zip(self._columns, values, strict=True):
-                column[slot] = value
-        else:
-            slot = len(self.id)
-            for column, value in zip(self._columns, values, strict=True):
-                column.append(value)
+        if not self._free:
+            self._grow()
+        slot = self._free.pop()
+        for column, value in zip(self._columns, values, strict=True):
+            column[slot] = value
         self.slot_of[record.id] = slot
         return slot
+
+    def _grow(self) -> None:
+        """Room for GROWTH_ROWS more, the lowest slot to be used first."""
+        first = len(self.id)
+        for column in self._columns:
+            column.frombytes(bytes(column.itemsize * GROWTH_ROWS))
+        self._free.extend(range(first + GROWTH_ROWS - 1, first - 1, -1))
 
     def remove(self, task: int) -> None:
         slot = self.slot_of.pop(task)

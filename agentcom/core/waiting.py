@@ -8,9 +8,10 @@ finished long ago or be purged: whatever is not live and has not completed keeps
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import Struct
 
 from agentcom import messages as m
 from agentcom.clock import Now
@@ -31,7 +32,7 @@ FAILED = "dependency_failed"
 NAMED_MAX = 10  # ids that a message names
 
 
-class Plan(NamedTuple):
+class Plan(Struct, frozen=True, gc=False):
     """An entry of a batch with its references as ids, and those of them that it has to wait for."""
 
     admitted: Admitted
@@ -50,7 +51,7 @@ class Waiting:
 
     def plan(self, admitted: Sequence[Admitted], caller: PrincipalRecord, found: Found) -> list[Plan]:
         """The batch with all references resolved; refuses one that points nowhere before anything is taken."""
-        if not any(one.spec.depends_on for one in admitted):
+        if not [one for one in admitted if one.spec.depends_on]:
             return [Plan(one) for one in admitted]
         ids = self._tasks.ids_of(admitted, caller, found)
         return [self._plan_one(one, n, ids, caller, found) for n, one in enumerate(admitted)]
@@ -67,7 +68,7 @@ class Waiting:
             or not self._has_completed(task, caller, found, f"{at}.depends_on[{n}]")
         ]
         spec = msgspec.structs.replace(one.spec, depends_on=tuple(references))
-        return Plan(one._replace(spec=spec), tuple(unmet))
+        return Plan(msgspec.structs.replace(one, spec=spec), tuple(unmet))
 
     def _has_completed(self, task: int, caller: PrincipalRecord, found: Found, where: str) -> bool:
         tasks = self._tasks
