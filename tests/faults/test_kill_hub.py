@@ -9,16 +9,16 @@ import pytest
 
 from tests.faults.kill_loop import kill_hub
 
-KILLS, SECONDS = 60, 50.0
+KILLS, SECONDS_MAX = 60, 170.0  # half a minute on two idle cores
 SEED = 20_003
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_no_acknowledged_task_is_lost_or_done_twice_by_kills_of_the_hub(tmp_path: Path) -> None:
-    over = time.monotonic() + SECONDS
+    over = time.monotonic() + SECONDS_MAX
     report = kill_hub(tmp_path, lambda kills: kills >= KILLS or time.monotonic() >= over, SEED)
     report.require()
-    for name, least in (("kills", 10), ("submits_ok", 100), ("attempts", 100), ("ran_in_real_processes", 1)):
+    for name, least in (("kills", KILLS), ("submits_ok", 100), ("attempts", 100), ("ran_in_real_processes", 1)):
         count = report.counts[name]
         assert isinstance(count, int)
         assert count >= least, f"{name}: too little happened to prove anything: {report.line()}"
