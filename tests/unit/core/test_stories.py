@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from agentcom import messages as m
 from agentcom.clock import rfc3339
+from agentcom.config import RetentionSettings
 from agentcom.core.effects import PeerGone, key_u64, key_u64x2
 from agentcom.core.hub import Hub
 from agentcom.errors import Refused
@@ -39,6 +40,7 @@ STEPS = 40
 REPOS = ["https://git.example/one.git", "https://git.example/two.git"]
 LIMITED = ["label:a", "label:b", f"repo:{REPOS[0]}"]
 STORIES = 150
+TASKS_KEPT = 2  # final ones
 
 
 class Story(RuleBasedStateMachine):
@@ -46,7 +48,9 @@ class Story(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rig = Rig(factories.settings(max_losses=4, max_retries=2, backoff_s=1, held_s=600, ttl_s=3600))
+        retention = RetentionSettings(tasks_max=TASKS_KEPT)
+        chosen = factories.settings(max_losses=4, max_retries=2, backoff_s=1, held_s=600, ttl_s=3600)
+        self.rig = Rig(msgspec.structs.replace(chosen, retention=retention))
         self.hosts = [self.rig.host(f"host{n}", agents=2) for n in range(3)]
         self.hosts[0].see()
         self.working: dict[tuple[int, int], tuple[HostEnd, m.Assign]] = {}
@@ -226,11 +230,32 @@ class Story(RuleBasedStateMachine):
     def endpoint(self, healthy: bool) -> None:
         self.hosts[0].see(factories.sighting(probe=endpoint_probe(healthy=healthy)))
 
+    @rule()
+    def good_day(self) -> None:
+        """Everybody is there, answers, takes what is given and completes it: rare among steps that are drawn alone."""
+        for n in range(3):
+            self.hello(n, 4, False)
+            self.pong(n)
+        for n in range(3):
+            self.accept(n)
+        while self.working:
+            self.end(0, "completed", FailureClass.task_error, 1)
+
     # --- time and the hub's process ---------------------------------------------------------------------
 
     @rule(ms=st.sampled_from([1, 999, 4_000, 14_999, 15_001, 45_000, 610_000]), gap=st.booleans())
     def time(self, ms: int, gap: bool) -> None:
         self.rig.advance(ms, gap=gap)
+
+    @rule()
+    def retire(self) -> None:
+        """Final tasks beyond their number go, and are gone as if they had been purged."""
+        self.rig.retire()
+        for event in self.rig.published("task"):
+            if event["event"] == "tasks_retired":
+                self.purged |= set(event["tasks"])
+        # Those that live ones wait for stay: no more than there are live ones' dependencies.
+        assert self.rig.hub.retention.finals <= TASKS_KEPT + len(self.rig.hub.tasks.table)
 
     @rule()
     def restart(self) -> None:
