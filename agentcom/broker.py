@@ -15,6 +15,7 @@ import random
 import secrets
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -64,6 +65,7 @@ from agentcom.room import Room
 from agentcom.store.base import Batch, Store, delete_under
 from agentcom.upkeep import Upkeep
 
+NOTICED_MAX = 200  # events that wait for room on the disk; the oldest go
 POLL_MS_MAX = 250  # housekeeping (feed, outboxes) runs at least this often
 GAP_MS = 1000  # two ticks further apart than this: the loop was away, deadlines move
 
@@ -124,7 +126,7 @@ class Broker:
         self._last_mono_ms = clock.now().mono_ms
         self._timer_ms = 0
         self._running = True
-        self._noticed: list[Noticed] = []
+        self._noticed: deque[Noticed] = deque(maxlen=NOTICED_MAX)
         self._retirement = Retirement(store)
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
@@ -215,8 +217,10 @@ class Broker:
 
     def _drain(self) -> tuple[list[Event], bool]:
         """Everything that has arrived, within bounds; True if the socket was read empty."""
-        events: list[Event] = [*self._noticed]
-        self._noticed.clear()
+        events: list[Event] = []
+        if not self._room.is_full:  # each is a record: it waits, rather than making a commit fail
+            events += self._noticed
+            self._noticed.clear()
         events.extend(Probed(endpoint, probe) for endpoint, probe in self._prober.take())
         events.extend(PeerGone(peer) for peer in self._peers.take_gone())
         until = time.monotonic() + limits.TICK_DRAIN_MS_MAX / 1000

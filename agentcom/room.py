@@ -40,6 +40,11 @@ class Room:
         self._map_bytes = 1
         self.used_share = 0.0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a commit found no room, and none was seen since."""
+        return bool(self._full)
+
     def committed(self, size_bytes: int) -> None:
         self._committed_bytes += size_bytes
 

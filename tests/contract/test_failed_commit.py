@@ -18,7 +18,7 @@ from agentcom.broker import Broker
 from agentcom.clock import ManualClock
 from agentcom.config import Home, HubSettings
 from agentcom.core.effects import Event
-from agentcom.errors import StoreError
+from agentcom.errors import Refused, StoreError
 from agentcom.store.journal import Journal
 from agentcom.store.journaled import JournaledStore
 from agentcom.store.memory_store import Failure, MemoryDisk, MemoryStore
@@ -197,6 +197,23 @@ def test_while_the_disk_is_full_submits_are_refused_and_all_else_of_the_same_tic
     hub.broker.tick()
     assert not hub.broker.hub.degraded
     hub.submit()
+    hub.check()
+
+
+def test_an_event_that_is_kept_waits_until_there_is_room(hub: FailingHub) -> None:
+    hub.store.fail_next(Failure.FULL)
+    with pytest.raises(Refused):
+        hub.submit()
+    batches = hub.store.sequence
+    for _ in range(3):
+        hub.broker.tick()
+    assert hub.store.sequence == batches
+    hub.clock.advance(11_000)
+    hub.until_so(lambda: not hub.broker.hub.degraded)
+    hub.broker.tick()
+    kept = [body for _, body in hub.store.scan("feed")]
+    told = [event for body in kept for event in ("hub_degraded", "hub_recovered") if event.encode() in body]
+    assert told == ["hub_degraded", "hub_recovered"]
     hub.check()
 
 
