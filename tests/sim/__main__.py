@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--hours", type=float, default=0.0, help="go on until so many hours are simulated")
     parser.add_argument("--minutes", type=float, default=0.0, help="go on for so long of real time")
     parser.add_argument("--alive", action="store_true", help="agents that live: none may be judged dead")
-    parser.add_argument("--jobs", type=int, help="processes; one per core by default")
+    parser.add_argument("--jobs", type=int, help="processes; one per core by default, 0 for none")
     parser.add_argument(
         "--steps", type=int, help="seconds of the safety phase, instead of what the seed says"
     )

@@ -22,6 +22,7 @@ from agentcom.core.effects import (
     Event,
     Incoming,
     Put,
+    Retire,
     Send,
     SendAssign,
     SettingsChanged,
@@ -30,8 +31,8 @@ from agentcom.core.effects import (
 from agentcom.core.hub import Hub
 from agentcom.model import FINAL, OPEN_ATTEMPT, AttemptRecord, FailureClass, Route, State, TaskRow, TaskSpec
 from agentcom.store.base import Batch, Store
-from tests.sim.equality import check_core, check_same_after_restart
-from tests.sim.rules import Deadlines, Shares, Starts
+from tests.sim.equality import LEASE_MS_MAX, check_core, check_same_after_restart
+from tests.sim.rules import Deadlines, Progress, Shares, Starts, check_alone
 from tests.sim.timeline import Timeline
 
 LATE_MS_MAX = 2500  # a deadline is seen by the next tick whose drain emptied the socket, within this
@@ -75,6 +76,7 @@ class Checker:
         self.ticks = 0
         self.may_lose_living = True
         self.deadlines, self.starts = Deadlines(line), Starts(line)
+        self.progress = Progress(line, self.starts)
         self.shares = Shares(line, self.starts, self.deadlines.was_tried)
         self.running: Callable[[], Hub]
         self.is_running: Callable[[Key], bool] = lambda _key: False
@@ -103,7 +105,8 @@ class Checker:
         open_keys = [(r.id, r.attempt) for r in self.rows.values() if r.state in OPEN_ATTEMPT]
         self._renewed = dict.fromkeys(open_keys, lease)
         self._given = dict.fromkeys(open_keys, lease.begun_ms)
-        self.deadlines.core_started(self.live)
+        self.progress.core_started(open_keys, lease.begun_ms)
+        self.deadlines.core_started(self.rows)
         self.shares.core_started()
         if open_keys:
             self._line.reach("hub_restarted_with_open_attempts")
@@ -124,6 +127,8 @@ class Checker:
             if new.tasks.table.state_of(slot) in OPEN_ATTEMPT and not is_adopted:
                 self._renewed[task, attempt] = self._fresh(now)
                 self._given[task, attempt] = self._awake_ms(now)
+                if not (is_same and is_kept):
+                    self.progress.begins((task, attempt), self._awake_ms(now))
         self.shares.core_started()
         self.forget_tick()
 
@@ -155,6 +160,8 @@ class Checker:
         """What one event led to: renewals, people's retries and purges, results, deadlines."""
         if isinstance(event, Timers):
             self._deadlines(effects, now)
+        elif isinstance(event, Retire):
+            self._retired(event, effects)
         elif isinstance(event, Incoming):
             self._message(event.message, event.key, effects, now)
         for effect in effects:
@@ -168,6 +175,23 @@ class Checker:
                 self._settings_changed(effect.settings, now)
         if isinstance(event, Timers):
             self.deadlines.looked_at_clock(self.running(), self._retries | self._ended, now)
+
+    def _retired(self, event: Retire, effects: list[Effect]) -> None:
+        """What retention deletes is over, and nobody who is alive waits for it."""
+        gone = [
+            int.from_bytes(e.key, "big") for e in effects if isinstance(e, Delete) and e.database == "tasks"
+        ]
+        terms = self.running().settings.retention
+        for n, task in enumerate(gone):
+            row = self._latest(task)
+            over = len(self.rows) - len(self.live) - n > terms.tasks_max or event.over.tasks > 0
+            self.deadlines.retired(row, int(terms.tasks_s * 1000), over)
+            self._purges.add(task)
+            waiting = [one for one in self.live if task in self.starts.specs[one].depends_on]
+            if row.state is not State.completed:
+                live = self.running().tasks.table.slot_of
+                waiting = [one for one in waiting if one in live]
+                assert not waiting, f"task {task} was deleted, and {waiting} wait for it"
 
     def _settings_changed(self, settings: Settings, now: Now) -> None:
         """Every open attempt has a lease of the new length."""
@@ -185,6 +209,9 @@ class Checker:
                 for beat in (s for s in sent if isinstance(s, m.Beat)):
                     killed = {(k.task, k.attempt) for k in beat.kill}
                     self._renew({(a.task, a.attempt) for a in message.attempts} - killed, now)
+                    for one in message.attempts:
+                        if (one.task, one.attempt) not in killed:
+                            self.progress.heard((one.task, one.attempt), one.progress, self._awake_ms(now))
                     self._line.reach("beat_kills", len(killed))
             case m.Accept() if not any(isinstance(s, m.Cancel | m.Error) for s in sent):
                 self._renew({(message.task, message.attempt)}, now)
@@ -238,6 +265,7 @@ class Checker:
         for key in keys:
             if key in self._renewed:
                 self._renewed[key] = self._fresh(now)
+                self.progress.heard(key, None, self._awake_ms(now))
 
     def _deadlines(self, effects: list[Effect], now: Now) -> None:
         """Attempts that ended because time passed: not before their time, whatever the wall clock says."""
@@ -252,6 +280,8 @@ class Checker:
             if record.outcome == "lost":
                 self._line.reach("lease_ran_out")
                 assert silent_ms >= lease.length_ms, f"{what} of silence; the lease is {lease.length_ms}"
+            elif record.outcome == "stalled":
+                self.progress.taken_back(key, self.running(), self._awake_ms(now))
             elif record.outcome == "unaccepted":
                 self._line.reach("assignment_unaccepted")
                 waited_ms = self._awake_ms(now) - self._given.get(key, 0)
@@ -279,6 +309,12 @@ class Checker:
         if turns:
             self.starts.scheduled(hub, [e.message for e in effects if isinstance(e, SendAssign)])
             self.shares.scheduled(hub, turns)
+            if check_alone(hub, self._must_be_alone):
+                self._line.reach("ran_alone")
+
+    def _must_be_alone(self, task: int) -> bool:
+        losses_max = self._settings.queue.max_losses
+        return self._spent.get(task, Spent()).losses >= max(1, losses_max - 1) and losses_max > 1
 
     def _check_assignment(self, message: m.Assign) -> None:
         last = self._sent_attempt.get(message.task, 0)
@@ -522,6 +558,8 @@ class Checker:
             check_same_after_restart(hub, store, self._settings, now)
 
     def _overdue(self, now: Now) -> None:
+        keys = [(r.id, r.attempt) for r in map(self.rows.__getitem__, self.live) if r.state in OPEN_ATTEMPT]
+        self.progress.overdue(keys, self.running(), self._awake_ms(now), LEASE_MS_MAX + LATE_MS_MAX)
         for row in map(self.rows.__getitem__, self.live):
             if row.state in OPEN_ATTEMPT:
                 lease = self._renewed[row.id, row.attempt]
@@ -530,8 +568,8 @@ class Checker:
                 assert silent_ms <= lease.length_ms + LATE_MS_MAX, late
 
 
-TAKEN_BACK = ("lost", "unaccepted", "interrupted")
-DEATHS = ("worker_lost", "infrastructure_exhausted", "never_accepted")
+TAKEN_BACK = ("lost", "unaccepted", "interrupted", "stalled")
+DEATHS = ("worker_lost", "infrastructure_exhausted", "never_accepted", "stalled")
 
 
 def mark_of(description: str) -> str:

@@ -20,7 +20,7 @@ from agentcom.model import Lane, TaskSpec, Tier
 from tests.sim.network import Link, Network
 from tests.sim.timeline import Timeline
 
-NATURES = ("ok", "ok", "ok", "flaky", "flaky", "bad", "infra", "window", "config", "verify", "shy")
+NATURES = ("ok", "ok", "ok", "flaky", "flaky", "bad", "infra", "window", "config", "verify", "shy", "stuck")
 POISON = "poison"
 LANES = tuple(Lane)
 REPEATS_MAX = 4
@@ -216,6 +216,7 @@ class FakeClient:
             if self._rng.random() < 0.2
             else (),
             depends_on=self._depends_on(before),
+            stall_s=self._rng.choice((15, 40)) if self._rng.random() < 0.1 else None,
             max_retries=self._rng.choice((None, None, 0, 1, 5)),
             not_before=self._soon() if is_timed and self._known.gives_times else None,
             start_by=self._soon(8) if is_bound and draw < 0.6 else None,

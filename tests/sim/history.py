@@ -10,7 +10,7 @@ from agentcom import messages as m
 from agentcom.core.hub import Hub
 from agentcom.model import FINAL, State, TaskRow, TaskSpec
 from agentcom.store.base import Store
-from tests.sim.checker import Checker, mark_of
+from tests.sim.checker import PERSON_RETRIES, Checker, mark_of
 from tests.sim.clients import FakeClient, Operation
 from tests.sim.timeline import Timeline
 
@@ -39,9 +39,9 @@ def _check_store(rows: dict[int, TaskRow], store: Store) -> None:
         assert task == row.id, f"the row of task {task} is of {row.id}"
         assert row.state in FINAL, f"task {task} has not ended: {row}"
     assert not store.count("lanes"), "the lanes name tasks though all have ended"
-    ended = {task for task, row in rows.items() if row.state in (State.dead, State.expired, State.cancelled)}
+    ended = {task for task, row in rows.items() if row.state in PERSON_RETRIES}
     listed = {int.from_bytes(key, "big") for key, _ in store.scan("dead")}
-    assert listed == ended, f"the dead list has {sorted(listed)}, dead, expired or cancelled are {sorted(ended)}"
+    assert listed == ended, f"the dead list has {sorted(listed)}, ended without a result have {sorted(ended)}"
     bodies = {int.from_bytes(key, "big") for key, _ in store.scan("bodies")}
     assert bodies == rows.keys(), f"bodies and rows differ by {sorted(bodies ^ rows.keys())}"
     for key, _ in store.scan("attempts"):

@@ -9,10 +9,11 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from types import FrameType
+from typing import Any
 
 from tests.sim.alive import AliveWorld
 from tests.sim.budget import Totals
@@ -23,9 +24,22 @@ PIECE = 10  # seeds that a process takes at a time
 KINDS: dict[str, type[World]] = {"faults": World, "alive": AliveWorld}
 
 
+class Here(Executor):
+    """Runs what is submitted at once, in this process."""
+
+    def submit(self, act: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(act(*arguments, **named))
+        return done
+
+
 @contextmanager
 def processes(jobs: int | None = None) -> Iterator[Executor]:
-    """One process per core, or `jobs` of them. Spawned: what a fork would inherit is not part of a run."""
+    """One process per core, or `jobs` of them; 0 is this one. Spawned: what a fork would inherit is not part of
+    a run."""
+    if jobs == 0:
+        yield Here()
+        return
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs or os.cpu_count() or 1, mp_context=spawn) as pool:
         yield pool

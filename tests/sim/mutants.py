@@ -13,7 +13,11 @@ from typing import Any, Literal
 import msgspec
 
 from agentcom import messages as m
+from agentcom import retirement
 from agentcom.clock import Now
+from agentcom.core import attempts as core_attempts
+from agentcom.core import progress
+from agentcom.core import retention as core_retention
 from agentcom.core.agents import Agent, Host
 from agentcom.core.attempts import Attempts
 from agentcom.core.deadlines import Deadlines as CoreDeadlines
@@ -325,6 +329,26 @@ def never_accepted_has_no_end() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def retention_takes_what_lives() -> Iterator[None]:
+    every = frozenset(State)
+    with _patched(core_retention, "FINAL", every), _patched(retirement, "FINAL", every):
+        yield
+
+
+@contextlib.contextmanager
+def stalled_workers_are_left() -> Iterator[None]:
+    with _patched(progress, "RECLAIM", 1000):
+        yield
+
+
+@contextlib.contextmanager
+def neighbours_of_a_poison_stay() -> Iterator[None]:
+    """A task that the next loss kills shares its host."""
+    with _patched(core_attempts, "must_run_alone", lambda _losses, _most: False):
+        yield
+
+
 MUTANTS: dict[str, Mutant] = {
     made.__name__: made
     for made in (
@@ -351,6 +375,9 @@ MUTANTS: dict[str, Mutant] = {
         pauses_of_a_key_forgotten,
         dependants_go_when_one_ends_anyhow,
         never_accepted_has_no_end,
+        retention_takes_what_lives,
+        stalled_workers_are_left,
+        neighbours_of_a_poison_stay,
     )
 }
 

@@ -16,7 +16,7 @@ import msgspec
 from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.core.hub import Hub
-from agentcom.model import OPEN_ATTEMPT, QueueRule, RuleKind, RuleScope, State, TaskRow, TaskSpec
+from agentcom.model import FINAL, OPEN_ATTEMPT, QueueRule, RuleKind, RuleScope, State, TaskRow, TaskSpec
 from tests.sim.timeline import Timeline
 
 SHARE_STARTS_MORE = (
@@ -42,17 +42,18 @@ class Deadlines:
         self._moments: dict[int, Moments] = {}
         self._began_ms: dict[int, int] = {}  # the time to live counts from here, monotonic
         self._held_ms: dict[int, int] = {}
+        self._ended_ms: dict[int, int] = {}
         self._tried: set[int] = set()
         self._unsure: set[int] = (
             set()
         )  # the wall clock was set while no hub ran: terms may be shorter by a day
         self._noted_offset_ms: int | None = None
 
-    def core_started(self, live: Iterable[int]) -> None:
+    def core_started(self, tasks: Iterable[int]) -> None:
         if self._noted_offset_ms is None:
             self._noted_offset_ms = self._line.wall_offset_ms
         if self._line.wall_offset_ms != self._noted_offset_ms:
-            self.unsure(live)  # the wall clock was set while no hub ran
+            self.unsure(tasks)  # the wall clock was set while no hub ran
 
     def unsure(self, tasks: Iterable[int]) -> None:
         self._unsure.update(tasks)
@@ -116,10 +117,20 @@ class Deadlines:
         if old is not None and old.state is State.delayed and new.state is State.ready and old.not_before_ms:
             assert moments.not_before <= now.wall_ms, f"task {new.id} is ready before {moments.not_before}"
             self._line.reach("not_before_came")
+        if new.state in FINAL and (old is None or old.state not in FINAL):
+            self._ended_ms[new.id] = now.mono_ms
         if new.state is State.held and (old is None or old.state is not State.held):
             self._held_ms[new.id] = now.mono_ms
         if new.state is State.expired and (old is None or old.state is not State.expired):
             self._check_expired(new, moments, now)
+
+    def retired(self, row: TaskRow, term_ms: int, is_one_too_many: bool) -> None:
+        """A task is deleted because it ended long ago, or because too many have."""
+        assert row.state in FINAL, f"task {row.id} is {row.state} and was deleted as if it were over"
+        self._line.reach("retired_one_too_many" if is_one_too_many else "retired_by_age")
+        kept_ms = self._line.now_ms - self._ended_ms.get(row.id, self._line.now_ms)
+        is_due = is_one_too_many or row.id in self._unsure or kept_ms >= term_ms
+        assert is_due, f"task {row.id} was deleted {kept_ms} ms after its end, {term_ms} it is to be kept"
 
     def _check_expired(self, row: TaskRow, moments: Moments, now: Now) -> None:
         self._line.reach(f"expired_{row.error_code}")
@@ -216,6 +227,60 @@ class Starts:
     def _number(self, kind: RuleKind, scope: RuleScope, key: str) -> int:
         found = (rule for rule in self.rules.values() if rule is not None)
         return next((r.number for r in found if (r.kind, r.scope, r.key) == (kind, scope, key)), 0)
+
+
+class Progress:
+    """A worker that gets nowhere is taken back after twice its time, and no other is. On the clock of leases."""
+
+    def __init__(self, line: Timeline, starts: Starts) -> None:
+        self._line, self._starts = line, starts
+        self._moved: dict[tuple[int, int], tuple[int, int]] = {}  # by attempt: progress, since when
+
+    def core_started(self, open_keys: Iterable[tuple[int, int]], clock_ms: int) -> None:
+        """What a worker did before is not known to a core that begins."""
+        self._moved = {key: (0, clock_ms) for key in open_keys if key in self._moved}
+
+    def begins(self, key: tuple[int, int], clock_ms: int) -> None:
+        self._moved[key] = 0, clock_ms
+
+    def heard(self, key: tuple[int, int], progress: int | None, clock_ms: int) -> None:
+        """The hub takes the attempt for one that works; `progress` is None without a heartbeat."""
+        known = self._moved.setdefault(key, (0, clock_ms))
+        if progress is not None and progress != known[0]:
+            self._moved[key] = progress, clock_ms
+
+    def taken_back(self, key: tuple[int, int], hub: Hub, clock_ms: int) -> None:
+        silent_ms, patience_ms = clock_ms - self._moved[key][1], self._patience_ms(key[0], hub)
+        self._line.reach("stalled_taken_back")
+        assert silent_ms >= 2 * patience_ms > 0, (
+            f"{key} was stalled after {silent_ms} ms of {2 * patience_ms}"
+        )
+
+    def overdue(self, open_keys: Iterable[tuple[int, int]], hub: Hub, clock_ms: int, late_ms: int) -> None:
+        """`late_ms` is a lease, and until the next tick: after a start the first look is at the lease's end."""
+        for key in open_keys:
+            if key in self._moved:
+                silent_ms, patience_ms = clock_ms - self._moved[key][1], self._patience_ms(key[0], hub)
+                is_late = 0 < 2 * patience_ms + late_ms < silent_ms
+                assert not is_late, f"{key} got nowhere for {silent_ms} ms, {2 * patience_ms} are allowed"
+
+    def _patience_ms(self, task: int, hub: Hub) -> int:
+        return (self._starts.specs[task].stall_s or hub.settings.queue.stall_s) * 1000
+
+
+def check_alone(hub: Hub, must_be_alone: Callable[[int], bool]) -> bool:
+    """A task that the next loss would kill has its host for itself. Whether there was one."""
+    table = hub.tasks.table
+    on_host: dict[int, list[int]] = defaultdict(list)
+    for task, slot in table.slot_of.items():
+        if table.state_of(slot) in OPEN_ATTEMPT:
+            on_host[table.host[slot]].append(task)
+    found = False
+    for host, tasks in on_host.items():
+        alone = [task for task in tasks if must_be_alone(task)]
+        assert not alone or len(tasks) == 1, f"tasks {tasks} share host {host}, and {alone} must run alone"
+        found |= bool(alone)
+    return found
 
 
 class Shares:

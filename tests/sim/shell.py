@@ -38,6 +38,7 @@ from agentcom.loading import load
 from agentcom.logbook import LogBook
 from agentcom.lookups import look_up
 from agentcom.queries import Queries
+from agentcom.retirement import Retirement
 from agentcom.room import Room
 from agentcom.store.base import Batch, delete_under
 from agentcom.store.memory_store import MemoryStore
@@ -114,6 +115,7 @@ class HubShell:
         self._last_ms = self._busy_until_ms = self._line.now_ms
         self._timer_ms = 0
         self._room = Room(self.store)
+        self._retirement = Retirement(self.store)
         try:
             later = self._take_over()
             self._checker.core_started(self.hub)
@@ -228,6 +230,7 @@ class HubShell:
             events.insert(0, Timers(drained=False, gap_ms=gap_ms))
         if drained and (gap_ms or now.mono_ms >= self._timer_ms):
             events.append(Timers(drained=True))
+        events.extend(self._retirement.turn(self.hub, now))
         if not drained:
             self._line.reach("socket_not_drained")
         later = self._handle(events, now)

@@ -66,6 +66,7 @@ class Run:
     nature: str
     is_accepted: bool = False
     progress: int = 0
+    is_stuck: bool = False
 
 
 @dataclass
@@ -284,6 +285,8 @@ class FakeSidecar:
             self._drop_link("owner_gone" if self._rng.random() < 0.2 else "clean")
             self._connect()
         elif self._token:
+            for run in self.runs.values():
+                run.progress += not run.is_stuck
             beats = tuple(
                 m.AttemptBeat(k[0], k[1], r.progress) for k, r in self.runs.items() if r.is_accepted
             )
@@ -355,6 +358,12 @@ class FakeSidecar:
         run.is_accepted = True
         if self._token:
             self._put(m.Accept(session=self._token, task=key[0], attempt=key[1]))
+        run.is_stuck = (
+            run.nature == "stuck" and not (self.is_healed or self.is_gentle) and self._rng.random() < 0.6
+        )
+        if run.is_stuck:
+            self._line.reach("worker_got_stuck")
+            return  # it beats, and gets nowhere until somebody ends it
         draw = self._rng.random()
         ms = self._rng.randrange(50, WORK_MS_MAX if self.is_healed or draw < 0.95 else HANG_MS_MAX)
         self.later(ms, lambda: self._work_ended(key))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import msgspec
 
 from agentcom import messages as m
-from agentcom.config import QueueSettings, Settings
+from agentcom.config import QueueSettings, RetentionSettings, Settings
 from agentcom.core.effects import key_u64
 from agentcom.model import OPEN_ATTEMPT, PrincipalRecord, Role, State, TaskRow, Tier
 from agentcom.store.base import Batch
@@ -138,7 +138,8 @@ class World:
         each_ms = WORK_MS_MAX + queue.heartbeat_s * 1000 + RESTART_MS[0] + 5000
         waits_s = max((row.max_retries + 1 for row in live), default=0) * queue.backoff_max_s
         parked_ms = max(queue.park_s, 90) * 1000
-        return int(settle_ms + HANG_MS_MAX + attempts * each_ms + waits_s * 1000 + parked_ms)
+        stalls_ms = 2 * queue.stall_s * 1000
+        return int(settle_ms + stalls_ms + HANG_MS_MAX + attempts * each_ms + waits_s * 1000 + parked_ms)
 
     # --- making it --------------------------------------------------------------------------------------
 
@@ -326,6 +327,9 @@ def settings_of(seed: int) -> Settings:
     """Settings within their bounds, short enough that every deadline is met in one run."""
     rng = random.Random(f"{seed}/settings")
     return Settings(
+        retention=RetentionSettings(
+            tasks_s=rng.choice((90 * 24 * 3600, 60, 300)), tasks_max=rng.choice((200_000, 200_000, 10))
+        ),
         queue=QueueSettings(
             heartbeat_s=5,
             lease_s=rng.choice((15, 20, 45)),
@@ -338,6 +342,7 @@ def settings_of(seed: int) -> Settings:
             backoff_s=rng.choice((1, 2, 5)),
             backoff_max_s=rng.choice((10, 60)),
             park_s=rng.choice((5, 60)),
+            stall_s=rng.choice((20, 60, 300)),
             held_s=rng.choice((60, 14 * 24 * 3600)),
-        )
+        ),
     )
