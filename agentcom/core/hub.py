@@ -124,6 +124,7 @@ class Hub:
         self.feed_address = ""
         self.feed_key = ""
         self._probe_due_ms = 0
+        self._jumped_ms = 0  # by which the wall clock was set, and people were not told yet
 
     # --- at start ---------------------------------------------------------------------------------------
 
@@ -216,6 +217,10 @@ class Hub:
                 self._timers(event, now)
             case _:
                 assert_never(event)
+        if self._jumped_ms and self.out.has_records:
+            # With a batch that is written anyway: one of its own would keep the loop from everything else.
+            self.out.publish("queue", "clock_jumped", by_s=self._jumped_ms / 1000)
+            self._jumped_ms = 0
         return self.out.take()
 
     def schedule(self, now: Now) -> list[Effect]:
@@ -489,7 +494,7 @@ class Hub:
         clock = self.tasks.clock
         moved_ms = clock.look(now)
         if moved_ms:
-            self.out.publish("queue", "clock_jumped", by_s=moved_ms / 1000)
+            self._jumped_ms += moved_ms
         elif self.tasks.table.slot_of and now.mono_ms >= clock.next_note_ms():
             clock.note(now)
 

@@ -132,6 +132,11 @@ class Outlet:
     def add(self, effect: Effect) -> None:
         self.effects.append(effect)
 
+    @property
+    def has_records(self) -> bool:
+        """Whether what happens now changes the store. O(effects)."""
+        return any(isinstance(effect, Put | Delete) for effect in self.effects)
+
     def take(self) -> list[Effect]:
         taken, self.effects = self.effects, []
         return taken

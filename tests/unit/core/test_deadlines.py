@@ -255,9 +255,12 @@ def test_people_are_told_that_the_wall_clock_jumped(rig: Rig) -> None:
     rig.advance(0)
     rig.clock.jump(90_000)
     rig.advance(1_000)
+    assert rig.published("queue") == []  # a batch of its own would move what else is due
+    rig.admin.submit(task())
     assert rig.published("queue") == [{"event": "clock_jumped", "number": 1, "by_s": 90.0}]
     rig.clock.jump(limits.CLOCK_JUMP_MS - 1)
     rig.advance(1_000)
+    rig.admin.submit(task())
     assert rig.published("queue") == []
 
 
