@@ -6,7 +6,7 @@ from collections import deque
 from typing import Final
 
 from agentcom.clock import Now
-from agentcom.room import QUOTA
+from agentcom.room import quota_of
 
 SAMPLES: Final = 60  # one a minute: an hour
 HIGH: Final = 0.7  # of the map: people should look
@@ -33,11 +33,11 @@ class Growth:
 
     def warning(self, used_bytes: int, map_bytes: int) -> str:
         """What people should know, or an empty text."""
-        share = used_bytes / map_bytes
+        share, quota = used_bytes / map_bytes, quota_of(map_bytes)
         if share >= HIGH:
-            return f"the store holds {share:.0%} of what hub.map_gib allows; new tasks are refused at {QUOTA:.0%}"
+            return f"the store holds {share:.0%} of what hub.map_gib allows; new tasks are refused at {quota:.0%}"
         rate = self.bytes_per_h()
-        left_h = (QUOTA * map_bytes - used_bytes) / rate if rate > 0 else SOON_H
+        left_h = (quota * map_bytes - used_bytes) / rate if rate > 0 else SOON_H
         if left_h < SOON_H:
             return f"at {rate >> 20} MiB an hour the store takes no new tasks in {left_h:.0f} h"
         return ""

@@ -26,6 +26,20 @@ DISPATCH_MS: Final = 1000  # after a full disk, before something is given out ag
 FREE_BYTES: Final = 4 * MIB  # on the disk: a few ticks' batches, in the store and in the journal
 RETRY_S: Final = 30.0
 
+# A commit needs pages beside those that it replaces: of a map that is small, more has to be kept free.
+_QUOTA_BYTES: Final = MIB // 2
+_DISPATCH_BYTES: Final = MIB // 4
+
+
+def quota_of(map_bytes: int) -> float:
+    """The share of a map up to which new tasks are taken: QUOTA, less where it has but a few MiB."""
+    return 1 - min(0.5, max(1 - QUOTA, _QUOTA_BYTES / map_bytes))
+
+
+def dispatch_quota_of(map_bytes: int) -> float:
+    """The share up to which tasks are given out."""
+    return 1 - min(0.25, max(1 - DISPATCH_QUOTA, _DISPATCH_BYTES / map_bytes))
+
 
 class Room:
     """One store's room. `opened` says where it lies; without it only the map counts."""
@@ -50,7 +64,7 @@ class Room:
 
     def may_dispatch(self, now: Now) -> bool:
         """Whether tasks may be given out: each costs records, and its result more."""
-        return now.mono_ms >= self._dispatch_from_ms and self.used_share < DISPATCH_QUOTA
+        return now.mono_ms >= self._dispatch_from_ms and self.used_share < dispatch_quota_of(self._map_bytes)
 
     def was_full(self, error: StoreFull, now: Now) -> None:
         """A commit found no room."""
@@ -70,10 +84,11 @@ class Room:
         if self._full:
             text = f"no room for new tasks: {self._full}; running tasks go on"
             return NoSubmits("storage_full", text, RETRY_S)
-        if self.used_share >= QUOTA:
+        quota, given_out = quota_of(self._map_bytes), dispatch_quota_of(self._map_bytes)
+        if self.used_share >= quota:
             text = (
                 f"the store holds {self.used_share:.0%} of what hub.map_gib allows; new tasks are taken up to "
-                f"{QUOTA:.0%} and given out up to {DISPATCH_QUOTA:.0%}: purge finished tasks, or raise hub.map_gib "
+                f"{quota:.0%} and given out up to {given_out:.0%}: purge finished tasks, or raise hub.map_gib "
                 "and start the hub again"
             )
             return NoSubmits("storage_full", text, RETRY_S)

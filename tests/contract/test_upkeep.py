@@ -16,7 +16,7 @@ from agentcom.clock import ManualClock
 from agentcom.config import BackupSettings, CompactionSettings, Settings
 from agentcom.errors import NotFound, Refused, StoreError, StoreFull
 from agentcom.growth import Growth
-from agentcom.room import DISPATCH_QUOTA, QUOTA, Room
+from agentcom.room import DISPATCH_QUOTA, QUOTA, Room, dispatch_quota_of, quota_of
 from agentcom.store import compact
 from agentcom.store.base import Batch
 from agentcom.store.compact import CompactionRun
@@ -326,13 +326,14 @@ def test_growth_is_told_a_day_before_the_store_is_full() -> None:
 
 
 def test_new_tasks_are_refused_at_85_percent_and_nothing_is_given_out_from_92_on() -> None:
-    store, clock = MemoryStore(map_bytes=10_000), ManualClock()
+    size = 10_000_000
+    store, clock = MemoryStore(map_bytes=size), ManualClock()
     room = Room(store)
 
     def fill(share: float) -> None:
         batch = Batch()
         used = store.stats()["used_bytes"]
-        batch.put("meta", share.hex().encode(), b"x" * (int(share * 10_000) - used - 60))
+        batch.put("meta", share.hex().encode(), b"x" * (int(share * size) - used - 60))
         store.commit(batch, store.sequence + 1)
         room.committed(batch.size_bytes)
 
@@ -345,6 +346,12 @@ def test_new_tasks_are_refused_at_85_percent_and_nothing_is_given_out_from_92_on
     fill(DISPATCH_QUOTA + 0.02)
     room.no_submits(clock.now())
     assert not room.may_dispatch(clock.now())
+
+
+def test_of_a_small_map_more_is_kept_free() -> None:
+    assert (quota_of(64 << 30), dispatch_quota_of(64 << 30)) == (pytest.approx(0.85), pytest.approx(0.92))
+    assert (quota_of(2 << 20), dispatch_quota_of(2 << 20)) == (0.75, 0.875)
+    assert (quota_of(1 << 20), dispatch_quota_of(1 << 20)) == (0.5, 0.75)
 
 
 def test_a_chore_that_cannot_be_begun_leaves_none_at_work() -> None:
