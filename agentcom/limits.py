@@ -59,8 +59,9 @@ SETTINGS_MAX: Final = 200  # settings in one change, and words in one value
 SETTING_CHARS_MAX: Final = 2000
 
 # Retention, per tick: rows of tasks looked at, tasks and events that go. Bounds the batch and the time.
-RETIRE_SCAN_ROWS_MAX: Final = 500
-RETIRE_ROWS_MAX: Final = 100
+RETIRE_ROWS_MIN: Final = 100  # or twice what has finished since the last slice: what comes in goes out
+RETIRE_ROWS_MAX: Final = 1000
+RETIRE_SCAN_ROWS_MAX: Final = 500  # looked at beyond those that go
 
 # Results and logs. A result must fit one message; outputs are cut (head and tail) to make it fit.
 OUTPUT_BYTES_MAX: Final = 64 * KIB

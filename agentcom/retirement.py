@@ -33,16 +33,17 @@ class Retirement:
         self._store = store
         self._cursors = {"age": b"", "number": b""}
         self._due_ms = 0
+        self._ended = 0
 
     def turn(self, hub: Hub, now: Now) -> list[Retire]:
-        """The event for this tick, if there may be something to retire. Reads at most RETIRE_SCAN_ROWS_MAX rows of
-        tasks and RETIRE_ROWS_MAX events."""
+        """The event for this tick, if there may be something to retire. Bounded by RETIRE_*."""
         if now.mono_ms < self._due_ms:
             return []
         over = self._over(hub)
+        most = self._slice(hub)
         is_over = over.tasks > 0 or over.results > 0 or over.notes > 0
         walk, allowed = ("number", over) if is_over else ("age", Over())
-        rows = self._due_rows(hub, walk, allowed, now)
+        rows = self._due_rows(hub, walk, allowed, most, now)
         events = self._due_events(hub, over, now)
         if not rows and not events:
             self._due_ms = now.mono_ms + PAUSE_MS
@@ -62,12 +63,19 @@ class Retirement:
             events=self._store.count("feed") - terms.events_max,
         )
 
-    def _due_rows(self, hub: Hub, walk: str, over: Over, now: Now) -> list[TaskRow]:
+    def _slice(self, hub: Hub) -> int:
+        """How many tasks may go in this tick: in proportion to what has finished since the last slice."""
+        ended = hub.retention.finals + hub.retention.retired
+        fresh, self._ended = max(0, ended - self._ended), ended
+        return min(max(limits.RETIRE_ROWS_MIN, 2 * fresh), limits.RETIRE_ROWS_MAX)
+
+    def _due_rows(self, hub: Hub, walk: str, over: Over, most: int, now: Now) -> list[TaskRow]:
         """Final tasks of the next page of which something is due, the oldest first."""
-        page = self._store.scan("tasks", self._cursors[walk], limit=limits.RETIRE_SCAN_ROWS_MAX)
+        length = most + limits.RETIRE_SCAN_ROWS_MAX
+        page = self._store.scan("tasks", self._cursors[walk], limit=length)
         found: list[TaskRow] = []
         for key, body in page:
-            if len(found) == limits.RETIRE_ROWS_MAX:
+            if len(found) == most:
                 self._cursors[walk] = key
                 return found
             row = _row(body)
@@ -76,7 +84,7 @@ class Retirement:
             going = hub.retention.due(row, over, now)
             if going and (walk == "age" or self._has(key, going)):
                 found.append(row)
-        is_last = len(page) < limits.RETIRE_SCAN_ROWS_MAX
+        is_last = len(page) < length
         self._cursors[walk] = b"" if is_last else page[-1][0] + b"\0"
         return found
 
@@ -93,7 +101,7 @@ class Retirement:
 
     def _due_events(self, hub: Hub, over: Over, now: Now) -> tuple[int, ...]:
         due = []
-        for key, body in self._store.scan("feed", limit=limits.RETIRE_ROWS_MAX):
+        for key, body in self._store.scan("feed", limit=limits.RETIRE_ROWS_MIN):
             if not hub.retention.event_due(_kept(body), over, now):
                 break
             due.append(int.from_bytes(key, "big"))
@@ -102,15 +110,11 @@ class Retirement:
 
     def _found(self, rows: list[TaskRow]) -> dict[RecordKey, bytes]:
         """What the core needs to decide and to let go: row, body, last result."""
-        found: dict[RecordKey, bytes] = {}
-        for row in rows:
-            key = key_u64(row.id)
-            for database, place in (
-                ("tasks", key),
-                ("bodies", key),
-                ("reports", key_u64x2(row.id, row.attempt)),
-            ):
-                body = self._store.get(database, place)
-                if body is not None:
-                    found[database, place] = body
-        return found
+        keys = [key_u64(row.id) for row in rows]
+        last = [key_u64x2(row.id, row.attempt) for row in rows]
+        return {
+            (database, place): body
+            for database, places in (("tasks", keys), ("bodies", keys), ("reports", last))
+            for place, body in zip(places, self._store.get_many(database, places), strict=True)
+            if body is not None
+        }

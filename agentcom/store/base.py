@@ -52,10 +52,11 @@ class Batch:
     delete: what a journal has to write down.
     """
 
-    __slots__ = ("_rows",)
+    __slots__ = ("_heads", "_rows")
 
     def __init__(self) -> None:
         self._rows: dict[str, dict[bytes, bytes | None]] = {}
+        self._heads: dict[str, tuple[int, set[bytes]]] = {}
 
     def put(self, database: str, key: bytes, body: bytes) -> None:
         """Store the body under the key. ValueError for an unknown database or a key of 0 or above
@@ -71,6 +72,25 @@ class Batch:
         if rows is None or not 0 < len(key) <= KEY_BYTES_MAX:
             rows = self._checked(database, key)
         rows[key] = None
+
+    def delete_under(self, database: str, prefix: bytes) -> None:
+        """Remove the keys of this batch that begin with the prefix. O(keys) for the first of many that begin with
+        as many bytes, then O(1) where there are none: one batch may retire a thousand tasks."""
+        rows = self._rows.get(database)
+        if not rows:
+            return
+        size, heads = self._heads.get(database, (0, set()))
+        if size != len(rows):
+            heads = {key[: len(prefix)] for key in rows}
+            self._heads[database] = len(rows), heads
+        if prefix in heads:
+            for key in [key for key in rows if key.startswith(prefix)]:
+                rows[key] = None
+
+    def deleted(self, database: str) -> None:
+        """Deletes were added under prefixes that are done with: what is known of the others still holds."""
+        if database in self._heads:
+            self._heads[database] = len(self._rows[database]), self._heads[database][1]
 
     def _checked(self, database: str, key: bytes) -> dict[bytes, bytes | None]:
         if not 0 < len(key) <= KEY_BYTES_MAX:
@@ -88,6 +108,7 @@ class Batch:
 
     def clear(self) -> None:
         self._rows.clear()
+        self._heads.clear()
 
     def __len__(self) -> int:
         return sum(map(len, self._rows.values()))
@@ -178,12 +199,15 @@ def pages(
 
 def delete_under(store: Store, batch: Batch, database: str, prefix: bytes) -> None:
     """Add to the batch the delete of every row whose key begins with the prefix, in the store or in the batch."""
-    for rows in (rows for touched, rows in batch.changes() if touched == database):
-        for key in [key for key in rows if key.startswith(prefix)]:
-            batch.delete(database, key)
-    for page in pages(store, database, prefix, after(prefix), UNDER_ROWS):
+    batch.delete_under(database, prefix)
+    start, stop = prefix, after(prefix)
+    while page := store.scan(database, start, stop, limit=UNDER_ROWS):
         for key, _ in page:
             batch.delete(database, key)
+        if len(page) < UNDER_ROWS:
+            break
+        start = page[-1][0] + b"\0"
+    batch.deleted(database)
 
 
 def after(prefix: bytes) -> bytes | None:

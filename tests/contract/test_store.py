@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from agentcom.errors import StoreDamaged, StoreError, StoreFull, StoreLocked
 from agentcom.store import Batch, Database, Store, pages
+from agentcom.store.base import delete_under
 from agentcom.store.memory_store import Failure, MemoryDisk, MemoryStore
 from agentcom.store.record import key_u64
 from tests.contract.places import (
@@ -183,6 +184,29 @@ def test_pages_visit_every_row_once(store: Store) -> None:
     assert [len(page) for page in found] == [3, 3, 1]
     assert list(chain(*found)) == rows_of("abcdefg")
     assert list(chain(*pages(store, TASKS, b"b", b"f", rows=2))) == rows_of("bcde")
+
+
+def test_what_lies_under_a_prefix_goes_from_the_store_and_from_the_batch(store: Store) -> None:
+    stored = [(TASKS, key_u64(n) + bytes([m]), b"old") for n in (1, 2, 3) for m in range(70)]
+    commit(store, *stored)
+    batch = batch_of((TASKS, key_u64(2) + b"new", b"x"), (TASKS, key_u64(4), b"y"), (DEAD, key_u64(2), b"z"))
+    delete_under(store, batch, TASKS, key_u64(2))
+    batch.put(TASKS, key_u64(5) + b"1", b"later")
+    delete_under(store, batch, TASKS, key_u64(5))
+    delete_under(store, batch, TASKS, key_u64(9))
+    store.commit(batch, store.sequence + 1)
+    kept = [(key, body) for _, key, body in stored if not key.startswith(key_u64(2))]
+    assert store.scan(TASKS) == [*kept, (key_u64(4), b"y")]
+    assert store.scan(DEAD) == [(key_u64(2), b"z")]
+
+
+def test_the_last_prefix_of_all_has_no_end(store: Store) -> None:
+    last = b"\xff" * 8
+    commit(store, (TASKS, last + b"1", b"a"), (TASKS, key_u64(1), b"b"))
+    batch = Batch()
+    delete_under(store, batch, TASKS, last)
+    store.commit(batch, store.sequence + 1)
+    assert store.scan(TASKS) == [(key_u64(1), b"b")]
 
 
 def test_a_commit_between_two_pages_neither_repeats_nor_hides_a_row(store: Store) -> None:
