@@ -26,7 +26,7 @@ from tests.world import World, eventually, world
 AGENTS = 6
 QUICK = {
     "AGENTCOM_QUEUE_HEARTBEAT_S": "0.4",
-    "AGENTCOM_QUEUE_LEASE_S": "2",
+    "AGENTCOM_QUEUE_LEASE_S": "3",
     "AGENTCOM_QUEUE_OFFLINE_S": "1",
     "AGENTCOM_QUEUE_ACCEPT_S": "2",
 }
