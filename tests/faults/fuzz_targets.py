@@ -19,6 +19,7 @@ from agentcom import _pysched, auth, config, sched
 from agentcom import messages as m
 from agentcom.errors import ConfigError, Refused, StoreDamaged, StoreVersion
 from agentcom.model import Role, TaskSpec
+from agentcom.refusals import request_id_of
 from agentcom.store.base import Batch
 from agentcom.store.journal import Journal
 from agentcom.store.record import pack, unpack
@@ -51,14 +52,16 @@ def wire_to_hub(rng: random.Random) -> Target:
         request = m.Request(session=bytes(16), id=rng.randrange(100), op=valid(operation, rng))
         seeds.append(m.encode(request))
 
+    seeds += [m.encode_many(rng.sample(seeds, rng.randint(1, 4))) for _ in range(40)]
+
     def accepts(content: bytes) -> bool:
-        m.request_id_of(content)
+        request_id_of(content)
         try:
-            message = m.decode_to_hub(memoryview(content))
+            messages = m.read_to_hub(memoryview(content))
         except Refused:
             return False
-        again = m.decode_to_hub(m.encode(message))
-        assert again == message or _has_nan(content), "it reads differently when sent again"
+        again = m.read_to_hub(m.encode_many([m.encode(each) for each in messages]))
+        assert again == messages or _has_nan(content), "it reads differently when sent again"
         return True
 
     return Target("wire to the hub", seeds, accepts)
@@ -69,17 +72,15 @@ def wire_from_hub(rng: random.Random) -> Target:
     kinds = typing.get_args(m.FromHub)
     seeds = [m.encode(valid(kind, rng)) for kind in kinds for _ in range(SAMPLES // len(kinds))]
     seeds += [m.encode(valid(TaskSpec, rng)) for _ in range(20)]
+    seeds += [m.encode_many(rng.sample(seeds[:-20], rng.randint(1, 4))) for _ in range(40)]
 
     def accepts(content: bytes) -> bool:
         try:
-            message = m.decode_from_hub(content)
+            for message in m.read_from_hub(content):
+                if isinstance(message, m.Assign):
+                    m.decode_spec(bytes(message.spec))
         except Refused:
             return False
-        if isinstance(message, m.Assign):
-            try:
-                m.decode_spec(bytes(message.spec))
-            except Refused:
-                return False
         return True
 
     return Target("wire from the hub", seeds, accepts)
