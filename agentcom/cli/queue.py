@@ -76,7 +76,7 @@ def stats(invocation: Invocation) -> None:
         output.document(found)
         return
     _say_paused(found)
-    for title, part in (("tasks", "by_state"), ("ready in lane", "by_lane"), ("agents", "agents")):
+    for title, part in (("tasks", "by_state"), ("not over, by lane", "by_lane"), ("agents", "agents")):
         counts = ", ".join(f"{name} {count}" for name, count in (found.get(part) or {}).items() if count)
         output.line(f"  {title}: {counts or 'none'}")
     kept = found.get("retention")
