@@ -4,8 +4,8 @@
 
 Hosts that only speak the protocol run the tasks, callers submit them, and once a second the hub's own memory
 and the bytes of its store are noted. A line is fitted to the second half: what it rises by over that half, against
-its middle, is the growth. Finished tasks are kept in a number that a minute reaches (KEPT); `--set` passes other settings to
-the hub.
+its middle, is the growth. Finished tasks are kept in a number that a minute reaches (KEPT); `--set` passes other
+settings to the hub.
 """
 
 from __future__ import annotations
