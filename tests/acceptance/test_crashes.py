@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+from agentcom.clock import rfc3339
 from tests.world import World, eventually, processes_with
 
 
@@ -137,6 +138,45 @@ def test_cancel_kills_the_whole_tree(world: World) -> None:
     eventually("no process of it is left", lambda: not processes_with(mark), seconds=10)
     eventually("its agent is free", lambda: all(a["state"] == "idle" for a in client.agent_list()["agents"]))
     assert state_of(world, task) == "cancelled"
+
+
+def test_r8_a_command_that_prints_nothing_is_found_ended_and_taken_back(world: World) -> None:
+    world.hub(
+        AGENTCOM_QUEUE_STALL_S="1",
+        AGENTCOM_QUEUE_BACKOFF_S="60",
+        AGENTCOM_QUEUE_BACKOFF_MAX_S="60",
+        AGENTCOM_QUEUE_LEASE_S="3",
+        AGENTCOM_QUEUE_HEARTBEAT_S="1",
+    )
+    world.join("box")
+    world.sidecar("box")
+    client = world.client()
+    mark = f"3603.{os.getpid() % 1000:03d}"
+    task = client.submit(description="silent", command=f"setsid sleep {mark} & trap '' TERM; sleep {mark}")["id"]
+    eventually("the command runs", lambda: len(processes_with(mark)) >= 2)
+
+    eventually("its attempt is taken back", lambda: client.task_get(task)["state"] == "delayed", seconds=20)
+    eventually("no process of it is left", lambda: not processes_with(mark), seconds=10)
+    eventually("its agent is free", lambda: all(a["state"] == "idle" for a in client.agent_list()["agents"]))
+    found = client.task_get(task)
+    assert (found["error"]["code"], found["losses"]) == ("stalled", 1)
+
+
+def test_running_work_is_ended_at_complete_by_and_says_so(world: World) -> None:
+    world.hub()
+    world.join("box")
+    world.sidecar("box")
+    client = world.client()
+    mark = f"3604.{os.getpid() % 1000:03d}"
+    soon = rfc3339(int(time.time() * 1000) + 3_000)
+    task = client.submit(description="late", command=f"sleep {mark}", complete_by=soon)["id"]
+    eventually("the command runs", lambda: processes_with(mark))
+
+    eventually("the task expires", lambda: client.task_get(task)["state"] == "expired", seconds=20)
+    eventually("no process of it is left", lambda: not processes_with(mark), seconds=10)
+    eventually("its agent is free", lambda: all(a["state"] == "idle" for a in client.agent_list()["agents"]))
+    assert client.task_get(task)["error"]["code"] == "complete_by"
+    assert [each["id"] for each in client.dead_list(code="complete_by")["tasks"]] == [task]
 
 
 def test_a_second_hub_on_the_same_home_is_refused(world: World) -> None:

@@ -284,6 +284,7 @@ def test_r4_a_hub_that_forgot_the_session_is_greeted_again_and_told_what_runs(
     assert again.process == first.process
     assert again.host is not None
     assert [(held.task, held.attempt, held.state) for held in again.host.attempts] == [(1, 1, "running")]
+    assert again.host.attempts[0].agent == AGENTS[0]
     hub.expect(Heartbeat, matching=lambda beat: len(beat.attempts) == 1)
 
 
