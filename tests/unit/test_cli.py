@@ -476,6 +476,47 @@ def test_a_setting_that_cannot_be_is_refused_before_anything_is_asked_or_written
     assert not (hub.home.path / "config.toml").exists()
 
 
+def entry(n: int, **fields: Any) -> dict[str, Any]:
+    told = dict.fromkeys(("outcome", "cause", "code", "by", "until"))
+    return {"at": f"2027-01-15T08:00:0{n}.000Z", "event": "held", "attempt": None, **told, **fields}
+
+
+def test_a_story_is_told_whole_however_many_pages_it_has(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = {
+        "event": "ended",
+        "attempt": 1,
+        "outcome": "failed",
+        "code": "exit_1",
+        "cause": "it ended with 1",
+    }
+    pages = {
+        None: {"entries": [entry(0, event="submitted", by="ann")], "next_cursor": 1},
+        1: {"entries": [entry(1, **ended)], "next_cursor": None},
+    }
+    hub.answers["task_story"] = lambda op: {"task": 7, "state": "dead", **pages[op.cursor]}
+    assert main(["task", "story", "7", "--json"]) == 0
+    assert [each["event"] for each in said(capsys)["entries"]] == ["submitted", "ended"]
+    assert main(["task", "story", "7"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "task 7 is dead"
+    assert lines[-1].split(maxsplit=3) == [
+        "2027-01-15T08:00:01.000Z", "ended", "1", "failed: exit_1: it ended with 1",
+    ]  # fmt: skip
+
+
+def test_events_are_told_with_their_fields(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    event = {"number": 4, "at": "2027-01-15T08:00:00.000Z", "topic": "host", "event": "host_offline"}
+    hub.answers["event_list"] = {"events": [{**event, "name": "orion", "reason": "gone"}], "next_cursor": 4}
+    assert main(["events", "--topic", "host", "--event", "host_offline", "--limit", "1"]) == 0
+    captured = capsys.readouterr()
+    told = captured.out.splitlines()[-1].split(maxsplit=2)
+    assert told == ["2027-01-15T08:00:00.000Z", "host_offline", "name orion, reason gone"]
+    assert captured.err == "more with: --cursor 4\n"
+    assert hub.asked == [m.EventList(topic="host", event="host_offline", limit=1)]
+
+
 def test_a_home_without_a_hub_exits_with_3_and_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -560,8 +601,14 @@ def test_a_log_is_printed_as_it_is(hub: FakeHub, capsys: pytest.CaptureFixture[s
         (["task", "release", "3"], m.TaskRelease(task=3)),
         (["dead", "retry", "3", "4"], m.DeadRetry(tasks=(3, 4))),
         (["dead", "purge", "--all"], m.DeadPurge()),
-        (["dead", "purge", "--state", "expired", "--older-than", "60"], m.DeadPurge(state="expired", older_than_s=60)),
-        (["dead", "retry", "--code", "worker_lost", "--label", "a"], m.DeadRetry(code="worker_lost", label="a")),
+        (
+            ["dead", "purge", "--state", "expired", "--older-than", "60"],
+            m.DeadPurge(state="expired", older_than_s=60),
+        ),
+        (
+            ["dead", "retry", "--code", "worker_lost", "--label", "a"],
+            m.DeadRetry(code="worker_lost", label="a"),
+        ),
         (["agent", "cordon", "Grey Area"], m.AgentCordon(agent="Grey Area")),
         (["agent", "uncordon", "Grey Area"], m.AgentCordon(agent="Grey Area", cordoned=False)),
         (["agent", "remove", "Grey Area"], m.AgentRemove(agent="Grey Area")),
