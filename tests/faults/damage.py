@@ -14,7 +14,8 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def try_damages(folder: Path, seed: int, count: int) -> Report:
         kind = KINDS[n % len(KINDS)]
         place = folder / f"damage-{n}"
         sample.copy(place, kind, rng, backups=False)
-        answer = _ask(child, place)
+        answer = ask(child, place)
         report.add(damages=1, **{kind.__name__: 1})
         if answer is None:
             report.add(child_aborts=1, found=1)
@@ -147,7 +148,7 @@ def try_home_damages(folder: Path, seed: int, count: int) -> Report:
         shutil.copytree(sample.home, place)
         what = damage_home(place, rng)
         report.add(damages=1, **{f"in_{name}": 1 for name in sorted({each.partition(":")[0] for each in what})})
-        answer = _ask(child, place)
+        answer = ask(child, place)
         if answer is None:
             report.add(child_aborts=1, found=1)
             child.wait()
@@ -233,7 +234,18 @@ def _child() -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def _ask(child: subprocess.Popen[str], place: Path) -> dict[str, Any] | None:
+@contextmanager
+def checking_child() -> Iterator[subprocess.Popen[str]]:
+    """A process that starts on one home after the other; `ask` it. One that a damaged file kills answers no more."""
+    child = _child()
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def ask(child: subprocess.Popen[str], place: Path) -> dict[str, Any] | None:
     assert child.stdin is not None
     assert child.stdout is not None
     child.stdin.write(f"{place}\n")
@@ -242,7 +254,7 @@ def _ask(child: subprocess.Popen[str], place: Path) -> dict[str, Any] | None:
     return json.loads(line) if line else None
 
 
-def _start(home: Path) -> dict[str, Any]:
+def start(home: Path) -> dict[str, Any]:
     try:
         opened = open_store(StorePaths.of_home(home), map_bytes=MAP_BYTES, checker=full_check_here)
     except StoreDamaged as error:
@@ -263,4 +275,4 @@ def _start(home: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     for asked in sys.stdin:
-        print(json.dumps(_start(Path(asked.strip()))), flush=True)
+        print(json.dumps(start(Path(asked.strip()))), flush=True)

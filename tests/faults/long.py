@@ -25,6 +25,7 @@ from tests.faults.poison import beside_on_one_host, poison_real, poison_wire
 from tests.faults.power_loss import try_images
 from tests.faults.recorder import ROOT
 from tests.faults.report import Report
+from tests.faults.restore_cuts import try_restore_cuts
 from tests.faults.sidecar_kills import crash_at_each_step, kill_at_random
 from tests.faults.slow_peer import late_reader, slow, stuck
 from tests.faults.soak import soak
@@ -62,6 +63,7 @@ def rows(seconds: float, seed: int) -> list[tuple[str, Run]]:
         ("I4", homes),
         ("I4", starts),
         ("I5", partial(try_restores, seed=seed, count=200)),
+        ("I5", partial(try_restore_cuts, seed=seed, count=1000)),
         ("I5", partial(try_cli_restores, seed=seed, count=50)),
         ("I6", once(lambda at: freeze_real(at, for_seconds(half)), zombie_leases=(1_000, "leases"))),
         (
