@@ -54,6 +54,8 @@ one-time key may only enrol, enrols one key, and ends after an hour. Sending the
 3. Send `heartbeat` every `heartbeat_s`, listing each attempt that a worker is on: that renews the leases. The
    answer is `beat`; end the attempts in its `kill`. An attempt that is in no heartbeat for `lease_s` is given to
    another agent.
+   Raise an attempt's `progress` with each output, tool round and token: without any for `stall_s` (the task's, or
+   `queue.stall_s`) it is shown as stalled, and after twice that it is cancelled and given to another agent.
 4. On `assign`: write it down, send `accept`, do the work on the named agent. `spec` is the task as it was submitted,
    nested MessagePack of the `TaskSpec` below; `route` says how to run it.
 5. Send pieces of output as `log` while it works, if you like.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -130,7 +131,9 @@ def test_cancel_kills_the_whole_tree(world: World) -> None:
     world.sidecar("box")
     client = world.client()
     mark = f"3602.{os.getpid() % 1000:03d}"
-    task = client.submit(description="long", command=f"setsid sleep {mark} & trap '' TERM; sleep {mark}")["id"]
+    task = client.submit(description="long", command=f"setsid sleep {mark} & trap '' TERM; sleep {mark}")[
+        "id"
+    ]
     eventually("the command runs", lambda: len(processes_with(mark)) >= 2)
 
     assert client.task_cancel(task)["state"] == "cancelled"
@@ -152,7 +155,9 @@ def test_r8_a_command_that_prints_nothing_is_found_ended_and_taken_back(world: W
     world.sidecar("box")
     client = world.client()
     mark = f"3603.{os.getpid() % 1000:03d}"
-    task = client.submit(description="silent", command=f"setsid sleep {mark} & trap '' TERM; sleep {mark}")["id"]
+    task = client.submit(description="silent", command=f"setsid sleep {mark} & trap '' TERM; sleep {mark}")[
+        "id"
+    ]
     eventually("the command runs", lambda: len(processes_with(mark)) >= 2)
 
     eventually("its attempt is taken back", lambda: client.task_get(task)["state"] == "delayed", seconds=20)
@@ -177,6 +182,32 @@ def test_running_work_is_ended_at_complete_by_and_says_so(world: World) -> None:
     eventually("its agent is free", lambda: all(a["state"] == "idle" for a in client.agent_list()["agents"]))
     assert client.task_get(task)["error"]["code"] == "complete_by"
     assert [each["id"] for each in client.dead_list(code="complete_by")["tasks"]] == [task]
+    listed = world.run("hub", "dead", "list", "--state", "expired")
+    assert "complete_by" in listed.stdout
+    assert world.run("hub", "dead", "purge", "--state", "cancelled").stdout == "0 removed\n"
+    assert world.run("hub", "dead", "purge", "--code", "complete_by").stdout == "1 removed\n"
+    assert client.dead_list()["tasks"] == []
+
+
+def test_tasks_of_a_file_run_one_after_the_other(world: World) -> None:
+    world.hub()
+    world.join("box")
+    world.sidecar("box", AGENTCOM_SIDECAR_AGENTS="3")
+    ran = world.folder / "ran"
+    lines = [{"description": f"{n}", "command": f"sleep 0.{3 - n}; echo {n} >> {ran}"} for n in range(3)]
+    chain = [{**line, "depends_on": [-1]} if n else line for n, line in enumerate(lines)]
+    text = "\n".join(map(json.dumps, chain))
+    made = world.run("hub", "submit", "--from", "-", "--json", text_in=text)
+    first, *rest = [each["id"] for each in json.loads(made.stdout)["tasks"]]
+    last = json.loads(
+        world.run(
+            "hub", "submit", "last", "--command", f"echo 3 >> {ran}", "--after", str(rest[-1]), "--json"
+        ).stdout
+    )
+    done = world.client().wait(last["id"], timeout_s=30)
+    assert (done["state"], done["waits_for"], done["depends_on"]) == ("completed", [], [rest[-1]])
+    assert ran.read_text() == "0\n1\n2\n3\n"
+    assert world.client().task_get(first)["state"] == "completed"
 
 
 def test_a_second_hub_on_the_same_home_is_refused(world: World) -> None:
@@ -202,7 +233,9 @@ def test_a_hub_that_is_not_there_is_exit_code_3_within_5_s(world: World) -> None
     started = time.monotonic()
     done = world.run("hub", "queue", "stats")
     assert done.returncode == 3
-    assert time.monotonic() - started < 7, "5 s for the hub, the rest for the interpreter's start on a busy machine"
+    assert time.monotonic() - started < 7, (
+        "5 s for the hub, the rest for the interpreter's start on a busy machine"
+    )
     assert len(done.stderr.strip().splitlines()) == 1
     assert "agentcom up" in done.stderr
 
@@ -216,6 +249,8 @@ def test_a_sidecar_that_runs_a_command_stops_also_while_its_hub_is_away(world: W
     client.submit(description="long", command=f"sleep {mark}")
     eventually("the command runs", lambda: processes_with(mark))
     hub.kill()
-    eventually("the sidecar has noticed", lambda: "hub_lost" in sidecar.text() or "no connection" in sidecar.text())
+    eventually(
+        "the sidecar has noticed", lambda: "hub_lost" in sidecar.text() or "no connection" in sidecar.text()
+    )
     assert sidecar.stop(seconds=6) == 0
     assert not processes_with(mark)
