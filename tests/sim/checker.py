@@ -126,8 +126,8 @@ class Checker:
             is_adopted = is_same and is_kept and is_same_lease
             if new.tasks.table.state_of(slot) in OPEN_ATTEMPT and not is_adopted:
                 self._renewed[task, attempt] = self._fresh(now)
-                self._given[task, attempt] = self._awake_ms(now)
                 if not (is_same and is_kept):
+                    self._given[task, attempt] = self._awake_ms(now)
                     self.progress.begins((task, attempt), self._awake_ms(now))
         self.shares.core_started()
         self.forget_tick()
@@ -138,7 +138,9 @@ class Checker:
 
     def came_through(self, batch: Batch) -> None:
         """The batch of a process that ended in its commit is stored after all."""
+        self.deadlines.is_told_late = True
         self.committed(batch)
+        self.deadlines.is_told_late = False
         self.deadlines.unsure(int.from_bytes(key, "big") for database, key, _ in batch if database == "tasks")
 
     def forget_tick(self) -> None:
@@ -417,7 +419,9 @@ class Checker:
             self.deadlines.took_body(task, spec)
         assert mark in self.issued, f"task {task} is '{mark}', which nobody submitted"
         first = self.marks.get(mark, task)
-        assert first == task or first in self.purged, f"'{mark}' became tasks {first} and {task}"
+        assert first == task or first in self.purged | self._purges, (
+            f"'{mark}' became tasks {first} and {task}"
+        )
         self.marks[mark] = task
 
     def _take_purge(self, task: int) -> None:

@@ -48,6 +48,7 @@ class Deadlines:
             set()
         )  # the wall clock was set while no hub ran: terms may be shorter by a day
         self._noted_offset_ms: int | None = None
+        self.is_told_late = False  # of a batch that was stored some time ago, by another wall clock
 
     def core_started(self, tasks: Iterable[int]) -> None:
         if self._noted_offset_ms is None:
@@ -97,6 +98,8 @@ class Deadlines:
             state = table.state_of(slot)
             is_late = 0 < moments.complete_by <= now.wall_ms
             assert not is_late, f"task {task} is {state} after its complete_by {moments.complete_by}"
+            if state not in OPEN_ATTEMPT and task in self._tried and moments.start_by <= now.wall_ms:
+                self._moments[task] = moments._replace(start_by=0)  # it was started in time
             is_unstarted = state not in OPEN_ATTEMPT and task not in self._tried
             is_late = is_unstarted and 0 < moments.start_by <= now.wall_ms
             assert not is_late, f"task {task} is {state} after its start_by {moments.start_by}"
@@ -114,7 +117,8 @@ class Deadlines:
     def took_row(self, old: TaskRow | None, new: TaskRow) -> None:
         now = self._line.now()
         moments = self._moments.get(new.id, Moments())
-        if old is not None and old.state is State.delayed and new.state is State.ready and old.not_before_ms:
+        was_due = old is not None and old.state is State.delayed and old.not_before_ms > 0
+        if was_due and new.state is State.ready and not self.is_told_late:
             assert moments.not_before <= now.wall_ms, f"task {new.id} is ready before {moments.not_before}"
             self._line.reach("not_before_came")
         if new.state in FINAL and (old is None or old.state not in FINAL):
@@ -134,6 +138,8 @@ class Deadlines:
 
     def _check_expired(self, row: TaskRow, moments: Moments, now: Now) -> None:
         self._line.reach(f"expired_{row.error_code}")
+        if self.is_told_late:
+            return
         what = f"task {row.id} was expired by {row.error_code} before its time"
         if row.error_code in ("start_by", "complete_by"):
             due_ms = getattr(moments, row.error_code)

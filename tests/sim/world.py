@@ -32,7 +32,7 @@ TEN_YEARS_MS = 10 * 366 * 24 * 3600 * 1000
 JUMPS_MS = (0, 0, -TEN_YEARS_MS, TEN_YEARS_MS, -5000, 50_000, 3_000_000)
 HOUR_MS = 3_600_000
 REST_LOOK_MS = 500
-HELP_EVERY_MS = 5000  # in the end somebody releases what is held, this often
+HELP_EVERY_MS = 15_000  # in the end somebody releases what is held, this often
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class World:
         waits_s = max((row.max_retries + 1 for row in live), default=0) * queue.backoff_max_s
         parked_ms = max(queue.park_s, 90) * 1000
         stalls_ms = 2 * queue.stall_s * 1000
-        return int(settle_ms + stalls_ms + HANG_MS_MAX + attempts * each_ms + waits_s * 1000 + parked_ms)
+        return int(settle_ms + 4 * HELP_EVERY_MS + stalls_ms + HANG_MS_MAX + attempts * each_ms + waits_s * 1000 + parked_ms)
 
     # --- making it --------------------------------------------------------------------------------------
 
