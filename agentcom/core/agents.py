@@ -32,8 +32,8 @@ REPORTS_UNKNOWN_AFTER = 3  # figures older than this many reports are unknown
 
 
 class Block(NamedTuple):
-    """A backend that a host cannot use for a while: its usage window is closed, and all its agents share the key.
-    `until_ms` in lease time."""
+    """A backend that a host cannot use for a while: its usage window is closed, or its key waits for a person. All its
+    agents share the key. `until_ms` in lease time."""
 
     backend: Backend
     reason: str
@@ -186,6 +186,12 @@ class Fleet:
             self._blocks_changed(host, now)
             self._out.publish("host", "host_unblocked", host=host.record.name, backend=block.backend.value)
         return bool(ended)
+
+    def clear_blocks(self, now: Now) -> None:
+        """A person says that what was at fault is mended."""
+        for host in list(self._blocked.values()):
+            host.blocks.clear()
+            self._blocks_changed(host, now)
 
     def next_unblock_ms(self) -> int | None:
         """When the first block ends, in lease time."""

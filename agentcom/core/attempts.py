@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from agentcom import limits
 from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.core import evidence, progress
@@ -479,6 +480,8 @@ class Attempts:
             table.losses[slot] = 0  # the worker has survived it: losses count in a row
             self._tasks.set_alone(slot, False)
         if error.failure_class is FailureClass.configuration:
+            if error.code in limits.KEY_CODES:
+                self._block(slot, agent, error.message, limits.KEY_BLOCK_MS, now)
             self._tasks.hold(slot, error, now)
         elif error.failure_class is FailureClass.usage_window:
             table.parked_count[slot] += 1
@@ -499,12 +502,15 @@ class Attempts:
     def _park(self, slot: int, agent: Agent, error: TaskError, now: Now) -> None:
         """Wait for the usage window. A cloud account's is that of the host's key: its agents get no more for it."""
         wait_ms = int((error.retry_after_s or self._tasks.settings.queue.park_s) * 1000)
+        self._block(slot, agent, error.message, wait_ms, now)
+        self._delay(slot, wait_ms, now)
+
+    def _block(self, slot: int, agent: Agent, reason: str, wait_ms: int, now: Now) -> None:
+        """Keep a cloud account's backend from the host for a while: what one task met, the next would meet too."""
         backend = BACKEND_OF[STRATEGY_OF[TIERS[self._table.tier[slot]]]]
         if backend is Backend.claude:
             until_ms, until_wall_ms = self.clock_ms(now) + wait_ms, now.wall_ms + wait_ms
-            block = Block(backend, error.message, until_ms, now.wall_ms, until_wall_ms)
-            self._fleet.block(agent.host, block, now)
-        self._delay(slot, wait_ms, now)
+            self._fleet.block(agent.host, Block(backend, reason, until_ms, now.wall_ms, until_wall_ms), now)
 
     def _again(self, slot: int, used: int, allowed: int, code: str, now: Now) -> None:
         """Back to the queue after a backoff, or dead with the reason when `used` is past what is allowed."""

@@ -191,7 +191,12 @@ class Requests:
     def _release(
         self, op: m.TaskRelease, caller: PrincipalRecord, _s: Session, now: Now, found: Found
     ) -> object:
-        self._hub.tasks.release(self._live(op.task, caller, Move.release, found), now, caller.name)
+        slot = self._live(op.task, caller, Move.release, found)
+        error = self._hub.tasks.table.errors.get(op.task)
+        self._hub.tasks.release(slot, now, caller.name)
+        if error is not None and error.code in limits.KEY_CODES:
+            self._hub.fleet.clear_blocks(now)
+            self._hub.tasks.changed = True
         return _task(op.task)
 
     def _dead_retry(

@@ -244,7 +244,7 @@ class Router:
         if block is not None:
             return (
                 "backend_blocked",
-                f"{backend} on {name} is out of its usage window until {rfc3339(block.until_wall_ms)}: {block.reason}",
+                f"{backend} on {name} cannot be used until {rfc3339(block.until_wall_ms)}: {block.reason}",
                 "wait, or give another host a key",
             )
         fitting = [a for a in able if self._missing_need(group, a) is None]

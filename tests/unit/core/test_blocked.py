@@ -137,3 +137,26 @@ def test_people_are_told_when_a_host_is_blocked_and_when_it_is_not_any_more(rig:
             break
         box.beat()
     assert "host_unblocked" in [one["event"] for one in rig.published("host")]
+
+
+def test_a_key_that_is_refused_holds_one_task_and_blocks_its_host_until_a_release(
+    rig: Rig, box: HostEnd
+) -> None:
+    first, second = rig.admin.submit(complex_task()), rig.admin.submit(complex_task())
+    refused = error(FailureClass.configuration, "auth_refused", message="401")
+    other = [box.take(), box.take()]
+    box.fail(other[0], refused)
+    assert [rig.admin.state(number) for number in (first, second)] == ["held", "working"]
+    third = rig.admin.submit(complex_task())
+    assert rig.admin.state(third) == "ready"
+    assert rig.admin.ask(m.TaskWhy(task=third))["hosts"][0]["fails"] == "backend_blocked"
+    assert [agent["state"] for agent in agents(rig) if not agent["task"]] == ["blocked"]
+    rig.admin.ask(m.TaskRelease(task=first))
+    assert sorted(rig.admin.state(number) for number in (first, third)) == ["assigned", "ready"]
+    assert agents(rig)[0]["blocked"] is None
+
+
+def test_a_task_that_is_configured_wrongly_blocks_no_host(rig: Rig, box: HostEnd) -> None:
+    rig.admin.submit(complex_task())
+    box.fail(box.take(), error(FailureClass.configuration, "branch_missing"))
+    assert [agent["state"] for agent in agents(rig)] == ["idle", "idle"]
