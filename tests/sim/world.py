@@ -139,7 +139,8 @@ class World:
         waits_s = max((row.max_retries + 1 for row in live), default=0) * queue.backoff_max_s
         parked_ms = max(queue.park_s, 90) * 1000
         stalls_ms = 2 * queue.stall_s * 1000
-        return int(settle_ms + 4 * HELP_EVERY_MS + stalls_ms + HANG_MS_MAX + attempts * each_ms + waits_s * 1000 + parked_ms)
+        waits_ms = waits_s * 1000 + parked_ms + stalls_ms + 4 * HELP_EVERY_MS
+        return int(settle_ms + HANG_MS_MAX + attempts * each_ms + waits_ms)
 
     # --- making it --------------------------------------------------------------------------------------
 
