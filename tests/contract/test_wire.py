@@ -447,6 +447,8 @@ def test_a_token_that_does_not_belong_to_the_key_is_refused_for_every_message(
     assert busy.goes_on()
     assert ann.is_silent()
     after = ann.ask(m.Snapshot(tasks=0))
+    for shown in (before, after):
+        shown["counts"].pop("retention")  # a host that leaves and comes is an event that is kept
     assert (after["counts"], after["endpoints"]) == (before["counts"], before["endpoints"])
 
 
