@@ -17,7 +17,7 @@ SOMETIMES = (
     "became_waiting", "dead_never_accepted", "dependant_started", "limit_had_room", "limit_met",
     "pace_told", "refused_dependency_failed", "refused_has_dependants", "settings_changed",
     "dead_stalled", "ran_alone", "retired_by_age", "retired_one_too_many",
-    "stalled_taken_back", "submitters_took_turns", "worker_got_stuck",
+    "stalled_taken_back", "submitters_took_turns", "window_opened_again", "worker_got_stuck",
     # how attempts end
     "attempt_cancelled", "attempt_completed", "attempt_declined", "attempt_failed", "attempt_interrupted",
     "attempt_lost", "attempt_unaccepted", "assignment_ignored", "assignment_unaccepted", "late_accept_refused",

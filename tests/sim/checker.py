@@ -32,7 +32,7 @@ from agentcom.core.hub import Hub
 from agentcom.model import FINAL, OPEN_ATTEMPT, AttemptRecord, FailureClass, Route, State, TaskRow, TaskSpec
 from agentcom.store.base import Batch, Store
 from tests.sim.equality import LEASE_MS_MAX, check_core, check_same_after_restart
-from tests.sim.rules import Deadlines, Progress, Shares, Starts, check_alone
+from tests.sim.rules import Deadlines, Progress, Shares, Starts, Windows, check_alone
 from tests.sim.timeline import Timeline
 
 LATE_MS_MAX = 2500  # a deadline is seen by the next tick whose drain emptied the socket, within this
@@ -77,6 +77,7 @@ class Checker:
         self.may_lose_living = True
         self.deadlines, self.starts = Deadlines(line), Starts(line)
         self.progress = Progress(line, self.starts)
+        self.windows = Windows(line)
         self.shares = Shares(line, self.starts, self.deadlines.was_tried)
         self.running: Callable[[], Hub]
         self.is_running: Callable[[Key], bool] = lambda _key: False
@@ -107,6 +108,7 @@ class Checker:
         self._given = dict.fromkeys(open_keys, lease.begun_ms)
         self.progress.core_started(open_keys, lease.begun_ms)
         self.deadlines.core_started(self.rows)
+        self.windows.core_started()
         self.shares.core_started()
         if open_keys:
             self._line.reach("hub_restarted_with_open_attempts")
@@ -221,6 +223,7 @@ class Checker:
                 self._line.reach("late_accept_refused")
             case m.Hello():
                 for welcome in (s for s in sent if isinstance(s, m.Welcome)):
+                    self.windows.hello(name_of(key))
                     self._verdicts(welcome, now)
             case m.Result():
                 for ack in (s for s in sent if isinstance(s, m.ResultAck)):
@@ -297,6 +300,7 @@ class Checker:
         for effect in effects:
             if isinstance(effect, SendAssign):
                 self._check_assignment(effect.message)
+                self.windows.started(effect.message, self._awake_ms(self._line.now()))
                 self.deadlines.started(effect.message.task, self._retries | self._ended, self._line.now())
                 slot = table.slot_of[effect.message.task]
                 kind = (table.group[slot], table.lane[slot], table.submitter[slot], table.labels[slot])
@@ -404,6 +408,7 @@ class Checker:
             )
             kind = record.error.failure_class
             self._line.reach(f"failure_{kind}")
+            self.windows.failed(record, self.rows[task].tier, self._awake_ms(self._line.now()))
             spent.infrastructure += kind is FailureClass.infrastructure
             spent.errors += kind in (FailureClass.task_error, FailureClass.verification)
             if record.outcome == "failed":

@@ -20,7 +20,7 @@ from agentcom.model import Lane, TaskSpec, Tier
 from tests.sim.network import Link, Network
 from tests.sim.timeline import Timeline
 
-NATURES = ("ok", "ok", "ok", "flaky", "flaky", "bad", "infra", "window", "config", "verify", "shy", "stuck")
+NATURES = ("ok", "ok", "ok", "flaky", "flaky", "bad", "infra", "window", "window", "config", "verify", "shy", "stuck")
 POISON = "poison"
 LANES = tuple(Lane)
 REPEATS_MAX = 4

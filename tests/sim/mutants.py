@@ -18,7 +18,7 @@ from agentcom.clock import Now
 from agentcom.core import attempts as core_attempts
 from agentcom.core import progress
 from agentcom.core import retention as core_retention
-from agentcom.core.agents import Agent, Host
+from agentcom.core.agents import Agent, Fleet, Host
 from agentcom.core.attempts import Attempts
 from agentcom.core.deadlines import Deadlines as CoreDeadlines
 from agentcom.core.deadlines import TermClock
@@ -346,6 +346,12 @@ def neighbours_of_a_poison_stay() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def closed_windows_are_forgotten() -> Iterator[None]:
+    with _patched(Fleet, "block", lambda _self, _host, _block, _now: None):
+        yield
+
+
 MUTANTS: dict[str, Mutant] = {
     made.__name__: made
     for made in (
@@ -375,11 +381,12 @@ MUTANTS: dict[str, Mutant] = {
         retention_takes_what_lives,
         stalled_workers_are_left,
         neighbours_of_a_poison_stay,
+        closed_windows_are_forgotten,
     )
 }
 
 
-SEEDS_MAX = 60  # within so many runs a broken rule is noticed, or it counts as missed
+SEEDS_MAX = 120  # within so many runs a broken rule is noticed, or it counts as missed
 NOTICED_BY: dict[str, type[World]] = {"hello_forgets_what_runs": AliveWorld}
 
 

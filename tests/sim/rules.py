@@ -16,7 +16,20 @@ import msgspec
 from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.core.hub import Hub
-from agentcom.model import FINAL, OPEN_ATTEMPT, QueueRule, RuleKind, RuleScope, State, TaskRow, TaskSpec
+from agentcom.model import (
+    FINAL,
+    OPEN_ATTEMPT,
+    AttemptRecord,
+    Backend,
+    FailureClass,
+    QueueRule,
+    RuleKind,
+    RuleScope,
+    State,
+    TaskRow,
+    TaskSpec,
+    Tier,
+)
 from tests.sim.timeline import Timeline
 
 SHARE_STARTS_MORE = (
@@ -272,6 +285,35 @@ class Progress:
 
     def _patience_ms(self, task: int, hub: Hub) -> int:
         return (self._starts.specs[task].stall_s or hub.settings.queue.stall_s) * 1000
+
+
+class Windows:
+    """A host whose cloud account is out of its usage window gets no more work for it until the window opens, it says
+    hello, or the hub starts. On the clock of leases."""
+
+    def __init__(self, line: Timeline) -> None:
+        self._line = line
+        self._closed: dict[str, int] = {}  # by host, until when
+
+    def core_started(self) -> None:
+        self._closed.clear()
+
+    def hello(self, host: str) -> None:
+        self._closed.pop(host, None)
+
+    def failed(self, record: AttemptRecord, tier: Tier, clock_ms: int) -> None:
+        error = record.error
+        if error is None or error.failure_class is not FailureClass.usage_window or tier is not Tier.complex:
+            return
+        until_ms = clock_ms + int((error.retry_after_s or 0) * 1000)
+        self._closed[record.host] = max(until_ms, self._closed.get(record.host, 0))
+
+    def started(self, one: m.Assign, clock_ms: int) -> None:
+        if one.route.backend is not Backend.claude or one.route.host not in self._closed:
+            return
+        left_ms = self._closed[one.route.host] - clock_ms
+        self._line.reach("window_opened_again")
+        assert left_ms <= 0, f"task {one.task} was given to {one.route.host}, closed for {left_ms} ms more"
 
 
 def check_alone(hub: Hub, must_be_alone: Callable[[int], bool]) -> bool:
