@@ -44,11 +44,13 @@ class HubSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BackupSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """[backups]: how often the hub backs up its store by itself (0: never), how many it keeps, and where."""
+    """[backups]: how often the hub backs up its store by itself (0: never), how many it keeps, and where. A journal
+    longer than `journal_mib` since the newest backup asks for one as well, since only that bounds it."""
 
     every_s: Annotated[int, Meta(ge=0, le=366 * 24 * 3600)] = 6 * 3600
     keep: Annotated[int, Meta(ge=1, le=1000)] = 3
     folder: str = ""
+    journal_mib: Annotated[int, Meta(ge=1, le=1024 * 1024)] = 1024
 
 
 class CompactionSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -70,6 +70,7 @@ class Upkeep:
         self._backup_due_ms: int | None = None  # monotonic; None until the first turn
         self._compaction_due_ms: int | None = None
         self._backed_up = self._newest.sequence if self._newest is not None else 0
+        self._is_journal_long = False
 
     # --- what the loop calls ----------------------------------------------------------------------------
 
@@ -181,6 +182,7 @@ class Upkeep:
     def _backed_up_to(self, made: Backup) -> JsonObject:
         self.opened.backup_made(made.sequence)
         self._backed_up = made.sequence
+        self._is_journal_long = False
         return _backup_view(made)
 
     def _verify(self, name: str, now: Now) -> Chore:
@@ -215,8 +217,11 @@ class Upkeep:
         every_ms = self.settings.backups.every_s * 1000
         if every_ms:
             self._backup_due_ms = min(self._backup_due_ms, now.mono_ms + every_ms)  # it may have been set shorter
+        is_due = bool(every_ms) and now.mono_ms >= self._backup_due_ms
+        # Also where backups are off: nothing else makes the journal shorter. After a failure the wait applies.
+        is_due |= self._is_journal_long and (not self._last_error or now.mono_ms >= self._backup_due_ms)
         is_needed = self.opened.needs_backup and (not self._last_error or now.mono_ms >= self._backup_due_ms)
-        if is_needed or (every_ms and now.mono_ms >= self._backup_due_ms):
+        if is_needed or is_due:
             self._backup_due_ms = now.mono_ms + max(every_ms, NEEDED_AGAIN_S * 1000)
             if is_needed or self.opened.store.sequence > self._backed_up:
                 self._begin(now)
@@ -299,6 +304,8 @@ class Upkeep:
     def _each_minute(self, now: Now) -> None:
         self.opened.store.clear_stale_readers()
         stats = self.opened.journaled.stats()
+        beyond = self.opened.journal.bytes_beyond(self._backed_up)
+        self._is_journal_long = beyond > self.settings.backups.journal_mib * MIB
         self._growth.look(stats["used_bytes"], now)
         self.alarms.set("store_growing", self._growth.warning(stats["used_bytes"], stats["map_bytes"]), now)
         self.alarms.set("disk_low", self._disk_low(), now)

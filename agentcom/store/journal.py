@@ -192,6 +192,10 @@ class Journal:
         self._last, self._covered_from, self._records = left.last, left.run_first or 1, left.records
         return kept
 
+    def bytes_beyond(self, sequence: int) -> int:
+        """Bytes of the segments that begin after batch `sequence`; the journal begins one at each backup."""
+        return sum(path.stat().st_size for first, path in segments(self.folder) if first > sequence)
+
     def stats(self) -> JournalStats:
         sizes = [path.stat().st_size for _, path in segments(self.folder)]
         return JournalStats(

@@ -71,6 +71,13 @@ class Kept:
         return [event for event, _ in self.upkeep.take_events()]
 
 
+def _large() -> Batch:
+    """More than a MiB."""
+    batch = Batch()
+    batch.put("feed", (1).to_bytes(8, "big"), bytes(2**20 + 1))
+    return batch
+
+
 @pytest.fixture
 def kept(tmp_path: Path) -> Iterator[Kept]:
     made = Kept(tmp_path)
@@ -111,6 +118,23 @@ def test_a_backup_drops_the_part_of_the_journal_that_no_kept_one_needs(kept: Kep
         kept.until_idle()
     first = kept.opened.journal.stats()["covered_from"]
     assert (kept.backups(), first) == (3, 11)
+
+
+def test_a_journal_that_has_grown_long_asks_for_a_backup_also_where_backups_are_off(kept: Kept) -> None:
+    kept.settings = Settings(
+        backups=BackupSettings(every_s=0, journal_mib=1), compaction=CompactionSettings(every_s=0)
+    )
+    kept.upkeep.settings = kept.settings
+    kept.turn()
+    kept.opened.journaled.commit(_large(), kept.place.script.sequence + 1)
+    kept.clock.advance(61_000)
+    kept.turn()
+    kept.until_idle()
+    assert kept.backups() == 1
+    assert kept.opened.journal.bytes_beyond(kept.opened.store.sequence) == 0
+    kept.clock.advance(61_000)
+    kept.turn()
+    assert kept.upkeep._chores.running is None, "the backup has made it short again"
 
 
 def test_after_a_hole_in_the_journal_new_tasks_wait_for_a_backup_that_is_made_at_once(kept: Kept) -> None:
