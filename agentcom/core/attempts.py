@@ -93,6 +93,9 @@ class Attempts:
         for slot in self._table.slot_of.values():
             if self._table.state_of(slot) in OPEN:
                 self._renew(slot, now)
+                accept_ms = self._table.accept_ms[slot]
+                if accept_ms != progress.NEVER_MS:
+                    self._table.accept_ms[slot] = min(accept_ms, self._table.lease_ms[slot])
 
     def clock_ms(self, now: Now) -> int:
         return now.mono_ms - self._away_ms
@@ -174,7 +177,7 @@ class Attempts:
             if endpoint is not None:
                 self._count_call(slot, endpoint.id, route.model)
         self._renew(slot, now)
-        table.accept_ms[slot] = table.lease_ms[slot]
+        table.accept_ms[slot] = progress.NEVER_MS  # a worker may be on it
         self._remind(slot, table.lease_ms[slot])
 
     def assign(
@@ -190,8 +193,9 @@ class Attempts:
         table.assigned_ms[slot] = now.wall_ms
         table.accepted_ms[slot] = 0
         self._renew(slot, now)
-        table.accept_ms[slot] = self.clock_ms(now) + int(queue.accept_s * 1000)
-        self._remind(slot, min(table.accept_ms[slot], table.lease_ms[slot]))
+        # No later than the lease ends: what nobody has accepted was no worker's to lose.
+        table.accept_ms[slot] = min(self.clock_ms(now) + int(queue.accept_s * 1000), table.lease_ms[slot])
+        self._remind(slot, table.accept_ms[slot])
         self._fleet.take(agent, task, attempt, now)
         if chosen.endpoint is not None:
             self._count_call(slot, chosen.endpoint.id, chosen.model)
@@ -412,19 +416,24 @@ class Attempts:
                 self._tasks.move(slot, Move.due, now)
             else:
                 self._remind(slot, table.lease_ms[slot])
+        elif state is State.assigned and table.accept_ms[slot] <= clock_ms:
+            self._ignored(slot, now)
         elif state in OPEN and table.lease_ms[slot] <= clock_ms:
             self._take_back(slot, "lost", _lost("its lease ran out: no heartbeat was read"), now)
-        elif state is State.assigned and table.accept_ms[slot] <= clock_ms:
-            agent = self._fleet.agents[table.agent[slot]]
-            agent.unresponsive = True
-            self._out.publish("agent", "agent_unresponsive", name=agent.record.name, task=table.id[slot])
-            if agent.host.session is not None:
-                self._out.send(agent.host.session.peer, m.Ping(agent=agent.record.local_name))
-            self._not_accepted(slot, f"within {self._tasks.settings.queue.accept_s:g} s", now)
         elif state is State.assigned:
             self._remind(slot, min(table.lease_ms[slot], table.accept_ms[slot]))
         elif state is State.working:
             self._look_at_progress(slot, clock_ms, now)
+
+    def _ignored(self, slot: int, now: Now) -> None:
+        """The agent did not accept in time: it gets no work until it answers, and the task goes elsewhere."""
+        table, queue = self._table, self._tasks.settings.queue
+        agent = self._fleet.agents[table.agent[slot]]
+        agent.unresponsive = True
+        self._out.publish("agent", "agent_unresponsive", name=agent.record.name, task=table.id[slot])
+        if agent.host.session is not None:
+            self._out.send(agent.host.session.peer, m.Ping(agent=agent.record.local_name))
+        self._not_accepted(slot, f"within {min(queue.accept_s, queue.lease_s):g} s", now)
 
     def _look_at_progress(self, slot: int, clock_ms: int, now: Now) -> None:
         """Mark an attempt that gets nowhere, take back one that has not for too long; remind of the next look."""

@@ -90,7 +90,7 @@ class Checker:
         self._renewed: dict[Key, Lease] = {}
         self._given: dict[Key, int] = {}  # when it was assigned, on the clock of leases
         self._lease_ms = int(settings.queue.lease_s * 1000)
-        self._accept_ms_min = int(settings.queue.accept_s * 1000)
+        self._accept_ms_min = min(self._lease_ms, int(settings.queue.accept_s * 1000))
         self._retries: set[int] = set()
         self._purges: set[int] = set()
         self._accepted: list[tuple[Key, str]] = []
@@ -201,7 +201,7 @@ class Checker:
         """Every open attempt has a lease of the new length."""
         self._line.reach("settings_changed")
         self._lease_ms = int(settings.queue.lease_s * 1000)
-        self._accept_ms_min = min(self._accept_ms_min, int(settings.queue.accept_s * 1000))
+        self._accept_ms_min = min(self._accept_ms_min, self._lease_ms, int(settings.queue.accept_s * 1000))
         self._renewed = dict.fromkeys(self._renewed, self._fresh(now))
 
     def _message(self, message: m.ToHub, key: str, effects: list[Effect], now: Now) -> None:

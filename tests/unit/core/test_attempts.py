@@ -189,6 +189,32 @@ def test_an_assignment_that_is_not_accepted_goes_back_and_its_agent_is_pinged(ri
     assert [agent.unresponsive for agent in rig.hub.fleet.agents.values()] == [True]
 
 
+def test_an_assignment_that_no_agent_accepts_is_no_lost_worker_where_leases_are_short() -> None:
+    """A host died; until it counted as offline each of its agents was given tasks, and each cost a task a loss."""
+    rig = Rig(settings=settings(heartbeat_s=1, lease_s=4, accept_s=15, max_losses=1))
+    box = rig.host("box")
+    number = rig.admin.submit(shell_task())
+    box.assigned()
+    rig.advance(4_000)
+    found = rig.admin.task(number)
+    assert (found["state"], found["losses"], attempt(rig, number, 1).outcome) == ("ready", 0, "unaccepted")
+    assert [agent.unresponsive for agent in rig.hub.fleet.agents.values()] == [True]
+
+
+def test_an_attempt_of_before_a_restart_is_lost_with_its_lease_when_leases_become_longer_meanwhile(
+    rig: Rig, box: HostEnd
+) -> None:
+    number = rig.admin.submit(shell_task())
+    box.take()
+    rig.start()
+    rig.admin.hello()
+    rig.admin.ask(m.ConfigChange(set={"queue.lease_s": 60}))
+    rig.advance(59_999)
+    assert rig.admin.state(number) == "assigned"
+    rig.advance(1)
+    assert (rig.admin.state(number), rig.admin.task(number)["losses"]) == ("delayed", 1)
+
+
 def test_an_unresponsive_agent_gets_work_again_when_it_answers(rig: Rig, box: HostEnd) -> None:
     rig.admin.submit(shell_task())
     box.assigned()
