@@ -390,6 +390,8 @@ class Queries:
         if row.state is State.waiting:
             return f"it waits for {self._dependencies(row.id)} to complete"
         if row.state is State.held:
+            if row.error_code == "dependency_failed":
+                return row.error_message  # once that is mended it is released by itself
             return f"{row.error_message}; then: agentcom task release {row.id}"
         return f"it is {row.state}: {row.error_message}" if row.error_message else f"it is {row.state}"
 

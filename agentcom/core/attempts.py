@@ -23,7 +23,7 @@ from agentcom.core.gates import Gates
 from agentcom.core.isolation import must_run_alone
 from agentcom.core.outlet import Outlet
 from agentcom.core.registry import Registry, canonical_model
-from agentcom.core.retries import RetryBudgets
+from agentcom.core.retries import RetryBudgets, backoff_ms
 from agentcom.core.routing import Candidate
 from agentcom.core.rows import TIERS, TaskTable
 from agentcom.core.story import Noted
@@ -45,7 +45,6 @@ from agentcom.model import (
 )
 
 NO_BODY = msgspec.Raw(b"\xc0")  # the shell puts the task's bytes in when it sends the assignment
-DOUBLINGS_MAX = 16
 Outcome = Literal[
     "completed", "failed", "interrupted", "cancelled", "lost", "declined", "unaccepted", "stalled"
 ]
@@ -524,7 +523,7 @@ class Attempts:
     def _again(self, slot: int, used: int, allowed: int, code: str, now: Now) -> None:
         """Back to the queue after a backoff, or dead with the reason when `used` is past what is allowed."""
         if used <= allowed:
-            self._delay(slot, self._backoff_ms(used), now)
+            self._delay(slot, backoff_ms(self._tasks.settings, used, self._jitter), now)
             return
         last = self._table.errors[self._table.id[slot]]
         count = self._table.attempt[slot]
@@ -581,7 +580,7 @@ class Attempts:
         if count >= self._tasks.settings.queue.max_unaccepted:
             self._again(slot, 1, 0, "never_accepted", now)
         else:
-            self._delay(slot, self._backoff_ms(count - 1), now)
+            self._delay(slot, backoff_ms(self._tasks.settings, count - 1, self._jitter), now)
 
     def _delay(self, slot: int, ms: int, now: Now) -> None:
         table = self._table
@@ -601,14 +600,6 @@ class Attempts:
 
     def _remind(self, slot: int, due_ms: int) -> None:
         heapq.heappush(self._timers, (due_ms, self._table.id[slot], self._table.attempt[slot]))
-
-    def _backoff_ms(self, used: int) -> int:
-        """Exponential with jitter: between a half and the whole of backoff_s x 2^(used-1), capped."""
-        queue = self._tasks.settings.queue
-        full_ms = min(
-            int(queue.backoff_s * 1000) << min(used - 1, DOUBLINGS_MAX), int(queue.backoff_max_s * 1000)
-        )
-        return full_ms // 2 + self._jitter.randrange(full_ms // 2 + 1)
 
     def _end(self, slot: int, outcome: Outcome, error: TaskError | None, now: Now) -> None:
         """Close the attempt, its call and its agent's work."""

@@ -1,4 +1,4 @@
-"""How many retries an endpoint gets, so that a sick one is not hammered by tasks that failed before.
+"""How long a retry waits, and how many an endpoint gets: a sick one is not hammered by tasks that failed before.
 
 Of the calls that begin on an endpoint within a window, those of tasks that have failed already may be `retry_min` and
 `retry_percent` of all. Over that the endpoint is spent: it gets first calls only, retries go to other endpoints or wait
@@ -11,8 +11,19 @@ from collections import deque
 
 from agentcom.clock import Now
 from agentcom.config import Settings
+from agentcom.core.tasks import Jitter
 
+DOUBLINGS_MAX = 16
 PARTS = 10
+
+
+def backoff_ms(settings: Settings, used: int, jitter: Jitter) -> int:
+    """Exponential with jitter: between a half and the whole of backoff_s x 2^(used-1), capped."""
+    queue = settings.queue
+    full_ms = min(
+        int(queue.backoff_s * 1000) << min(used - 1, DOUBLINGS_MAX), int(queue.backoff_max_s * 1000)
+    )
+    return full_ms // 2 + jitter.randrange(full_ms // 2 + 1)
 
 
 class Window:

@@ -291,6 +291,13 @@ def test_why_names_what_a_task_waits_for(rig: Rig) -> None:
     assert f"agentcom task retry {first}" in rig.admin.ask(m.TaskWhy(task=second))["reason"]
 
 
+def test_why_does_not_advise_a_release_that_is_refused_while_a_dependency_has_failed(rig: Rig) -> None:
+    first = rig.admin.submit(shell_task())
+    second = rig.admin.submit(shell_task(depends_on=(first,)))
+    rig.admin.ask(m.TaskCancel(task=first))
+    assert "task release" not in rig.admin.ask(m.TaskWhy(task=second))["reason"]
+
+
 # --- restart, invariants --------------------------------------------------------------------------------
 
 
