@@ -27,7 +27,7 @@ class AliveWorld(World):
     def __init__(self, seed: int, safety_ms: int | None = None, shows: bool = False) -> None:
         self.trouble = TROUBLES[seed % len(TROUBLES)]
         super().__init__(seed, safety_ms or HOUR_MS, shows, settings=Settings())
-        self.known.has_poison = False
+        self.known.has_poison = self.known.changes_paces = False
         for sidecar in self.sidecars:
             sidecar.is_gentle = True
         self.checker.may_lose_living = False

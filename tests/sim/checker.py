@@ -150,6 +150,7 @@ class Checker:
         self._retries, self._purges, self._accepted, self._written = set(), set(), [], {}
         self._ended = set()
         self.starts.forget_tick()
+        self.windows.tick_ended()
 
     def _awake_ms(self, now: Now) -> int:
         """Monotonic time less the time that the hub was away."""

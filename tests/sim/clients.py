@@ -20,7 +20,21 @@ from agentcom.model import Lane, TaskSpec, Tier
 from tests.sim.network import Link, Network
 from tests.sim.timeline import Timeline
 
-NATURES = ("ok", "ok", "ok", "flaky", "flaky", "bad", "infra", "window", "window", "config", "verify", "shy", "stuck")
+NATURES = (
+    "ok",
+    "ok",
+    "ok",
+    "flaky",
+    "flaky",
+    "bad",
+    "infra",
+    "window",
+    "window",
+    "config",
+    "verify",
+    "shy",
+    "stuck",
+)
 POISON = "poison"
 LANES = tuple(Lane)
 REPEATS_MAX = 4
@@ -83,6 +97,7 @@ class Known:
     hosts: list[str] = field(default_factory=list)
     has_poison: bool = True
     gives_times: bool = True
+    changes_paces: bool = True  # leases, beats, and how long a worker may get nowhere
 
 
 class FakeClient:
@@ -175,7 +190,7 @@ class FakeClient:
         return m.QueuePause(paused=is_paused)
 
     def _change(self) -> m.ConfigChange:
-        name = self._rng.choice(list(CHANGED))
+        name = self._rng.choice(list(CHANGED) if self._known.changes_paces else ["queue.backoff_s"])
         if self._rng.random() < 0.3:
             return m.ConfigChange(unset=(name,))
         return m.ConfigChange(set={name: self._rng.choice(CHANGED[name])})
@@ -216,7 +231,7 @@ class FakeClient:
             if self._rng.random() < 0.2
             else (),
             depends_on=self._depends_on(before),
-            stall_s=self._rng.choice((15, 40)) if self._rng.random() < 0.1 else None,
+            stall_s=self._rng.choice((15, 40)) if draw < 0.1 and self._known.changes_paces else None,
             max_retries=self._rng.choice((None, None, 0, 1, 5)),
             not_before=self._soon() if is_timed and self._known.gives_times else None,
             start_by=self._soon(8) if is_bound and draw < 0.6 else None,

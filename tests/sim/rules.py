@@ -294,16 +294,23 @@ class Windows:
     def __init__(self, line: Timeline) -> None:
         self._line = line
         self._closed: dict[str, int] = {}  # by host, until when
+        self._greeted: set[str] = set()  # hosts that said hello in this tick, before or after it failed
 
     def core_started(self) -> None:
         self._closed.clear()
 
     def hello(self, host: str) -> None:
         self._closed.pop(host, None)
+        self._greeted.add(host)
+
+    def tick_ended(self) -> None:
+        self._greeted.clear()
 
     def failed(self, record: AttemptRecord, tier: Tier, clock_ms: int) -> None:
         error = record.error
         if error is None or error.failure_class is not FailureClass.usage_window or tier is not Tier.complex:
+            return
+        if record.host in self._greeted:
             return
         until_ms = clock_ms + int((error.retry_after_s or 0) * 1000)
         self._closed[record.host] = max(until_ms, self._closed.get(record.host, 0))
