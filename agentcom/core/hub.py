@@ -70,6 +70,8 @@ from agentcom.model import (
     TierSource,
 )
 
+GREETINGS = (m.Hello, m.Enrol)  # what needs no session; a union written in place is made anew for each message
+
 
 class Loaded(NamedTuple):
     """Everything that the core needs from the store at start. `rows` is read once, a page at a time; only then
@@ -395,7 +397,7 @@ class Hub:
         return verdicts, {a.record.local_name: a.record.name for a in self.fleet.agents_of(host) if a.offered}
 
     def _of_session(self, event: Incoming, message: m.ToHub, now: Now) -> None:
-        assert not isinstance(message, m.Hello | m.Enrol)
+        assert not isinstance(message, GREETINGS)
         session = self.sessions.find(event.key, message.session)
         if session is None:
             raise Refused("no_session", "this session is not known here; say hello again")

@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 Found = Mapping[RecordKey, bytes]
 # Work on the store itself changes nothing of the core's: the shell does it after the commit, as it reads.
 OF_THE_STORE = (m.BackupList, m.BackupNow, m.BackupVerify, m.Compact, m.StoreAcknowledge)
-READS = (
+READS = frozenset({
     m.TaskGet, m.TaskList, m.TaskWhy, m.TaskStory, m.TaskLog, m.TaskReports, m.DeadList, m.AgentList, m.HostList,
     m.EndpointList, m.EventList, m.QueueStats, m.QueueRules, m.ConfigGet, m.TokenList, m.Snapshot, m.HubStatus,
     *OF_THE_STORE,
-)  # fmt: skip
+})  # fmt: skip
 
 
 class Requests:
@@ -92,7 +92,7 @@ class Requests:
         mine = owner_of(caller) if caller.role is Role.submit else 0
         if isinstance(op, m.TaskWait):
             self._wait(op, caller, session, request.id, now)
-        elif isinstance(op, READS):
+        elif type(op) in READS:
             self._out.add(Read(session.peer, request.id, op, mine))
         else:
             value = self._changes[type(op)](op, caller, session, now, found)

@@ -100,7 +100,9 @@ class Batch:
     @property
     def size_bytes(self) -> int:
         """Bytes of all keys and bodies. O(rows)."""
-        return sum(len(key) + len(body or b"") for rows in self._rows.values() for key, body in rows.items())
+        return sum(
+            sum(map(len, rows)) + sum(map(len, filter(None, rows.values()))) for rows in self._rows.values()
+        )
 
     def changes(self) -> Iterator[tuple[str, dict[bytes, bytes | None]]]:
         """Per touched database the body by key, None for a delete; not to be changed."""
