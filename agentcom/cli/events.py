@@ -49,4 +49,5 @@ def _collect(client: Client, topic: str, event: str, limit: int, cursor: int | N
 
 def _what(event: JsonObject) -> str:
     """The event's own fields."""
-    return ", ".join(f"{name} {value}" for name, value in event.items() if name not in SHOWN)
+    own = {name: "none" if value is None else value for name, value in event.items() if name not in SHOWN}
+    return ", ".join(f"{name} {value}" for name, value in own.items())

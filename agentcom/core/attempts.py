@@ -95,6 +95,8 @@ class Attempts:
                 accept_ms = self._table.accept_ms[slot]
                 if accept_ms != progress.NEVER_MS:
                     self._table.accept_ms[slot] = min(accept_ms, self._table.lease_ms[slot])
+                if self._table.state_of(slot) is State.working:
+                    self._look_at_progress(slot, self.clock_ms(now), now)
 
     def clock_ms(self, now: Now) -> int:
         return now.mono_ms - self._away_ms
@@ -259,6 +261,9 @@ class Attempts:
             progress.begin(agent, self.clock_ms(now))
             self._fleet.start(agent, now)
             self._tasks.move(slot, Move.start, now)
+            look_ms = progress.next_look_ms(agent, progress.stall_ms(self._table, slot, self._tasks.settings))
+            if look_ms < self._table.accept_ms[slot]:  # else the timer that is set comes before
+                self._remind(slot, look_ms)
         return True
 
     def beat(self, host: Host, beats: tuple[m.AttemptBeat, ...], now: Now) -> tuple[m.AttemptBeat, ...]:
@@ -440,13 +445,9 @@ class Attempts:
         agent = self._fleet.agents[table.agent[slot]]
         patience_ms = progress.stall_ms(table, slot, self._tasks.settings)
         silent_s = (clock_ms - agent.moved_ms) // 1000
-        if patience_ms and clock_ms >= agent.moved_ms + progress.RECLAIM * patience_ms:
-            self._take_back_stalled(slot, silent_s, now)
-            return
-        if clock_ms >= progress.next_look_ms(agent, patience_ms):
+        if not agent.stalled and clock_ms >= progress.next_look_ms(agent, patience_ms):
             agent.stalled = True
-            cause = f"no output, tool round or token for {silent_s} s"
-            self._tasks.note(slot, Noted.stalled, cause, now)
+            self._tasks.note(slot, Noted.stalled, f"no output, tool round or token for {silent_s} s", now)
             self._fleet.publish_agent(agent, now)
             self._out.publish(
                 "task",
@@ -456,7 +457,10 @@ class Attempts:
                 agent=agent.record.name,
                 silent_s=silent_s,
             )
-        self._remind(slot, min(table.lease_ms[slot], progress.next_look_ms(agent, patience_ms)))
+        if agent.stalled and clock_ms >= progress.next_look_ms(agent, patience_ms):
+            self._take_back_stalled(slot, silent_s, now)
+        else:
+            self._remind(slot, min(table.lease_ms[slot], progress.next_look_ms(agent, patience_ms)))
 
     def _take_back_stalled(self, slot: int, silent_s: int, now: Now) -> None:
         """Its host is alive and its worker is not. The agent is free when the host has killed what is left of it."""

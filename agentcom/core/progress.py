@@ -13,6 +13,7 @@ from agentcom.core.rows import TIERS, TaskTable
 from agentcom.model import Tier
 
 RECLAIM = 2  # times `stall_s`
+HEARTBEATS_MIN = 2  # progress comes with heartbeats: one that is late is no stall
 NEVER_MS = 2**62
 
 
@@ -31,14 +32,16 @@ def heard(agent: Agent, progress: int, clock_ms: int) -> bool:
 
 
 def stall_ms(table: TaskTable, slot: int, settings: Settings) -> int:
-    """How long the task's worker may be without progress: its own time, its tier's, or that of all; 0 for ever."""
+    """How long the task's worker may be without progress: its own time, its tier's, or that of all, but not less than
+    two heartbeats; 0 for ever."""
     queue = settings.queue
     of_tier = {
         Tier.trivial: queue.stall_trivial_s,
         Tier.standard: queue.stall_standard_s,
         Tier.complex: queue.stall_complex_s,
     }
-    return (table.stall_s[slot] or of_tier[TIERS[table.tier[slot]]] or queue.stall_s) * 1000
+    found_s = table.stall_s[slot] or of_tier[TIERS[table.tier[slot]]] or queue.stall_s
+    return max(found_s * 1000, int(HEARTBEATS_MIN * queue.heartbeat_s * 1000)) if found_s else 0
 
 
 def next_look_ms(agent: Agent, patience_ms: int) -> int:

@@ -329,6 +329,32 @@ def test_the_patience_is_the_tasks_the_tiers_or_that_of_all(
     assert agent(rig)["stalled"]
 
 
+def test_a_task_whose_stall_is_shorter_than_the_time_to_accept_is_marked_stalled_before_it_is_taken_back(
+    rig: Rig, box: HostEnd
+) -> None:
+    """It was looked at only when the time to accept was over, and then taken back without an event."""
+    number = rig.admin.submit(shell_task(stall_s=3))  # in effect two heartbeats: progress comes with these
+    assign = box.take()
+    rig.advance(5_000)
+    box.beat(assign, progress=0)
+    rig.advance(4_999)
+    assert not agent(rig)["stalled"]
+    rig.advance(1)
+    assert "attempt_stalled" in [one["event"] for one in rig.published("task")]
+    assert agent(rig)["stalled"]
+    box.beat(assign, progress=0)
+    rig.advance(10_000)
+    assert rig.admin.task(number)["error"]["code"] == "stalled"
+
+
+def test_a_shorter_patience_that_is_set_at_run_time_counts_at_once(rig: Rig, box: HostEnd) -> None:
+    rig.admin.submit(shell_task())
+    box.take()
+    rig.advance(20_000)
+    rig.admin.ask(m.ConfigChange(set={"queue.stall_s": 15}))
+    assert agent(rig)["stalled"]
+
+
 def test_nothing_is_stalled_where_the_patience_is_without_end() -> None:
     rig = Rig(settings(stall_s=0))
     box = rig.host()
