@@ -35,6 +35,7 @@ from tests.sim.timeline import Timeline
 SHARE_STARTS_MORE = (
     2  # of another submitter between two starts of one that waits, beyond what its weight gives
 )
+UNKNOWN_MS = 1 << 62
 
 
 class Moments(NamedTuple):
@@ -73,8 +74,8 @@ class Deadlines:
         self._unsure.update(tasks)
 
     def clock_noted(self) -> None:
-        """The store knows how the two clocks stand now."""
-        self._noted_offset_ms = self._line.wall_offset_ms
+        """The store knows how the two clocks stand now, or stood when a batch was made that is told late."""
+        self._noted_offset_ms = UNKNOWN_MS if self.is_told_late else self._line.wall_offset_ms
 
     def took_body(self, task: int, spec: TaskSpec) -> None:
         asked = (spec.not_before, spec.start_by, spec.complete_by)
