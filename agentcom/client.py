@@ -22,7 +22,18 @@ from agentcom.auth import HubAddress, JoinCode, KeyPair
 from agentcom.caller import REPLY_S, Caller, Connector, hub_of, key_of, raised
 from agentcom.config import Home, home_path
 from agentcom.errors import HubUnreachable, ProtocolViolation, Refused
-from agentcom.model import FINAL, CheckKind, EndpointKind, JsonObject, Lane, Role, State, TaskSpec, Tier
+from agentcom.model import (
+    FINAL,
+    CheckKind,
+    EndpointKind,
+    JsonObject,
+    Lane,
+    Letters,
+    Role,
+    State,
+    TaskSpec,
+    Tier,
+)
 
 WATCH_S = 2.0
 WAIT_PATIENCE_S = 60.0  # `wait` and `log` outlast a hub that is away for this long
@@ -34,7 +45,9 @@ _CHOICES: dict[str, type[StrEnum]] = {
 }  # fmt: skip
 
 
-def refusal_of_fields(error: msgspec.ValidationError, where: str = "") -> Refused:
+def refusal_of_fields(
+    error: msgspec.ValidationError, where: str = "", kind: type[Any] | None = None
+) -> Refused:
     """A failed conversion of fields that a person gave as a refusal with the field's path under `where`."""
     refused = m.refusal_of(error)
     field = refused.field
@@ -44,7 +57,9 @@ def refusal_of_fields(error: msgspec.ValidationError, where: str = "") -> Refuse
         field = refused.message.split("required field `")[1].split("`")[0]
     path = ".".join(part for part in (where, field) if part)
     reason = refused.message.split(": ", 1)[-1]
-    allowed = _CHOICES.get(re.sub(r"\[\d+\]", "", field or ""))
+    allowed: Iterable[str] | None = _CHOICES.get(re.sub(r"\[\d+\]", "", field or ""))
+    if field == "state" and kind is not None and issubclass(kind, Letters):
+        allowed = ("dead", "expired", "cancelled")
     if allowed is not None and reason.startswith("Invalid enum value"):
         reason += f"; it is one of {', '.join(allowed)}"
     return Refused(refused.code, f"{path}: {reason}" if path else reason, field=path or None)
@@ -107,7 +122,7 @@ class Client(Caller):
         try:
             op = msgspec.convert({"op": _tag(kind), **fields}, kind)
         except msgspec.ValidationError as error:
-            raise refusal_of_fields(error) from error
+            raise refusal_of_fields(error, kind=kind) from error
         return self.call(op)
 
     def submit(self, spec: TaskSpec | None = None, /, **fields: Any) -> JsonObject:

@@ -145,7 +145,9 @@ def _show_result(result: JsonObject | None) -> None:
     cost = "unknown cost" if result.get("cost_usd") is None else f"{result['cost_usd']:.4f} USD"
     tokens = f"{result.get('tokens_in', 0)} tokens in, {result.get('tokens_out', 0)} out"
     took = output.seconds(result.get("duration_ms", 0) / 1000)
-    output.line(f"  result: {output.coloured(result['status'])} in {took}, {tokens}, {cost}")
+    output.line(
+        f"  result: {output.coloured(result['status'] or 'not completed')} in {took}, {tokens}, {cost}"
+    )
     output.pairs(
         [(name, result.get(name)) for name in ("branch", "commit", "pull_request", "sandbox")]
         + [("warnings", "; ".join(result.get("warnings") or []))]

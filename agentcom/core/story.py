@@ -11,7 +11,7 @@ made, and whether the last of those was still open, and that is where `tell` put
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 
 from agentcom import limits
@@ -97,7 +97,19 @@ def tell(
     for number in sorted({0, *known, *(each.attempt for each in notes)}):
         record = known.get(number)
         if record is not None:
-            told += _begun(record)
+            told.append(_assigned(record))
+        # What came of an earlier attempt before this one was accepted; when that was is all that is known of it.
+        while (
+            note is not None
+            and note.attempt <= number
+            and note.is_during
+            and note.about
+            and (record is None or note.at_ms < record.accepted_ms)
+        ):
+            told.append(_noted(note))
+            note = next(pending, None)
+        if record is not None and record.accepted_ms:
+            told.append(_entry("accepted", record.accepted_ms, record.attempt))
         while note is not None and note.attempt <= number and note.is_during:
             told.append(_noted(note))
             note = next(pending, None)
@@ -111,11 +123,9 @@ def tell(
     return told
 
 
-def _begun(record: AttemptRecord) -> Iterator[JsonObject]:
+def _assigned(record: AttemptRecord) -> JsonObject:
     where = f"{record.agent} on {record.host}" if record.agent else ""
-    yield _entry("assigned", record.started_ms, record.attempt, cause=where)
-    if record.accepted_ms:
-        yield _entry("accepted", record.accepted_ms, record.attempt)
+    return _entry("assigned", record.started_ms, record.attempt, cause=where)
 
 
 def _ended(record: AttemptRecord) -> JsonObject:

@@ -210,6 +210,21 @@ def test_why_says_each_condition_that_holds_a_task_back(
     assert "limit_reached" in capsys.readouterr().out
 
 
+def test_a_state_that_no_dead_letter_has_is_refused_with_those_that_one_can_have(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["dead", "list", "--state", "completed"]) == 4
+    assert capsys.readouterr().err.endswith("it is one of dead, expired, cancelled\n")
+
+
+def test_a_task_that_ended_without_a_result_is_not_shown_with_the_result_none(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.answers["task_get"] = lambda op: task(op.task) | {"result": {"status": None, "duration_ms": 5}}
+    assert main(["task", "show", "1"]) == 0
+    assert "result: not completed in 5 ms" in capsys.readouterr().out
+
+
 def test_a_task_with_all_options_arrives_as_given(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         "submit", "fix the parser", "--tier", "standard", "--lane", "high", "--repo", "https://example.org/r.git",

@@ -81,7 +81,7 @@ def operation(kind: type[Any], fields: Mapping[str, Any], *, strict: bool = True
     try:
         return msgspec.convert({"op": tag, **fields, **fixed}, kind, strict=strict)
     except msgspec.ValidationError as error:
-        raise refusal_of_fields(error) from error
+        raise refusal_of_fields(error, kind=kind) from error
 
 
 def query(kind: type[Any], **fixed: Any) -> Any:

@@ -182,6 +182,22 @@ def test_a_late_result_stands_where_it_came_and_names_its_attempt(rig: Rig) -> N
     ]
 
 
+def test_a_late_result_that_came_before_the_next_attempt_was_accepted_stands_before_that(rig: Rig) -> None:
+    box = rig.host(agents=2)
+    number = rig.admin.submit(shell_task())
+    first = box.take()
+    rig.advance(45_000)
+    box.hello()
+    rig.advance(2_000)
+    second = box.assigned()
+    box.complete(first)
+    rig.advance(10)
+    box.accept(second)
+    assert events(rig, number)[-3:] == [("assigned", 2), ("late_result", 1), ("accepted", 2)]
+    ats = [entry["at"] for entry in story(rig, number)]
+    assert ats == sorted(ats)
+
+
 def test_a_late_result_of_a_task_that_is_over_comes_last(rig: Rig) -> None:
     box = rig.host()
     number = rig.admin.submit(shell_task())
