@@ -118,7 +118,9 @@ def _check_gates(hub: Hub) -> None:
     table = hub.tasks.table
     for agent in hub.fleet.agents.values():
         slot = table.slot_of.get(agent.task)
-        if slot is not None and table.state_of(slot) in OPEN_ATTEMPT:
+        # An agent that still ends a cancelled attempt may hold the same task as another, which runs a later one.
+        is_current = slot is not None and table.attempt[slot] == agent.attempt
+        if slot is not None and is_current and table.state_of(slot) in OPEN_ATTEMPT:
             assert gates.counts_for(agent.record.id) == set(gates.limits_of(slot)), (
                 f"{agent.record.name} counts for other limits than its task has"
             )

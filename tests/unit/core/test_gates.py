@@ -213,6 +213,21 @@ def test_a_task_under_two_limits_waits_for_both(rig: Rig) -> None:
     assert running(rig, box) == [3]
 
 
+def test_a_limit_set_while_a_cancel_is_carried_out_counts_the_retried_task_where_it_runs(rig: Rig) -> None:
+    """Two agents hold the task then: one ends its first attempt, the other runs the second."""
+    box = rig.host()
+    number = rig.admin.submit(shell_task(labels=("deploy",)))
+    first = box.take()
+    rig.admin.ask(m.TaskCancel(task=number))
+    limit(rig, "label:deploy", 1)
+    rig.admin.ask(m.TaskRetry(task=number))
+    other = rig.host("other")
+    assert running(rig, other) == [number]
+    waiting = rig.admin.submit(shell_task(labels=("deploy",)))
+    box.report(box.ended(first, "cancelled"))
+    assert conditions(rig, waiting)[0][0] == "limit_reached"
+
+
 def test_a_cancelled_task_counts_until_its_processes_have_ended(rig: Rig) -> None:
     box = rig.host(agents=2)
     limit(rig, f"repo:{REPO}", 1)
