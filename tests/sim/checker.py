@@ -36,6 +36,9 @@ from tests.sim.rules import Deadlines, Progress, Shares, Starts, Windows, check_
 from tests.sim.timeline import Timeline
 
 LATE_MS_MAX = 2500  # a deadline is seen by the next tick whose drain emptied the socket, within this
+STALL_LATE_MS_MAX = (
+    LEASE_MS_MAX + 15_000
+)  # after a start the first look is at a lease's end; a core made anew begins anew
 PERSON_RETRIES = (State.dead, State.cancelled, State.expired)
 Key = tuple[int, int]
 
@@ -569,7 +572,7 @@ class Checker:
 
     def _overdue(self, now: Now) -> None:
         keys = [(r.id, r.attempt) for r in map(self.rows.__getitem__, self.live) if r.state in OPEN_ATTEMPT]
-        self.progress.overdue(keys, self.running(), self._awake_ms(now), LEASE_MS_MAX + LATE_MS_MAX)
+        self.progress.overdue(keys, self.running(), self._awake_ms(now), STALL_LATE_MS_MAX)
         for row in map(self.rows.__getitem__, self.live):
             if row.state in OPEN_ATTEMPT:
                 lease = self._renewed[row.id, row.attempt]

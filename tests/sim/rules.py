@@ -277,7 +277,7 @@ class Progress:
         )
 
     def overdue(self, open_keys: Iterable[tuple[int, int]], hub: Hub, clock_ms: int, late_ms: int) -> None:
-        """`late_ms` is a lease, and until the next tick: after a start the first look is at the lease's end."""
+        """`late_ms`: how much later than due it may be seen."""
         for key in open_keys:
             if key in self._moved:
                 silent_ms, patience_ms = clock_ms - self._moved[key][1], self._patience_ms(key[0], hub)
