@@ -19,7 +19,7 @@ from agentcom.clock import Now, rfc3339
 from agentcom.core.effects import key_u64x2
 from agentcom.core.outlet import Outlet
 from agentcom.core.rows import TaskTable
-from agentcom.model import OPEN_ATTEMPT, AttemptRecord, JsonObject, State, StoryNote, TaskRow
+from agentcom.model import FINAL, OPEN_ATTEMPT, AttemptRecord, JsonObject, State, StoryNote, TaskRow
 
 NEXT_NOTE = "next_note"
 
@@ -120,6 +120,9 @@ def tell(
             note = next(pending, None)
     if row.state is State.completed:
         told.append(_entry("completed", row.finished_ms, row.attempt))
+    elif row.state in FINAL and not any(each["event"] == row.state.value for each in told):
+        # Its notes are gone by their term; its end stays with the task.
+        told.append(_entry(row.state.value, row.finished_ms, row.attempt, cause=row.error_message))
     return told
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from agentcom import messages as m
 from agentcom.clock import rfc3339
-from agentcom.core.story import Noted
+from agentcom.core.effects import key_u64
+from agentcom.core.story import Noted, tell
 from agentcom.errors import Refused
-from agentcom.model import FailureClass, JsonObject, Role
+from agentcom.model import FailureClass, JsonObject, Role, TaskRow
 from agentcom.store.crosscheck import cross_check, walk_store
 from tests.core_rig import Rig
 from tests.factories import error, settings, shell_task, task
@@ -196,6 +198,17 @@ def test_a_late_result_that_came_before_the_next_attempt_was_accepted_stands_bef
     assert events(rig, number)[-3:] == [("assigned", 2), ("late_result", 1), ("accepted", 2)]
     ats = [entry["at"] for entry in story(rig, number)]
     assert ats == sorted(ats)
+
+
+def test_the_end_of_a_task_stays_in_its_story_when_the_notes_are_gone(rig: Rig) -> None:
+    number = rig.admin.submit(shell_task(max_retries=0))
+    box = rig.host()
+    box.fail(box.take())
+    stored = rig.store.get("tasks", key_u64(number))
+    assert stored is not None
+    told = tell(msgspec.msgpack.decode(stored, type=TaskRow), "admin", None, (), ())
+    end = story(rig, number)[-1]
+    assert (end["event"], told[1:]) == ("dead", [end])
 
 
 def test_a_late_result_of_a_task_that_is_over_comes_last(rig: Rig) -> None:
