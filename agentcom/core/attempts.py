@@ -87,16 +87,16 @@ class Attempts:
         else:
             self._lease_floor_ms.pop(host.record.id, None)
 
-    def lease_anew(self, now: Now) -> None:
-        """Every open attempt begins a lease of the length that applies now."""
-        for slot in self._table.slot_of.values():
-            if self._table.state_of(slot) in OPEN:
+    def lease_anew(self, now: Now, *, renews: bool = True) -> None:
+        """Every open attempt begins a lease of the length that applies now, if it `renews`; progress is looked at."""
+        for slot in [slot for slot in self._table.slot_of.values() if self._table.state_of(slot) in OPEN]:
+            accept_ms = self._table.accept_ms[slot]
+            if renews:
                 self._renew(slot, now)
-                accept_ms = self._table.accept_ms[slot]
-                if accept_ms != progress.NEVER_MS:
-                    self._table.accept_ms[slot] = min(accept_ms, self._table.lease_ms[slot])
-                if self._table.state_of(slot) is State.working:
-                    self._look_at_progress(slot, self.clock_ms(now), now)
+            if renews and accept_ms != progress.NEVER_MS:
+                self._table.accept_ms[slot] = min(accept_ms, self._table.lease_ms[slot])
+            if self._table.state_of(slot) is State.working:
+                self._look_at_progress(slot, self.clock_ms(now), now)
 
     def clock_ms(self, now: Now) -> int:
         return now.mono_ms - self._away_ms

@@ -278,19 +278,20 @@ class Hub:
         invariants.check(self)
 
     def adopt(self, settings: Settings, now: Now) -> None:
-        """Let these settings apply to every part, here and in the shell, from now on. Open attempts get a fresh
-        lease of the new length: none runs out because the rules changed under it."""
+        """Let these settings apply to every part, here and in the shell, from now on. Where the pace changes open
+        attempts get a fresh lease of the new length: none runs out because the rules changed under it."""
         for part in (self, self.tasks, self.router, self.retries):
             part.settings = settings
         pace = pace_of(settings)
-        self.pace = pace if pace != self.pace else self.pace
+        is_same_pace = pace == self.pace
+        self.pace = self.pace if is_same_pace else pace
         self._probe_due_ms = min(
             self._probe_due_ms, now.mono_ms + int(settings.endpoints.probe_every_s * 1000)
         )
         for host in self.fleet.hosts.values():
             told = host.session.pace if host.session is not None else None
             self.attempts.beats_at(host, told.heartbeat_s if told is not None else 0)
-        self.attempts.lease_anew(now)
+        self.attempts.lease_anew(now, renews=not is_same_pace)
         self.tasks.changed = True
         self.out.add(SettingsChanged(settings))
 

@@ -105,6 +105,7 @@ class Checker:
     def core_started(self, hub: Hub) -> None:
         """Every open attempt has a fresh lease."""
         self._lease_ms = int(hub.settings.queue.lease_s * 1000)
+        self._pace = hub.settings.queue.lease_s, hub.settings.queue.heartbeat_s
         lease = self._fresh(self._line.now())
         open_keys = [(r.id, r.attempt) for r in self.rows.values() if r.state in OPEN_ATTEMPT]
         self._renewed = dict.fromkeys(open_keys, lease)
@@ -123,6 +124,7 @@ class Checker:
         now = self._line.now()
         is_same_lease = old.settings.queue.lease_s == new.settings.queue.lease_s
         self._lease_ms = int(new.settings.queue.lease_s * 1000)
+        self._pace = new.settings.queue.lease_s, new.settings.queue.heartbeat_s
         for task, slot in new.tasks.table.slot_of.items():
             before = old.tasks.table.slot_of.get(task)
             attempt = new.tasks.table.attempt[slot]
@@ -202,8 +204,12 @@ class Checker:
                 assert not waiting, f"task {task} was deleted, and {waiting} wait for it"
 
     def _settings_changed(self, settings: Settings, now: Now) -> None:
-        """Every open attempt has a lease of the new length."""
+        """Where the pace has changed every open attempt has a lease of the new length."""
         self._line.reach("settings_changed")
+        self._accept_ms_min = min(self._accept_ms_min, int(settings.queue.accept_s * 1000))
+        pace, self._pace = self._pace, (settings.queue.lease_s, settings.queue.heartbeat_s)
+        if pace == self._pace:
+            return
         self._lease_ms = int(settings.queue.lease_s * 1000)
         self._accept_ms_min = min(self._accept_ms_min, self._lease_ms, int(settings.queue.accept_s * 1000))
         self._renewed = dict.fromkeys(self._renewed, self._fresh(now))

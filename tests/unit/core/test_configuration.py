@@ -48,6 +48,20 @@ def test_a_longer_lease_holds_for_attempts_that_run_already(rig: Rig) -> None:
     assert rig.admin.state(number) == "delayed"
 
 
+def test_settings_that_do_not_change_the_pace_renew_no_lease(rig: Rig) -> None:
+    """Whoever set anything more often than a lease lasts kept the attempts of hosts that are gone for ever."""
+    box = rig.host()
+    number = rig.admin.submit(shell_task())
+    box.take()
+    rig.advance(30_000)
+    change(rig, queue_park_s=90)
+    rig.admin.ask(m.ConfigChange(unset=("queue.lease_s",)))
+    rig.advance(14_000)
+    assert rig.admin.state(number) == "working"
+    rig.advance(1_000)
+    assert rig.admin.state(number) == "delayed"
+
+
 def test_a_shorter_lease_is_not_found_too_late(rig: Rig) -> None:
     box = rig.host()
     number = rig.admin.submit(shell_task())
