@@ -28,8 +28,7 @@ from agentcom.errors import AgentComError, NotFound, StoreError
 from agentcom.growth import Growth
 from agentcom.limits import MIB
 from agentcom.model import JsonObject
-from agentcom.store.backup import Backup, BackupRun, CheckRun, list_backups
-from agentcom.store.check import CheckReport
+from agentcom.store.backup import Backup, BackupRun, CheckRun, backup_view, check_view, list_backups
 from agentcom.store.compact import CompactionRun, remove_leftovers
 from agentcom.store.scrub import Scrubber
 from agentcom.store.start import OpenedStore
@@ -69,7 +68,7 @@ class Upkeep:
         self._last_error = ""
         self._backup_due_ms: int | None = None  # monotonic; None until the first turn
         self._compaction_due_ms: int | None = None
-        self._backed_up = self._newest.sequence if self._newest is not None else 0
+        self._backed_up = self._newest_sequence
         self._is_journal_long = False
 
     # --- what the loop calls ----------------------------------------------------------------------------
@@ -88,6 +87,7 @@ class Upkeep:
         ended = self._chores.turn(now)
         if ended is not None:
             self._ended(ended, now)
+        self.alarms.set("backup_damaged", self._damage_of_backups(), now)
         self._begin_what_is_due(now)
 
     def take_events(self) -> list[Told]:
@@ -155,7 +155,7 @@ class Upkeep:
     def _list(self, now: Now) -> JsonObject:
         self._look_at_backups()
         return {
-            "backups": [_backup_view(one) for one in self._backups],
+            "backups": [backup_view(one) for one in self._backups],
             **self._backup_status(now),
             "chores": [chore.view() for chore in reversed(self._chores.recent)],
         }
@@ -174,6 +174,20 @@ class Upkeep:
     def _newest(self) -> Backup | None:
         return next((one for one in self._backups if one.verified), None)
 
+    @property
+    def _newest_sequence(self) -> int:
+        return self._newest.sequence if self._newest is not None else 0
+
+    @property
+    def _damaged(self) -> str:
+        """The newest backup if a check has found it damaged and no good one has come after it."""
+        for one in self._backups:
+            if one.verified:
+                break
+            if one.is_damaged:
+                return Path(one.path).name
+        return ""
+
     def _back_up(self, now: Now, *, by_itself: bool = False) -> Chore:
         paths, keep = self.opened.paths, self.settings.backups.keep
         begin = partial(BackupRun, paths.store, paths.backups, keep)
@@ -183,14 +197,14 @@ class Upkeep:
         self.opened.backup_made(made.sequence)
         self._backed_up = made.sequence
         self._is_journal_long = False
-        return _backup_view(made)
+        return backup_view(made)
 
     def _verify(self, name: str, now: Now) -> Chore:
         self._look_at_backups()
         path = next((Path(one.path) for one in self._backups if Path(one.path).name == name), None)
         if path is None:
             raise NotFound(f"there is no backup {name}; see `agentcom backup list`", field="backup")
-        return self._chores.start("verify", partial(CheckRun.of_backup, path), _verified, now)
+        return self._chores.start("verify", partial(CheckRun.of_backup, path), check_view, now)
 
     def _ended(self, chore: Chore, now: Now) -> None:
         self._events += _told_of(chore)
@@ -198,6 +212,15 @@ class Upkeep:
         level("store_chore", kind=chore.kind, state=chore.state, error=chore.error)
         if chore.kind == "backup":
             self._backup_ended(chore, now)
+        if chore.kind == "verify":
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """A check may have found that a backup counts no longer: for the schedule, the journal and new tasks."""
+        self._look_at_backups()
+        with contextlib.suppress(StoreError):  # a folder that cannot be read: the next backup says so
+            self.opened.look_at_backups()
+        self._backed_up = self._newest_sequence
 
     def _backup_ended(self, chore: Chore, now: Now) -> None:
         self._look_at_backups()
@@ -205,7 +228,7 @@ class Upkeep:
         self.alarms.set("backup_failed", f"the last backup failed: {chore.error}" * bool(chore.error), now)
         every_s = self.settings.backups.every_s or AGAIN_S
         wait_s = min(every_s, AGAIN_S) if chore.error else every_s
-        if chore.error and self.opened.needs_backup:
+        if chore.error and (self.opened.needs_backup or self._damaged):
             wait_s = NEEDED_AGAIN_S
         self._backup_due_ms = now.mono_ms + wait_s * 1000
 
@@ -219,8 +242,9 @@ class Upkeep:
             self._backup_due_ms = min(self._backup_due_ms, now.mono_ms + every_ms)  # it may have been set shorter
         is_due = bool(every_ms) and now.mono_ms >= self._backup_due_ms
         # Also where backups are off: nothing else makes the journal shorter. After a failure the wait applies.
-        is_due |= self._is_journal_long and (not self._last_error or now.mono_ms >= self._backup_due_ms)
-        is_needed = self.opened.needs_backup and (not self._last_error or now.mono_ms >= self._backup_due_ms)
+        may_now = not self._last_error or now.mono_ms >= self._backup_due_ms
+        is_due |= self._is_journal_long and may_now
+        is_needed = (self.opened.needs_backup or bool(self._damaged)) and may_now
         if is_needed or is_due:
             self._backup_due_ms = now.mono_ms + max(every_ms, NEEDED_AGAIN_S * 1000)
             if is_needed or self.opened.store.sequence > self._backed_up:
@@ -235,6 +259,10 @@ class Upkeep:
             self._last_error = str(error)
             self.alarms.set("backup_failed", f"no backup could be begun: {error}", now)
 
+    def _damage_of_backups(self) -> str:
+        name = self._damaged
+        return f"{name} is damaged, and there is no newer backup; one is being made" if name else ""
+
     def _first_wait_ms(self, now: Now) -> int:
         """What is left of the schedule since the newest backup; a home without one gets its first soon."""
         newest = self._newest
@@ -248,7 +276,7 @@ class Upkeep:
         due = self._backup_due_ms
         return {
             "count": len(self._backups),
-            "newest": _backup_view(newest) if newest is not None else None,
+            "newest": backup_view(newest) if newest is not None else None,
             "age_s": int(max(0, now.wall_ms / 1000 - _seconds(newest.time))) if newest is not None else None,
             "needed": self.opened.needs_backup,
             "error": self._last_error or None,
@@ -323,16 +351,6 @@ class Upkeep:
             return ""
         age_s = now.wall_ms / 1000 - _seconds(newest.time)
         return f"the newest backup is {age_s / 3600:.1f} h old" if age_s > OVERDUE * every_s + AGAIN_S else ""
-
-
-def _backup_view(backup: Backup) -> JsonObject:
-    view: JsonObject = msgspec.to_builtins(backup)
-    return {"name": Path(backup.path).name, **view, "condition": backup.condition.value}
-
-
-def _verified(report: CheckReport) -> JsonObject:
-    view: JsonObject = msgspec.to_builtins(report)
-    return {"name": Path(report.path).name, "passes": report.condition in ("good", "inconsistent"), **view}
 
 
 def _seconds(rfc3339_text: str) -> float:

@@ -61,7 +61,7 @@ def list_backups(invocation: Invocation) -> None:
                 output.size(one["bytes"]),
                 one["rows"],
                 one["sequence"],
-                f"verified, {one['condition']}" if one["verified"] else "not verified",
+                _state(one),
             )
             for one in found["backups"]
         ],
@@ -70,6 +70,12 @@ def list_backups(invocation: Invocation) -> None:
     output.line(f"kept: {found['keep']}, in {found['folder']}; next: {found['next'] or 'by hand only'}")
     if found["error"]:
         output.line(f"the last one failed: {found['error']}")
+
+
+def _state(one: JsonObject) -> str:
+    if one["verified"]:
+        return f"verified, {one['condition']}"
+    return "damaged" if one["condition"] == "damaged" else "not verified"
 
 
 @backup.command()

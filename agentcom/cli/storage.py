@@ -43,7 +43,8 @@ def lines(store: JsonObject) -> Iterator[tuple[str, str]]:
 def last_backup(backups: JsonObject) -> str:
     newest = backups["newest"]
     if newest is None:
-        return f"none yet; the next is due {backups['next']}" if backups["next"] else "none"
+        none = "none that passes" if backups["count"] else "none yet" if backups["next"] else "none"
+        return f"{none}; the next is due {backups['next']}" if backups["next"] else none
     state = "verified" if newest["verified"] else "not verified"
     return f"{output.seconds(backups['age_s'])} old, {state}, {newest['name']}, {backups['count']} kept"
 

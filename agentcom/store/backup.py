@@ -8,6 +8,7 @@ its checksum. The rest of the hub never waits for any of this: see `BackupRun`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import re
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,9 @@ import lmdb
 import msgspec
 
 from agentcom import lifeline
+from agentcom.config import write_private
 from agentcom.errors import UNREADABLE, AgentComError, StoreError, StoreFull
+from agentcom.model import JsonObject
 from agentcom.store.check import DATA_FILE, CheckReport, Condition, full_check, full_check_here
 from agentcom.store.lmdb_store import DATABASES_MAX, MAP_BYTES
 from agentcom.store.place import NO_ROOM, sync_directory
@@ -36,7 +39,7 @@ _PIECE_BYTES: Final = 2**20
 
 class Backup(msgspec.Struct, frozen=True, kw_only=True):
     """A backup and what its manifest says. `verified` is false without a manifest; `time` is RFC 3339;
-    `condition` is good or inconsistent."""
+    `condition` is good or inconsistent, or damaged once a check has found that."""
 
     path: str
     sequence: int
@@ -47,6 +50,10 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True):
     condition: Condition = Condition.good
     rows: int = 0
     duration_ms: int = 0
+
+    @property
+    def is_damaged(self) -> bool:
+        return not self.verified and self.condition is Condition.damaged
 
 
 def make_backup(store: Path | str, folder: Path | str, keep: int = KEPT) -> Backup:
@@ -150,6 +157,18 @@ def oldest_kept(folder: Path | str) -> int:
     return min((one.sequence for one in list_backups(folder) if one.verified), default=0)
 
 
+def backup_view(backup: Backup) -> JsonObject:
+    """A backup as it is shown."""
+    view: JsonObject = msgspec.to_builtins(backup)
+    return {"name": Path(backup.path).name, **view}
+
+
+def check_view(report: CheckReport) -> JsonObject:
+    """What a check of a backup found, as it is shown."""
+    view: JsonObject = msgspec.to_builtins(report)
+    return {"name": Path(report.path).name, "passes": report.condition in ("good", "inconsistent"), **view}
+
+
 def verify_backup(path: Path | str) -> CheckReport:
     """Compare the file with its manifest and check it in full, in a child process."""
     file = Path(path)
@@ -170,6 +189,22 @@ def verify_backup(path: Path | str) -> CheckReport:
     )
 
 
+def note_check(path: Path | str, report: CheckReport) -> None:
+    """Write down beside the backup what a check of it has found: what does not pass counts as verified no longer,
+    and does again once it passes. The file stays. A folder that takes no file leaves the manifest as it was."""
+    file = Path(path)
+    passes = report.condition in (Condition.good, Condition.inconsistent)
+    if not file.exists() or not (passes or report.condition is Condition.damaged):
+        return  # what only a newer program can read is not damaged
+    known = _told(file) or _read_manifest(file)
+    verified = passes and bool(known.checksum)
+    if (known.verified, known.condition) == (verified, report.condition):
+        return
+    noted = msgspec.structs.replace(known, verified=verified, condition=report.condition)
+    with contextlib.suppress(OSError):
+        write_private(_manifest(file), msgspec.json.encode(noted))
+
+
 def is_as_written(backup: Backup) -> bool:
     """Whether the file is, byte for byte, the one that was verified when it was made. Cheaper than a check."""
     try:
@@ -185,12 +220,19 @@ def _read_manifest(file: Path) -> Backup:
     when = datetime.strptime(match[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     size = file.stat().st_size if file.exists() else 0
     bare = Backup(path=str(file), sequence=int(match[1]), time=_rfc3339(when), bytes=size)
-    try:
-        told = msgspec.json.decode(_manifest(file).read_bytes(), type=Backup)
-    except (*UNREADABLE, OSError):
+    told = _told(file)
+    if told is None:
         return bare
-    is_same = (told.sequence, told.bytes) == (bare.sequence, bare.bytes)
-    return msgspec.structs.replace(told, path=str(file)) if is_same else bare
+    if (told.sequence, told.bytes) == (bare.sequence, bare.bytes):
+        return msgspec.structs.replace(told, path=str(file))
+    return msgspec.structs.replace(bare, condition=Condition.damaged) if told.is_damaged else bare
+
+
+def _told(file: Path) -> Backup | None:
+    try:
+        return msgspec.json.decode(_manifest(file).read_bytes(), type=Backup)
+    except (*UNREADABLE, OSError):
+        return None
 
 
 def _manifest(file: Path) -> Path:
@@ -258,7 +300,8 @@ def _copy(store: Path, target: Path) -> None:
 def _name(unfinished: Path, report: CheckReport, duration_ms: int) -> Backup:
     """Give the checked copy its name, then write its manifest: without one it counts as not verified."""
     when = datetime.now(UTC)
-    file = unfinished.with_name(f"backup-{report.sequence:020}-{when.strftime('%Y%m%dT%H%M%SZ')}.mdb")
+    while (file := unfinished.with_name(_file_name(report.sequence, when))).exists():
+        when += timedelta(seconds=1)  # the one before of the same second stays what it is
     made = Backup(
         path=str(file),
         sequence=report.sequence,
@@ -281,6 +324,10 @@ def _name(unfinished: Path, report: CheckReport, duration_ms: int) -> Backup:
     temporary.rename(manifest)
     sync_directory(file.parent)
     return made
+
+
+def _file_name(sequence: int, when: datetime) -> str:
+    return f"backup-{sequence:020}-{when.strftime('%Y%m%dT%H%M%SZ')}.mdb"
 
 
 def _remove_unfinished(folder: Path) -> None:
@@ -306,7 +353,9 @@ def _copy_here(store: Path, target: Path) -> CheckReport:
 
 def _do(arguments: list[str]) -> object:
     if arguments[0] == "--verify":
-        return verify_backup(Path(arguments[1]))
+        report = verify_backup(Path(arguments[1]))
+        note_check(arguments[1], report)
+        return report
     if arguments[0] == "--copy":
         return _copy_here(Path(arguments[1]), Path(arguments[2]))
     return _make_here(Path(arguments[0]), Path(arguments[1]), int(arguments[2]) if len(arguments) == 3 else KEPT)

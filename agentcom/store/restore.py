@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from agentcom.errors import StoreDamaged, StoreError, StoreFull, StoreLocked, StoreVersion
-from agentcom.store.backup import Backup, is_as_written, list_backups, verify_backup
+from agentcom.store.backup import Backup, is_as_written, list_backups, note_check, verify_backup
 from agentcom.store.base import Batch
 from agentcom.store.check import DATA_FILE, CheckReport, Condition, full_check
 from agentcom.store.journal import Journal
@@ -198,6 +198,7 @@ def _build(building: Path, source: _Source, map_bytes: int, checker: Checker, ne
         is_known_good = backup is not None and backup.condition in need.conditions and is_as_written(backup)
         if backup is not None and not is_known_good:
             report = verify_backup(Path(backup.path))
+            note_check(backup.path, report)
             newer += report.condition is Condition.newer
             if report.condition not in SOUND:
                 rejected.append(f"{backup.path}: {report.condition}, {'; '.join(report.problems[:2])}")
@@ -219,10 +220,13 @@ def _build(building: Path, source: _Source, map_bytes: int, checker: Checker, ne
         return _Built(second[0], run, Condition.inconsistent, tuple(rejected))
     shutil.rmtree(building, ignore_errors=True)
     tried = "; ".join(rejected) or "there are none"
-    text = (
-        f"nothing to restore from: no backup in {source.backups} passes ({tried}), and the journal does not "
-        "begin at batch 1"
-    )
+    if source.chosen is not None:
+        text = f"this backup does not pass: {tried}; without a name the newest that passes is taken"
+    else:
+        text = (
+            f"nothing to restore from: no backup in {source.backups} passes ({tried}), and the journal does not "
+            "begin at batch 1"
+        )
     if newer and newer == len(rejected):
         raise StoreVersion(f"{text}; run the newer AgentCom")
     raise StoreDamaged(text)

@@ -115,6 +115,10 @@ class OpenedStore:
         """Whether some batch lies neither in a verified backup nor in the journal: no new submits until then."""
         return self.journal.covered_from > self._newest_backup + 1
 
+    def look_at_backups(self) -> None:
+        """A backup was found damaged, or one was put there: `needs_backup` goes by what is there now."""
+        self._newest_backup = newest_verified(self.paths.backups)
+
     def backup_made(self, sequence: int) -> None:
         """A backup up to batch `sequence` has been verified: begin a segment, drop those that no kept backup
         needs."""

@@ -19,6 +19,7 @@ from agentcom.store.backup import (
     list_backups,
     make_backup,
     newest_verified,
+    note_check,
     verify_backup,
 )
 from agentcom.store.check import Condition
@@ -165,6 +166,28 @@ def test_a_backup_that_was_changed_does_not_verify(place: Place, change: str) ->
     assert verify_backup(file).condition is Condition.damaged
 
 
+def test_a_backup_that_was_found_damaged_counts_again_once_it_passes(place: Place) -> None:
+    first, second = with_backups(place, 20, 40)
+    file = Path(second.path)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    note_check(file, verify_backup(file))
+    found = list_backups(place.paths.backups)[0]
+    assert (found.is_damaged, found.verified, newest_verified(place.paths.backups)) == (True, False, 20)
+    file.write_bytes(whole)
+    assert newest_verified(place.paths.backups) == 20, "nobody has looked yet"
+    note_check(file, verify_backup(file))
+    assert list_backups(place.paths.backups)[0] == second
+    assert first.verified
+
+
+def test_two_backups_of_one_batch_in_one_second_are_two(place: Place) -> None:
+    [first] = with_backups(place, 6)
+    second = make_backup(place.paths.store, place.paths.backups)
+    assert first.path != second.path
+    assert len(list_backups(place.paths.backups)) == 2
+
+
 def test_without_its_manifest_a_backup_is_listed_and_not_called_verified(place: Place) -> None:
     [made] = with_backups(place, 6)
     Path(made.path).with_suffix(".json").unlink()
@@ -194,6 +217,17 @@ def test_a_damaged_backup_is_passed_over_and_told(place: Place) -> None:
     report = restored(place)
     assert (report.backup, report.replayed, report.sequence) == (first.path, 15, 25)
     assert second.path in report.rejected[0]
+    assert newest_verified(place.paths.backups) == 10, "it counts no longer"
+
+
+def test_restoring_a_named_damaged_backup_says_that_this_one_does_not_pass(place: Place) -> None:
+    _, second = with_backups(place, 10, 20, then=5)
+    Path(second.path).write_bytes(b"\0" * second.bytes)
+    before = place.file.read_bytes()
+    with pytest.raises(StoreDamaged, match=r"this backup does not pass: .*damaged.*without a name") as caught:
+        restored(place, chosen=second.path)
+    assert "no backup" not in str(caught.value)
+    assert place.file.read_bytes() == before
 
 
 def test_without_any_backup_a_journal_from_the_first_batch_is_enough(place: Place) -> None:

@@ -18,6 +18,7 @@ from agentcom.errors import NotFound, Refused, StoreError, StoreFull
 from agentcom.growth import Growth
 from agentcom.room import DISPATCH_QUOTA, QUOTA, Room, dispatch_quota_of, quota_of
 from agentcom.store import compact
+from agentcom.store.backup import newest_verified, note_check, oldest_kept, verify_backup
 from agentcom.store.base import Batch
 from agentcom.store.compact import CompactionRun
 from agentcom.store.doubts import Doubts
@@ -188,10 +189,79 @@ def test_a_damaged_backup_does_not_pass_and_one_that_is_not_there_is_not_found(k
     file.write_bytes(content)
     kept.ask(m.BackupVerify(backup=file.name))
     kept.until_idle()
-    chore = kept.upkeep._chores.recent[-1]
+    chore = next(each for each in reversed(kept.upkeep._chores.recent) if each.kind == "verify")
     assert (chore.state, chore.result["passes"], chore.result["condition"]) == ("done", False, "damaged")
     with pytest.raises(NotFound):
         kept.ask(m.BackupVerify(backup="backup-7.mdb"))
+
+
+def damage_the_newest(kept: Kept) -> Path:
+    file = max(kept.opened.paths.backups.glob("*.mdb"))
+    content = bytearray(file.read_bytes())
+    content[-2000] ^= 1
+    file.write_bytes(content)
+    return file
+
+
+def test_a_backup_that_a_check_found_damaged_is_not_shown_as_verified_and_a_new_one_is_made(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.commit(30)
+    kept.ask(m.BackupNow())
+    kept.until_idle()
+    file = damage_the_newest(kept)
+    kept.events()
+    folder = kept.opened.paths.backups
+    assert newest_verified(folder) == 30
+    with monkeypatch.context() as patched:
+        patched.setattr(kept.upkeep, "_begin", lambda _now: None)
+        kept.ask(m.BackupVerify(backup=file.name))
+        kept.until_idle()
+    shown = kept.ask(m.BackupList())
+    assert [(one["verified"], one["condition"]) for one in shown["backups"]] == [(False, "damaged")]  # type: ignore[attr-defined]
+    assert (shown["newest"], newest_verified(folder), oldest_kept(folder)) == (None, 0, 0)
+    assert kept.events() == ["backup_verified", "alarm_raised"]
+    assert [alarm["code"] for alarm in kept.upkeep.status(kept.clock.now())["alarms"]] == ["backup_damaged"]
+    kept.until_idle()
+    kept.turn()
+    assert kept.events() == ["backup_made", "alarm_ended"]
+    shown = kept.ask(m.BackupList())
+    assert [one["verified"] for one in shown["backups"]] == [True, False]  # type: ignore[attr-defined]
+    assert file.exists()
+    kept.turn()
+    assert kept.upkeep._chores.running is None, "one is enough"
+
+
+def test_new_tasks_wait_when_the_only_backup_that_closes_a_hole_is_found_damaged(kept: Kept) -> None:
+    kept.commit(2)
+    kept.place.commit(kept.opened, 30, journal=False)
+    kept.opened.journal.skip(32)
+    kept.turn()
+    kept.until_idle()
+    assert kept.upkeep.no_submits() is None
+    file = damage_the_newest(kept)
+    kept.ask(m.BackupVerify(backup=file.name))
+    eventually("the check has ended", lambda: kept.turn() or kept.upkeep._chores.recent[-1].kind == "backup")
+    refused = kept.upkeep.no_submits()
+    assert refused is not None
+    assert refused.code == "backup_required"
+    kept.until_idle()
+    assert kept.upkeep.no_submits() is None
+
+
+def test_a_backup_known_to_be_damaged_is_still_known_after_a_restart(kept: Kept) -> None:
+    kept.commit(30)
+    kept.ask(m.BackupNow())
+    kept.until_idle()
+    file = damage_the_newest(kept)
+    note_check(file, verify_backup(file))
+    kept.upkeep.close()
+    kept.open()
+    kept.turn()
+    assert [alarm["code"] for alarm in kept.upkeep.status(kept.clock.now())["alarms"]] == ["backup_damaged"]
+    kept.until_idle()
+    kept.turn()
+    assert kept.upkeep.status(kept.clock.now())["alarms"] == []
 
 
 def test_a_backup_that_is_at_work_when_the_hub_stops_leaves_nothing_behind(kept: Kept) -> None:
