@@ -8,12 +8,13 @@ import click
 import msgspec
 
 from agentcom import config
-from agentcom.cli import output
+from agentcom.cli import backups_here, output
 from agentcom.cli.command import Group, HubCommand, Invocation, LocalCommand, json_option, pass_invocation
 from agentcom.errors import NotFound, Refused, StoreError, StoreLocked
 from agentcom.model import JsonObject
 from agentcom.supervisor import hub_pid
 
+NO_HUB = "no hub runs on this home: this is what its files say"
 no_wait = click.option("--no-wait", is_flag=True, help="Only begin it; `backup list` tells its end.")
 
 
@@ -47,8 +48,8 @@ def now(invocation: Invocation, no_wait: bool) -> None:
 @pass_invocation
 def list_backups(invocation: Invocation) -> None:
     """List the backups, the newest first, and when the next one is due."""
-    with invocation.client() as client:
-        found = client.backup_list()
+    stopped = backups_here.is_stopped(invocation)
+    found = backups_here.backups_here(invocation.home) if stopped else _listed(invocation)
     if invocation.as_json:
         output.document(found)
         return
@@ -67,9 +68,17 @@ def list_backups(invocation: Invocation) -> None:
         ],
         "no backups yet",
     )
-    output.line(f"kept: {found['keep']}, in {found['folder']}; next: {found['next'] or 'by hand only'}")
+    due = "when the hub runs" if stopped else found["next"] or "by hand only"
+    output.line(f"kept: {found['keep']}, in {found['folder']}; next: {due}")
+    if stopped:
+        output.note(NO_HUB)
     if found["error"]:
         output.line(f"the last one failed: {found['error']}")
+
+
+def _listed(invocation: Invocation) -> JsonObject:
+    with invocation.client() as client:
+        return client.backup_list()
 
 
 def _state(one: JsonObject) -> str:
@@ -84,12 +93,13 @@ def _state(one: JsonObject) -> str:
 @pass_invocation
 def verify(invocation: Invocation, name: str | None, no_wait: bool) -> int:
     """Check a backup, the newest by default, as thoroughly as a store at start; exits with 1 if it does not pass."""
-    with invocation.client() as client:
-        known = client.backup_list()["backups"]
-        if name is None and not known:
-            raise NotFound("there is no backup yet; make one by `agentcom backup now`")
-        wanted = name or str(known[0]["name"])
-        chore = client.backup_verify(wanted, 0) if no_wait else client.backup_verify(wanted)
+    if backups_here.is_stopped(invocation):
+        wanted = name or _newest(backups_here.backups_here(invocation.home))
+        chore = backups_here.verified_here(invocation.home, wanted)
+    else:
+        with invocation.client() as client:
+            wanted = name or _newest(client.backup_list())
+            chore = client.backup_verify(wanted, 0) if no_wait else client.backup_verify(wanted)
     if not _ended(invocation, chore):
         return int(chore["state"] == "done" and not chore["result"]["passes"])
     report = chore["result"]
@@ -98,6 +108,12 @@ def verify(invocation: Invocation, name: str | None, no_wait: bool) -> int:
     for problem in report["problems"]:
         output.line(f"  {output.plain(problem)}")
     return int(not report["passes"])
+
+
+def _newest(found: JsonObject) -> str:
+    if not found["backups"]:
+        raise NotFound("there is no backup yet; make one by `agentcom backup now`")
+    return str(found["backups"][0]["name"])
 
 
 @backup.command("restore", cls=LocalJsonCommand)
@@ -109,7 +125,7 @@ def restore_backup(invocation: Invocation, name: str | None, without_journal: bo
     journal. The hub must not run. The old file is set aside, never deleted."""
     from agentcom.store.doubts import Doubts
     from agentcom.store.restore import restore
-    from agentcom.store.start import StorePaths
+    from agentcom.store.start import StorePaths, note_going_back
 
     home = invocation.home.check()
     settings = config.load(home.path)
@@ -117,7 +133,7 @@ def restore_backup(invocation: Invocation, name: str | None, without_journal: bo
     running = hub_pid(home)
     if running is not None:
         raise _hub_runs(home.path, running)
-    chosen = str(_backup_named(paths.backups, name)) if name is not None else None
+    chosen = str(backups_here.backup_named(paths.backups, name)) if name is not None else None
     try:
         report = restore(
             paths.store,
@@ -130,6 +146,8 @@ def restore_backup(invocation: Invocation, name: str | None, without_journal: bo
     except StoreLocked:
         raise _hub_runs(home.path, hub_pid(home)) from None
     Doubts(paths.store).add(report.uncertain)
+    if without_journal:
+        note_going_back(paths.store, report.sequence)
     if invocation.as_json:
         output.document(msgspec.to_builtins(report))
         return
@@ -149,15 +167,6 @@ def _hub_runs(home: Path, pid: int | None) -> Refused:
         "hub_running",
         f"a hub runs on {home} ({who}): stop `agentcom up` or `agentcom hub` there first, then restore, then start it",
     )
-
-
-def _backup_named(folder: Path, name: str) -> Path:
-    from agentcom.store.backup import list_backups as listed
-
-    for one in listed(folder):
-        if name in (one.path, Path(one.path).name):
-            return Path(one.path)
-    raise NotFound(f"there is no backup {name} in {folder}", field="name")
 
 
 @backup.command()

@@ -355,6 +355,12 @@ class _Opening:
             )
 
 
+def note_going_back(store: Path, sequence: int) -> None:
+    """Leave word for the next start that the store ends at batch `sequence` because somebody wanted that: what came
+    after it is not missing."""
+    _note(store, _Note(closed=False, version=__version__, boot=_boot(), sequence=sequence))
+
+
 def _closed_note(path: Path, sequence: int) -> _Note:
     seen = imprint(path)
     return _Note(

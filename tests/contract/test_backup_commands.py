@@ -1,0 +1,104 @@
+"""`agentcom backup` on a home whose hub is stopped: what somebody does who is about to restore."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agentcom.cli import main
+from agentcom.config import Home
+from agentcom.store.backup import Backup, make_backup, newest_verified
+from tests.contract.homes import Place
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A home with a store in it, which AGENTCOM_HOME names."""
+    for name in ("AGENTCOM_HUB", "AGENTCOM_BACKUPS_FOLDER"):
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path / "home"
+    Home(home).prepare()
+    monkeypatch.setenv("AGENTCOM_HOME", str(home))
+    return Place(home)
+
+
+def stopped_with_backups(place: Place, *sequences: int, then: int = 0) -> list[Backup]:
+    opened = place.begin()
+    made = []
+    for sequence in sequences:
+        place.commit(opened, sequence - opened.store.sequence)
+        made.append(make_backup(place.paths.store, place.paths.backups))
+        opened.backup_made(sequence)
+    place.commit(opened, then)
+    opened.close()
+    return made
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> dict:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_with_the_hub_stopped_the_backups_are_listed_from_the_files(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = stopped_with_backups(place, 10, 20)
+    assert main(["backup", "list", "--json"]) == 0
+    found = said(capsys)
+    assert [one["path"] for one in found["backups"]] == [second.path, first.path]
+    assert (found["newest"]["sequence"], found["folder"]) == (20, str(place.paths.backups))
+    assert set(found) == {
+        "backups", "count", "newest", "age_s", "needed", "error", "running", "next", "every_s", "keep", "folder",
+        "chores",
+    }  # fmt: skip
+    assert main(["backup", "list"]) == 0
+    told = capsys.readouterr()
+    assert Path(second.path).name in told.out
+    assert "no hub runs on this home" in told.err
+
+
+def test_with_the_hub_stopped_a_backup_is_verified_and_damage_is_written_down(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, second = stopped_with_backups(place, 10, 20)
+    assert main(["backup", "verify", "--json"]) == 0
+    chore = said(capsys)
+    assert (chore["kind"], chore["state"], chore["result"]["passes"]) == ("verify", "done", True)
+    Path(second.path).write_bytes(bytes(second.bytes))
+    assert main(["backup", "verify"]) == 1
+    assert "damaged" in capsys.readouterr().out
+    assert newest_verified(place.paths.backups) == 10
+    assert main(["backup", "verify", "nowhere.mdb"]) == 5
+
+
+def test_with_the_hub_stopped_the_folder_of_the_settings_is_looked_at(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped_with_backups(place, 10)
+    monkeypatch.setenv("AGENTCOM_BACKUPS_FOLDER", str(tmp_path / "other"))
+    make_backup(place.paths.store, tmp_path / "other")
+    assert main(["backup", "list", "--json"]) == 0
+    found = said(capsys)
+    assert (found["count"], found["folder"]) == (1, str(tmp_path / "other"))
+
+
+def test_while_a_hub_has_the_store_it_is_asked_and_no_file_is_read(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = place.begin()
+    assert main(["backup", "list"]) == 3
+    assert "agentcom up" in capsys.readouterr().err
+    opened.close()
+
+
+def test_a_start_after_going_back_by_hand_has_no_second_doubt(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    *_, last = stopped_with_backups(place, 10, then=5)
+    assert main(["backup", "restore", Path(last.path).name, "--without-journal", "--json"]) == 0
+    assert len(said(capsys)["uncertain"]) == 1
+    opened = place.begin()
+    assert (opened.store.sequence, opened.report.uncertain) == (10, ())
+    assert len(opened.doubts.found) == 1
+    opened.close()
