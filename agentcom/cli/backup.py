@@ -194,7 +194,7 @@ def compact(invocation: Invocation, dry_run: bool, no_wait: bool) -> None:
         free, of = store["compaction"]["would_free_bytes"], store["file_bytes"]
         if dry_run or not invocation.as_json:
             would = {"would_free_bytes": free, "file_bytes": of}
-            text = f"it would free about {output.size(free) or '0 MiB'} of {output.size(of)}"
+            text = f"it would free about {output.size(free) or '0 KiB'} of {output.size(of)}"
             output.document(would) if invocation.as_json else output.line(text)
         if dry_run:
             return

@@ -24,12 +24,14 @@ from agentcom.model import JsonObject
 
 
 class Finding(Struct, frozen=True):
-    """One thing looked at. `status`: ok, warn (works, but read this) or fail; `hint` is the remedy."""
+    """One thing looked at. `status`: ok, warn (works, but read this) or fail; `hint` is the remedy.
+    `figures` are the numbers behind the detail, where there are any."""
 
     name: str
     status: str
     detail: str
     hint: str = ""
+    figures: JsonObject = {}
 
 
 @click.command(cls=HubCommand)
@@ -180,7 +182,7 @@ def _hub(invocation: Invocation) -> Iterator[Finding]:
 def _store(store: JsonObject, troubles: list[str]) -> Iterator[Finding]:
     for name, text in storage.lines(store):
         if name != "alarm":
-            yield Finding(name, "ok", text)
+            yield Finding(name, "ok", text, figures=storage.figures(name, store))
     alarms = [(alarm["text"], "see docs/operations.md") for alarm in store.get("alarms", ())]
     doubts = {doubt["text"] for doubt in store.get("uncertain", ())}
     hint = "when you have seen what is missing: agentcom backup acknowledge"

@@ -109,7 +109,9 @@ def since(moment: str | None) -> str:
 
 
 def size(count: int | None) -> str:
-    """Bytes as MiB or GiB."""
+    """Bytes as KiB, MiB or GiB; what is more than nothing is at least 1 KiB."""
     if not count:
         return ""
+    if count < 2**20:
+        return f"{max(1, round(count / 2**10))} KiB"
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

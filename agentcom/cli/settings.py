@@ -131,6 +131,10 @@ def _wrote(invocation: Invocation, home: Home, names: list[str]) -> None:
         variable = f"AGENTCOM_{name.replace('.', '_')}".upper()
         if variable in os.environ:
             output.note(f"{variable} is set in this environment and comes first")
+    if "backups.folder" in names:
+        output.note(
+            "backups in the folder from before are not moved: while the hub is stopped, move each .mdb with its .json"
+        )
     output.note(f"in {_file(home)}; it applies when the daemon that reads it starts again")
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from agentcom.cli import output
 from agentcom.model import JsonObject
 
+STORE: Final = "store"
+DATABASES: Final = "databases"  # those without a row are left out of the text
+
 
 def show(stats: JsonObject) -> None:
-    """Of the answer of `queue_stats`: a few lines, and the databases that have rows."""
+    """Of the answer of `queue_stats`: a few lines."""
     for text in stats.get("troubles", ()):
         output.line(f"  degraded: {output.plain(text)}")
     store = stats.get("store")
@@ -17,23 +21,22 @@ def show(stats: JsonObject) -> None:
         return
     for name, text in lines(store):
         output.line(f"  {name}: {output.plain(text)}")
-    used = {name: each for name, each in store["databases"].items() if each["rows"]}
-    rows = ", ".join(f"{name} {each['rows']} ({_mib(each['bytes'])})" for name, each in used.items())
-    output.line(f"  rows (bytes): {rows or 'none'}")
 
 
 def lines(store: JsonObject) -> Iterator[tuple[str, str]]:
     """What there is to say of a store on a disk, in the order in which people ask."""
     free = store["file_bytes"] - store["used_bytes"]
+    pages = f" ({store['free_pages']} pages)" if "free_pages" in store else ""
     yield (
-        "store",
-        f"{_mib(store['used_bytes'])} in use, {_mib(free)} free in a file of {_mib(store['file_bytes'])}, "
+        STORE,
+        f"{_size(store['used_bytes'])} in use, {_size(free)} free{pages} in a file of {_size(store['file_bytes'])}, "
         f"{store['used_bytes'] / store['map_bytes']:.1%} of hub.map_gib",
     )
+    yield DATABASES, _rows_and_bytes(store["databases"])
     if "journal" not in store:
         return
     journal, backups, scrub = store["journal"], store["backups"], store["scrub"]
-    yield "journal", f"{_mib(journal['bytes'])}, batches {journal['covered_from']} to {journal['last']}"
+    yield "journal", f"{_size(journal['bytes'])}, batches {journal['covered_from']} to {journal['last']}"
     yield "last backup", last_backup(backups)
     yield "scrub", scrub["damaged"] or f"{scrub['rows']} records verified, {scrub['rounds']} rounds"
     for alarm in store["alarms"]:
@@ -49,5 +52,21 @@ def last_backup(backups: JsonObject) -> str:
     return f"{output.seconds(backups['age_s'])} old, {state}, {newest['name']}, {backups['count']} kept"
 
 
-def _mib(count: int) -> str:
-    return output.size(count) if count >= 2**20 else f"{count / 1024:.0f} KiB"
+def figures(name: str, store: JsonObject) -> JsonObject:
+    """The numbers behind the line of that name, for programs."""
+    if name == DATABASES:
+        return {each: {"rows": of["rows"], "bytes": of["bytes"]} for each, of in store["databases"].items()}
+    if name == STORE:
+        wanted = ("file_bytes", "used_bytes", "map_bytes", "free_pages")
+        return {each: store[each] for each in wanted if each in store}
+    return {}
+
+
+def _rows_and_bytes(databases: JsonObject) -> str:
+    used = {name: each for name, each in databases.items() if each["rows"]}
+    told = ", ".join(f"{name} {each['rows']} ({_size(each['bytes'])})" for name, each in used.items())
+    return f"rows (bytes) {told}" if told else "no rows"
+
+
+def _size(count: int) -> str:
+    return output.size(count) or "0 KiB"

@@ -95,8 +95,8 @@ def test_while_a_hub_has_the_store_it_is_asked_and_no_file_is_read(
 def test_a_start_after_going_back_by_hand_has_no_second_doubt(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    *_, last = stopped_with_backups(place, 10, then=5)
-    assert main(["backup", "restore", Path(last.path).name, "--without-journal", "--json"]) == 0
+    first, _ = stopped_with_backups(place, 10, 15, then=5)
+    assert main(["backup", "restore", Path(first.path).name, "--without-journal", "--json"]) == 0
     assert len(said(capsys)["uncertain"]) == 1
     opened = place.begin()
     assert (opened.store.sequence, opened.report.uncertain) == (10, ())

@@ -263,6 +263,23 @@ def test_segments_go_once_every_kept_backup_is_newer(place: Place) -> None:
     opened.close()
 
 
+def test_the_journal_is_not_cut_by_backups_in_a_folder_that_was_changed(place: Place, tmp_path: Path) -> None:
+    opened = place.begin()
+    for _ in range(2):
+        place.commit(opened, 5)
+        opened.backup_made(make_backup(place.paths.store, place.paths.backups).sequence)
+    opened.close()
+    moved = place.paths = place.paths._replace(backups=tmp_path / "other")
+    opened = place.begin()
+    covered = opened.journal.covered_from
+    assert (covered, opened.needs_backup) == (6, True), "no listed backup has the batches before"
+    opened.backup_made(0)
+    assert opened.journal.covered_from == covered, "no backup is listed, so nothing may go"
+    opened.backup_made(make_backup(place.paths.store, moved.backups).sequence)
+    assert not opened.needs_backup
+    opened.close()
+
+
 @pytest.mark.parametrize("is_large", [False, True], ids=["checked", "looked at"])
 def test_an_old_file_that_the_journal_does_not_reach_back_to_gives_way_to_the_newest_backup(
     place: Place, monkeypatch: pytest.MonkeyPatch, is_large: bool

@@ -801,6 +801,54 @@ def test_the_doctor_looks_at_everything(hub: FakeHub, capsys: pytest.CaptureFixt
     assert (sandbox["status"], sandbox["detail"]) == ("warn", "none: commands are not isolated")
 
 
+STORE = {
+    "file_bytes": 40960, "used_bytes": 20480, "map_bytes": 2**30, "free_pages": 5, "alarms": [],
+    "databases": {"tasks": {"rows": 3, "bytes": 4096}, "feed": {"rows": 0, "bytes": 0}},
+}  # fmt: skip
+
+
+def test_the_doctor_gives_rows_and_bytes_of_each_database_and_the_free_pages(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.answers["hub_status"] = {
+        "version": __version__, "scheduler": "cython", "started": "now", "store": STORE, "troubles": [],
+    }  # fmt: skip
+    hub.answers["whoami"] = {"name": "admin", "role": "admin"}
+    hub.answers["host_list"] = {"hosts": []}
+    assert main(["doctor", "--json"]) == 0
+    checks = {check["name"]: check for check in said(capsys)["checks"]}
+    assert checks["databases"]["figures"] == STORE["databases"]
+    assert (checks["store"]["figures"]["free_pages"], checks["store"]["figures"]["used_bytes"]) == (5, 20480)
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "20 KiB free (5 pages) in a file of 40 KiB" in text
+    assert "databases: rows (bytes) tasks 3 (4 KiB)" in text
+    assert "feed" not in text
+
+
+def test_the_statistics_of_the_queue_show_the_free_pages(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.answers["queue_stats"] = {"paused": False, "by_state": {}, "store": STORE}
+    assert main(["queue", "stats"]) == 0
+    assert "(5 pages)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, ""), (None, ""), (300, "1 KiB"), (53248, "52 KiB"), (2**20, "1 MiB"), (3 * 2**30, "3.0 GiB")],
+)
+def test_the_size_of_a_small_file_is_not_told_as_0_mib(count: int | None, text: str) -> None:
+    assert output.size(count) == text
+
+
+def test_who_changes_the_folder_of_backups_is_told_to_move_the_old_ones(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["config", "set", "backups.folder", str(tmp_path / "other")]) == 0
+    assert "move each .mdb with its .json" in capsys.readouterr().err
+
+
 def test_the_doctor_names_a_key_that_others_can_read(
     hub: FakeHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
