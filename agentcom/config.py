@@ -12,7 +12,7 @@ import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
@@ -220,24 +220,43 @@ def load(home: Path, environment: Mapping[str, str] | None = None) -> Settings:
         raise ConfigError(f"{path} or AGENTCOM_* environment: {_explain(error)}") from error
     broken = relation_broken(settings)
     if broken is not None:
-        raise ConfigError(broken)
+        raise ConfigError(f"{_places(path, broken.names, sources(home, environ))}: {broken.reason}")
     return settings
 
 
-def relation_broken(settings: Settings) -> str | None:
+class Broken(NamedTuple):
+    """Two settings that do not fit together, by name, and why."""
+
+    reason: str
+    names: tuple[str, str]
+
+
+def relation_broken(settings: Settings) -> Broken | None:
     """What is wrong between two settings that are each within their bounds; None when they fit."""
     queue = settings.queue
     if queue.lease_s < 3 * queue.heartbeat_s:
-        return (
+        return Broken(
             f"queue.lease_s is {queue.lease_s:g} and queue.heartbeat_s {queue.heartbeat_s:g}: "
-            "a lease must outlast three heartbeats"
+            "a lease must outlast three heartbeats",
+            ("queue.lease_s", "queue.heartbeat_s"),
         )
     if queue.backoff_s > queue.backoff_max_s:
-        return (
+        return Broken(
             f"queue.backoff_s is {queue.backoff_s:g} and queue.backoff_max_s {queue.backoff_max_s:g}: "
-            "the first wait cannot be longer than the longest"
+            "the first wait cannot be longer than the longest",
+            ("queue.backoff_s", "queue.backoff_max_s"),
         )
     return None
+
+
+def _places(path: Path, names: tuple[str, ...], found: Mapping[str, str]) -> str:
+    """Where those of them that are no default stand: the file, and variables by name."""
+    places = {
+        str(path) if found[name] == "config.toml" else f"AGENTCOM_{name.replace('.', '_')}".upper(): None
+        for name in names
+        if name in found
+    }
+    return " and ".join(places)
 
 
 def sources(home: Path, environment: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -92,7 +92,16 @@ def _edited(text: str, name: str, value: Value | None) -> str:
             end -= 1
         lines[end:end] = statement
     else:
-        lines[found : _statement_end(lines, found)] = statement
+        stop = _statement_end(lines, found)
+        lines[found:stop] = statement
+        end += len(statement) - (stop - found)
+    if not statement and not any(line.strip() for line in lines[head + 1 : end]):
+        del lines[head:end]  # nothing is left in its section
+        while lines and head == len(lines) and not lines[-1].strip():
+            lines.pop()
+            head -= 1
+        if not lines:
+            return ""
     return "\n".join(lines) + "\n"
 
 

@@ -8,7 +8,7 @@ never takes them from afar.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -65,8 +65,9 @@ def value_of(settings: Settings, name: str) -> Value:
     return found
 
 
-def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
-    """The settings with these changed, all or none. Refused(`invalid`) that names key, value and bound."""
+def with_values(settings: Settings, values: Mapping[str, Any], sent: Sequence[str] = ()) -> Settings:
+    """The settings with these changed, all or none. Refused(`invalid`) that names key, value and bound. `sent` are
+    those that the caller named, where `values` holds others too: one of them is the field at fault."""
     sections: dict[str, Any] = {}
     for name, value in values.items():
         at = known(name)
@@ -75,7 +76,9 @@ def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
     made = msgspec.structs.replace(settings, **sections)
     broken = relation_broken(made)
     if broken is not None:
-        raise Refused("invalid", broken, field=next(iter(values), None))
+        asked = sent or tuple(values)
+        at_fault = [name for name in asked if name in broken.names] or [*asked]
+        raise Refused("invalid", broken.reason, field=next(iter(at_fault), None))
     return made
 
 

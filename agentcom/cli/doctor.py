@@ -154,6 +154,7 @@ def _hub(invocation: Invocation) -> Iterator[Finding]:
                 return
             status = client.hub_status()
             hosts = client.host_list()["hosts"]
+            ignored = (client.queue_stats().get("settings") or {}).get("ignored") or {}
     except HubUnreachable as error:
         yield Finding("hub", "fail", error.message)
         return
@@ -169,6 +170,9 @@ def _hub(invocation: Invocation) -> Iterator[Finding]:
         if each["state"] != "online":
             hint = "start `agentcom sidecar` there, or `agentcom host remove` it"
             yield Finding("host", "warn", f"{each['name']} is offline, last seen {each['last_seen']}", hint)
+    for name, why in ignored.items():
+        hint = f"run `agentcom config set {name} VALUE`, or `agentcom config unset {name}`"
+        yield Finding("stored setting", "warn", f"{name} was set and does not apply: {why}", hint)
     if "store" in status:
         yield from _store(status["store"], status["troubles"])
     if status.get("paused"):

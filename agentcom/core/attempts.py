@@ -21,6 +21,7 @@ from agentcom.core.agents import Agent, Block, Fleet, Host
 from agentcom.core.effects import LogPiece, RecordKey, SendAssign, key_u64x2
 from agentcom.core.gates import Gates
 from agentcom.core.isolation import must_run_alone
+from agentcom.core.losses import lost, times
 from agentcom.core.outlet import Outlet
 from agentcom.core.registry import Registry, canonical_model
 from agentcom.core.retries import RetryBudgets, backoff_ms
@@ -164,7 +165,7 @@ class Attempts:
         table = self._table
         agent = self._fleet.agents.get(table.agent[slot])
         if agent is None or agent.task:
-            self._take_back(slot, "lost", _lost("its agent is no longer known"), now)
+            self._take_back(slot, "lost", lost("its agent is no longer known"), now)
             return
         self._fleet.hold(agent, table.id[slot], table.attempt[slot], now)
         self._gates.took(agent.record.id, slot)
@@ -342,7 +343,7 @@ class Attempts:
             if not is_repeat:
                 self._not_accepted(slot, "before its sidecar started anew", now)
         else:
-            self._take_back(slot, "lost", _lost("its sidecar came back without it"), now)
+            self._take_back(slot, "lost", lost("its sidecar came back without it"), now)
 
     # --- the end of an attempt --------------------------------------------------------------------------
 
@@ -368,7 +369,7 @@ class Attempts:
             )
             self._fail(slot, "failed", error, now)
         else:
-            self._take_back(slot, "interrupted", message.error or _lost("its sidecar was interrupted"), now)
+            self._take_back(slot, "interrupted", message.error or lost("its sidecar was interrupted"), now)
         return "accepted"
 
     def cancel(self, slot: int, now: Now, cause: str = "", by: str = "") -> None:
@@ -423,7 +424,7 @@ class Attempts:
         elif state is State.assigned and table.accept_ms[slot] <= clock_ms:
             self._ignored(slot, now)
         elif state in OPEN and table.lease_ms[slot] <= clock_ms:
-            self._take_back(slot, "lost", _lost("its lease ran out: no heartbeat was read"), now)
+            self._take_back(slot, "lost", lost("its lease ran out: no heartbeat was read"), now)
         elif state is State.assigned:
             self._remind(slot, min(table.lease_ms[slot], table.accept_ms[slot]))
         elif state is State.working:
@@ -524,14 +525,14 @@ class Attempts:
             until_ms, until_wall_ms = self.clock_ms(now) + wait_ms, now.wall_ms + wait_ms
             self._fleet.block(agent.host, Block(backend, reason, until_ms, now.wall_ms, until_wall_ms), now)
 
-    def _again(self, slot: int, used: int, allowed: int, code: str, now: Now) -> None:
-        """Back to the queue after a backoff, or dead with the reason when `used` is past what is allowed."""
+    def _again(self, slot: int, used: int, allowed: int, code: str, now: Now, what: str = "") -> None:
+        """Back to the queue after a backoff, or dead when `used` is past what is allowed. `what`: if not attempts."""
         if used <= allowed:
             self._delay(slot, backoff_ms(self._tasks.settings, used, self._jitter), now)
             return
         last = self._table.errors[self._table.id[slot]]
         count = self._table.attempt[slot]
-        tries = f"gave up after {count} attempt{'s' * (count != 1)}; the last: {last.message}"
+        tries = f"gave up after {what or times(count, 'attempt')}; the last: {last.message}"
         self._table.errors[self._table.id[slot]] = TaskError(
             failure_class=last.failure_class, code=code, message=tries[:4000]
         )
@@ -562,7 +563,7 @@ class Attempts:
         if losses < queue.max_losses:
             self._tasks.set_alone(slot, must_run_alone(losses, queue.max_losses))
         code = "stalled" if error.code == "stalled" else "worker_lost"
-        self._again(slot, losses, queue.max_losses - 1, code, now)
+        self._again(slot, losses, queue.max_losses - 1, code, now, f"{times(losses, 'lost worker')} in a row")
 
     def _not_accepted(self, slot: int, when: str, now: Now) -> None:
         """Nobody took the assignment. Once is the host's affair, and the task goes elsewhere at once; a task that this
@@ -692,9 +693,3 @@ class Attempts:
             error=error,
             accepted_ms=self._table.accepted_ms[slot],
         )
-
-
-def _lost(what: str) -> TaskError:
-    return TaskError(
-        failure_class=FailureClass.infrastructure, code="worker_lost", message=f"the worker was lost: {what}"
-    )

@@ -62,7 +62,7 @@ class Configuration:
         values = {name: checked(name, value) for name, value in wanted.items()}
         kept = {name: record.value for name, record in self.stored.items()}
         kept = {name: value for name, value in kept.items() if name not in self.ignored and name not in unset}
-        settings = with_values(self.base, kept | values)
+        settings = with_values(self.base, kept | values, sent=(*wanted, *unset))
         for name, value in values.items():
             self._store(name, value, by, now)
         for name in unset:

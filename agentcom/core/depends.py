@@ -77,7 +77,11 @@ def resolve(given: Sequence[int], ids: Sequence[int], entry: int, next_id: int, 
     found: dict[int, None] = {}
     for n, reference in enumerate(given):
         where = f"{at}.depends_on[{n}]"
-        if reference <= 0:
+        if reference == 0:
+            raise Refused(
+                "cycle", f"{where}: 0 is this task itself; -1 is the entry just before it", field=where
+            )
+        if reference < 0:
             if not 0 <= entry + reference < entry:
                 said = f"{where}: {reference} is no entry before this one; -1 is the one just before it"
                 raise Refused("invalid", said, field=where)

@@ -502,7 +502,8 @@ class Hub:
             clock.note(now)
 
     def _silent_hosts(self, now: Now) -> None:
-        silent_ms = self.settings.queue.offline_s * 1000
+        # A host whose leases may all be over gets no work, however long it may be silent before it is called offline.
+        silent_ms = min(self.settings.queue.offline_s, self.settings.queue.lease_s) * 1000
         for host in self.fleet.hosts.values():
             if host.online and now.mono_ms - host.heard_ms > silent_ms:
                 host.online = False

@@ -348,7 +348,10 @@ class Tasks:
         task = self.table.id[slot]
         error, attempt = self.table.errors.get(task), self.table.attempt[slot]
         known = f"attempt {attempt}" if attempt else "not tried yet"
-        known += f"; {error.message}" if error is not None else ""
+        state = self.table.state_of(slot)
+        # What held a task that was released since says nothing about why it cannot move now.
+        is_stopped = state is State.held or (state is State.delayed and not self.table.not_before_ms[slot])
+        known += f"; {error.message}" if error is not None and is_stopped else ""
         return illegal(task, self.table.state_of(slot), what, known)
 
     def sweep(self, now: Now, stop: Callable[[int, TaskError, Now], None]) -> None:

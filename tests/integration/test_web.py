@@ -429,6 +429,15 @@ def test_all_dead_tasks_are_meant_only_when_the_body_says_so(
     assert standing_hub.asked_of(m.DeadPurge) == []
 
 
+@pytest.mark.parametrize(("path", "op"), [("limits", m.QueueLimit), ("weights", m.QueueWeight)])
+def test_a_forgotten_number_takes_no_limit_and_no_weight_back(
+    standing_hub: FakeWebHub, visitor: httpx2.Client, path: str, op: Any
+) -> None:
+    answer = visitor.put(f"/api/v1/queue/{path}", json={"key": "repo:x"})
+    assert problem_of(answer, 422, "invalid")["field"] == "number"
+    assert standing_hub.asked_of(op) == []
+
+
 @pytest.mark.parametrize(
     ("code", "status"),
     [("not_found", 404), ("forbidden", 403), ("invalid", 422), ("command_required", 422), ("wrong_state", 409),

@@ -466,7 +466,7 @@ def test_a_local_setting_is_written_into_this_homes_config_toml(
     monkeypatch.setenv("AGENTCOM_SANDBOX_MODE", "off")
     assert main(["config", "unset", "sandbox.mode"]) == 0
     assert "AGENTCOM_SANDBOX_MODE is set in this environment and comes first" in capsys.readouterr().err
-    assert file.read_text() == "[sandbox]\n"
+    assert file.read_text() == ""
     assert hub.asked == []
 
 
@@ -786,6 +786,7 @@ def test_the_doctor_looks_at_everything(hub: FakeHub, capsys: pytest.CaptureFixt
     }
     hub.answers["whoami"] = {"name": "admin", "role": "admin"}
     hub.answers["host_list"] = {"hosts": [{"name": "box", "state": "offline", "last_seen": "then"}]}
+    hub.answers["queue_stats"] = {}
     assert main(["doctor", "--json"]) == 0
     found = said(capsys)
     assert found["ok"] is True
@@ -815,6 +816,7 @@ def test_the_doctor_gives_rows_and_bytes_of_each_database_and_the_free_pages(
     }  # fmt: skip
     hub.answers["whoami"] = {"name": "admin", "role": "admin"}
     hub.answers["host_list"] = {"hosts": []}
+    hub.answers["queue_stats"] = {}
     assert main(["doctor", "--json"]) == 0
     checks = {check["name"]: check for check in said(capsys)["checks"]}
     assert checks["databases"]["figures"] == STORE["databases"]
@@ -847,6 +849,22 @@ def test_who_changes_the_folder_of_backups_is_told_to_move_the_old_ones(
 ) -> None:
     assert main(["config", "set", "backups.folder", str(tmp_path / "other")]) == 0
     assert "move each .mdb with its .json" in capsys.readouterr().err
+
+
+def test_the_doctor_says_which_stored_setting_is_ignored_and_why(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.answers["hub_status"] = {"version": __version__, "scheduler": "cython", "started": "now"}
+    hub.answers["whoami"] = {"name": "admin", "role": "admin"}
+    hub.answers["host_list"] = {"hosts": []}
+    hub.answers["queue_stats"] = {
+        "settings": {"stored": ["queue.lease_s"], "ignored": {"queue.lease_s": "too short"}}
+    }
+    assert main(["doctor", "--json"]) == 0
+    (found,) = [check for check in said(capsys)["checks"] if check["name"] == "stored setting"]
+    assert found["status"] == "warn"
+    assert found["detail"] == "queue.lease_s was set and does not apply: too short"
+    assert "agentcom config unset queue.lease_s" in found["hint"]
 
 
 def test_the_doctor_names_a_key_that_others_can_read(

@@ -52,6 +52,24 @@ def test_a_key_is_taken_out_and_one_that_is_not_there_is_no_error(path: Path) ->
     assert path.read_text() == WRITTEN.replace("agents = 3\n", "")
 
 
+def test_a_section_goes_with_its_last_setting_unless_a_comment_is_left_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("# ours\n[hub]\nport = 2\n\n[sandbox]\n# why\nmode = 'off'\n\n[sidecar]\nagents = 3\n")
+    config_file.remove(path, ["hub.port", "sidecar.agents", "sandbox.mode"])
+    assert path.read_text() == "# ours\n[sandbox]\n# why\n"
+
+
+def test_two_settings_that_do_not_fit_are_refused_with_the_file_and_the_variable(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[queue]\nlease_s = 14\n")
+    with pytest.raises(ConfigError, match=r"config.toml: queue.lease_s is 14 and queue.heartbeat_s 5"):
+        config.load(tmp_path, {})
+    with pytest.raises(ConfigError, match=r"config.toml and AGENTCOM_QUEUE_HEARTBEAT_S: queue.lease_s is 14"):
+        config.load(tmp_path, {"AGENTCOM_QUEUE_HEARTBEAT_S": "20"})
+    with pytest.raises(ConfigError, match=r"^AGENTCOM_QUEUE_LEASE_S: queue.lease_s is 13"):
+        config.load(tmp_path, {"AGENTCOM_QUEUE_LEASE_S": "13"})
+
+
 def test_a_file_is_made_where_there_is_none_for_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     config_file.put(path, {"sidecar.name": "Ärgerlich"})

@@ -26,12 +26,14 @@ View = TypeVar("View", bound=Callable[..., Any])
 @dataclass(frozen=True)
 class Described:
     """What openapi.json says of a view: the type of its query, the types its body may have, its answer, who
-    may ask. `fixed` are fields of them that the path gives."""
+    may ask. `fixed` are fields of them that the path gives, `required` those of the body that may not
+    be left out though the operation has a default."""
 
     roles: str
     query: type[msgspec.Struct] | None = None
     body: tuple[type[msgspec.Struct], ...] = ()
     fixed: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
     status: int = 200
     media: str = "application/json"
     answer: type[msgspec.Struct] | None = None

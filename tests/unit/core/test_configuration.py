@@ -328,6 +328,21 @@ def test_two_settings_in_one_change_are_checked_together(rig: Rig) -> None:
     assert rig.hub.settings == rig.settings
 
 
+def test_a_broken_relation_names_a_field_that_was_sent(rig: Rig) -> None:
+    change(rig, queue_max_retries=1, queue_lease_s=60)
+    for sent, field in (
+        (m.ConfigChange(set={"queue.park_s": 7, "queue.heartbeat_s": 30}), "queue.heartbeat_s"),
+        (m.ConfigChange(set={"queue.heartbeat_s": 20}, unset=("queue.lease_s",)), "queue.heartbeat_s"),
+    ):
+        with pytest.raises(Refused, match="three heartbeats") as refused:
+            rig.admin.ask(sent)
+        assert refused.value.field == field
+    change(rig, queue_heartbeat_s=20)
+    with pytest.raises(Refused, match="three heartbeats") as refused:
+        change(rig, "queue.lease_s", "queue.max_retries")
+    assert refused.value.field == "queue.lease_s"
+
+
 @pytest.mark.parametrize(
     "name",
     ["sandbox.mode", "anthropic.base_url", "hub.bind", "http.port", "sidecar.agents", "endpoints.discover"],

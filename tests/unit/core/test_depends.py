@@ -117,7 +117,7 @@ def test_a_dependency_that_is_dead_holds_the_task_from_the_start(rig: Rig) -> No
 @pytest.mark.parametrize(
     ("references", "code"),
     [
-        ((0,), "invalid"),
+        ((0,), "cycle"),
         ((-2,), "invalid"),
         ((-1, 99), "not_found"),
         ((2,), "cycle"),

@@ -66,6 +66,7 @@ def test_r18_a_task_that_loses_n_workers_in_a_row_is_dead_with_worker_lost(rig: 
             assert found["state"] == "delayed"
             next_turn(rig, box)
     assert (found["state"], found["error"]["code"]) == ("dead", "worker_lost")
+    assert found["error"]["message"].startswith("gave up after 3 lost workers in a row; the last: ")
     assert rig.admin.ask(m.DeadList())["tasks"][0]["id"] == number
 
 

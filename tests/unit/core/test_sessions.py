@@ -11,7 +11,17 @@ from agentcom.core.effects import EndSession, PeerGone, Send
 from agentcom.core.sessions import IDLE_MS_MAX
 from agentcom.model import Role
 from tests.core_rig import Caller, HostEnd, Rig
-from tests.factories import agent_offer, host_offer, public_key, resources, result, shell_task, sighting, task
+from tests.factories import (
+    agent_offer,
+    host_offer,
+    public_key,
+    resources,
+    result,
+    settings,
+    shell_task,
+    sighting,
+    task,
+)
 
 
 @pytest.fixture
@@ -165,6 +175,16 @@ def test_a_first_process_is_not_silent_because_the_hub_was_away(rig: Rig) -> Non
     rig.advance(60_000, gap=True)
     refused = second(rig, box).refusal(m.Hello(protocol=1, process="process-of-a-second", host=box.offer))
     assert refused.code == "busy"
+
+
+def test_a_host_that_is_silent_for_a_lease_gets_no_work_though_it_may_be_silent_for_longer() -> None:
+    rig = Rig(settings(heartbeat_s=1, lease_s=6, offline_s=60))
+    box = rig.host()
+    rig.advance(6_001)
+    rig.admin.submit(shell_task())
+    assert (rig.agent("box-1"), box.received) == ("offline", [])
+    box.beat()
+    assert box.take().attempt == 1
 
 
 def test_a_silent_host_is_offline_and_back_with_its_next_word(rig: Rig) -> None:

@@ -304,6 +304,17 @@ def test_a_running_task_cannot_be_held(rig: Rig) -> None:
     assert rig.admin.state(number) == "working"
 
 
+def test_a_refusal_quotes_why_a_task_is_held_and_not_why_it_was(rig: Rig) -> None:
+    number = rig.admin.submit(task())
+    rig.admin.ask(m.TaskHold(task=number, reason="wait for Ann"))
+    with pytest.raises(Refused, match=r"is held .*wait for Ann"):
+        rig.admin.ask(m.TaskHold(task=number))
+    rig.admin.ask(m.TaskRelease(task=number))
+    with pytest.raises(Refused, match="is ready") as refused:
+        rig.admin.ask(m.TaskRelease(task=number))
+    assert "Ann" not in refused.value.message
+
+
 @pytest.mark.parametrize("op", [m.TaskHold, m.TaskRelease])
 def test_a_final_task_is_said_to_be_final_not_missing(rig: Rig, op: type[m.TaskHold | m.TaskRelease]) -> None:
     number = rig.admin.submit(task())

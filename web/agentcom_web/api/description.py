@@ -111,6 +111,8 @@ def _operation(
     if view.body:
         shapes = [schema_of[kind] for kind in view.body]
         schema = shapes[0] if len(shapes) == 1 else {"oneOf": shapes}
+        if view.required:
+            schema = {"allOf": [schema, {"required": list(view.required)}]}
         described_op["requestBody"] = {"content": {"application/json": {"schema": schema}}}
     if not view.roles.startswith(OPEN_TO_ALL):
         described_op["security"] = [{"bearer": []}]

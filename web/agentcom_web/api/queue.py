@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Blueprint, Response
 
 from agentcom import messages as m
-from agentcom_web.forwarding import answer, ask, body, described, json_response, query
+from agentcom.errors import Refused
+from agentcom_web.forwarding import answer, ask, body, body_object, described, json_response, operation, query
 from agentcom_web.services import services
 
 queue = Blueprint("queue", __name__)
@@ -40,17 +43,25 @@ def rules() -> Response:
 
 
 @queue.put("/queue/limits")
-@described("operate, admin", body=(m.QueueLimit,))
+@described("operate, admin", body=(m.QueueLimit,), required=("number",))
 def limit() -> Response:
     """Set how many may run at once of repo:URL, label:LABEL or endpoint:NAME; number null takes it back."""
-    return answer(body(m.QueueLimit))
+    return answer(_with_number(m.QueueLimit))
 
 
 @queue.put("/queue/weights")
-@described("operate, admin", body=(m.QueueWeight,))
+@described("operate, admin", body=(m.QueueWeight,), required=("number",))
 def weight() -> Response:
     """Set the share of submitter:NAME or repo:URL; number null takes it back."""
-    return answer(body(m.QueueWeight))
+    return answer(_with_number(m.QueueWeight))
+
+
+def _with_number(kind: type[Any]) -> Any:
+    """The operation; a number that was forgotten must not take anything back."""
+    fields = body_object()
+    if "number" not in fields:
+        raise Refused("invalid", "number: is missing; give one, or null to take it back", field="number")
+    return operation(kind, fields)
 
 
 @queue.get("/stats")
