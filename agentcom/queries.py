@@ -23,6 +23,7 @@ from agentcom.core.requests import OF_THE_STORE
 from agentcom.core.story import tell
 from agentcom.core.waiting import NAMED_MAX
 from agentcom.errors import NotFound, Refused, StoreError
+from agentcom.live_records import LiveRecords
 from agentcom.logbook import LogBook
 from agentcom.model import (
     FINAL,
@@ -63,6 +64,7 @@ class Queries:
         self.upkeep: Upkeep | None = None  # of a store on disk
         self._store, self._clock, self._logbook = store, clock, logbook
         self._started_ms = started_ms
+        self._live_records = LiveRecords(store)
         self._answers: dict[type, Callable[[Any, int], object]] = {
             m.TaskGet: self._task_get,
             m.TaskList: self._task_list,
@@ -120,10 +122,11 @@ class Queries:
     def _kept(self) -> JsonObject:
         """How much is kept of what is over, and how much may be."""
         terms, count = self.hub.settings.retention, self._store.count
+        self._live_records.look(self.hub)
         return {
             "tasks": self.hub.retention.finals,
-            "results": count("reports"),
-            "notes": count("stories"),
+            "results": count("reports") - self._live_records.results,
+            "notes": count("stories") - self._live_records.notes,
             "events": count("feed"),
             "retired_since_start": self.hub.retention.retired,
             **{name: getattr(terms, name) for name in terms.__struct_fields__},

@@ -17,6 +17,7 @@ from agentcom.clock import Now
 from agentcom.core.effects import Over, RecordKey, Retire, key_u64, key_u64x2
 from agentcom.core.hub import Hub
 from agentcom.core.retention import Gone
+from agentcom.live_records import LiveRecords
 from agentcom.model import FINAL, KeptEvent, TaskRow
 from agentcom.store.base import Store, after
 
@@ -31,6 +32,7 @@ class Retirement:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._live = LiveRecords(store)
         self._cursors = {"age": b"", "number": b""}
         self._due_ms = 0
         self._ended = 0
@@ -54,12 +56,19 @@ class Retirement:
         return [Retire(tasks, events, allowed, self._found(rows))]
 
     def _over(self, hub: Hub) -> Over:
-        """How many are kept beyond what may be."""
+        """How many are kept beyond what may be. What belongs to live tasks does not count: it must not drive out what
+        others have. While that is not known, nothing goes for its number."""
         terms = hub.settings.retention
+        results = self._store.count("reports") - terms.reports_max
+        notes = self._store.count("stories") - terms.stories_max
+        if results > 0 or notes > 0:
+            is_known = self._live.look(hub)
+            results = results - self._live.results if is_known else 0
+            notes = notes - self._live.notes if is_known else 0
         return Over(
             tasks=hub.retention.finals - terms.tasks_max,
-            results=self._store.count("reports") - terms.reports_max,
-            notes=self._store.count("stories") - terms.stories_max,
+            results=results,
+            notes=notes,
             events=self._store.count("feed") - terms.events_max,
         )
 

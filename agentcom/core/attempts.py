@@ -361,6 +361,8 @@ class Attempts:
             raise Refused("invalid", "result: a completed attempt needs its result", field="result")
         if message.result is not None:
             self._out.put("reports", key_u64x2(message.task, message.attempt), message.result)
+            if message.outcome != "completed":
+                self._tasks.story.stir(message.task)
         if message.outcome == "completed":
             self._complete(slot, now)
         elif message.outcome == "failed":

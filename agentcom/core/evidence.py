@@ -49,7 +49,11 @@ def _note(out: Outlet, tasks: Tasks, message: m.Result, now: Now, found: Found) 
     slot = tasks.table.slot_of.get(message.task)
     if slot is None:
         stored = out.latest(("tasks", key_u64(message.task)), found)
-        attempt = msgspec.msgpack.decode(stored, type=TaskRow).attempt if stored else message.attempt
+        row = msgspec.msgpack.decode(stored, type=TaskRow) if stored else None
+        attempt = row.attempt if row is not None else message.attempt
+        if row is not None and row.retired:
+            row.retired = 0  # there is something again for retention to take
+            out.put("tasks", key_u64(row.id), row)
     else:
         attempt = tasks.table.attempt[slot]
     cause = f"{message.outcome}, after the attempt had ended: kept as evidence, changes nothing"

@@ -42,12 +42,20 @@ class Noted(StrEnum):
 
 
 class Story:
-    """Writes notes. One per hub; `next_number` is loaded from `meta`."""
+    """Writes notes. One per hub; `next_number` is loaded from `meta`. `live` has the live tasks of which a note or a
+    result was kept since the start, with a number that rises with each."""
 
     def __init__(self, out: Outlet, table: TaskTable) -> None:
         self._out = out
         self._table = table
         self.next_number = 1
+        self.live: dict[int, int] = {}
+        self._stirs = 0
+
+    def stir(self, task: int) -> None:
+        """Something more is kept of a live task."""
+        self._stirs += 1
+        self.live[task] = self._stirs
 
     def note(
         self,
@@ -67,6 +75,8 @@ class Story:
         asked, `until_ms` (wall) when it goes on by itself. Call it after the state has changed.
         """
         slot = self._table.slot_of.get(task)
+        if slot is not None:
+            self.stir(task)
         record = StoryNote(
             event=event.value,
             attempt=attempt,

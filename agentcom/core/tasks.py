@@ -528,6 +528,7 @@ class Tasks:
         self.groups.give(self.table.group[slot])
         self.alone.pop(task, None)
         self.table.remove(task)
+        self.story.live.pop(task, None)
         self.waits.finish(task)
         self._out.task_changed(task)
         self.waiting.ended(task, state, now)

@@ -16,7 +16,7 @@ from agentcom.errors import Refused
 from agentcom.model import CheckKind, CheckReport, CheckStatus, Iteration, JsonObject, ResultStatus, State
 from agentcom.store.crosscheck import cross_check, walk_store
 from tests.core_rig import HostEnd, Rig
-from tests.factories import settings, shell_task
+from tests.factories import error, result, settings, shell_task
 
 DAY_MS = 24 * 3_600_000
 DAY_S = 24 * 3_600
@@ -310,6 +310,67 @@ def test_a_slice_that_names_a_task_of_which_nothing_is_due_changes_nothing() -> 
     found = {("tasks", key_u64(number)): body}
     assert rig.tick(Retire((number, 99), (), Over(), found)) == []
     assert kept(rig) == [number]
+
+
+def unfinished(rig: Rig, box: HostEnd) -> int:
+    """A task that has failed three times, with the result of each, and waits for its next turn."""
+    number = rig.admin.submit(shell_task(max_retries=8))
+    for _ in range(3):
+        taken = box.take()
+        box.report(box.ended(taken, "failed", result(), error()))
+        rig.advance(10_000)
+        box.beat()
+    return number
+
+
+def told(rig: Rig) -> tuple[int, int]:
+    found = rig.admin.ask(m.QueueStats())["retention"]
+    return found["results"], found["notes"]
+
+
+def test_what_live_tasks_hold_does_not_count_as_kept_of_what_is_over_and_drives_nothing_out() -> None:
+    rig = rig_with(reports_max=2, stories_max=2)
+    cancelled(rig)
+    box = rig.host()
+    completed(rig, box)
+    number = unfinished(rig, box)
+    assert rig.store.count("reports") == 4
+    assert rig.store.count("stories") > 4
+    assert told(rig) == (1, 1)
+    rig.retire(5)
+    assert told(rig) == (1, 1)
+    rig.start()
+    rig.admin.hello()
+    assert told(rig) == (1, 1)
+    rig.retire(5)
+    assert told(rig) == (1, 1)
+    rig.admin.ask(m.TaskCancel(task=number))
+    assert told(rig)[0] == 4
+    rig.retire(5)
+    assert all(kept <= 2 for kept in told(rig))
+    rig.admin.ask(m.TaskRetry(task=number))
+    assert rig.hub.tasks.table.slot_of[number] is not None
+    of_live = rig.store.scan("stories", key_u64(number), key_u64(number + 1))
+    assert of_live
+    assert told(rig)[1] == rig.store.count("stories") - len(of_live)
+
+
+def test_what_comes_late_of_a_task_whose_story_has_gone_goes_too() -> None:
+    rig = rig_with(reports_max=2, stories_max=2, stories_s=DAY_S)
+    box = rig.host()
+    number = rig.admin.submit(shell_task())
+    taken = box.take()
+    rig.admin.ask(m.TaskCancel(task=number))
+    box.report(box.ended(taken, "cancelled"))
+    rig.clock.advance(DAY_MS)
+    rig.retire(5)
+    assert rig.store.count("stories") == 0
+    box.hello()
+    box.report(box.ended(taken, "completed", result()))
+    assert rig.store.count("stories") == 1
+    rig.clock.advance(DAY_MS)
+    rig.retire(5)
+    assert rig.store.count("stories") == 0
 
 
 def test_the_queue_says_how_much_is_kept_and_what_may_be() -> None:
