@@ -159,6 +159,9 @@ class Child:
         if self.process is None or (code := self.process.poll()) is None:
             return None
         if self.process.stdout is not None:
+            # Its ready line may lie in the pipe still: then it started, and ended after.
+            with contextlib.suppress(BlockingIOError):
+                self.heard(os.read(self.process.stdout.fileno(), 65_536))
             self.process.stdout.close()
         self.process = None
         if time.monotonic() - self._started_at >= STEADY_S:
@@ -267,7 +270,7 @@ class Supervisor:
         self._listen(LOOK_S)
         for child in self._children.values():
             code = child.ended()
-            if code is not None and child is first:
+            if code is not None and child is first and child.ready is None:
                 child.next_wait_s()
                 raise StartFailed(
                     f"{child.name} could not start: {child.last_words() or f'exit code {code}'}"
