@@ -141,10 +141,10 @@ def test_a_damaged_backup_is_refused_and_the_one_before_it_is_taken(world: World
     names = [world.json(HUB, "backup", "now")["result"]["name"]]
     there += submitted(world, 3)
     names.append(world.json(HUB, "backup", "now")["result"]["name"])
+    hub.stop()  # a running one would make a new backup as soon as it knows that the newest is damaged
     damage(world.home(HUB) / "backups" / names[1])
     checked = world.run(HUB, "backup", "verify", names[1])
     assert (checked.returncode, "damaged" in checked.stdout) == (1, True)
-    hub.stop()
     whole = (store_of(world) / "data.mdb").read_bytes()
     refused = world.run(HUB, "backup", "restore", names[1])
     assert (refused.returncode, "damaged" in refused.stderr) == (1, True)
