@@ -27,14 +27,11 @@ from agentcom.model import (
     EndpointProbe,
     FailureClass,
     Label,
-    Lane,
-    Letters,
     Name,
     Reason,
     Resources,
     Role,
     Route,
-    State,
     TaskError,
     TaskId,
     TaskResult,
@@ -42,30 +39,15 @@ from agentcom.model import (
     Tier,
     Url,
 )
-from agentcom.operations import BackupList as BackupList
-from agentcom.operations import BackupNow as BackupNow
-from agentcom.operations import BackupVerify as BackupVerify
-from agentcom.operations import Compact as Compact
-from agentcom.operations import StoreAcknowledge as StoreAcknowledge
+from agentcom.operations import *  # noqa: F403
+from agentcom.operations import Operation, PublicKey
 from agentcom.refusals import refusal_of as refusal_of
 from agentcom.refusals import request_id_of as request_id_of
 
 Token = Annotated[bytes, Meta(min_length=limits.SESSION_TOKEN_BYTES, max_length=limits.SESSION_TOKEN_BYTES)]
 ProcessId = Annotated[str, Meta(min_length=8, max_length=64)]
 RequestId = Annotated[int, Meta(ge=0, le=2**62)]
-PublicKey = Annotated[str, Meta(min_length=40, max_length=40)]
 Secret = Annotated[str, Meta(min_length=16, max_length=200)]
-SettingName = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
-SettingText = Annotated[str, Meta(max_length=limits.SETTING_CHARS_MAX)]
-SettingValue = (
-    bool
-    | int
-    | float
-    | SettingText
-    | Annotated[tuple[SettingText, ...], Meta(max_length=limits.SETTINGS_MAX)]
-)
-RuleKey = Annotated[str, Meta(min_length=3, max_length=limits.URL_CHARS_MAX + 20)]
-PageLimit = Annotated[int, Meta(ge=1, le=limits.PAGE_MAX)]
 
 
 # --- what a host says of itself -------------------------------------------------------------------------
@@ -217,285 +199,6 @@ class Pong(Struct, tag_field="type", tag="pong", frozen=True, kw_only=True):
 
 
 # --- to the hub: requests -------------------------------------------------------------------------------
-
-
-class Submit(Struct, tag_field="op", tag="submit", frozen=True, kw_only=True):
-    """Adds one task or a batch; a batch is taken whole or refused whole."""
-
-    tasks: Annotated[tuple[TaskSpec, ...], Meta(min_length=1, max_length=limits.BATCH_TASKS_MAX)]
-
-
-class TaskGet(Struct, tag_field="op", tag="task_get", frozen=True, kw_only=True):
-    task: TaskId
-
-
-class TaskWait(Struct, tag_field="op", tag="task_wait", frozen=True, kw_only=True):
-    """Answers with the task when it is final, or as it is after `timeout_s`."""
-
-    task: TaskId
-    timeout_s: Annotated[float, Meta(ge=0, le=limits.WAIT_S_MAX)] = limits.WAIT_S_MAX
-
-
-class TaskList(Struct, tag_field="op", tag="task_list", frozen=True, kw_only=True):
-    """Newest first. `cursor` is the `next_cursor` of the page before."""
-
-    state: State | None = None
-    lane: Lane | None = None
-    tier: Tier | None = None
-    repo: Url | None = None
-    label: Label | None = None
-    cursor: Count | None = None
-    limit: PageLimit = 50
-
-
-class TaskWhy(Struct, tag_field="op", tag="task_why", frozen=True, kw_only=True):
-    task: TaskId
-
-
-class TaskLog(Struct, tag_field="op", tag="task_log", frozen=True, kw_only=True):
-    """The output of an attempt (the latest by default) from byte `offset` on."""
-
-    task: TaskId
-    attempt: AttemptNo | None = None
-    offset: Count = 0
-
-
-class TaskReports(Struct, tag_field="op", tag="task_reports", frozen=True, kw_only=True):
-    task: TaskId
-
-
-class TaskStory(Struct, tag_field="op", tag="task_story", frozen=True, kw_only=True):
-    """Every transition of a task in the order of the hub. `cursor` is the `next_cursor` of the page before."""
-
-    task: TaskId
-    cursor: Count | None = None
-    limit: PageLimit = limits.PAGE_MAX
-
-
-class TaskCancel(Struct, tag_field="op", tag="task_cancel", frozen=True, kw_only=True):
-    task: TaskId
-    reason: Reason = ""
-
-
-class TaskRetry(Struct, tag_field="op", tag="task_retry", frozen=True, kw_only=True):
-    """Puts a dead, cancelled or expired task back into its lane with fresh counters."""
-
-    task: TaskId
-
-
-class TaskHold(Struct, tag_field="op", tag="task_hold", frozen=True, kw_only=True):
-    task: TaskId
-    reason: Reason = ""
-
-
-class TaskRelease(Struct, tag_field="op", tag="task_release", frozen=True, kw_only=True):
-    task: TaskId
-
-
-class DeadList(Letters, tag_field="op", tag="dead_list", frozen=True, kw_only=True):
-    """The dead letters: tasks that are dead, expired or cancelled, newest first, with their reasons."""
-
-    cursor: Count | None = None
-    limit: PageLimit = 50
-
-
-class DeadRetry(Letters, tag_field="op", tag="dead_retry", frozen=True, kw_only=True):
-    """Retries the dead letters named, or those that fit, oldest first; goes on at the answer's `next_cursor`."""
-
-    tasks: Annotated[tuple[TaskId, ...], Meta(max_length=limits.BATCH_TASKS_MAX)] = ()
-    cursor: Count | None = None
-
-
-class DeadPurge(Letters, tag_field="op", tag="dead_purge", frozen=True, kw_only=True):
-    """Removes dead letters for good, as `dead_retry` retries them. Those that others wait for stay: `kept`."""
-
-    tasks: Annotated[tuple[TaskId, ...], Meta(max_length=limits.BATCH_TASKS_MAX)] = ()
-    cursor: Count | None = None
-
-
-class AgentList(Struct, tag_field="op", tag="agent_list", frozen=True, kw_only=True):
-    pass
-
-
-class AgentCordon(Struct, tag_field="op", tag="agent_cordon", frozen=True, kw_only=True):
-    """A cordoned agent gets no new work; `cordoned` false takes that back."""
-
-    agent: Name
-    cordoned: bool = True
-
-
-class AgentRemove(Struct, tag_field="op", tag="agent_remove", frozen=True, kw_only=True):
-    """Forgets an offline agent."""
-
-    agent: Name
-
-
-class HostList(Struct, tag_field="op", tag="host_list", frozen=True, kw_only=True):
-    pass
-
-
-class HostInvite(Struct, tag_field="op", tag="host_invite", frozen=True, kw_only=True):
-    """Makes a one-time key that may enrol one key of `role`; `key` is its public half, made by the caller."""
-
-    key: PublicKey
-    role: Role = Role.host
-    name: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)] = ""
-
-
-class HostRemove(Struct, tag_field="op", tag="host_remove", frozen=True, kw_only=True):
-    """Revokes a host's key, ends its sessions and gives its work back to the queue."""
-
-    host: Name
-
-
-class HostDrain(Struct, tag_field="op", tag="host_drain", frozen=True, kw_only=True):
-    host: Name
-    draining: bool = True
-
-
-class EndpointList(Struct, tag_field="op", tag="endpoint_list", frozen=True, kw_only=True):
-    pass
-
-
-class EndpointAdd(Struct, tag_field="op", tag="endpoint_add", frozen=True, kw_only=True):
-    """Registers an LLM server. One on loopback needs `host`, the host that can reach it."""
-
-    url: Url
-    kind: EndpointKind = EndpointKind.ollama
-    name: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)] = ""
-    host: Name | None = None
-    cap: Annotated[int, Meta(ge=1, le=1000)] = 1
-    num_ctx: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
-
-
-class EndpointUpdate(Struct, tag_field="op", tag="endpoint_update", frozen=True, kw_only=True):
-    endpoint: Label
-    name: Name | None = None
-    cap: Annotated[int, Meta(ge=1, le=1000)] | None = None
-    num_ctx: Annotated[int, Meta(ge=0, le=10_000_000)] | None = None
-
-
-class EndpointRemove(Struct, tag_field="op", tag="endpoint_remove", frozen=True, kw_only=True):
-    endpoint: Label
-
-
-class EndpointProbeNow(Struct, tag_field="op", tag="endpoint_probe", frozen=True, kw_only=True):
-    endpoint: Label
-
-
-class EventList(Struct, tag_field="op", tag="event_list", frozen=True, kw_only=True):
-    """The events that were kept, newest first: of all topics, or of one. `cursor` is the `next_cursor` of the page
-    before; a page may be short."""
-
-    topic: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)] = ""
-    event: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)] = ""
-    cursor: Count | None = None
-    limit: PageLimit = 50
-
-
-class QueueStats(Struct, tag_field="op", tag="queue_stats", frozen=True, kw_only=True):
-    pass
-
-
-class QueuePause(Struct, tag_field="op", tag="queue_pause", frozen=True, kw_only=True):
-    """Stops dispatch, not submits; survives a restart. `paused` false resumes. With `repo`, `tier` or `host`, one at
-    most, only the tasks of that repository or tier, or the agents of that host; without, everything."""
-
-    paused: bool = True
-    repo: Url | None = None
-    tier: Tier | None = None
-    host: Name | None = None
-
-
-class QueueLimit(Struct, tag_field="op", tag="queue_limit", frozen=True, kw_only=True):
-    """How many may run at once of `repo:URL` or `label:LABEL`, or with calls on `endpoint:NAME`; without a number the
-    limit is taken back."""
-
-    key: RuleKey
-    number: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-
-
-class QueueWeight(Struct, tag_field="op", tag="queue_weight", frozen=True, kw_only=True):
-    """How large a share of the starts `submitter:NAME`, or `repo:URL` among those of its submitter, gets against
-    others, who have 1; without a number it is 1 again."""
-
-    key: RuleKey
-    number: Annotated[int, Meta(ge=1, le=1000)] | None = None
-
-
-class QueueRules(Struct, tag_field="op", tag="queue_rules", frozen=True, kw_only=True):
-    """All pauses, limits and weights, with who set them and what runs under each limit."""
-
-
-class ConfigGet(Struct, tag_field="op", tag="config_get", frozen=True, kw_only=True):
-    """The settings that a hub changes at run time: all, those of a section, or one. Each with its value, where
-    that comes from, and by whom and when it was set."""
-
-    name: SettingName = ""
-
-
-class ConfigChange(Struct, tag_field="op", tag="config_change", frozen=True, kw_only=True):
-    """Sets and unsets settings, all or none; in force with the reply, and after a restart. What is unset goes
-    back to the environment's, config.toml's or the default value."""
-
-    set: Annotated[dict[SettingName, SettingValue], Meta(max_length=limits.SETTINGS_MAX)] = {}
-    unset: Annotated[tuple[SettingName, ...], Meta(max_length=limits.SETTINGS_MAX)] = ()
-
-
-class TokenAdd(Struct, tag_field="op", tag="token_add", frozen=True, kw_only=True):
-    """Registers a bearer token by its SHA-256 (hex); the token itself never reaches the hub."""
-
-    name: Name
-    role: Role
-    token_sha256: Annotated[str, Meta(min_length=64, max_length=64)]
-
-
-class TokenList(Struct, tag_field="op", tag="token_list", frozen=True, kw_only=True):
-    pass
-
-
-class TokenRevoke(Struct, tag_field="op", tag="token_revoke", frozen=True, kw_only=True):
-    """Revokes a token or a key by its name, and ends what it has open."""
-
-    name: Name
-
-
-class TokenLink(Struct, tag_field="op", tag="token_link", frozen=True, kw_only=True):
-    """Registers a one-time secret (by its SHA-256) that the page may trade for a session of `role`."""
-
-    secret_sha256: Annotated[str, Meta(min_length=64, max_length=64)]
-    role: Role | None = None
-
-
-class LinkTrade(Struct, tag_field="op", tag="link_trade", frozen=True, kw_only=True):
-    """From the web process only: trades a one-time secret for a page session (its SHA-256)."""
-
-    secret_sha256: Annotated[str, Meta(min_length=64, max_length=64)]
-    token_sha256: Annotated[str, Meta(min_length=64, max_length=64)]
-
-
-class Whoami(Struct, tag_field="op", tag="whoami", frozen=True, kw_only=True):
-    pass
-
-
-class Snapshot(Struct, tag_field="op", tag="snapshot", frozen=True, kw_only=True):
-    """Counts, agents, hosts, endpoints and the newest tasks, with the feed position they belong to."""
-
-    tasks: Annotated[int, Meta(ge=0, le=limits.SNAPSHOT_TASKS_MAX)] = limits.SNAPSHOT_TASKS_MAX
-
-
-class HubStatus(Struct, tag_field="op", tag="hub_status", frozen=True, kw_only=True):
-    """Version, scheduler in use, start time, store figures: what `doctor` prints."""
-
-
-Operation = (
-    Submit | TaskGet | TaskWait | TaskList | TaskWhy | TaskLog | TaskReports | TaskStory | TaskCancel | TaskRetry
-    | TaskHold | TaskRelease | DeadList | DeadRetry | DeadPurge | AgentList | AgentCordon | AgentRemove
-    | HostList | HostInvite | HostRemove | HostDrain | EndpointList | EndpointAdd | EndpointUpdate
-    | EndpointRemove | EndpointProbeNow | EventList | QueueStats | QueuePause | QueueLimit | QueueWeight
-    | QueueRules | BackupList | BackupNow | BackupVerify | Compact | StoreAcknowledge | ConfigGet | ConfigChange
-    | TokenAdd | TokenList | TokenRevoke | TokenLink | LinkTrade | Whoami | Snapshot | HubStatus
-)  # fmt: skip
 
 
 class Request(Struct, tag_field="type", tag="request", frozen=True, kw_only=True):
