@@ -292,10 +292,17 @@ async def _work_nats_py(port: int, begin: Begin, finish: End, ready: Callable[[]
     import nats
     from nats.js.api import ConsumerConfig
 
+    open_: set[asyncio.Task[None]] = set()
+
     async def work(message: Any) -> None:
         begin(message.data)
-        await message.ack()
+        await message.ack_sync()  # a task has ended when the server has recorded that
         finish([message.data])
+
+    async def begin_work(message: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work(message))
+        open_.add(task)  # the loop alone would not keep it
+        task.add_done_callback(open_.discard)
 
     connection = await nats.connect(f"nats://{HOST}:{port}")
     await connection.jetstream().subscribe(
@@ -303,7 +310,7 @@ async def _work_nats_py(port: int, begin: Begin, finish: End, ready: Callable[[]
         queue=CONSUMER,
         durable=CONSUMER,
         stream=STREAM,
-        cb=work,
+        cb=begin_work,
         manual_ack=True,
         config=ConsumerConfig(max_ack_pending=ACK_PENDING_MAX),
     )

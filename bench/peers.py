@@ -6,7 +6,8 @@ executed and recorded, with two worker processes on this machine.
   each worker has 16 connections and asks for the next job in the write that deletes the last.
 * `nats-py`: JetStream through its own Python client, a stream in files with the server's defaults: it syncs every
   two minutes, so an acknowledged task can be lost with the power. All publishes are under way at once; workers are
-  a queue group to which the server pushes, and do not wait for the answer to an acknowledgement, as is usual.
+  a queue group to which the server pushes, any number of acknowledgements are under way at once, and a task has ended
+  when the server has answered its own, as in every other row.
   (Pulling with `fetch` now and then left tasks lying in the client until they were delivered again.)
 * `nats`: the same server with a client of a hundred lines that does no more than this benchmark needs: publishes and
   acknowledgements are pipelined, and a task has ended when the server has answered its acknowledgement. What the
