@@ -5,7 +5,9 @@ A greedy choice per task, made with two levels of heaps per group, built when it
 endpoints keyed by (cost of its best candidate, rank, endpoint), and below each endpoint one of its candidates
 keyed by (cost, rank, index). During a call costs only grow and capacity only shrinks, so a key in a heap is
 never too high: the top is looked at again before it is believed, and goes down when it has grown. Candidates
-of one endpoint grow by the same step, so their order among themselves never changes.
+of one endpoint grow by the same step, so their order among themselves never changes. Endpoints that are full, and
+can be waited for, stand in a third heap of each group, by the best of all their candidates; one that becomes full
+during the call is put there at once.
 
 Every index is checked before the first write, because nothing is checked after.
 """
@@ -37,8 +39,20 @@ cdef struct Endpoint:  # of one group
     int32_t count
 
 
+cdef struct Wait:  # for an endpoint, by one group
+    int64_t cost  # as it was when the key was last computed
+    int64_t base  # without what this call adds
+    int64_t rank
+    int32_t endpoint
+    int32_t index  # of the candidate
+    int32_t group
+    int32_t after  # the next group's for the same endpoint, or -1
+
+
 cdef struct Group:
     Endpoint* endpoints
+    int32_t* waits  # a heap of indexes into the waits of the scratch memory
+    int32_t wait_count
     int64_t tasks  # in this call
     int32_t endpoint_count
     bint built
@@ -67,7 +81,10 @@ cdef struct Scratch:
     Group* groups
     Candidate* heap  # each group uses the same range as in cand_*
     Endpoint* endpoints  # likewise
-    int32_t* made  # assignments of this call, per endpoint; the last is for "no endpoint" and stays 0
+    Wait* waits  # likewise
+    int32_t* wait_heap  # likewise
+    int32_t* wait_first  # per endpoint: of the waits for it that groups have, or -1
+    int32_t* made  # that start or wait, per endpoint; the last is for "no endpoint" and stays 0
     int32_t* place  # of an endpoint in the group that is being built, while it is; else -1
 
 
@@ -208,9 +225,17 @@ cdef int64_t solve(Problem* p) noexcept nogil:
         heap_items = p.candidates + 1
     s.heap = <Candidate*> malloc(heap_items * sizeof(Candidate))
     s.endpoints = <Endpoint*> malloc(heap_items * sizeof(Endpoint))
-    if s.groups and s.made and s.place and s.heap and s.endpoints:
+    s.waits = <Wait*> malloc(heap_items * sizeof(Wait))
+    s.wait_heap = <int32_t*> malloc(heap_items * sizeof(int32_t))
+    s.wait_first = <int32_t*> malloc((p.endpoints + 1) * sizeof(int32_t))
+    if (s.groups and s.made and s.place and s.heap and s.endpoints and s.waits and s.wait_heap
+            and s.wait_first):
         memset(s.place, 0xFF, (p.endpoints + 1) * sizeof(int32_t))
+        memset(s.wait_first, 0xFF, (p.endpoints + 1) * sizeof(int32_t))
         assigned = run(p, &s)
+    free(s.wait_first)
+    free(s.wait_heap)
+    free(s.waits)
     free(s.endpoints)
     free(s.heap)
     free(s.place)
@@ -249,18 +274,35 @@ cdef int64_t run(Problem* p, Scratch* s) noexcept nogil:
             if not group.built:
                 build(p, s, p.task_group[task])
             chosen = take_best(p, s, group)
-        if chosen < 0:
+        if chosen == -1:
             group.exhausted = True
             continue
         p.choice[task] = chosen
+        if chosen < 0:
+            s.made[p.cand_endpoint[-2 - chosen]] += 1
+            continue
         p.agent_free[p.cand_agent[chosen]] = 0
         endpoint = p.cand_endpoint[chosen]
         if endpoint >= 0:
             p.endpoint_free[endpoint] -= 1
             s.made[endpoint] += 1
+            if p.endpoint_free[endpoint] == 0:
+                became_full(p, s, endpoint)
         agents_left -= 1
         assigned += 1
     return assigned
+
+
+cdef inline bint can_be_waited_for(const Problem* p, int32_t endpoint) noexcept nogil:
+    return endpoint >= 0 and p.endpoint_free[endpoint] <= 0 and p.endpoint_step[endpoint] > 0
+
+
+cdef void became_full(const Problem* p, Scratch* s, int32_t endpoint) noexcept nogil:
+    """From now on each group that is built can wait for it."""
+    cdef int32_t at = s.wait_first[endpoint]
+    while at >= 0:
+        push_wait(p, s, &s.groups[s.waits[at].group], at)
+        at = s.waits[at].after
 
 
 cdef inline int64_t added(const Problem* p, const Scratch* s, int32_t endpoint) noexcept nogil:
@@ -270,30 +312,61 @@ cdef inline int64_t added(const Problem* p, const Scratch* s, int32_t endpoint) 
 
 cdef int32_t scan(const Problem* p, const Scratch* s, int32_t group) noexcept nogil:
     """The best candidate of a group with a single task, or -1: one look at each is cheaper than heaps."""
-    cdef int32_t best = -1, best_endpoint = -1, index, agent, endpoint
-    cdef int64_t best_cost = INT64_MAX, best_rank = INT64_MAX, cost, rank
-    cdef bint tied
+    cdef Candidate best = Candidate(0, 0, -1, -1), one
+    cdef int32_t best_endpoint = -1, index, endpoint
+    cdef bint found = False, runs, best_runs = False, any_runs = False
     for index in range(p.cand_start[group], p.cand_start[group + 1]):
-        agent = p.cand_agent[index]
         endpoint = p.cand_endpoint[index]
-        if not can_run(p, index):
+        runs = can_run(p, index)
+        if not runs and not can_be_waited_for(p, endpoint):
             continue
-        cost = p.cand_cost[index] + added(p, s, endpoint)
-        if best >= 0 and cost > best_cost:
+        any_runs |= runs
+        one.cost = p.cand_cost[index] + added(p, s, endpoint)
+        if found and one.cost > best.cost:
             continue
-        rank = p.agent_rank[agent]
-        tied = best >= 0 and cost == best_cost
-        if not tied or rank < best_rank or (rank == best_rank and endpoint < best_endpoint):
-            best, best_cost, best_rank, best_endpoint = index, cost, rank, endpoint
-    return best
+        one.agent, one.index = p.cand_agent[index], index
+        one.rank = p.agent_rank[one.agent]
+        if not found or is_before(&one, endpoint, &best, best_endpoint):
+            found, best, best_endpoint, best_runs = True, one, endpoint, runs
+    if not any_runs:
+        return -1
+    return best.index if best_runs else -2 - best.index
+
+
+cdef inline bint is_before(const Candidate* a, int32_t a_on, const Candidate* b, int32_t b_on) noexcept nogil:
+    """By the whole key; costs as they are now."""
+    if a.cost != b.cost:
+        return a.cost < b.cost
+    if a.rank != b.rank:
+        return a.rank < b.rank
+    if a_on != b_on:
+        return a_on < b_on
+    return a.index < b.index
 
 
 cdef int32_t take_best(const Problem* p, const Scratch* s, Group* group) noexcept nogil:
     """Take the best candidate out of the group's heaps, or -1 when none is left that can run."""
     cdef Endpoint* top = group.endpoints
+    cdef Candidate best, wait
+    cdef Wait* waits
+    if not settle(p, s, group):
+        return -1
+    best = s.heap[top.first]
+    if group.wait_count > 0:
+        waits = settle_wait(p, s, group)
+        wait.cost, wait.rank, wait.index = waits.cost, waits.rank, waits.index
+        best.cost = top.cost
+        if is_before(&wait, waits.endpoint, &best, top.endpoint):
+            return -2 - wait.index
+    drop_candidate(&s.heap[top.first], top)
+    return best.index
+
+
+cdef bint settle(const Problem* p, const Scratch* s, Group* group) noexcept nogil:
+    """Bring the best candidate that can run to the top, its key as it is now; False when there is none."""
+    cdef Endpoint* top = group.endpoints
     cdef Candidate* heap
     cdef int64_t cost
-    cdef int32_t chosen
     while group.endpoint_count > 0:
         heap = &s.heap[top.first]
         if top.endpoint >= 0 and p.endpoint_free[top.endpoint] <= 0:
@@ -306,12 +379,36 @@ cdef int32_t take_best(const Problem* p, const Scratch* s, Group* group) noexcep
         else:
             cost = heap.cost + added(p, s, top.endpoint)
             if cost == top.cost and heap.rank == top.rank:
-                chosen = heap.index
-                drop_candidate(heap, top)
-                return chosen
+                return True
             top.cost, top.rank = cost, heap.rank
         sift_endpoint(group.endpoints, 0, group.endpoint_count)
-    return -1
+    return False
+
+
+cdef Wait* settle_wait(const Problem* p, const Scratch* s, Group* group) noexcept nogil:
+    """Bring the best wait to the top, its key as it is now. There is one: a full endpoint stays full."""
+    cdef Wait* top
+    cdef int64_t cost
+    while True:
+        top = &s.waits[group.waits[0]]
+        cost = top.base + added(p, s, top.endpoint)
+        if cost == top.cost:
+            return top
+        top.cost = cost
+        sift_wait(s.waits, group.waits, 0, group.wait_count)
+
+
+cdef void push_wait(const Problem* p, Scratch* s, Group* group, int32_t wait) noexcept nogil:
+    cdef int32_t at = group.wait_count, parent
+    s.waits[wait].cost = s.waits[wait].base + added(p, s, s.waits[wait].endpoint)
+    group.wait_count += 1
+    while at > 0:
+        parent = (at - 1) // 2
+        if not wait_before(&s.waits[wait], &s.waits[group.waits[parent]]):
+            break
+        group.waits[at] = group.waits[parent]
+        at = parent
+    group.waits[at] = wait
 
 
 cdef void drop_candidate(Candidate* heap, Endpoint* owner) noexcept nogil:
@@ -324,22 +421,13 @@ cdef void build(const Problem* p, Scratch* s, int32_t group_index) noexcept nogi
     """Sort a group's usable candidates into its endpoints (a counting sort), then make the heaps."""
     cdef Group* group = &s.groups[group_index]
     cdef int32_t start = p.cand_start[group_index], end = p.cand_start[group_index + 1]
-    cdef int32_t index, agent, endpoint, slot, first = start
+    cdef int32_t index, endpoint, first = start, runnable = 0
     cdef Endpoint* own
     cdef Candidate* candidate
     group.built = True
     group.endpoints = &s.endpoints[start]
-    for index in range(start, end):
-        if not can_run(p, index):
-            continue
-        endpoint = p.cand_endpoint[index]
-        slot = endpoint if endpoint >= 0 else <int32_t> p.endpoints
-        if s.place[slot] < 0:
-            s.place[slot] = group.endpoint_count
-            own = &group.endpoints[group.endpoint_count]
-            own.endpoint, own.count = endpoint, 0
-            group.endpoint_count += 1
-        group.endpoints[s.place[slot]].count += 1
+    group.waits = &s.wait_heap[start]
+    find_endpoints(p, s, group_index)
     for index in range(group.endpoint_count):
         own = &group.endpoints[index]
         own.first = first
@@ -348,21 +436,68 @@ cdef void build(const Problem* p, Scratch* s, int32_t group_index) noexcept nogi
     for index in range(start, end):
         if not can_run(p, index):
             continue
-        agent = p.cand_agent[index]
         endpoint = p.cand_endpoint[index]
         own = &group.endpoints[s.place[endpoint if endpoint >= 0 else <int32_t> p.endpoints]]
         candidate = &s.heap[own.first + own.count]
-        candidate.cost, candidate.rank = p.cand_cost[index], p.agent_rank[agent]
-        candidate.agent, candidate.index = agent, index
+        candidate.agent, candidate.index = p.cand_agent[index], index
+        candidate.cost, candidate.rank = p.cand_cost[index], p.agent_rank[candidate.agent]
         own.count += 1
     for index in range(group.endpoint_count):
         own = &group.endpoints[index]
         s.place[own.endpoint if own.endpoint >= 0 else <int32_t> p.endpoints] = -1
+        note_wait(p, s, group, start + index)
+        if own.count == 0:
+            continue
         heapify_candidates(&s.heap[own.first], own.count)
         own.cost = s.heap[own.first].cost + added(p, s, own.endpoint)
         own.rank = s.heap[own.first].rank
+        group.endpoints[runnable] = own[0]
+        runnable += 1
+    group.endpoint_count = runnable
     for index in range(group.endpoint_count // 2 - 1, -1, -1):
         sift_endpoint(group.endpoints, index, group.endpoint_count)
+
+
+cdef void find_endpoints(const Problem* p, Scratch* s, int32_t group_index) noexcept nogil:
+    """Count the candidates that can run per endpoint, and find the best of all for a wait."""
+    cdef Group* group = &s.groups[group_index]
+    cdef int32_t start = p.cand_start[group_index], index, endpoint, slot
+    cdef Endpoint* own
+    cdef Wait* wait
+    cdef bint runs, may_wait
+    for index in range(start, p.cand_start[group_index + 1]):
+        endpoint = p.cand_endpoint[index]
+        runs = can_run(p, index)
+        may_wait = endpoint >= 0 and p.endpoint_step[endpoint] > 0
+        if not runs and not may_wait:
+            continue
+        slot = endpoint if endpoint >= 0 else <int32_t> p.endpoints
+        if s.place[slot] < 0:
+            s.place[slot] = group.endpoint_count
+            own = &group.endpoints[group.endpoint_count]
+            own.endpoint, own.count = endpoint, 0
+            wait = &s.waits[start + group.endpoint_count]
+            wait.endpoint, wait.index, wait.group = endpoint, -1, group_index
+            group.endpoint_count += 1
+        group.endpoints[s.place[slot]].count += runs
+        if may_wait:
+            wait = &s.waits[start + s.place[slot]]
+            if wait.index < 0 or p.cand_cost[index] < wait.base or (
+                p.cand_cost[index] == wait.base and p.agent_rank[p.cand_agent[index]] < wait.rank
+            ):
+                wait.base, wait.rank = p.cand_cost[index], p.agent_rank[p.cand_agent[index]]
+                wait.index = index
+
+
+cdef void note_wait(const Problem* p, Scratch* s, Group* group, int32_t at) noexcept nogil:
+    """Let the group wait for the endpoint: now if it is full, else as soon as it becomes so."""
+    cdef Wait* wait = &s.waits[at]
+    if wait.index < 0:
+        return
+    wait.after = s.wait_first[wait.endpoint]
+    s.wait_first[wait.endpoint] = at
+    if p.endpoint_free[wait.endpoint] <= 0:
+        push_wait(p, s, group, at)
 
 
 cdef inline bint can_run(const Problem* p, int32_t index) noexcept nogil:
@@ -420,6 +555,27 @@ cdef void sift_endpoint(Endpoint* heap, int32_t at, int32_t count) noexcept nogi
         if child + 1 < count and endpoint_before(&heap[child + 1], &heap[child]):
             child += 1
         if not endpoint_before(&heap[child], &moved):
+            break
+        heap[at] = heap[child]
+        at = child
+    heap[at] = moved
+
+
+cdef inline bint wait_before(const Wait* a, const Wait* b) noexcept nogil:
+    if a.cost != b.cost:
+        return a.cost < b.cost
+    if a.rank != b.rank:
+        return a.rank < b.rank
+    return a.endpoint < b.endpoint
+
+
+cdef void sift_wait(const Wait* waits, int32_t* heap, int32_t at, int32_t count) noexcept nogil:
+    cdef int32_t moved = heap[at], child
+    while 2 * at + 1 < count:
+        child = 2 * at + 1
+        if child + 1 < count and wait_before(&waits[heap[child + 1]], &waits[heap[child]]):
+            child += 1
+        if not wait_before(&waits[heap[child]], &waits[moved]):
             break
         heap[at] = heap[child]
         at = child

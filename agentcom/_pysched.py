@@ -15,6 +15,7 @@ Buffer: TypeAlias = "array[int] | memoryview[int]"
 
 NO_ENDPOINT: Final = -1
 NOT_ASSIGNED: Final = -1
+WAITS: Final = -2  # the choice of a task that waits for candidate 0; for the next ones it is lower
 INT64_MAX: Final = 2**63 - 1
 
 # Name, bytes per item, whether `assign` writes to it; in the order of the arguments.
@@ -56,12 +57,15 @@ def assign(
       none is needed; the expected finish time, never negative.
     - agent_rank[agents]: smaller was idle longer. agent_free[agents]: not 0 when free; set to 0 when chosen.
     - endpoint_free[endpoints]: slots left, counted down; 0 or less is full. endpoint_step_us[endpoints]: what
-      every assignment of this call adds to the cost of further candidates on that endpoint, never negative.
-    - choice[n]: out, the index of the chosen candidate, or -1.
+      every task of this call that starts or waits there adds to the cost of further candidates on that endpoint,
+      never negative; nobody waits for an endpoint whose step is 0.
+    - choice[n]: out, the index of the chosen candidate; -1 for none; -2 - index for one that the task waits for.
 
-    The best has the least (cost + step x assigned in this call, agent rank, endpoint index, candidate index)
-    among those with a free agent and a free slot. Capacity only shrinks during a call, so a group that found
-    none once is exhausted until the next.
+    The best has the least (cost + step x those of this call, agent rank, endpoint index, candidate index) among
+    those that can run (free agent, free slot) and those on a full endpoint that can be waited for, whose cost must
+    have the expected wait in it; their agents need not be free. A task that waits takes no agent and is not counted
+    in the answer: each makes its endpoint dearer, until one that can run is cheaper. A group of which none can run
+    any more is exhausted: capacity only shrinks during a call, and its tasks behind are not looked at.
 
     Raises TypeError for what is no buffer, BufferError for one that cannot be written where it must, and
     ValueError for all else that breaks the above; then nothing has been written.
@@ -82,7 +86,7 @@ def assign(
 
 
 class _Tick:
-    """One call: the checked arguments, and what was assigned so far per endpoint."""
+    """One call: the checked arguments, and how many started or wait per endpoint so far."""
 
     def __init__(self, *buffers: Buffer) -> None:
         views = check(*buffers)
@@ -105,14 +109,25 @@ class _Tick:
             if best == NOT_ASSIGNED:
                 exhausted.add(group)
                 continue
-            self.choice[task] = best
-            self.take(best)
-            assigned += 1
+            if self.can_run(best):
+                self.choice[task] = best
+                self.take(best)
+                assigned += 1
+            else:
+                self.choice[task] = WAITS - best
+                self.made[self.endpoints[best]] += 1
         return assigned
 
     def best(self, group: int) -> int:
         candidates = range(self.starts[group], self.starts[group + 1])
-        return min(filter(self.can_run, candidates), key=self.key, default=NOT_ASSIGNED)
+        able = list(filter(self.can_run, candidates))
+        if not able:
+            return NOT_ASSIGNED
+        return min(able + list(filter(self.can_be_waited_for, candidates)), key=self.key)
+
+    def can_be_waited_for(self, candidate: int) -> bool:
+        endpoint = self.endpoints[candidate]
+        return endpoint != NO_ENDPOINT and self.slots[endpoint] <= 0 and self.steps[endpoint] > 0
 
     def can_run(self, candidate: int) -> bool:
         endpoint = self.endpoints[candidate]

@@ -80,6 +80,7 @@ ATTEMPTS_PER_HOST_MAX: Final = 256
 HOSTS_MAX: Final = 2000
 ENDPOINTS_MAX: Final = 2000
 MODELS_PER_ENDPOINT_MAX: Final = 500
+SCHEDULED_AHEAD_MAX: Final = 4096  # tasks of each pool that a tick looks at while those before them wait
 CAPABILITIES_MAX: Final = 200
 PROBE_ANSWER_BYTES_MAX: Final = 4 * MIB
 INVITES_MAX: Final = 200

@@ -1,6 +1,6 @@
 """The scheduling core alone: one call of `assign` is one tick with a full queue.
 
-As many agents as tasks (at least one per endpoint), spread evenly over the endpoints with a slot each, costs
+As many agents as tasks (at least one per endpoint), spread evenly over the endpoints, which are never full, costs
 drawn from one seed: so every task is placed, the most work that a tick of that size can have. The requirement
 groups take turns, and each can use every agent. Preparing the arrays is outside the figures.
 """
@@ -81,7 +81,7 @@ def tick_of(groups: int, endpoints: int, queue: int, seed: int = SEED) -> Tick:
         cand_cost_us=array("q", (rng.randrange(COST_US_MAX) for _ in range(candidates))),
         agent_rank=array("q", ranks),
         agent_free=array("i", [1] * agents),
-        endpoint_free=array("i", [-(-agents // endpoints)] * endpoints),
+        endpoint_free=array("i", [agents] * endpoints),  # never full: nobody waits
         endpoint_step_us=array("q", (rng.randrange(STEP_US_MAX) for _ in range(endpoints))),
         choice=array("i", [0] * queue),
     )

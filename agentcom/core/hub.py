@@ -13,6 +13,7 @@ from typing import NamedTuple, assert_never
 
 from agentcom import __version__, limits, sched
 from agentcom import messages as m
+from agentcom._pysched import WAITS
 from agentcom.clock import Now
 from agentcom.config import Settings
 from agentcom.core import invariants
@@ -45,7 +46,7 @@ from agentcom.core.registry import Registry
 from agentcom.core.requests import Requests
 from agentcom.core.retention import Retention
 from agentcom.core.retries import RetryBudgets
-from agentcom.core.routing import Candidate, Choices, Router
+from agentcom.core.routing import Board, Candidate, Choices, Router
 from agentcom.core.rows import SOURCES, TaskTable
 from agentcom.core.sessions import Session, Sessions
 from agentcom.core.story import NEXT_NOTE
@@ -70,7 +71,10 @@ from agentcom.model import (
     TierSource,
 )
 
-GREETINGS = (m.Hello, m.Enrol)  # what needs no session; a union written in place is made anew for each message
+GREETINGS = (
+    m.Hello,
+    m.Enrol,
+)  # what needs no session; a union written in place is made anew for each message
 
 
 class Loaded(NamedTuple):
@@ -250,10 +254,28 @@ class Hub:
     def _schedule_once(self, now: Now) -> bool:
         """Whether agents stayed free because the tasks chosen for them had no room under a limit any more."""
         free = [agent for agent in self.fleet.agents.values() if agent.takes_work]
-        queued = self.tasks.ready.next(len(free)) if free else []
+        count = len(free)
+        queued = self._queued(count) if free else []
+        while queued:
+            board, choice = self._choose(queued, free, now)
+            # Tasks that wait for a warm endpoint leave agents free, which may be sooner for some behind them.
+            has_waits = any(each <= WAITS for each in choice)
+            count = min(count * 4, limits.SCHEDULED_AHEAD_MAX)
+            more = self._queued(count) if has_waits else queued
+            if len(more) <= len(queued):
+                return self._carry_out(queued, board, choice, now)
+            queued = more
+        return False
+
+    def _queued(self, count: int) -> list[tuple[int, int]]:
+        """(entry, group) of the next tasks, `count` at most of each pool; the group's complement for one that has
+        failed before, while some endpoints are closed for those."""
+        queued = self.tasks.ready.next(count)
         if self.tasks.alone:
             queued = [one for one in queued if not self.tasks.groups[one[1]].alone]
-        return bool(queued) and self._dispatch(queued, free, now)
+        if self.retries.spent:
+            queued = [(entry, self._wanted(entry, group)) for entry, group in queued]
+        return queued
 
     def next_due_ms(self, now: Now) -> int | None:
         """When the next timer is due, in monotonic ms; None when there is none."""
@@ -517,14 +539,10 @@ class Hub:
 
     # --- dispatch ---------------------------------------------------------------------------------------
 
-    def _dispatch(self, queued: list[tuple[int, int]], free: list[Agent], now: Now) -> bool:
-        """One scheduler call over the heads of all groups, then one assignment per choice, unless the ones before it
-        have used up what a limit allows. Whether that happened."""
-        if self.retries.spent:
-            queued = [(entry, self._wanted(entry, group)) for entry, group in queued]
+    def _choose(self, queued: list[tuple[int, int]], free: list[Agent], now: Now) -> tuple[Board, array[int]]:
+        """One scheduler call over the heads of all groups."""
         order = sorted({group for _, group in queued})
-        wanted = [(self.tasks.groups[max(g, ~g)], g < 0) for g in order]
-        board = self.router.board(wanted, free, now)
+        board = self.router.board([(self.tasks.groups[max(g, ~g)], g < 0) for g in order], free, now)
         index = {group: n for n, group in enumerate(order)}
         choice = array("i", [-1] * len(queued))
         sched.assign(
@@ -539,6 +557,13 @@ class Hub:
             board.endpoint_step_us,
             choice,
         )
+        return board, choice
+
+    def _carry_out(self, queued: list[tuple[int, int]], board: Board, choice: array[int], now: Now) -> bool:
+        """One assignment per choice, unless the ones before it have used up what a limit allows. Whether that
+        happened."""
+        order = sorted({group for _, group in queued})
+        index = {group: n for n, group in enumerate(order)}
         choices: dict[int, Choices] = {}
         slot_of = self.tasks.table.slot_of
         is_limited = False
@@ -552,7 +577,7 @@ class Hub:
             if group not in choices:
                 n = index[group]
                 ways = board.candidates[board.cand_start[n] : board.cand_start[n + 1]]
-                choices[group] = self.router.choices(wanted[n], ways)
+                choices[group] = self.router.choices((self.tasks.groups[max(group, ~group)], group < 0), ways)
             self._assign(slot, choices[group], board.candidates[chosen], now)
         return is_limited
 

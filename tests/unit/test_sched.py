@@ -130,6 +130,39 @@ def test_an_endpoint_without_a_slot_is_never_chosen(assign: Assign, full: int) -
     assert outcome(assign, tick) == Outcome(1, [1, -1], [1, 0, 1], [full, 0])
 
 
+def test_a_task_waits_for_a_full_endpoint_that_is_sooner_than_one_that_is_free(assign: Assign) -> None:
+    tick = Tick([0], [[(0, 0, 40), (1, 1, 100)]], [0, 1], [0, 1], [30, 30])
+    assert outcome(assign, tick) == Outcome(0, [-2], [1, 1], [0, 1])
+
+
+@pytest.mark.parametrize("tasks", [5, 1000])
+def test_tasks_that_wait_make_the_wait_longer_until_the_next_ones_go_elsewhere(
+    assign: Assign, tasks: int
+) -> None:
+    warm_and_cold = [(0, 0, 40), (1, 1, 100), (2, 1, 100)]
+    tick = Tick([0] * tasks, [warm_and_cold], [0, 1, 2], [0, 2], [30, 30])
+    # Waits of 40, 70 and 100 (the agent idle longer wins the tie), then 130 against 100, then 130 against 130.
+    expected = [-2, -2, -2, 1, -2] if tasks == 5 else [-2, -2, -2, 1, -2, 2] + [-1] * (tasks - 6)
+    assert outcome(assign, tick).choice == expected
+
+
+def test_an_endpoint_that_becomes_full_during_the_call_is_waited_for_by_every_group(assign: Assign) -> None:
+    both = [(0, 0, 10), (1, 0, 12), (2, 1, 100)]
+    tick = Tick([0, 1, 0, 1, 2], [both, both, both], [0, 1, 2], [1, 1], [10, 10])
+    assert outcome(assign, tick) == Outcome(1, [0, -5, -2, -5, -8], [0, 1, 1], [0, 1])
+
+
+def test_a_wait_needs_no_free_agent_and_takes_none(assign: Assign) -> None:
+    tick = Tick([0, 0], [[(0, 0, 40), (1, 1, 50)]], [0, 1], [0, 1], [30, 30], free=[0, 1])
+    assert outcome(assign, tick) == Outcome(1, [-2, 1], [0, 0], [0, 0])
+
+
+def test_nobody_waits_where_nothing_can_run_nor_for_an_endpoint_without_a_step(assign: Assign) -> None:
+    assert outcome(assign, Tick([0, 0], [[(0, 0, 40)]], [0], [0], [30])).choice == [-1, -1]
+    tick = Tick([0, 0], [[(0, 0, 40), (1, 1, 50)]], [0, 1], [0, 1], [0, 30])
+    assert outcome(assign, tick).choice == [1, -1]
+
+
 def test_each_assignment_makes_its_endpoint_dearer_by_its_step(assign: Assign) -> None:
     tick = Tick([0] * 4, [[(0, 0, 10), (1, 0, 10), (2, 0, 10), (3, 1, 25)]], [0, 1, 2, 3], [9, 9], [10, 0])
     assert outcome(assign, tick).choice == [0, 1, 3, 2]
@@ -291,27 +324,27 @@ def ticks(draw: st.DrawFn) -> Tick:
 def in_plain_words(tick: Tick) -> Outcome:
     """The rule of the contract, written down once more without any of the code under test."""
     candidates = [(group, *each) for group, members in enumerate(tick.groups) for each in members]
+    steps = tick.steps or [0] * len(tick.slots)
     free, slots, made = [bool(each) for each in tick.free or []], list(tick.slots), [0] * len(tick.slots)
     choice = []
     for task in tick.tasks:
-        able = [
-            (
-                cost + (tick.steps[endpoint] * made[endpoint] if endpoint >= 0 else 0),
-                tick.ranks[agent],
-                endpoint,
-                at,
-            )
-            for at, (group, agent, endpoint, cost) in enumerate(candidates)
-            if group == task and free[agent] and (endpoint < 0 or slots[endpoint] > 0)
-        ]
-        best = min(able, default=(0, 0, 0, -1))[-1]
-        choice.append(best)
-        if best >= 0:
-            _, agent, endpoint, _ = candidates[best]
-            free[agent] = False
+        ways = []
+        for at, (group, agent, endpoint, cost) in enumerate(candidates):
+            full = endpoint >= 0 and slots[endpoint] <= 0
+            if group == task and (steps[endpoint] > 0 if full else free[agent]):
+                added = steps[endpoint] * made[endpoint] if endpoint >= 0 else 0
+                ways.append((cost + added, tick.ranks[agent], endpoint, at, full))
+        if all(full for *_, full in ways):
+            choice.append(-1)
+            continue
+        *_, endpoint, best, waits = min(ways)
+        choice.append(-2 - best if waits else best)
+        if endpoint >= 0:
+            made[endpoint] += 1
+        if not waits:
+            free[candidates[best][1]] = False
             if endpoint >= 0:
                 slots[endpoint] -= 1
-                made[endpoint] += 1
     left = [each if still else 0 for each, still in zip(tick.free or [], free, strict=True)]
     return Outcome(sum(each >= 0 for each in choice), choice, left, slots)
 

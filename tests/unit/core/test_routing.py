@@ -132,6 +132,15 @@ def test_a_warm_host_that_is_busy_loses_to_an_idle_one(rig: Rig) -> None:
     assert [one.route.host for one in rig.sent(m.Assign)] == ["cold"]
 
 
+def test_tasks_wait_for_a_warm_endpoint_until_a_cold_one_is_sooner_for_those_behind(rig: Rig) -> None:
+    """The cold one loads for 40 s and a task runs for 33 s, so the second waits for the first, the third does not."""
+    gpu(rig, "warm", warm=True)
+    gpu(rig, "cold", size_bytes=20_000_000_000)
+    rig.admin.submit(task(), task(), task())
+    assert [(one.task, one.route.host) for one in rig.sent(m.Assign)] == [(1, "warm"), (3, "cold")]
+    assert rig.admin.state(2) == "ready"
+
+
 def test_equal_agents_take_turns(rig: Rig) -> None:
     """The agent idle longest: four equal ones get five tasks each."""
     boxes = [rig.host(f"box{n}") for n in range(4)]
