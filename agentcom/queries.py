@@ -22,6 +22,7 @@ from agentcom.core.hub import Hub
 from agentcom.core.requests import OF_THE_STORE
 from agentcom.core.story import tell
 from agentcom.core.waiting import NAMED_MAX
+from agentcom.core.wanted import model_of
 from agentcom.errors import NotFound, Refused, StoreError
 from agentcom.live_records import LiveRecords
 from agentcom.logbook import LogBook
@@ -357,7 +358,7 @@ class Queries:
         row = self._row_of(op.task, mine)
         group = self._group_of(row)
         why: JsonObject = {"id": row.id, "state": row.state.value, "tier": row.tier.value, "shows": "present"}
-        why["needs"] = {"model": self.hub.router.model_of(group) or None, "capabilities": list(group.needs)}
+        why["needs"] = {"model": model_of(group, self.hub.settings) or None, "capabilities": list(group.needs)}
         why["hosts"] = []
         why["route"] = None
         if row.state in OPEN_ATTEMPT or row.state is State.completed:
@@ -371,7 +372,7 @@ class Queries:
         why["conditions"] = []
         if row.state is State.ready:
             is_retry = self.hub.tasks.is_retry(self.hub.tasks.table.slot_of[row.id])
-            why["hosts"] = self.hub.router.explain(group, is_retry)
+            why["hosts"] = self.hub.router.refusals.explain(group, is_retry)
             hindrances = self.hub.gates.hindrances(row.group, row.labels, is_retry)
             why["conditions"] = [hindrance._asdict() for hindrance in hindrances]
         why["reason"] = self._reason(row, why["conditions"], why["hosts"])

@@ -13,28 +13,24 @@ from typing import Literal
 
 import msgspec
 
-from agentcom import limits
 from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.core import evidence, progress
-from agentcom.core.agents import Agent, Block, Fleet, Host
+from agentcom.core.aftermath import Aftermath
+from agentcom.core.agents import Agent, Fleet, Host
 from agentcom.core.effects import LogPiece, RecordKey, SendAssign, key_u64x2
 from agentcom.core.gates import Gates
-from agentcom.core.isolation import must_run_alone
-from agentcom.core.losses import lost, times
+from agentcom.core.losses import lost
 from agentcom.core.outlet import Outlet
 from agentcom.core.registry import Registry, canonical_model
-from agentcom.core.retries import RetryBudgets, backoff_ms
-from agentcom.core.routing import Candidate
-from agentcom.core.rows import TIERS, TaskTable
+from agentcom.core.retries import RetryBudgets
+from agentcom.core.rows import TaskTable
+from agentcom.core.score import Candidate
 from agentcom.core.story import Noted
 from agentcom.core.tasks import OPEN, Jitter, Move, Tasks
 from agentcom.errors import Refused
 from agentcom.model import (
-    BACKEND_OF,
-    STRATEGY_OF,
     AttemptRecord,
-    Backend,
     FailureClass,
     PrincipalRecord,
     Role,
@@ -71,13 +67,13 @@ class Attempts:
         self._table = tasks.table
         self._fleet = fleet
         self._registry = registry
-        self._jitter = jitter
         self._away_ms = 0
         self._lease_floor_ms: dict[int, int] = {}  # by host
         self._timers: list[tuple[int, int, int]] = []  # (due on the lease clock, task, attempt)
         # (task, attempt) -> (endpoint, model) in flight; cancelled attempts whose agent is not free yet
         self.calls: dict[tuple[int, int], tuple[int, str]] = {}
         self.closing: dict[tuple[int, int], Agent] = {}
+        self.aftermath = Aftermath(tasks, fleet, registry, jitter, self.clock_ms, self._remind)
 
     def beats_at(self, host: Host, heartbeat_s: float) -> None:
         """Note the pace that a host was told last: until it knows of a faster one, its leases outlast three
@@ -471,7 +467,7 @@ class Attempts:
         error = TaskError(failure_class=FailureClass.infrastructure, code="stalled", message=said)
         self.stop(slot, error, now, outcome="stalled")
         self._table.agent[slot] = self._table.unaccepted[slot] = 0
-        self._worker_lost(slot, error, now)
+        self.aftermath.worker_lost(slot, error, now)
 
     def _complete(self, slot: int, now: Now) -> None:
         agent = self._fleet.agents[self._table.agent[slot]]
@@ -481,66 +477,15 @@ class Attempts:
         self._tasks.move(slot, Move.complete, now)
 
     def _fail(self, slot: int, outcome: Outcome, error: TaskError, now: Now) -> None:
-        """By class: elsewhere after a backoff, parked until the window opens, a retry spent, or held."""
-        table, queue = self._table, self._tasks.settings.queue
-        task = table.id[slot]
+        """Close the attempt; what becomes of the task depends on the class of the failure."""
+        table = self._table
         agent = self._fleet.agents[table.agent[slot]]
         if error.failure_class is not FailureClass.configuration:
             # A setting, a key or a policy that stands in the way is no fault of the agent.
             self._fleet.count(agent, completed=False)
-        call = self.calls.get((task, table.attempt[slot]))
+        call = self.calls.get((table.id[slot], table.attempt[slot]))
         self._end(slot, outcome, error, now)
-        table.errors[task] = error
-        if outcome == "failed":
-            table.losses[slot] = 0  # the worker has survived it: losses count in a row
-            self._tasks.set_alone(slot, False)
-        if error.failure_class is FailureClass.configuration:
-            if error.code in limits.KEY_CODES:
-                self._block(slot, agent, error.message, limits.KEY_BLOCK_MS, now)
-            self._tasks.hold(slot, error, now)
-        elif error.failure_class is FailureClass.usage_window:
-            table.parked_count[slot] += 1
-            self._park(slot, agent, error, now)
-        elif error.failure_class is FailureClass.infrastructure:
-            if call is not None:
-                self._registry.call_failed(call[0], agent.host.record.id, now)
-            else:
-                self._registry.host_failed(agent.host.record.id, now)
-            table.infra_count[slot] += 1
-            self._again(
-                slot, table.infra_count[slot], queue.max_infrastructure, "infrastructure_exhausted", now
-            )
-        else:
-            table.retries_used[slot] += 1
-            self._again(slot, table.retries_used[slot], table.max_retries[slot], error.code, now)
-
-    def _park(self, slot: int, agent: Agent, error: TaskError, now: Now) -> None:
-        """Wait for the usage window. A cloud account's is that of the host's key: its agents get no more for it."""
-        wait_ms = int((error.retry_after_s or self._tasks.settings.queue.park_s) * 1000)
-        self._block(slot, agent, error.message, wait_ms, now)
-        self._delay(slot, wait_ms, now)
-
-    def _block(self, slot: int, agent: Agent, reason: str, wait_ms: int, now: Now) -> None:
-        """Keep a cloud account's backend from the host for a while: what one task met, the next would meet too."""
-        backend = BACKEND_OF[STRATEGY_OF[TIERS[self._table.tier[slot]]]]
-        if backend is Backend.claude:
-            until_ms, until_wall_ms = self.clock_ms(now) + wait_ms, now.wall_ms + wait_ms
-            self._fleet.block(agent.host, Block(backend, reason, until_ms, now.wall_ms, until_wall_ms), now)
-
-    def _again(self, slot: int, used: int, allowed: int, code: str, now: Now, what: str = "") -> None:
-        """Back to the queue after a backoff, or dead when `used` is past what is allowed. `what`: if not attempts."""
-        if used <= allowed:
-            self._delay(slot, backoff_ms(self._tasks.settings, used, self._jitter), now)
-            return
-        last = self._table.errors[self._table.id[slot]]
-        count = self._table.attempt[slot]
-        tries = f"gave up after {what or times(count, 'attempt')}; the last: {last.message}"
-        self._table.errors[self._table.id[slot]] = TaskError(
-            failure_class=last.failure_class, code=code, message=tries[:4000]
-        )
-        if self._table.retries_used[slot] > self._table.max_retries[slot]:
-            self._table.retries_used[slot] = self._table.max_retries[slot]
-        self._tasks.move(slot, Move.kill, now)
+        self.aftermath.failed(slot, agent, call, error, now, has_worked=outcome == "failed")
 
     def _take_back(self, slot: int, outcome: Outcome, error: TaskError | None, now: Now) -> None:
         """The lease is reclaimed. A lost worker counts."""
@@ -548,62 +493,15 @@ class Attempts:
         if error is None:
             self._tasks.move(slot, Move.back, now)
             return
-        self._worker_lost(slot, error, now)
-
-    def _worker_lost(self, slot: int, error: TaskError, now: Now) -> None:
-        """Count it, and go on after a backoff. A sidecar that was stopped in order has lost nobody, but what it runs
-        may be what stops it, so that has an end too."""
-        table, queue = self._table, self._tasks.settings.queue
-        table.errors[table.id[slot]] = error
-        if error.code == "sidecar_stopped":
-            table.infra_count[slot] += 1
-            count = table.infra_count[slot]
-            self._again(slot, count, queue.max_infrastructure, "infrastructure_exhausted", now)
-            return
-        table.losses[slot] += 1
-        losses = table.losses[slot]
-        if losses < queue.max_losses:
-            self._tasks.set_alone(slot, must_run_alone(losses, queue.max_losses))
-        code = "stalled" if error.code == "stalled" else "worker_lost"
-        self._again(slot, losses, queue.max_losses - 1, code, now, f"{times(losses, 'lost worker')} in a row")
+        self.aftermath.worker_lost(slot, error, now)
 
     def _not_accepted(self, slot: int, when: str, now: Now) -> None:
-        """Nobody took the assignment. Once is the host's affair, and the task goes elsewhere at once; a task that this
-        befalls again and again may be what kills its sidecars, so it waits longer each time and has an end."""
+        """Close the attempt that nobody took."""
         table = self._table
         agent = self._fleet.agents[table.agent[slot]]
         place = f"{agent.record.name} on {agent.host.record.name}"
         self._end(slot, "unaccepted", None, now)
-        table.unaccepted[slot] += 1
-        count = table.unaccepted[slot]
-        if count == 1:
-            self._tasks.move(slot, Move.back, now)
-            return
-        table.errors[table.id[slot]] = TaskError(
-            failure_class=FailureClass.infrastructure,
-            code="not_accepted",
-            message=f"{count} assignments in a row were not accepted; the last by {place}, {when}",
-        )
-        if count >= self._tasks.settings.queue.max_unaccepted:
-            self._again(slot, 1, 0, "never_accepted", now)
-        else:
-            self._delay(slot, backoff_ms(self._tasks.settings, count - 1, self._jitter), now)
-
-    def _delay(self, slot: int, ms: int, now: Now) -> None:
-        table = self._table
-        table.delay_ms[slot], table.due_ms[slot] = ms, now.wall_ms + ms
-        table.lease_ms[slot] = self.clock_ms(now) + ms
-        table.not_before_ms[slot] = 0
-        self._tasks.move(slot, Move.delay, now)
-        self._remind(slot, table.lease_ms[slot])
-
-    def load_delayed(self, slot: int, now: Now) -> None:
-        """A delay goes on where it was when the hub stopped. Only the wall clock ran meanwhile; however it jumped,
-        the delay becomes no longer than it was."""
-        table = self._table
-        left_ms = min(table.delay_ms[slot], max(0, table.due_ms[slot] - now.wall_ms))
-        table.lease_ms[slot] = self.clock_ms(now) + left_ms
-        self._remind(slot, table.lease_ms[slot])
+        self.aftermath.not_accepted(slot, place, when, now)
 
     def _remind(self, slot: int, due_ms: int) -> None:
         heapq.heappush(self._timers, (due_ms, self._table.id[slot], self._table.attempt[slot]))

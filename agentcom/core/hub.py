@@ -19,6 +19,7 @@ from agentcom.config import Settings
 from agentcom.core import invariants
 from agentcom.core.agents import Agent, Fleet, Host
 from agentcom.core.attempts import Attempts
+from agentcom.core.board import Board
 from agentcom.core.configuration import Configuration
 from agentcom.core.depends import Edge
 from agentcom.core.effects import (
@@ -46,8 +47,9 @@ from agentcom.core.registry import Registry
 from agentcom.core.requests import Requests
 from agentcom.core.retention import Retention
 from agentcom.core.retries import RetryBudgets
-from agentcom.core.routing import Board, Candidate, Choices, Router
+from agentcom.core.routing import Choices, Router
 from agentcom.core.rows import SOURCES, TaskTable
+from agentcom.core.score import Candidate
 from agentcom.core.sessions import Session, Sessions
 from agentcom.core.story import NEXT_NOTE
 from agentcom.core.succession import NoSubmits, succeed
@@ -170,7 +172,7 @@ class Hub:
             if state in OPEN:
                 self.attempts.load(slot, loaded.routes.get(self.tasks.table.id[slot]), now)
             elif state is State.delayed and not self.tasks.table.not_before_ms[slot]:
-                self.attempts.load_delayed(slot, now)
+                self.attempts.aftermath.load_delayed(slot, now)
         if old is not None:
             self._probe_due_ms = old._probe_due_ms
             succeed(self, old, now)
@@ -302,7 +304,7 @@ class Hub:
     def adopt(self, settings: Settings, now: Now) -> None:
         """Let these settings apply to every part, here and in the shell, from now on. Where the pace changes open
         attempts get a fresh lease of the new length: none runs out because the rules changed under it."""
-        for part in (self, self.tasks, self.router, self.retries):
+        for part in (self, self.tasks, self.router, self.router.refusals, self.retries):
             part.settings = settings
         pace = pace_of(settings)
         is_same_pace = pace == self.pace

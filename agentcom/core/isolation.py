@@ -17,7 +17,8 @@ from typing import Final
 from agentcom.clock import Now
 from agentcom.core.agents import Agent, Fleet, Host
 from agentcom.core.gates import Gates
-from agentcom.core.routing import Candidate, Choices, Router
+from agentcom.core.routing import Choices, Router
+from agentcom.core.score import Candidate
 from agentcom.core.tasks import Tasks
 from agentcom.model import State
 

@@ -8,7 +8,7 @@ import pytest
 
 from agentcom import limits
 from agentcom import messages as m
-from agentcom.core.routing import LOAD_US_MIN, PENALTY_US
+from agentcom.core.score import LOAD_US_MIN, PENALTY_US
 from agentcom.model import Backend, FailureClass, Role, Tier
 from tests.core_rig import HostEnd, Rig
 from tests.factories import (

@@ -1,0 +1,157 @@
+"""What becomes of a task whose attempt has ended without a result: back to its lane, a wait, held, or dead.
+
+By failure class, as the glossary has them. Attempts closes the attempt and frees its agent before it asks here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agentcom import limits
+from agentcom.clock import Now
+from agentcom.core.agents import Agent, Block, Fleet
+from agentcom.core.isolation import must_run_alone
+from agentcom.core.losses import times
+from agentcom.core.registry import Registry
+from agentcom.core.retries import backoff_ms
+from agentcom.core.rows import TIERS
+from agentcom.core.tasks import Jitter, Move, Tasks
+from agentcom.model import BACKEND_OF, STRATEGY_OF, Backend, FailureClass, TaskError
+
+
+class Aftermath:
+    """Moves tasks after a failure. `clock_ms` is the lease clock, `remind` sets a timer on it for a slot."""
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        fleet: Fleet,
+        registry: Registry,
+        jitter: Jitter,
+        clock_ms: Callable[[Now], int],
+        remind: Callable[[int, int], None],
+    ) -> None:
+        self._tasks = tasks
+        self._table = tasks.table
+        self._fleet = fleet
+        self._registry = registry
+        self._jitter = jitter
+        self._clock_ms = clock_ms
+        self._remind = remind
+
+    def failed(
+        self,
+        slot: int,
+        agent: Agent,
+        call: tuple[int, str] | None,
+        error: TaskError,
+        now: Now,
+        *,
+        has_worked: bool,
+    ) -> None:
+        """By class: elsewhere after a backoff, parked until the window opens, a retry spent, or held. `call` is the
+        (endpoint, model) that the attempt used; `has_worked`: its worker ran, and has survived it."""
+        table, queue = self._table, self._tasks.settings.queue
+        table.errors[table.id[slot]] = error
+        if has_worked:
+            table.losses[slot] = 0  # losses count in a row
+            self._tasks.set_alone(slot, False)
+        if error.failure_class is FailureClass.configuration:
+            if error.code in limits.KEY_CODES:
+                self._block(slot, agent, error.message, limits.KEY_BLOCK_MS, now)
+            self._tasks.hold(slot, error, now)
+        elif error.failure_class is FailureClass.usage_window:
+            table.parked_count[slot] += 1
+            self._park(slot, agent, error, now)
+        elif error.failure_class is FailureClass.infrastructure:
+            if call is not None:
+                self._registry.call_failed(call[0], agent.host.record.id, now)
+            else:
+                self._registry.host_failed(agent.host.record.id, now)
+            table.infra_count[slot] += 1
+            self._again(
+                slot, table.infra_count[slot], queue.max_infrastructure, "infrastructure_exhausted", now
+            )
+        else:
+            table.retries_used[slot] += 1
+            self._again(slot, table.retries_used[slot], table.max_retries[slot], error.code, now)
+
+    def worker_lost(self, slot: int, error: TaskError, now: Now) -> None:
+        """Count it, and go on after a backoff. A sidecar that was stopped in order has lost nobody, but what it runs
+        may be what stops it, so that has an end too."""
+        table, queue = self._table, self._tasks.settings.queue
+        table.errors[table.id[slot]] = error
+        if error.code == "sidecar_stopped":
+            table.infra_count[slot] += 1
+            count = table.infra_count[slot]
+            self._again(slot, count, queue.max_infrastructure, "infrastructure_exhausted", now)
+            return
+        table.losses[slot] += 1
+        losses = table.losses[slot]
+        if losses < queue.max_losses:
+            self._tasks.set_alone(slot, must_run_alone(losses, queue.max_losses))
+        code = "stalled" if error.code == "stalled" else "worker_lost"
+        self._again(slot, losses, queue.max_losses - 1, code, now, f"{times(losses, 'lost worker')} in a row")
+
+    def not_accepted(self, slot: int, place: str, when: str, now: Now) -> None:
+        """Nobody took the assignment. Once is the host's affair, and the task goes elsewhere at once; a task that this
+        befalls again and again may be what kills its sidecars, so it waits longer each time and has an end."""
+        table = self._table
+        table.unaccepted[slot] += 1
+        count = table.unaccepted[slot]
+        if count == 1:
+            self._tasks.move(slot, Move.back, now)
+            return
+        table.errors[table.id[slot]] = TaskError(
+            failure_class=FailureClass.infrastructure,
+            code="not_accepted",
+            message=f"{count} assignments in a row were not accepted; the last by {place}, {when}",
+        )
+        if count >= self._tasks.settings.queue.max_unaccepted:
+            self._again(slot, 1, 0, "never_accepted", now)
+        else:
+            self._delay(slot, backoff_ms(self._tasks.settings, count - 1, self._jitter), now)
+
+    def _park(self, slot: int, agent: Agent, error: TaskError, now: Now) -> None:
+        """Wait for the usage window. A cloud account's is that of the host's key: its agents get no more for it."""
+        wait_ms = int((error.retry_after_s or self._tasks.settings.queue.park_s) * 1000)
+        self._block(slot, agent, error.message, wait_ms, now)
+        self._delay(slot, wait_ms, now)
+
+    def _block(self, slot: int, agent: Agent, reason: str, wait_ms: int, now: Now) -> None:
+        """Keep a cloud account's backend from the host for a while: what one task met, the next would meet too."""
+        backend = BACKEND_OF[STRATEGY_OF[TIERS[self._table.tier[slot]]]]
+        if backend is Backend.claude:
+            until_ms, until_wall_ms = self._clock_ms(now) + wait_ms, now.wall_ms + wait_ms
+            self._fleet.block(agent.host, Block(backend, reason, until_ms, now.wall_ms, until_wall_ms), now)
+
+    def _again(self, slot: int, used: int, allowed: int, code: str, now: Now, what: str = "") -> None:
+        """Back to the queue after a backoff, or dead when `used` is past what is allowed. `what`: if not attempts."""
+        if used <= allowed:
+            self._delay(slot, backoff_ms(self._tasks.settings, used, self._jitter), now)
+            return
+        last = self._table.errors[self._table.id[slot]]
+        count = self._table.attempt[slot]
+        tries = f"gave up after {what or times(count, 'attempt')}; the last: {last.message}"
+        self._table.errors[self._table.id[slot]] = TaskError(
+            failure_class=last.failure_class, code=code, message=tries[:4000]
+        )
+        if self._table.retries_used[slot] > self._table.max_retries[slot]:
+            self._table.retries_used[slot] = self._table.max_retries[slot]
+        self._tasks.move(slot, Move.kill, now)
+
+    def _delay(self, slot: int, ms: int, now: Now) -> None:
+        table = self._table
+        table.delay_ms[slot], table.due_ms[slot] = ms, now.wall_ms + ms
+        table.lease_ms[slot] = self._clock_ms(now) + ms
+        table.not_before_ms[slot] = 0
+        self._tasks.move(slot, Move.delay, now)
+        self._remind(slot, table.lease_ms[slot])
+
+    def load_delayed(self, slot: int, now: Now) -> None:
+        """A delay goes on where it was when the hub stopped. Only the wall clock ran meanwhile; however it jumped,
+        the delay becomes no longer than it was."""
+        table = self._table
+        left_ms = min(table.delay_ms[slot], max(0, table.due_ms[slot] - now.wall_ms))
+        table.lease_ms[slot] = self._clock_ms(now) + left_ms
+        self._remind(slot, table.lease_ms[slot])

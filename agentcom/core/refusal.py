@@ -1,0 +1,184 @@
+"""Why a host cannot take a task now, and the smallest change that would let it.
+
+A refusal is (condition, what is the matter, the remedy). The conditions are looked at in the order in which a person
+would mend them; the first that fails speaks for the host.
+"""
+
+from __future__ import annotations
+
+from agentcom.clock import rfc3339
+from agentcom.config import Settings
+from agentcom.core.agents import Agent, Fleet, Host, offers
+from agentcom.core.registry import Registry
+from agentcom.core.retries import RetryBudgets
+from agentcom.core.wanted import held_model, missing_need, model_of
+from agentcom.model import BACKEND_OF, STRATEGY_OF, EndpointRecord, Group, JsonObject, Strategy
+
+Refusal = tuple[str, str, str]
+ELSEWHERE: Refusal = ("endpoint_elsewhere", "", "")
+
+
+class Refusals:
+    """What stands in the way, from the fleet and the registry as they are now."""
+
+    def __init__(self, fleet: Fleet, registry: Registry, retries: RetryBudgets, settings: Settings) -> None:
+        self._fleet = fleet
+        self._registry = registry
+        self._retries = retries
+        self.settings = settings
+
+    def explain(self, group: Group, is_retry: bool = False) -> list[JsonObject]:
+        """Per host: the first condition that fails, and the smallest change that would let the task run."""
+        return [self._explain_host(group, host, is_retry) for _, host in sorted(self._fleet.hosts.items())]
+
+    def counts(self, group: Group, is_retry: bool) -> dict[str, int]:
+        """How many hosts fail which condition."""
+        counts: dict[str, int] = {}
+        for explained in self.explain(group, is_retry):
+            if explained["fails"]:
+                counts[explained["fails"]] = counts.get(explained["fails"], 0) + 1
+        return counts
+
+    def _explain_host(self, group: Group, host: Host, is_retry: bool) -> JsonObject:
+        fails, message, change = self._host_refusal(group, host, is_retry) or ("", "it can run here now", "")
+        return {"host": host.record.name, "fails": fails, "message": message, "change": change}
+
+    def _host_refusal(self, group: Group, host: Host, is_retry: bool) -> Refusal | None:
+        name = host.record.name
+        if not host.online:
+            return "host_offline", f"{name} is not connected", f"start `agentcom sidecar` on {name}"
+        if host.record.draining:
+            return "host_draining", f"{name} is draining", f"agentcom host drain {name} --undo"
+        if host.paused:
+            return "host_paused", f"{name} is paused", f"agentcom queue resume --host {name}"
+        kept = _kept_free(group, host)
+        if kept is not None:
+            return kept
+        agents = [a for a in self._fleet.agents_of(host) if a.offered]
+        backend = BACKEND_OF[STRATEGY_OF[group.tier]]
+        able = [a for a in agents if offers(a, backend)]
+        if not able:
+            return f"no_{backend}", f"no agent on {name} offers {backend}", _backend_remedy(backend, name)
+        block = host.blocks.get(backend)
+        if block is not None:
+            return (
+                "backend_blocked",
+                f"{backend} on {name} cannot be used until {rfc3339(block.until_wall_ms)}: {block.reason}",
+                "wait, or give another host a key",
+            )
+        fitting = [a for a in able if missing_need(group, a) is None]
+        if not fitting:
+            need = missing_need(group, able[0])
+            return (
+                "need_missing",
+                f"no agent on {name} has {need}",
+                f"add {need} to sidecar.capabilities on {name}",
+            )
+        if STRATEGY_OF[group.tier] is Strategy.local_llm:
+            refused = self._host_endpoint_refusal(group, host, is_retry)
+            if refused is not None:
+                return refused
+        return self._agents_refusal(name, fitting)
+
+    @staticmethod
+    def _agents_refusal(host: str, agents: list[Agent]) -> Refusal | None:
+        if any(a.takes_work for a in agents):
+            return None
+        open_agents = [a for a in agents if not a.record.cordoned]
+        if not open_agents:
+            first = agents[0].record.name
+            return (
+                "agent_cordoned",
+                f"every fitting agent on {host} is cordoned",
+                f"agentcom agent uncordon {first}",
+            )
+        if all(a.unresponsive for a in open_agents):
+            return (
+                "agent_unresponsive",
+                f"the agents on {host} do not take assignments",
+                f"restart the sidecar on {host}",
+            )
+        tasks = ", ".join(str(a.task) for a in open_agents if a.task)
+        return (
+            "agents_busy",
+            f"every fitting agent on {host} is busy (tasks {tasks})",
+            "wait, or add agents (sidecar.agents)",
+        )
+
+    def _host_endpoint_refusal(self, group: Group, host: Host, is_retry: bool) -> Refusal | None:
+        model = model_of(group, self.settings)
+        refusals = [
+            refused
+            for endpoint in self._registry.endpoints.values()
+            if (refused := self.of_endpoint(endpoint, host, model, is_retry)) != ELSEWHERE
+        ]
+        if not refusals:
+            add = f"agentcom endpoint add URL --host {host.record.name}, or start Ollama there"
+            return "no_endpoint", f"{host.record.name} reaches no LLM endpoint", add
+        if any(r is None for r in refusals):
+            return None
+        # The endpoint that comes nearest speaks for the host: a full one has all but a slot.
+        nearest = ("endpoint_full", "limit_reached", "retry_budget", "model_missing", "endpoint_unhealthy")
+        return min((r for r in refusals if r is not None), key=lambda r: nearest.index(r[0]))
+
+    def of_endpoint(self, endpoint: EndpointRecord, host: Host, model: str, is_retry: bool) -> Refusal | None:
+        """Why an agent of the host cannot use the model on the endpoint now."""
+        if endpoint.seen_from not in (0, host.record.id):
+            return ELSEWHERE
+        if not endpoint.healthy:
+            return (
+                "endpoint_unhealthy",
+                f"{endpoint.name} is not healthy: {endpoint.reason}",
+                f"start the server at {endpoint.url}",
+            )
+        if held_model(endpoint, model) is None:
+            return (
+                "model_missing",
+                f"{endpoint.name} does not have {model}",
+                f"ollama pull {model} at {endpoint.url}",
+            )
+        if is_retry and endpoint.id in self._retries.spent:
+            used, allowed = self._retries.used(endpoint.id)
+            return (
+                "retry_budget",
+                f"{endpoint.name} had {used} retries of {allowed} in {self.settings.endpoints.retry_window_s:g} s",
+                f"mend the server at {endpoint.url}, or wait; see endpoints.retry_percent",
+            )
+        if self._registry.in_flight.get((endpoint.id, model), 0) >= endpoint.cap:
+            return (
+                "endpoint_full",
+                f"{endpoint.name} already runs {endpoint.cap} of {model}",
+                f"wait, or agentcom endpoint update {endpoint.name} --cap {endpoint.cap + 1}",
+            )
+        if self._registry.is_full(endpoint.id):
+            allowed = self._registry.limits[endpoint.id]
+            return (
+                "limit_reached",
+                f"{endpoint.name} already runs {allowed}, its limit",
+                f"wait, or agentcom queue limit set endpoint:{endpoint.name} {allowed + 1}",
+            )
+        return None
+
+
+def _kept_free(group: Group, host: Host) -> Refusal | None:
+    """What tasks that have to run alone mean for the host."""
+    name, wait = host.record.name, "wait, or add a host"
+    if group.alone:
+        if host.busy_count:
+            said = f"the task has lost workers and has to run alone, {name} runs others"
+            return "host_not_idle", said, wait
+        return None
+    if host.alone:
+        return "host_reserved", f"{name} runs a task that has lost workers, alone", wait
+    if host.reserved_for:
+        said = (
+            f"{name} is kept free for task {host.reserved_for}, which has lost workers and has to run alone"
+        )
+        return "host_reserved", said, wait
+    return None
+
+
+def _backend_remedy(backend: str, host: str) -> str:
+    if backend == "claude":
+        return f"set ANTHROPIC_API_KEY or anthropic.key_file on {host} and restart its sidecar"
+    return f"restart the sidecar on {host}; it offers {backend} by default"
