@@ -51,14 +51,17 @@ from agentcom.core.effects import (
 )
 from agentcom.core.hub import Hub
 from agentcom.dead_letters import name_letters
+from agentcom.endpoint_keys import key_for
 from agentcom.errors import ConfigError, Refused, StoreError, StoreFull
 from agentcom.feed import Feed
 from agentcom.gate import HUB_DOMAIN, Gate
 from agentcom.loading import admitted, first_principals, load
 from agentcom.logbook import LogBook
 from agentcom.lookups import look_up
+from agentcom.model import EndpointProbe
 from agentcom.peers import Peers
-from agentcom.probe import Prober
+from agentcom.probe import ProbeThread
+from agentcom.probe_endpoint import Target
 from agentcom.queries import Queries
 from agentcom.retirement import Retirement
 from agentcom.room import Room
@@ -144,7 +147,13 @@ class Broker:
         self._queries = Queries(self.hub, store, clock, self._logbook, self._started_ms)
         self._queries.upkeep = upkeep
         self._feed = self._open_feed()
-        self._prober = Prober(self._wake, settings.endpoints.probe_timeout_s)
+        endpoints = settings.endpoints
+        self._prober = ProbeThread(
+            self._wake,
+            endpoints.probe_timeout_s,
+            endpoints.question_s,
+            lambda url: key_for(url, endpoints.key_files),
+        )
         self._carry_out(self._take_over())
 
     # --- life -------------------------------------------------------------------------------------------
@@ -221,7 +230,9 @@ class Broker:
         if not self._room.is_full:  # each is a record: it waits, rather than making a commit fail
             events += self._noticed
             self._noticed.clear()
-        events.extend(Probed(endpoint, probe) for endpoint, probe in self._prober.take())
+        for endpoint, _, found in self._prober.take():
+            if isinstance(found, EndpointProbe):
+                events.append(Probed(endpoint, found))
         events.extend(PeerGone(peer) for peer in self._peers.take_gone())
         until = time.monotonic() + limits.TICK_DRAIN_MS_MAX / 1000
         for n in range(limits.TICK_MESSAGES_MAX):
@@ -480,7 +491,7 @@ class Broker:
     def _probe(self, effect: ProbeEndpoint) -> None:
         record = self.hub.registry.endpoints.get(effect.endpoint)
         if record is not None:
-            self._prober.ask(record.id, record.url)
+            self._prober.ask(record.id, Target(record.kind, record.url))
 
     def _end_session(self, effect: EndSession) -> None:
         self._log.info("session_ended", peer=effect.peer)
@@ -533,6 +544,7 @@ class Broker:
         if self._upkeep is not None:
             self._upkeep.settings = settings
         self._prober.timeout_s = settings.endpoints.probe_timeout_s
+        self._prober.question_s = settings.endpoints.question_s
 
     # --- step 5 -----------------------------------------------------------------------------------------
 

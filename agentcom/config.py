@@ -102,7 +102,8 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 class EndpointSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[endpoints]: health checks, and what share of an endpoint's calls may be retries; `discover` lists loopback URLs
-    that a sidecar looks at by itself."""
+    that a sidecar looks at by itself. `key_files` (`URL=PATH`) names the keys of servers that ask for one, on the
+    machine that calls them."""
 
     probe_every_s: Seconds = 10
     probe_timeout_s: Seconds = 5
@@ -110,6 +111,8 @@ class EndpointSettings(Struct, frozen=True, forbid_unknown_fields=True):
     retry_min: Annotated[int, Meta(ge=1, le=100_000)] = 5
     retry_window_s: Seconds = 60
     discover: tuple[str, ...] = ("http://127.0.0.1:11434",)
+    key_files: tuple[str, ...] = ()
+    question_s: Seconds = 120
 
 
 class SidecarSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -228,7 +228,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
 
 
 class Welcome(Struct, tag_field="type", tag="welcome", frozen=True, kw_only=True):
-    """Answers hello. `session` goes into every later message; `names` maps local to hub-wide agent names."""
+    """Answers hello. `session` goes into every later message; `names` maps local to hub-wide agent names. `kinds` says
+    of URLs in `probe` what they are, where that is not an Ollama."""
 
     session: Token
     epoch: str
@@ -243,6 +244,7 @@ class Welcome(Struct, tag_field="type", tag="welcome", frozen=True, kw_only=True
     names: dict[str, str] = {}
     probe: tuple[str, ...] = ()
     probe_every_s: float = 10
+    kinds: dict[str, EndpointKind] = {}
 
 
 class Pace(Struct, frozen=True, kw_only=True):
@@ -260,13 +262,14 @@ class Enrolled(Struct, tag_field="type", tag="enrolled", frozen=True, kw_only=Tr
 
 class Beat(Struct, tag_field="type", tag="beat", frozen=True, kw_only=True):
     """Answers a heartbeat, on the same path as work. `kill` lists attempts of the beat that are not leased.
-    `probe` lists further endpoint URLs that this host shall probe. `pace` is there when it has changed since
-    `welcome`, and holds from now on."""
+    `probe` lists further endpoint URLs that this host shall probe, `kinds` what they are where that is not an Ollama.
+    `pace` is there when it has changed since `welcome`, and holds from now on."""
 
     beat: int
     kill: tuple[AttemptBeat, ...] = ()
     probe: tuple[str, ...] = ()
     pace: Pace | None = None
+    kinds: dict[str, EndpointKind] = {}
 
 
 class Assign(Struct, tag_field="type", tag="assign", kw_only=True):

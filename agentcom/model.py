@@ -19,6 +19,7 @@ Name = Annotated[
     str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._'-]*$(?!\n)")
 ]
 Label = Annotated[str, Meta(min_length=1, max_length=limits.LABEL_CHARS_MAX)]
+Word = Annotated[str, Meta(min_length=1, max_length=limits.WORD_CHARS_MAX)]
 Url = Annotated[str, Meta(min_length=1, max_length=limits.URL_CHARS_MAX)]
 Reason = Annotated[str, Meta(max_length=limits.REASON_CHARS_MAX)]
 TaskId = Annotated[int, Meta(ge=1, le=2**62)]
@@ -480,10 +481,16 @@ class EndpointModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
     remote: bool = False
     parameter_size: Annotated[str, Meta(max_length=40)] = ""
     quantization: Annotated[str, Meta(max_length=40)] = ""
+    capabilities: Annotated[tuple[Word, ...], Meta(max_length=limits.MODEL_CAPABILITIES_MAX)] = ()
+    loaded_bytes: Count = 0  # in all; `vram_bytes` of them on GPUs
+    context_max: Count = 0  # that it was trained for; `context_length` is what it gets
+    fault: Annotated[str, Meta(max_length=200)] = ""  # why its server cannot run it
 
 
 class EndpointProbe(Struct, frozen=True, kw_only=True):
-    """What one health check found. `models` is None when the list could not be read this time."""
+    """What one health check found. `models` is None when the list could not be read this time, `warm_known` false
+    when which of them are loaded could not. `running` and `waiting` are calls of everybody, None where the server does
+    not say; `slots` 0 likewise."""
 
     healthy: bool
     reason: Reason = ""
@@ -493,10 +500,27 @@ class EndpointProbe(Struct, frozen=True, kw_only=True):
     )
     warm_known: bool = False
     duration_ms: Count = 0
+    flavour: Annotated[str, Meta(max_length=20)] = ""
+    running: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    waiting: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    slots: Annotated[int, Meta(ge=0, le=1000)] = 0
+
+
+class ModelAnswer(Struct, frozen=True, kw_only=True):
+    """Whether a model gave a token when it was asked for one: an empty `reason` says that it did."""
+
+    url: Url
+    model: Annotated[str, Meta(min_length=1, max_length=400)]
+    reason: Reason = ""
+    duration_ms: Count = 0
 
 
 class EndpointKind(Term):
+    """How an endpoint is spoken to: Ollama's own way, as OpenAI's API, or a cloud account of Anthropic."""
+
     ollama = "ollama"
+    openai = "openai"
+    anthropic = "anthropic"
 
 
 class EndpointRecord(Struct, kw_only=True):
@@ -517,6 +541,8 @@ class EndpointRecord(Struct, kw_only=True):
     checked_ms: int = 0
     version: str = ""
     models: tuple[EndpointModel, ...] = ()
+    flavour: str = ""
+    slots: int = 0
 
 
 class HostRecord(Struct, kw_only=True):

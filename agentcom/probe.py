@@ -1,49 +1,51 @@
 """Health checks of the endpoints that the hub itself reaches: off the loop, in a thread of their own.
 
-The loop asks, the thread probes with bounded concurrency, the loop takes what has come: it never waits. Names
-are resolved before the call and refused where an address may not be reached.
+The loop asks, the thread checks with bounded concurrency, the loop takes what has come: it never waits. A question to
+a model takes as long as a load may take, so those have slots of their own and keep no check waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Final
-from urllib.parse import urlsplit
 
-from agentcom.model import EndpointProbe
-from agentcom.ollama_probe import make_client, probe_ollama
+from agentcom.model import EndpointProbe, ModelAnswer
+from agentcom.probe_endpoint import KeyOf, Prober, Target
 
 CONCURRENCY_MAX: Final = 64
+QUESTIONS_MAX: Final = 16
 Wake = Callable[[], None]
+Found = EndpointProbe | ModelAnswer
 
 
-class Prober:
-    """`ask` starts a probe unless one of that endpoint is running; `take` returns what has ended. `timeout_s` may
-    be changed: it holds for probes that start then."""
+class ProbeThread:
+    """`ask` starts a check, or with a model in its target a question, unless the same is running; `take` returns what
+    has ended. The time-outs may be changed: they hold for what starts then."""
 
-    def __init__(self, wake: Wake, timeout_s: float) -> None:
-        self._wake, self.timeout_s = wake, timeout_s
-        self._done: deque[tuple[int, EndpointProbe]] = deque()
-        self._running: set[int] = set()
+    def __init__(self, wake: Wake, timeout_s: float, question_s: float, key_of: KeyOf) -> None:
+        self._wake, self.timeout_s, self.question_s = wake, timeout_s, question_s
+        self._key_of = key_of
+        self._done: deque[tuple[int, Target, Found]] = deque()
+        self._running: set[tuple[int, str]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
         self._thread.start()
 
-    def ask(self, endpoint: int, url: str) -> None:
-        if endpoint not in self._running:
-            self._running.add(endpoint)
-            self._loop.call_soon_threadsafe(self._start, endpoint, url)
+    def ask(self, endpoint: int, target: Target) -> None:
+        place = endpoint, target.model
+        if place not in self._running:
+            self._running.add(place)
+            self._loop.call_soon_threadsafe(self._start, endpoint, target)
 
-    def take(self) -> list[tuple[int, EndpointProbe]]:
+    def take(self) -> list[tuple[int, Target, Found]]:
         taken = []
         while self._done:
-            taken.append(self._done.popleft())
-            self._running.discard(taken[-1][0])
+            endpoint, target, found = self._done.popleft()
+            taken.append((endpoint, target, found))
+            self._running.discard((endpoint, target.model))
         return taken
 
     def close(self) -> None:
@@ -53,44 +55,28 @@ class Prober:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._slots = asyncio.Semaphore(CONCURRENCY_MAX)
-        self._client = make_client()
+        self._questions = asyncio.Semaphore(QUESTIONS_MAX)
+        self._prober = Prober(may_be_loopback=False, key_of=self._key_of)
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop.run_forever()
         for task in self._tasks:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
-        self._loop.run_until_complete(self._client.aclose())
+        self._loop.run_until_complete(self._prober.close())
         self._loop.close()
 
-    def _start(self, endpoint: int, url: str) -> None:
-        task = self._loop.create_task(self._probe(endpoint, url))
+    def _start(self, endpoint: int, target: Target) -> None:
+        task = self._loop.create_task(self._probe(endpoint, target))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _probe(self, endpoint: int, url: str) -> None:
-        async with self._slots:
-            refused = await self._refused(url)
-            if refused is not None:
-                found = EndpointProbe(healthy=False, reason=refused)
-            else:
-                found = await probe_ollama(self._client, url, self.timeout_s)
-        self._done.append((endpoint, found))
+    async def _probe(self, endpoint: int, target: Target) -> None:
+        found: Found
+        if target.model:
+            async with self._questions:
+                found = await self._prober.ask(target, self.question_s)
+        else:
+            async with self._slots:
+                found = await self._prober.check(target, self.timeout_s)
+        self._done.append((endpoint, target, found))
         self._wake()
-
-    async def _refused(self, url: str) -> str | None:
-        """Why the address behind the name may not be reached, or None."""
-        parts = urlsplit(url)
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                found = await self._loop.getaddrinfo(
-                    parts.hostname, parts.port or 80, type=socket.SOCK_STREAM
-                )
-        except TimeoutError:
-            return f"the name {parts.hostname} was not resolved within {self.timeout_s:g} s"
-        except OSError as error:
-            return f"the name {parts.hostname} cannot be resolved: {error.strerror}"
-        for *_, address in found:
-            one = ipaddress.ip_address(str(address[0]).partition("%")[0])
-            if one.is_link_local or one.is_multicast or one.is_unspecified or one.is_loopback:
-                return f"{parts.hostname} resolves to {one}, which the hub may not call"
-        return None

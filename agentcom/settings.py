@@ -17,7 +17,7 @@ from agentcom.config import SECTIONS, Settings, relation_broken
 from agentcom.errors import NotFound, Refused
 
 LOCAL_SECTIONS: Final = frozenset({"hub", "http", "sidecar", "sandbox", "anthropic", "log"})
-LOCAL_NAMES: Final = frozenset({"endpoints.discover", "backups.folder"})
+LOCAL_NAMES: Final = frozenset({"endpoints.discover", "endpoints.key_files", "backups.folder"})
 _AT = re.compile(r" - at `\$(?:\.[a-z0-9_]+|\[[^]]*\])*`$")
 
 Value = bool | int | float | str | tuple[str, ...]

@@ -70,7 +70,8 @@ def endpoint_probe(*models: EndpointModel, healthy: bool = True, **fields: Any) 
     """A health check that found these models, or the usual one."""
     if not healthy:
         return EndpointProbe(healthy=False, reason=fields.pop("reason", "connection refused"), **fields)
-    return EndpointProbe(healthy=True, models=models or (endpoint_model(),), version="0.11.0", **fields)
+    given = {"models": models or (endpoint_model(),), "version": "0.11.0", "warm_known": True, **fields}
+    return EndpointProbe(healthy=True, **given)
 
 
 def sighting(url: str = "http://127.0.0.1:11434", probe: EndpointProbe | None = None) -> m.EndpointSighting:

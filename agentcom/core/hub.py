@@ -406,6 +406,7 @@ class Hub:
                 verdicts=verdicts,
                 names=names,
                 probe=self.registry.probe_urls(session.host) if session.host else (),
+                kinds=self.registry.probe_kinds(session.host) if session.host else {},
                 probe_every_s=self.pace.probe_every_s,
             ),
         )
@@ -453,8 +454,9 @@ class Hub:
                 kill = self.attempts.beat(host, message.attempts, now)
                 self.fleet.beat(host, message.resources, now)
                 probe = self.registry.probe_urls(host.record.id)
+                kinds = self.registry.probe_kinds(host.record.id)
                 pace = self._untold(host, session)
-                self.out.send(peer, m.Beat(beat=message.beat, kill=kill, probe=probe, pace=pace))
+                self.out.send(peer, m.Beat(beat=message.beat, kill=kill, probe=probe, pace=pace, kinds=kinds))
                 for agent in self.fleet.agents_of(host):
                     if agent.unresponsive:  # the ping before may have been lost with its connection
                         self.out.send(peer, m.Ping(agent=agent.record.local_name))

@@ -17,7 +17,7 @@ from agentcom.clock import Now, rfc3339
 from agentcom.core.effects import ProbeEndpoint, key_u64
 from agentcom.core.outlet import Outlet
 from agentcom.errors import NotFound, Refused
-from agentcom.model import EndpointKind, EndpointProbe, EndpointRecord, JsonObject
+from agentcom.model import EndpointKind, EndpointModel, EndpointProbe, EndpointRecord, JsonObject
 
 PENALTY_MS = 60_000  # a call that failed counts against the endpoint for this long
 NO_ENDPOINT = 0  # in the place of an endpoint's number
@@ -66,6 +66,28 @@ def _check_host(host: str) -> bool:
             "address_refused", f"url: {host} is a link-local, multicast or unspecified address", field="url"
         )
     return address.is_loopback
+
+
+def _model_view(model: EndpointModel) -> JsonObject:
+    """All fields, known or not, and which part of what is loaded lies on GPUs."""
+    fields = {name: getattr(model, name) for name in model.__struct_fields__}
+    share = model.vram_bytes * 100 // model.loaded_bytes if model.loaded_bytes else None
+    return {**fields, "vram_percent": min(share, 100) if share is not None else None}
+
+
+def _seen(record: EndpointRecord) -> tuple[object, ...]:
+    """What a health check can change of it."""
+    return record.healthy, record.reason, record.version, record.models, record.flavour, record.slots
+
+
+def _still_warm(
+    found: tuple[EndpointModel, ...], before: tuple[EndpointModel, ...]
+) -> tuple[EndpointModel, ...]:
+    """What is loaded could not be asked: a server that loads something answers that late. It is as it was."""
+    warm = {model.digest or model.name: model for model in before if model.warm}
+    return tuple(
+        model if (was := warm.get(model.digest or model.name)) is None else was for model in found
+    )
 
 
 class Registry:
@@ -184,23 +206,26 @@ class Registry:
             self.probed(record, sighting.probe, now)
 
     def probed(self, record: EndpointRecord, probe: EndpointProbe, now: Now) -> None:
-        """Take over what a health check found. A model list that could not be read keeps the last one."""
+        """Take over what a health check found. A model list that could not be read keeps the last one, and so does
+        what is warm."""
         self.heard_ms[record.id] = now.mono_ms
-        before = (record.healthy, record.reason, record.version, record.models)
+        before = _seen(record)
         if probe.healthy != record.healthy or not record.since_ms:
             record.since_ms = now.wall_ms
         record.healthy = probe.healthy
         record.reason = probe.reason
         record.version = probe.version or record.version
+        record.flavour = probe.flavour or record.flavour
+        record.slots = probe.slots or record.slots
         if probe.models is not None:
-            record.models = probe.models
+            record.models = probe.models if probe.warm_known else _still_warm(probe.models, record.models)
         if before[0] != probe.healthy or not (record.checked_ms or probe.healthy):
             fields = {} if probe.healthy else {"reason": probe.reason}
             event = "endpoint_well" if probe.healthy else "endpoint_sick"
             self._out.publish("endpoint", event, id=record.id, name=record.name, **fields)
         first = not record.checked_ms
         record.checked_ms = now.wall_ms
-        if first or before != (record.healthy, record.reason, record.version, record.models):
+        if first or before != _seen(record):
             self.save(record, now)
 
     def away(self, gap_ms: int, now: Now) -> None:
@@ -273,6 +298,11 @@ class Registry:
         """What a host shall probe beside what it finds by itself."""
         return tuple(e.url for e in self.endpoints.values() if e.seen_from == host)
 
+    def probe_kinds(self, host: int) -> dict[str, EndpointKind]:
+        """What of that is no Ollama."""
+        mine = [e for e in self.endpoints.values() if e.seen_from == host and e.kind is not EndpointKind.ollama]
+        return {e.url: e.kind for e in mine}
+
     def save(self, record: EndpointRecord, now: Now) -> None:
         self._out.put("endpoints", key_u64(record.id), record)
         self._out.publish("endpoint", "endpoint_changed", endpoint=self.view(record))
@@ -283,6 +313,7 @@ class Registry:
             "id": record.id,
             "name": record.name,
             "kind": record.kind.value,
+            "flavour": record.flavour or None,
             "url": record.url,
             "seen_from": "hub" if not record.seen_from else "host",
             "host": self._host_name(record.seen_from) if record.seen_from else None,
@@ -295,7 +326,7 @@ class Registry:
             "num_ctx": record.num_ctx or None,
             "found": record.found,
             "in_flight": in_flight,
-            "models": list(record.models),
+            "models": [_model_view(model) for model in record.models],
         }
 
     def _add(

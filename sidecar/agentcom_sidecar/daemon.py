@@ -217,7 +217,7 @@ class Daemon:
             run = self.runs.get((verdict.task, verdict.attempt))
             if verdict.verdict == "kill" and run is not None:
                 run.end("cancelled", "the hub no longer leases it to this host")
-        self._watch.ask(welcome.probe, welcome.probe_every_s)
+        self._watch.ask(welcome.probe, welcome.kinds, welcome.probe_every_s)
         self._watch.hurry()
         self.outbox.hurry()
         self._result_waiting.set()
@@ -234,7 +234,8 @@ class Daemon:
             case Beat():
                 for each in message.kill:
                     self._end((each.task, each.attempt), "no longer leased", is_answered=False)
-                self._watch.ask(message.probe, message.pace.probe_every_s if message.pace else None)
+                every_s = message.pace.probe_every_s if message.pace else None
+                self._watch.ask(message.probe, message.kinds, every_s)
             case ResultAck():
                 self._log.info(
                     "result_acknowledged", task=message.task, attempt=message.attempt, verdict=message.verdict

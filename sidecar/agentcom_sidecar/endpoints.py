@@ -1,23 +1,23 @@
 """Watching LLM servers from here: those on this host's loopback that nobody else can reach.
 
 Looks at the addresses of `endpoints.discover` and at those that the hub asks for. An address that was only
-guessed (discover) and never answered is not reported: most hosts have no server there.
+guessed (discover) and never answered is not reported: most hosts have no server there. What kind of server is at a
+guessed address shows in what it answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
-
-import httpx2
 
 from agentcom import messages
 from agentcom.config import EndpointSettings
+from agentcom.endpoint_keys import key_for
 from agentcom.messages import EndpointSighting
 from agentcom.model import EndpointKind, EndpointProbe
-from agentcom.ollama_probe import make_client, probe_ollama
+from agentcom.probe_endpoint import Prober, Target
 
 SIGHTINGS_MAX = 64  # of one message; further addresses are not watched
 PROBES_AT_ONCE = 8
@@ -44,16 +44,21 @@ class EndpointWatch:
         self._settings = settings
         self._send = send
         self._asked: tuple[str, ...] = ()
+        self._kinds: dict[str, EndpointKind] = {}  # of guessed addresses, as they answered last
+        self._asked_kinds: Mapping[str, EndpointKind] = {}
         self._every_s = settings.probe_every_s
         self._seen: set[str] = set()
         self._now = asyncio.Event()
 
-    def ask(self, urls: Iterable[str], every_s: float | None = None) -> None:
-        """The hub's wishes; an address that is new is looked at at once."""
+    def ask(
+        self, urls: Iterable[str], kinds: Mapping[str, EndpointKind], every_s: float | None = None
+    ) -> None:
+        """The hub's wishes; an address that is new is looked at at once. `kinds` has those that are no Ollama."""
         wanted = tuple(dict.fromkeys(url.rstrip("/") for url in urls))[:SIGHTINGS_MAX]
         if set(wanted) - set(self._asked):
             self._now.set()
         self._asked = wanted
+        self._asked_kinds = {url.rstrip("/"): kind for url, kind in kinds.items()}
         self._every_s = every_s or self._every_s
 
     def hurry(self) -> None:
@@ -61,10 +66,11 @@ class EndpointWatch:
         self._now.set()
 
     async def run(self) -> None:
-        async with make_client() as client:
+        prober = self.prober()
+        try:
             while True:
                 self._now.clear()
-                found = await self.look(client)
+                found = await self.look(prober)
                 if found:
                     self._send(lambda token, found=found: messages.Endpoints(session=token, sightings=found))  # type: ignore[misc]
                 try:
@@ -72,25 +78,47 @@ class EndpointWatch:
                         await self._now.wait()
                 except TimeoutError:
                     continue
+        finally:
+            await prober.close()
 
-    async def look(self, client: httpx2.AsyncClient) -> tuple[EndpointSighting, ...]:
+    def prober(self) -> Prober:
+        """What checks servers with the keys of this host's own settings."""
+        key_files = self._settings.key_files
+        return Prober(may_be_loopback=True, key_of=lambda url: key_for(url, key_files))
+
+    async def look(self, prober: Prober) -> tuple[EndpointSighting, ...]:
         """One cycle: a sighting of each address asked for, and of each guessed one that ever answered."""
         guessed = [url.rstrip("/") for url in self._settings.discover]
         urls = list(dict.fromkeys([*self._asked, *guessed]))[:SIGHTINGS_MAX]
         gate = asyncio.Semaphore(PROBES_AT_ONCE)
-        probes = await asyncio.gather(*(self._probe(client, gate, url) for url in urls))
-        found = []
-        for url, probe in zip(urls, probes, strict=True):
-            if probe.healthy:
-                self._seen.add(url)
-            if url in self._asked or url in self._seen:
-                found.append(EndpointSighting(kind=EndpointKind.ollama, url=url, probe=probe))
-        return tuple(found)
+        found = await asyncio.gather(*(self._look_at(prober, gate, url) for url in urls))
+        self._seen |= {one.url for one in found if one.probe.healthy}
+        return tuple(one for one in found if one.url in self._asked or one.url in self._seen)
 
-    async def _probe(self, client: httpx2.AsyncClient, gate: asyncio.Semaphore, url: str) -> EndpointProbe:
+    async def _look_at(self, prober: Prober, gate: asyncio.Semaphore, url: str) -> EndpointSighting:
         if not is_loopback(url):
-            return EndpointProbe(
-                healthy=False, reason=f"{url} is not on this host's loopback: not probed from here"
-            )
+            reason = f"{url} is not on this host's loopback: not probed from here"
+            return self._sighting(url, EndpointProbe(healthy=False, reason=reason))
         async with gate:
-            return await probe_ollama(client, url, self._settings.probe_timeout_s)
+            if url in self._asked or url in self._kinds:
+                kind = self._kind(url)
+                return self._sighting(url, await prober.check(Target(kind, url), self._settings.probe_timeout_s))
+            return await self._guess(prober, url)
+
+    async def _guess(self, prober: Prober, url: str) -> EndpointSighting:
+        """Nobody has said what is there: the first kind whose check it passes."""
+        for kind in (EndpointKind.ollama, EndpointKind.openai):
+            probe = await prober.check(Target(kind, url), self._settings.probe_timeout_s)
+            if probe.healthy:
+                self._kinds[url] = kind
+                break
+        return self._sighting(url, probe)
+
+    def _kind(self, url: str) -> EndpointKind:
+        if url in self._asked:
+            return self._asked_kinds.get(url, EndpointKind.ollama)
+        return self._kinds[url]
+
+    def _sighting(self, url: str, probe: EndpointProbe) -> EndpointSighting:
+        is_known = url in self._asked or url in self._kinds
+        return EndpointSighting(kind=self._kind(url) if is_known else EndpointKind.ollama, url=url, probe=probe)

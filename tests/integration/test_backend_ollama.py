@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from agentcom.addresses import is_allowed
 from agentcom.model import Backend, FailureClass, ResultStatus, Strategy, TaskSpec
 from agentcom_sidecar.backends.base import BackendError, Conversation
-from agentcom_sidecar.backends.ollama import OllamaBackend, is_allowed, looks_truncated
+from agentcom_sidecar.backends.ollama import OllamaBackend, looks_truncated
 from agentcom_sidecar.execution import execute
 from tests.standins import StandIn, standin
 from tests.works import Ran, check, repository, run_attempt, settings, work_of

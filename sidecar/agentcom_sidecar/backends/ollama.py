@@ -11,18 +11,15 @@ Rules it keeps:
 
 from __future__ import annotations
 
-import asyncio
-import ipaddress
 import json
-import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
 
 from agentcom import limits
+from agentcom.addresses import AddressError, Place, places
 from agentcom.model import Backend, FailureClass
 from agentcom_sidecar.backends.base import (
     CONNECT_S_MAX,
@@ -60,15 +57,6 @@ class _Answer:
     thinking: list[str] = field(default_factory=list)
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     final: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """One address of the endpoint: the URL to connect to, and the name that the server is called by."""
-
-    url: str
-    host_header: str
-    server_name: str
 
 
 class OllamaBackend:
@@ -136,7 +124,7 @@ class OllamaBackend:
 
     async def _open(self, body: dict[str, Any], patience: Patience) -> httpx2.Response:
         """The response's head, from the first address that takes the connection."""
-        *others, last = await patience.wait(_places(self._url))
+        *others, last = await patience.wait(reached_places(self._url))
         for place in others:
             try:
                 return await patience.wait(self._send(place, body))
@@ -144,7 +132,7 @@ class OllamaBackend:
                 continue  # `localhost` names ::1 and 127.0.0.1; a server may listen on one of them only
         return await patience.wait(self._send(last, body))
 
-    async def _send(self, place: _Place, body: dict[str, Any]) -> httpx2.Response:
+    async def _send(self, place: Place, body: dict[str, Any]) -> httpx2.Response:
         request = self._client.build_request(
             "POST",
             f"{place.url}/api/chat",
@@ -258,50 +246,13 @@ def looks_truncated(sent_chars: int, counted: int, num_ctx: int) -> bool:
     return estimate > num_ctx and 2 * counted <= estimate + 4
 
 
-async def _places(url: str) -> list[_Place]:
-    """The addresses of `url` that may be connected to, in the resolver's order; at least one."""
-    parts = urlsplit(url)
+async def reached_places(url: str) -> list[Place]:
+    """As `addresses.places`, with its errors in the words of a failed attempt."""
     try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError as error:
-        raise configuration("bad_endpoint", f"{url}: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise configuration(
-            "bad_endpoint", f"{url}: an endpoint is http://HOST[:PORT] or https://HOST[:PORT]"
-        )
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise infrastructure("endpoint_unreachable", f"{url}: cannot resolve the name: {error}") from error
-    addresses = [str(entry[4][0]) for entry in found]
-    allowed = [address for address in dict.fromkeys(addresses) if is_allowed(address)]
-    if not allowed:
-        raise configuration(
-            "endpoint_refused", f"{url}: link-local, multicast and metadata addresses are refused"
-        )
-    host_header = parts.netloc.rpartition("@")[2]
-    return [
-        _Place(
-            urlunsplit((parts.scheme, f"{_bracketed(address)}:{port}", parts.path.rstrip("/"), "", "")),
-            host_header,
-            parts.hostname,
-        )
-        for address in allowed
-    ]
-
-
-def is_allowed(address: str) -> bool:
-    """Whether a model's server may be there: not at a link-local (metadata), multicast or unspecified
-    address."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    ip = mapped or ip
-    return not (ip.is_link_local or ip.is_multicast or ip.is_unspecified)
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
+        return await places(url)
+    except AddressError as error:
+        kind = infrastructure if error.code == "endpoint_unreachable" else configuration
+        raise kind(error.code, error.message) from error
 
 
 def _wire(message: Message) -> list[dict[str, Any]]:
