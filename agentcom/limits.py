@@ -82,6 +82,7 @@ ENDPOINTS_MAX: Final = 2000
 MODELS_PER_ENDPOINT_MAX: Final = 500
 SCHEDULED_AHEAD_MAX: Final = 4096  # tasks of each pool that a tick looks at while those before them wait
 CAPABILITIES_MAX: Final = 200
+REPOS_PER_HOST_MAX: Final = 200  # that a host is known to have worked on lately
 MODEL_CAPABILITIES_MAX: Final = 16  # of a model, as its server names them; the rest is left out
 MODEL_CARDS_MAX: Final = 2000  # what models can do, kept by digest; the oldest goes
 WORD_CHARS_MAX: Final = 40

@@ -15,6 +15,7 @@ from agentcom import limits
 from agentcom import messages as m
 from agentcom.clock import Now, rfc3339
 from agentcom.core.effects import key_u64
+from agentcom.core.load import Load, load_of
 from agentcom.core.outlet import Outlet
 from agentcom.core.sessions import Session, Sessions
 from agentcom.errors import NotFound, Refused
@@ -77,6 +78,19 @@ class Agent:
         return next((blocks[b] for b in self.record.backends if b in blocks), None) if blocks else None
 
     @property
+    def is_open(self) -> bool:
+        """Whether it takes work as soon as it has none."""
+        host, record = self.host, self.record
+        return (
+            self.offered
+            and host.online
+            and not record.cordoned
+            and not self.unresponsive
+            and not host.record.draining
+            and not host.paused
+        )
+
+    @property
     def takes_work(self) -> bool:
         # `idle` spelt out: this is asked of every agent in every tick that schedules.
         host, record = self.host, self.record
@@ -105,6 +119,31 @@ class Host:
     reserved_for: int = 0  # the task that is to run here alone as soon as the others have ended
     blocks: dict[Backend, Block] = field(default_factory=dict)
     agents: dict[int, Agent] = field(default_factory=dict)
+    load: Load = field(default_factory=Load)
+    load_until_ms: int = 0  # when its figures are too old to be trusted; 0: there are none
+    repos: dict[str, None] = field(default_factory=dict)  # that it has worked on, the latest last
+
+    def take_load(self, now: Now) -> None:
+        """Its record has new figures."""
+        every_ms = self.record.resources_every_s * 1000
+        before_ms = now.mono_ms - every_ms
+        is_ours = any(agent.task or agent.since_ms > before_ms for agent in self.agents.values())
+        self.load = load_of(self.record.resources, is_ours)
+        self.load_until_ms = now.mono_ms + REPORTS_UNKNOWN_AFTER * every_ms
+
+    def age_load(self, now: Now) -> bool:
+        """Whether its figures have become too old just now."""
+        if not self.load_until_ms or now.mono_ms <= self.load_until_ms:
+            return False
+        self.load, self.load_until_ms = self.load.aged(), 0
+        return True
+
+    def ran(self, repo: str) -> None:
+        """It works on the repository, so it has a copy."""
+        self.repos.pop(repo, None)
+        self.repos[repo] = None
+        if len(self.repos) > limits.REPOS_PER_HOST_MAX:
+            del self.repos[next(iter(self.repos))]
 
 
 class Fleet:
@@ -121,7 +160,7 @@ class Fleet:
         self._blocked: dict[int, Host] = {}  # hosts with a backend that they cannot use now
 
     def load_host(self, record: HostRecord) -> Host:
-        host = Host(record)
+        host = Host(record, load=load_of(record.resources, is_ours=True).aged())
         self.hosts[record.id] = host
         self.host_by_name[record.name] = host
         self.next_host = max(self.next_host, record.id + 1)
@@ -151,6 +190,7 @@ class Fleet:
             host.record.last_seen_ms = before.record.last_seen_ms
             host.record.resources = before.record.resources
             host.record.resources_ms = before.record.resources_ms
+            host.load, host.load_until_ms, host.repos = before.load, before.load_until_ms, before.repos
         for number, agent in self.agents.items():
             was = old.agents.get(number)
             if was is not None and was.record.local_name == agent.record.local_name:
@@ -249,6 +289,7 @@ class Fleet:
         record.last_seen_ms = now.wall_ms
         if offer.resources is not None:
             record.resources, record.resources_ms = offer.resources, now.wall_ms
+            host.take_load(now)
         session.host = record.id
         self.save_host(host)
         self._offer_agents(host, offer, before, now)
@@ -280,6 +321,7 @@ class Fleet:
         host.record.last_seen_ms = now.wall_ms
         if resources is not None:
             host.record.resources, host.record.resources_ms = resources, now.wall_ms
+            host.take_load(now)
             self.save_host(host)
             self._save_counts(host)
             self.publish_host(host, now)

@@ -304,7 +304,8 @@ class Hub:
     def adopt(self, settings: Settings, now: Now) -> None:
         """Let these settings apply to every part, here and in the shell, from now on. Where the pace changes open
         attempts get a fresh lease of the new length: none runs out because the rules changed under it."""
-        for part in (self, self.tasks, self.router, self.router.refusals, self.retries):
+        router = self.router
+        for part in (self, self.tasks, router, router.refusals, router.scores, self.retries):
             part.settings = settings
         pace = pace_of(settings)
         is_same_pace = pace == self.pace
@@ -536,6 +537,8 @@ class Hub:
                 self.fleet.publish_host(host, now)
                 self.fleet.tell(host, "host_offline", "it has been silent for too long")
                 self._publish_agents(host, now)
+            if host.age_load(now):
+                self.tasks.changed = True
 
     def _publish_agents(self, host: Host, now: Now) -> None:
         for agent in self.fleet.agents_of(host):
@@ -604,6 +607,8 @@ class Hub:
         route = self.router.route(choices, chosen, _reason(table, slot))
         submitter = self.principals.by_id.get(table.submitter[slot])
         self.attempts.assign(slot, chosen, route, submitter, now)
+        if choices.group.repo:
+            chosen.agent.host.ran(choices.group.repo)
         if choices.group.alone:
             self.fleet.isolate(chosen.agent)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from agentcom.clock import Now
-from agentcom.core.agents import Agent, Fleet, Host
+from agentcom.core.agents import Fleet, Host
 from agentcom.core.gates import Gates
 from agentcom.core.routing import Choices, Router
 from agentcom.core.score import Candidate
@@ -70,7 +70,7 @@ class Isolation:
     def _start(self, slot: int, now: Now) -> bool:
         wanted = (self._tasks.groups[self._tasks.table.group[slot]], self._tasks.is_retry(slot))
         idle = [a for a in self._fleet.agents.values() if a.takes_work and not a.host.busy_count]
-        ways = self._router.board([wanted], idle, now).candidates
+        ways = [way for way in self._router.board([wanted], idle, now).candidates if way.has_slot]
         if not ways:
             return False
         best = min(ways, key=lambda way: (way.cost_us, way.agent.record.id))
@@ -92,18 +92,6 @@ class Isolation:
         group = self._tasks.groups[self._tasks.table.group[slot]]
         for agent in self._fleet.agents.values():
             host = agent.host
-            is_free_later = host.busy_count and not host.reserved_for and _could_take(agent)
+            is_free_later = host.busy_count and not host.reserved_for and agent.is_open
             if is_free_later and self._router.is_able(group, agent):
                 yield host.busy_count, host.record.id
-
-
-def _could_take(agent: Agent) -> bool:
-    host = agent.host
-    return (
-        agent.offered
-        and host.online
-        and not agent.record.cordoned
-        and not agent.unresponsive
-        and not host.record.draining
-        and not host.paused
-    )

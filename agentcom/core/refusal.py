@@ -12,10 +12,13 @@ from agentcom.core.agents import Agent, Fleet, Host, offers
 from agentcom.core.registry import Registry
 from agentcom.core.retries import RetryBudgets
 from agentcom.core.wanted import held_model, missing_need, model_of
-from agentcom.model import BACKEND_OF, STRATEGY_OF, EndpointRecord, Group, JsonObject, Strategy
+from agentcom.model import BACKEND_OF, STRATEGY_OF, EndpointModel, EndpointRecord, Group, JsonObject, Strategy
 
 Refusal = tuple[str, str, str]
-ELSEWHERE: Refusal = ("endpoint_elsewhere", "", "")
+ENDPOINT_FULL = "endpoint_full"
+NEAREST = (
+    ENDPOINT_FULL, "limit_reached", "retry_budget", "model_too_large", "model_missing", "endpoint_unhealthy",
+)  # fmt: skip
 
 
 class Refusals:
@@ -108,9 +111,9 @@ class Refusals:
     def _host_endpoint_refusal(self, group: Group, host: Host, is_retry: bool) -> Refusal | None:
         model = model_of(group, self.settings)
         refusals = [
-            refused
+            self.of_endpoint(endpoint, host if endpoint.seen_from else None, model, is_retry)
             for endpoint in self._registry.endpoints.values()
-            if (refused := self.of_endpoint(endpoint, host, model, is_retry)) != ELSEWHERE
+            if endpoint.seen_from in (0, host.record.id)
         ]
         if not refusals:
             add = f"agentcom endpoint add URL --host {host.record.name}, or start Ollama there"
@@ -118,25 +121,27 @@ class Refusals:
         if any(r is None for r in refusals):
             return None
         # The endpoint that comes nearest speaks for the host: a full one has all but a slot.
-        nearest = ("endpoint_full", "limit_reached", "retry_budget", "model_missing", "endpoint_unhealthy")
-        return min((r for r in refusals if r is not None), key=lambda r: nearest.index(r[0]))
+        return min((r for r in refusals if r is not None), key=lambda r: NEAREST.index(r[0]))
 
-    def of_endpoint(self, endpoint: EndpointRecord, host: Host, model: str, is_retry: bool) -> Refusal | None:
-        """Why an agent of the host cannot use the model on the endpoint now."""
-        if endpoint.seen_from not in (0, host.record.id):
-            return ELSEWHERE
+    def of_endpoint(
+        self, endpoint: EndpointRecord, home: Host | None, model: str, is_retry: bool
+    ) -> Refusal | None:
+        """Why the model cannot be used on the endpoint now. `home` is the host that it is on, where that is known."""
         if not endpoint.healthy:
             return (
                 "endpoint_unhealthy",
                 f"{endpoint.name} is not healthy: {endpoint.reason}",
                 f"start the server at {endpoint.url}",
             )
-        if held_model(endpoint, model) is None:
+        held = held_model(endpoint, model)
+        if held is None:
             return (
                 "model_missing",
                 f"{endpoint.name} does not have {model}",
                 f"ollama pull {model} at {endpoint.url}",
             )
+        if home is not None and not held.warm and 0 < home.load.memory_bytes < held.size_bytes:
+            return _too_large(home, held)
         if is_retry and endpoint.id in self._retries.spent:
             used, allowed = self._retries.used(endpoint.id)
             return (
@@ -146,7 +151,7 @@ class Refusals:
             )
         if self._registry.in_flight.get((endpoint.id, model), 0) >= endpoint.cap:
             return (
-                "endpoint_full",
+                ENDPOINT_FULL,
                 f"{endpoint.name} already runs {endpoint.cap} of {model}",
                 f"wait, or agentcom endpoint update {endpoint.name} --cap {endpoint.cap + 1}",
             )
@@ -158,6 +163,20 @@ class Refusals:
                 f"wait, or agentcom queue limit set endpoint:{endpoint.name} {allowed + 1}",
             )
         return None
+
+
+def _too_large(host: Host, model: EndpointModel) -> Refusal:
+    has, needs = gib(host.load.memory_bytes), gib(model.size_bytes)
+    return (
+        "model_too_large",
+        f"{model.name} needs {needs}, {host.record.name} has {has} of memory in all",
+        f"a smaller model or quantisation, or a host with {needs} of memory",
+    )
+
+
+def gib(count: int) -> str:
+    """Bytes as people read them."""
+    return f"{count / (1 << 30):,.1f} GiB"
 
 
 def _kept_free(group: Group, host: Host) -> Refusal | None:

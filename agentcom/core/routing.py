@@ -15,10 +15,10 @@ from agentcom.clock import Now
 from agentcom.config import Settings
 from agentcom.core.agents import Agent, Fleet
 from agentcom.core.board import Board
-from agentcom.core.refusal import Refusals
+from agentcom.core.refusal import ENDPOINT_FULL, Refusals
 from agentcom.core.registry import Registry, canonical_model
 from agentcom.core.retries import RetryBudgets
-from agentcom.core.score import Candidate, Scores, host_load_us, score_part
+from agentcom.core.score import Candidate, EndpointCost, Scores, score_part
 from agentcom.core.wanted import Wanted, held_model, missing_need, model_of
 from agentcom.model import BACKEND_OF, STRATEGY_OF, Group, Route, ScorePart, Strategy
 
@@ -39,7 +39,7 @@ class Router:
         self._fleet = fleet
         self._retries = retries
         self._registry = registry
-        self._scores = Scores(registry)
+        self.scores = Scores(registry, settings)
         self.refusals = Refusals(fleet, registry, retries, settings)
         self.settings = settings
 
@@ -79,7 +79,7 @@ class Router:
         for index, agent in self._able(board, group):
             cost = costs.get(agent.host.record.id)
             if cost is None:
-                cost = costs[agent.host.record.id] = self._scores.plain(group, agent.host, now)
+                cost = costs[agent.host.record.id] = self.scores.plain(group, agent.host, now)
             board.candidates.append(Candidate(agent, None, model, *cost))
             board.cand_agent.append(index)
             board.cand_endpoint.append(-1)
@@ -88,18 +88,65 @@ class Router:
     def _add_local(
         self, board: Board, group: Group, is_retry: bool, slots: dict[tuple[int, str], int], now: Now
     ) -> None:
-        """Work on a local model: one way per agent and endpoint that can take it."""
-        model = model_of(group, self.settings)
+        """Work on a local model: one way per agent and endpoint that can take it, and one per full endpoint for tasks
+        to wait for."""
+        by_place = self._endpoint_costs(group, is_retry)
+        if not by_place:
+            return
+        start = len(board.candidates)
         for index, agent in self._able(board, group):
-            load_us = host_load_us(agent.host)
-            for endpoint in self._registry.endpoints.values():
-                if self.refusals.of_endpoint(endpoint, agent.host, model, is_retry) is not None:
-                    continue
-                candidate = self._scores.with_endpoint(agent, endpoint, model, load_us, now)
-                board.candidates.append(candidate)
-                board.cand_agent.append(index)
-                board.cand_endpoint.append(self._slot(board, slots, candidate))
-                board.cand_cost_us.append(candidate.cost_us)
+            for place in (0, agent.host.record.id):
+                for at in by_place.get(place, ()):
+                    if at.has_slot:
+                        self._add_call(board, slots, index, self.scores.with_endpoint(agent, group, at, now))
+        if len(board.candidates) == start:
+            return  # nobody waits where none can run
+        for place, costs in by_place.items():
+            for at in costs:
+                if not at.has_slot:
+                    self._add_wait(board, group, slots, place, at, now)
+
+    def _endpoint_costs(self, group: Group, is_retry: bool) -> dict[int, list[EndpointCost]]:
+        """The endpoints that can take the group's model, and those that lack a slot alone, by where they are seen."""
+        model = model_of(group, self.settings)
+        by_place: dict[int, list[EndpointCost]] = {}
+        for endpoint in self._registry.endpoints.values():
+            home = self._fleet.hosts.get(endpoint.seen_from)
+            refused = self.refusals.of_endpoint(endpoint, home, model, is_retry)
+            if refused is None or refused[0] == ENDPOINT_FULL:
+                cost = self.scores.of_endpoint(endpoint, model, home)
+                by_place.setdefault(endpoint.seen_from, []).append(cost)
+        return by_place
+
+    def _add_wait(
+        self,
+        board: Board,
+        group: Group,
+        slots: dict[tuple[int, str], int],
+        place: int,
+        at: EndpointCost,
+        now: Now,
+    ) -> None:
+        """A full endpoint: somebody who could use it later stands for all, busy or not."""
+        host = self._fleet.hosts.get(place)
+        agents = host.agents.values() if host is not None else board.agents
+        agent = next((one for one in agents if one.is_open and self.is_able(group, one)), None)
+        if agent is None:
+            return
+        index = next((n for n, one in enumerate(board.agents) if one is agent), len(board.agents))
+        if index == len(board.agents):
+            board.agents.append(agent)
+            board.agent_rank.append(index)
+            board.agent_free.append(0)
+        self._add_call(board, slots, index, self.scores.with_endpoint(agent, group, at, now))
+
+    def _add_call(
+        self, board: Board, slots: dict[tuple[int, str], int], index: int, candidate: Candidate
+    ) -> None:
+        board.candidates.append(candidate)
+        board.cand_agent.append(index)
+        board.cand_endpoint.append(self._slot(board, slots, candidate))
+        board.cand_cost_us.append(candidate.cost_us)
 
     def choices(self, wanted: Wanted, ways: list[Candidate]) -> Choices:
         """What every decision for the group in this tick has in common; made once per group and tick."""

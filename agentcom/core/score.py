@@ -1,28 +1,37 @@
 """What it costs to run a task somewhere: its expected finish time, in integer microseconds.
 
-Wait for a slot + load time if the model is cold + expected tokens / rate, raised by the host's load and by recent
-failures of the endpoint. The parts are kept by name, for people.
+Wait for a slot + load time if the model is cold + expected tokens / rate, raised by the host's load, by memory in which
+the model hardly fits, by a repository that is not there and by recent failures of the endpoint. The parts are kept by
+name, for people. Each is bounded, so that no figure that a host or a server gives can be more than a bad score.
 """
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 from msgspec import Struct
 
 from agentcom.clock import Now
+from agentcom.config import Settings
 from agentcom.core.agents import Agent, Host
 from agentcom.core.registry import NO_ENDPOINT, Registry
-from agentcom.core.wanted import held_model
-from agentcom.model import STRATEGY_OF, EndpointRecord, Group, ScorePart, Strategy
+from agentcom.core.wanted import held_model, is_warm
+from agentcom.model import STRATEGY_OF, EndpointModel, EndpointRecord, Group, ScorePart, Strategy
 
-S_US = 1_000_000
-SHELL_US = 1 * S_US  # expected time of a shell task, until there is a measured one
-TOKENS_EXPECTED = 1_000  # of a standard task's answer
-TOKENS_PER_S = 30  # of a local model, until there is a measured rate
-CLOUD_US = 30 * S_US
-LOAD_BYTES_PER_S = 500_000_000  # a cold model is read from disk at about this speed
-LOAD_US_MIN = 2 * S_US
-PENALTY_US = 60 * S_US  # an endpoint, or a host without one, that failed in the last minute
-BUSY_CPU_PERCENT = 90.0
+S_US: Final = 1_000_000
+SHELL_US: Final = 1 * S_US  # expected time of a shell task, until there is a measured one
+TOKENS_EXPECTED: Final = 1_000  # of a standard task's answer
+TOKENS_PER_S: Final = 30  # of a local model, until there is a measured rate
+CLOUD_US: Final = 30 * S_US
+LOAD_BYTES_PER_S: Final = 500_000_000  # a cold model is read from disk at about this speed
+LOAD_US_MIN: Final = 2 * S_US
+LOAD_US_MAX: Final = 3600 * S_US
+WAIT_US_MAX: Final = 7 * 24 * 3600 * S_US
+PENALTY_US: Final = 60 * S_US  # an endpoint, or a host without one, that failed in the last minute
+SPILL_FACTOR: Final = 4  # a model that is partly in RAM takes about as many times as long
+UNKNOWN_FIT_US: Final = 5 * S_US  # whether a cold model fits its host is not known
+EVICTION_US: Final = 5 * S_US  # until other models have left the memory that a cold one needs
+REPOSITORY_US: Final = 5 * S_US  # to fetch a repository that a host has not had lately
 
 
 class Candidate(Struct, frozen=True, gc=False):
@@ -33,58 +42,89 @@ class Candidate(Struct, frozen=True, gc=False):
     model: str
     cost_us: int
     parts: dict[str, int]
+    has_slot: bool = True  # else it can only be waited for
+
+
+class EndpointCost(NamedTuple):
+    """What the endpoint's side of a way costs, whoever uses it."""
+
+    endpoint: EndpointRecord
+    model: EndpointModel
+    run_us: int
+    load_us: int
+    wait_us: int
+    has_slot: bool
 
 
 class Scores:
     """Costs of candidates, from the registry as it is now."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, settings: Settings) -> None:
         self._registry = registry
+        self.settings = settings
 
     def plain(self, group: Group, host: Host, now: Now) -> tuple[int, dict[str, int]]:
         """The cost of work that needs no endpoint, and its parts; the agents of a host share it."""
         run_us = SHELL_US if STRATEGY_OF[group.tier] is Strategy.trivial else CLOUD_US
-        load_us = host_load_us(host)
-        failed_us = PENALTY_US if self._registry.penalised(NO_ENDPOINT, host.record.id, now) else 0
+        load_us = host_load_us(host, run_us)
         parts = {"run": run_us, "host_load": load_us}
-        if failed_us:
-            parts["recent_failure"] = failed_us
-        return run_us + load_us + failed_us, parts
+        cost_us = run_us + load_us
+        if self._registry.failed_ms and self._registry.penalised(NO_ENDPOINT, host.record.id, now):
+            parts["recent_failure"] = PENALTY_US
+            cost_us += PENALTY_US
+        if group.repo and group.repo not in host.repos:
+            parts["repository"] = REPOSITORY_US
+            cost_us += REPOSITORY_US
+        return cost_us, parts
 
-    def with_endpoint(
-        self, agent: Agent, endpoint: EndpointRecord, model: str, host_us: int, now: Now
-    ) -> Candidate:
-        """The cost of the model on the endpoint for the agent; `host_us` is what its host adds."""
+    def of_endpoint(self, endpoint: EndpointRecord, model: str, home: Host | None) -> EndpointCost:
+        """The endpoint's side; it has the model. `home` is the host that it is on, where that is known."""
         held = held_model(endpoint, model)
         assert held is not None, f"{endpoint.name} lost {model} within one tick"
         run_us = TOKENS_EXPECTED * S_US // TOKENS_PER_S
-        load_us = 0 if held.warm else max(LOAD_US_MIN, held.size_bytes * S_US // LOAD_BYTES_PER_S)
-        wait_us = self._registry.in_flight.get((endpoint.id, model), 0) * run_us // endpoint.cap
-        busy_us = sum(
-            n for (e, other), n in self._registry.in_flight.items() if e == endpoint.id and other != model
-        )
-        failed_us = PENALTY_US if self._registry.penalised(endpoint.id, agent.host.record.id, now) else 0
-        resources = agent.host.record.resources
-        if (
-            resources is not None
-            and resources.cpu_percent is not None
-            and resources.cpu_percent >= BUSY_CPU_PERCENT
-        ):
-            # One step, not a slope: two readings a moment apart must not decide between equal hosts.
-            host_us += run_us // 2
+        load_us = 0
+        num_ctx = endpoint.num_ctx or self.settings.models.num_ctx
+        if not is_warm(endpoint, held, num_ctx):
+            read_us = held.size_bytes * S_US // LOAD_BYTES_PER_S
+            load_us = min(max(LOAD_US_MIN, read_us), LOAD_US_MAX) + _eviction_us(held, home)
+        if home is not None and 0 < home.load.vram_bytes < held.size_bytes:
+            run_us *= SPILL_FACTOR
+        mine, others = 0, 0
+        for (number, other), calls in self._registry.in_flight.items():
+            if number == endpoint.id:
+                mine, others = (calls, others) if other == model else (mine, others + calls)
+        # Another model's calls end before this one's begin: one loop of the server does all the loading.
+        wait_us = mine * run_us // endpoint.cap + others * run_us
+        return EndpointCost(endpoint, held, run_us, load_us, min(wait_us, WAIT_US_MAX), mine < endpoint.cap)
+
+    def with_endpoint(self, agent: Agent, group: Group, at: EndpointCost, now: Now) -> Candidate:
+        """The cost of a model call for the agent."""
+        host = agent.host
+        failed = self._registry.failed_ms and self._registry.penalised(at.endpoint.id, host.record.id, now)
         parts = {
-            "run": run_us,
-            "load": load_us,
-            "wait": wait_us + busy_us * run_us,
-            "recent_failure": failed_us,
-            "host_load": host_us,
+            "run": at.run_us,
+            "load": at.load_us,
+            "wait": at.wait_us,
+            "recent_failure": PENALTY_US if failed else 0,
+            "host_load": host_load_us(host, at.run_us),
         }
-        return Candidate(agent, endpoint, held.name, sum(parts.values()), parts)
+        if host.load.gpu_percent and at.endpoint.seen_from and not at.wait_us:
+            # No call of ours keeps the GPU busy.
+            parts["host_load"] += at.run_us * host.load.gpu_percent // 100
+        if group.repo and group.repo not in host.repos:
+            parts["repository"] = REPOSITORY_US
+        return Candidate(agent, at.endpoint, at.model.name, sum(parts.values()), parts, at.has_slot)
 
 
-def host_load_us(host: Host) -> int:
-    """What the work that a host already does adds to the expected time of more."""
-    return host.busy_count * S_US // 4
+def host_load_us(host: Host, run_us: int) -> int:
+    """What the work that a host already does, and what else it is busy with, adds to the expected time of more."""
+    return host.busy_count * S_US // 4 + run_us * host.load.work_percent // 100
+
+
+def _eviction_us(model: EndpointModel, home: Host | None) -> int:
+    if home is None or not model.size_bytes or not home.load.memory_bytes:
+        return UNKNOWN_FIT_US
+    return EVICTION_US if 0 <= home.load.free_bytes < model.size_bytes else 0
 
 
 def score_part(candidate: Candidate) -> ScorePart:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agentcom.config import Settings
 from agentcom.core.agents import Agent
 from agentcom.core.registry import canonical_model
-from agentcom.model import STRATEGY_OF, EndpointModel, EndpointRecord, Group, Strategy
+from agentcom.model import STRATEGY_OF, EndpointKind, EndpointModel, EndpointRecord, Group, Strategy
 
 Wanted = tuple[Group, bool]  # what a task asks for, and whether it has failed before
 
@@ -34,3 +34,19 @@ def held_model(endpoint: EndpointRecord, model: str) -> EndpointModel | None:
     return next(
         (one for one in endpoint.models if canonical_model(one.name) == model and not one.remote), None
     )
+
+
+def is_warm(endpoint: EndpointRecord, held: EndpointModel, num_ctx: int) -> bool:
+    """Whether a call that asks for this context finds the weights loaded for it. One runner serves all names of the
+    same weights; another context than it was loaded with makes it load anew."""
+    loaded = held if held.warm else _same_weights(endpoint, held)
+    if loaded is None:
+        return False
+    gets = min(num_ctx, loaded.context_max or num_ctx)
+    return endpoint.kind is not EndpointKind.ollama or loaded.context_length in (0, gets)
+
+
+def _same_weights(endpoint: EndpointRecord, held: EndpointModel) -> EndpointModel | None:
+    if not held.digest:
+        return None
+    return next((one for one in endpoint.models if one.warm and one.digest == held.digest), None)

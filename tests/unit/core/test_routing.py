@@ -8,8 +8,8 @@ import pytest
 
 from agentcom import limits
 from agentcom import messages as m
-from agentcom.core.score import LOAD_US_MIN, PENALTY_US
-from agentcom.model import Backend, FailureClass, Role, Tier
+from agentcom.core.score import EVICTION_US, LOAD_US_MAX, LOAD_US_MIN, PENALTY_US, SPILL_FACTOR
+from agentcom.model import Backend, FailureClass, Gpu, Role, Tier
 from tests.core_rig import HostEnd, Rig
 from tests.factories import (
     MODEL,
@@ -305,3 +305,130 @@ def test_a_task_that_nobody_can_run_does_not_stop_the_ones_behind_it(rig: Rig) -
     rig.admin.submit(*[task() for _ in range(50)])
     number = rig.admin.submit(shell_task())
     assert box.assigned().task == number
+
+
+# --- warm keys, memory, load ----------------------------------------------------------------------------
+
+
+def test_a_model_that_is_loaded_with_another_context_is_cold(rig: Rig) -> None:
+    gpu(rig, "other-context", warm=True, context_length=4096)
+    gpu(rig, "same-context", warm=True, context_length=8192)
+    rig.admin.submit(task())
+    (assign,) = rig.sent(m.Assign)
+    assert assign.route.host == "same-context"
+    (other,) = assign.route.others
+    assert (other.host, other.parts["load"] > 0) == ("other-context", True)
+
+
+def test_a_context_that_the_model_cannot_have_more_of_is_the_same(rig: Rig) -> None:
+    gpu(rig, "box", warm=True, context_length=2048, context_max=2048)
+    rig.admin.submit(task())
+    (assign,) = rig.sent(m.Assign)
+    assert assign.route.score is not None
+    assert assign.route.score.parts["load"] == 0
+
+
+def test_weights_that_are_loaded_under_another_name_are_warm(rig: Rig) -> None:
+    box = rig.host("box")
+    alias = endpoint_model("alias:7b", warm=True, digest="sha256:1")
+    box.see(sighting(probe=endpoint_probe(endpoint_model(digest="sha256:1"), alias)))
+    rig.admin.submit(task())
+    (assign,) = rig.sent(m.Assign)
+    assert assign.route.score is not None
+    assert assign.route.score.parts["load"] == 0
+
+
+def test_no_host_is_picked_that_cannot_hold_the_model(rig: Rig) -> None:
+    small = gpu(rig, "small", size_bytes=40 << 30)
+    small.beat(resources=resources(ram_total_bytes=16 << 30))
+    number = rig.admin.submit(task())
+    assert rig.sent(m.Assign) == []
+    assert why(rig, number, "small") == (
+        "model_too_large",
+        "a smaller model or quantisation, or a host with 40.0 GiB of memory",
+    )
+    large = gpu(rig, "large", size_bytes=40 << 30)
+    assert large.assigned().task == number
+
+
+def test_a_model_that_hardly_fits_goes_where_it_fits_well(rig: Rig) -> None:
+    for name, vram in (("spills", 8), ("fits", 24)):
+        box = gpu(rig, name, size_bytes=16 << 30)
+        box.beat(resources=resources(gpus=(Gpu(name="gpu", vram_total_bytes=vram << 30),)))
+    rig.admin.submit(task())
+    (assign,) = rig.sent(m.Assign)
+    assert assign.route.host == "fits"
+    assert [one.parts["run"] // assign.route.score.parts["run"] for one in assign.route.others] == [  # type: ignore[union-attr]
+        SPILL_FACTOR
+    ]
+
+
+def test_figures_older_than_three_reports_are_unknown_and_not_idle(rig: Rig) -> None:
+    silent, talks = gpu(rig, "silent"), gpu(rig, "talks")
+    silent.beat(resources=resources(cpu_percent=0.0))
+    for _ in range(4):
+        rig.advance(5_000)
+        silent.beat()
+        silent.see()
+        talks.beat(resources=resources(cpu_percent=40.0))
+        talks.see()
+    rig.admin.submit(task())
+    (assign,) = rig.sent(m.Assign)
+    assert assign.route.host == "talks"
+
+
+def test_a_gpu_that_somebody_else_uses_is_worth_less(rig: Rig) -> None:
+    for name, utilisation in (("games", 99.0), ("idle", 1.0)):
+        box = gpu(rig, name)
+        card = Gpu(name="gpu", utilisation_percent=utilisation, vram_total_bytes=24 << 30)
+        box.beat(resources=resources(gpus=(card,)))
+    rig.admin.submit(task())
+    assert [one.route.host for one in rig.sent(m.Assign)] == ["idle"]
+
+
+def test_a_host_that_has_the_repository_goes_before_one_that_has_not(rig: Rig) -> None:
+    spec = shell_task(repo="https://example.org/one.git")
+    hosts = [rig.host(f"box{n}") for n in range(3)]
+    for _ in range(3):
+        rig.admin.submit(spec)
+        (assign,) = rig.sent(m.Assign)
+        assert assign.route.host == "box0"
+        hosts[0].complete(hosts[0].take())
+        rig.advance(100)
+    rig.admin.submit(shell_task(repo="https://example.org/other.git"))
+    assert [one.route.host for one in rig.sent(m.Assign)] == ["box1"]
+
+
+def test_a_task_waits_for_a_full_endpoint_whose_only_agent_is_busy(rig: Rig) -> None:
+    """The cold one would load for 40 s; the warm one is free in 33 s, and then its agent is too."""
+    warm = gpu(rig, "warm", warm=True)
+    first = rig.admin.submit(task())
+    gpu(rig, "cold", size_bytes=20_000_000_000)
+    second = rig.admin.submit(task())
+    assert rig.admin.state(second) == "ready"
+    third = rig.admin.submit(task())
+    assert (rig.admin.state(second), rig.admin.state(third)) == ("ready", "assigned")
+    running = warm.take()
+    assert running.task == first
+    warm.complete(running)
+    assert warm.take().task == second
+
+
+def test_a_task_with_nobody_to_wait_for_goes_to_the_cold_host(rig: Rig) -> None:
+    """A full warm endpoint whose host takes no more work is no way at all."""
+    gpu(rig, "warm", warm=True)
+    rig.admin.submit(task())
+    rig.admin.ask(m.HostDrain(host="warm"))
+    gpu(rig, "cold", size_bytes=20_000_000_000)
+    rig.admin.submit(task())
+    assert [one.route.host for one in rig.sent(m.Assign)] == ["cold"]
+
+
+def test_absurd_figures_are_a_bad_score_and_no_more(rig: Rig) -> None:
+    box = gpu(rig, "box", size_bytes=2**62, context_length=2**62)
+    card = Gpu(name="gpu", vram_total_bytes=2**62, vram_used_bytes=2**62, utilisation_percent=100_000.0)
+    box.beat(resources=resources(gpus=(card,) * 64, cpu_percent=100_000.0, ram_available_bytes=0))
+    rig.admin.submit(task())
+    (assign,) = rig.sent(m.Assign)
+    assert assign.route.score is not None
+    assert assign.route.score.parts["load"] <= LOAD_US_MAX + EVICTION_US
