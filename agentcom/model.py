@@ -122,12 +122,18 @@ class Backend(Term):
     shell = "shell"
     ollama = "ollama"
     claude = "claude"
+    openai = "openai"
 
 
 BACKEND_OF = {
     Strategy.trivial: Backend.shell,
     Strategy.local_llm: Backend.ollama,
     Strategy.cloud_llm: Backend.claude,
+}
+BACKENDS_OF = {  # each of them will do; which of the local ones is taken is up to the kind of the endpoint
+    Strategy.trivial: (Backend.shell,),
+    Strategy.local_llm: (Backend.ollama, Backend.openai),
+    Strategy.cloud_llm: (Backend.claude,),
 }
 STRATEGY_OF = {
     Tier.trivial: Strategy.trivial,
@@ -521,6 +527,13 @@ class EndpointKind(Term):
     ollama = "ollama"
     openai = "openai"
     anthropic = "anthropic"
+
+
+BACKEND_OF_KIND = {
+    EndpointKind.ollama: Backend.ollama,
+    EndpointKind.openai: Backend.openai,
+    EndpointKind.anthropic: Backend.claude,
+}
 
 
 class EndpointRecord(Struct, kw_only=True):

@@ -22,7 +22,7 @@ from agentcom.model import (
     Tier,
 )
 
-ALL_BACKENDS = (Backend.shell, Backend.ollama, Backend.claude)
+ALL_BACKENDS = (Backend.shell, Backend.ollama, Backend.openai, Backend.claude)
 MODEL = "qwen2.5-coder:7b"
 
 
@@ -74,8 +74,12 @@ def endpoint_probe(*models: EndpointModel, healthy: bool = True, **fields: Any) 
     return EndpointProbe(healthy=True, **given)
 
 
-def sighting(url: str = "http://127.0.0.1:11434", probe: EndpointProbe | None = None) -> m.EndpointSighting:
-    return m.EndpointSighting(kind=EndpointKind.ollama, url=url, probe=probe or endpoint_probe())
+def sighting(
+    url: str = "http://127.0.0.1:11434",
+    probe: EndpointProbe | None = None,
+    kind: EndpointKind = EndpointKind.ollama,
+) -> m.EndpointSighting:
+    return m.EndpointSighting(kind=kind, url=url, probe=probe or endpoint_probe())
 
 
 def result(**fields: Any) -> TaskResult:

@@ -18,6 +18,7 @@ from agentcom.config import AnthropicSettings, Home, SandboxSettings, Settings, 
 from agentcom.messages import Assign
 from agentcom.model import (
     BACKEND_OF,
+    Backend,
     CheckKind,
     CheckSpec,
     Iteration,
@@ -141,6 +142,7 @@ async def work_of(
     max_fix_attempts: int = 2,
     timeout_s: int = 60,
     given: Settings | None = None,
+    backend: Backend | None = None,
 ) -> tuple[Work, Ran]:
     given = given or settings()
     home = Home(folder / "home").prepare()
@@ -156,7 +158,7 @@ async def work_of(
     encoded = msgspec.msgpack.encode(spec)
     route = Route(
         strategy=strategy,
-        backend=BACKEND_OF[strategy],
+        backend=backend or BACKEND_OF[strategy],
         agent="Mistake Not",
         host="here",
         model=model,

@@ -12,7 +12,17 @@ from agentcom.core.agents import Agent, Fleet, Host, offers
 from agentcom.core.registry import Registry
 from agentcom.core.retries import RetryBudgets
 from agentcom.core.wanted import held_model, missing_need, model_of
-from agentcom.model import BACKEND_OF, STRATEGY_OF, EndpointModel, EndpointRecord, Group, JsonObject, Strategy
+from agentcom.model import (
+    BACKEND_OF,
+    BACKENDS_OF,
+    STRATEGY_OF,
+    EndpointKind,
+    EndpointModel,
+    EndpointRecord,
+    Group,
+    JsonObject,
+    Strategy,
+)
 
 Refusal = tuple[str, str, str]
 ENDPOINT_FULL = "endpoint_full"
@@ -59,7 +69,7 @@ class Refusals:
             return kept
         agents = [a for a in self._fleet.agents_of(host) if a.offered]
         backend = BACKEND_OF[STRATEGY_OF[group.tier]]
-        able = [a for a in agents if offers(a, backend)]
+        able = [a for a in agents if any(offers(a, one) for one in BACKENDS_OF[STRATEGY_OF[group.tier]])]
         if not able:
             return f"no_{backend}", f"no agent on {name} offers {backend}", _backend_remedy(backend, name)
         block = host.blocks.get(backend)
@@ -113,7 +123,7 @@ class Refusals:
         refusals = [
             self.of_endpoint(endpoint, host if endpoint.seen_from else None, model, is_retry)
             for endpoint in self._registry.endpoints.values()
-            if endpoint.seen_from in (0, host.record.id)
+            if endpoint.seen_from in (0, host.record.id) and endpoint.kind is not EndpointKind.anthropic
         ]
         if not refusals:
             add = f"agentcom endpoint add URL --host {host.record.name}, or start Ollama there"
@@ -138,7 +148,9 @@ class Refusals:
             return (
                 "model_missing",
                 f"{endpoint.name} does not have {model}",
-                f"ollama pull {model} at {endpoint.url}",
+                f"ollama pull {model} at {endpoint.url}"
+                if endpoint.kind is EndpointKind.ollama
+                else f"serve {model} at {endpoint.url}, or give the task a model that it serves",
             )
         if home is not None and not held.warm and 0 < home.load.memory_bytes < held.size_bytes:
             return _too_large(home, held)

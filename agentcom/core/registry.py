@@ -135,6 +135,9 @@ class Registry:
 
     def add(self, op: m.EndpointAdd, host: int | None, now: Now) -> EndpointRecord:
         url, loopback = checked_url(op.url)
+        if op.kind is EndpointKind.anthropic:
+            text = "kind: an account of Anthropic is known by the hosts that have its key; it is not added"
+            raise Refused("invalid", text, field="kind")
         if loopback and (urlsplit(url).port or 0) in self.own_ports:
             raise Refused("address_refused", f"url: {url} is a port of the hub itself", field="url")
         if loopback and host is None:
@@ -192,6 +195,7 @@ class Registry:
                 self.probed(record, sighting.probe, now)
                 return
         # A host may tell of servers on itself; those elsewhere are for people to add.
+        loopback = loopback and sighting.kind is not EndpointKind.anthropic
         if loopback and sighting.probe.healthy and len(self.endpoints) < limits.ENDPOINTS_MAX:
             record = self._add(
                 sighting.kind,

@@ -19,8 +19,18 @@ from agentcom.core.refusal import ENDPOINT_FULL, Refusals
 from agentcom.core.registry import Registry, canonical_model
 from agentcom.core.retries import RetryBudgets
 from agentcom.core.score import Candidate, EndpointCost, Scores, score_part
-from agentcom.core.wanted import Wanted, held_model, missing_need, model_of
-from agentcom.model import BACKEND_OF, STRATEGY_OF, Group, Route, ScorePart, Strategy
+from agentcom.core.wanted import Wanted, held_model, is_offered, missing_need, model_of
+from agentcom.model import (
+    BACKEND_OF,
+    BACKEND_OF_KIND,
+    BACKENDS_OF,
+    STRATEGY_OF,
+    EndpointKind,
+    Group,
+    Route,
+    ScorePart,
+    Strategy,
+)
 
 
 class Choices(NamedTuple):
@@ -60,16 +70,14 @@ class Router:
 
     def is_able(self, group: Group, agent: Agent) -> bool:
         """Whether the agent offers what the group needs, endpoints and other work aside."""
-        backend = BACKEND_OF[STRATEGY_OF[group.tier]]
-        return backend in agent.record.backends and missing_need(group, agent) is None
+        offered = agent.record.backends
+        has_backend = any(backend in offered for backend in BACKENDS_OF[STRATEGY_OF[group.tier]])
+        return has_backend and missing_need(group, agent) is None
 
     def _able(self, board: Board, group: Group) -> Iterator[tuple[int, Agent]]:
         """Index and agent of those that offer what the group needs, endpoints aside."""
-        backend = BACKEND_OF[STRATEGY_OF[group.tier]]
         for index, agent in enumerate(board.agents):
-            if backend not in agent.record.backends or backend in agent.host.blocks:
-                continue
-            if missing_need(group, agent) is None:
+            if is_offered(group, agent) and missing_need(group, agent) is None:
                 yield index, agent
 
     def _add_plain(self, board: Board, group: Group, now: Now) -> None:
@@ -97,7 +105,7 @@ class Router:
         for index, agent in self._able(board, group):
             for place in (0, agent.host.record.id):
                 for at in by_place.get(place, ()):
-                    if at.has_slot:
+                    if at.has_slot and BACKEND_OF_KIND[at.endpoint.kind] in agent.record.backends:
                         self._add_call(board, slots, index, self.scores.with_endpoint(agent, group, at, now))
         if len(board.candidates) == start:
             return  # nobody waits where none can run
@@ -111,6 +119,8 @@ class Router:
         model = model_of(group, self.settings)
         by_place: dict[int, list[EndpointCost]] = {}
         for endpoint in self._registry.endpoints.values():
+            if endpoint.kind is EndpointKind.anthropic:
+                continue
             home = self._fleet.hosts.get(endpoint.seen_from)
             refused = self.refusals.of_endpoint(endpoint, home, model, is_retry)
             if refused is None or refused[0] == ENDPOINT_FULL:
@@ -164,7 +174,7 @@ class Router:
         others = [score for way, score in choices.best if way is not chosen]
         return Route(
             strategy=strategy,
-            backend=BACKEND_OF[strategy],
+            backend=BACKEND_OF_KIND[endpoint.kind] if endpoint else BACKEND_OF[strategy],
             agent=chosen.agent.record.name,
             host=chosen.agent.host.record.name,
             model=chosen.model,

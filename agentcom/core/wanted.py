@@ -5,7 +5,15 @@ from __future__ import annotations
 from agentcom.config import Settings
 from agentcom.core.agents import Agent
 from agentcom.core.registry import canonical_model
-from agentcom.model import STRATEGY_OF, EndpointKind, EndpointModel, EndpointRecord, Group, Strategy
+from agentcom.model import (
+    BACKENDS_OF,
+    STRATEGY_OF,
+    EndpointKind,
+    EndpointModel,
+    EndpointRecord,
+    Group,
+    Strategy,
+)
 
 Wanted = tuple[Group, bool]  # what a task asks for, and whether it has failed before
 
@@ -20,6 +28,15 @@ def model_of(group: Group, settings: Settings) -> str:
     return canonical_model(group.model or settings.models.standard)
 
 
+def is_offered(group: Group, agent: Agent) -> bool:
+    """Whether the agent offers a backend for such tasks that its host can use now."""
+    offered, blocks = agent.record.backends, agent.host.blocks
+    for backend in BACKENDS_OF[STRATEGY_OF[group.tier]]:  # noqa: SIM110 - asked of each free agent in each tick
+        if backend in offered and backend not in blocks:
+            return True
+    return False
+
+
 def missing_need(group: Group, agent: Agent) -> str | None:
     """The first capability that the group needs and neither the agent nor its host has."""
     if not group.needs:
@@ -32,7 +49,12 @@ def missing_need(group: Group, agent: Agent) -> str | None:
 def held_model(endpoint: EndpointRecord, model: str) -> EndpointModel | None:
     """The model as the endpoint has it, by its canonical name."""
     return next(
-        (one for one in endpoint.models if canonical_model(one.name) == model and not one.remote), None
+        (
+            one
+            for one in endpoint.models
+            if canonical_model(one.name) == model and not one.remote and not one.fault
+        ),
+        None,
     )
 
 

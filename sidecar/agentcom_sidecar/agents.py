@@ -58,4 +58,4 @@ def backends(settings: Settings) -> tuple[Backend, ...]:
     except ConfigError as error:
         logs.get().error("claude_not_offered", reason=error.message)
         has_key = False
-    return (Backend.shell, Backend.ollama, *((Backend.claude,) if has_key else ()))
+    return (Backend.shell, Backend.ollama, Backend.openai, *((Backend.claude,) if has_key else ()))

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from agentcom import limits, logs
+from agentcom.endpoint_keys import key_for
 from agentcom.errors import AgentComError, ConfigError
 from agentcom.model import (
     Backend,
@@ -37,6 +38,7 @@ from agentcom_sidecar.backends.base import (
     task_error,
 )
 from agentcom_sidecar.backends.ollama import OllamaBackend
+from agentcom_sidecar.backends.openai import OpenAIBackend
 from agentcom_sidecar.prices import PriceList
 from agentcom_sidecar.verify import fix_loop
 from agentcom_sidecar.verify.report import Stopwatch, cut, fit, result_status, text_of
@@ -129,6 +131,9 @@ async def _ask_local_model(work: Work, progress: Progress) -> None:
     route, settings = work.assign.route, work.settings
     if route.endpoint_url is None:
         raise configuration("bad_route", "the route names no endpoint for a local model")
+    if route.backend is Backend.openai:
+        await _ask_model(work, progress, _openai(work, route.endpoint_url))
+        return
     backend = OllamaBackend(
         url=route.endpoint_url,
         model=route.model,
@@ -138,6 +143,22 @@ async def _ask_local_model(work: Work, progress: Progress) -> None:
         idle_s=settings.sidecar.idle_s,
     )
     await _ask_model(work, progress, backend)
+
+
+def _openai(work: Work, url: str) -> ModelBackend:
+    settings = work.settings
+    try:
+        key = key_for(url, settings.endpoints.key_files)
+    except ConfigError as error:
+        raise configuration("bad_key", error.message) from error
+    return OpenAIBackend(
+        url=url,
+        model=work.assign.route.model,
+        key=key,
+        max_tokens=settings.sidecar.max_output_tokens,
+        first_byte_s=settings.sidecar.first_byte_s,
+        idle_s=settings.sidecar.idle_s,
+    )
 
 
 async def _ask_claude(work: Work, progress: Progress) -> None:
@@ -235,7 +256,12 @@ def _result(work: Work, progress: Progress) -> TaskResult:
     is_model = work.assign.route.strategy is not Strategy.trivial
     if is_model:
         progress.output = tally.text
-        progress.durations_ms |= {"model": tally.model_ms, "load": tally.load_ms}
+        progress.durations_ms |= {
+            "model": tally.model_ms,
+            "load": tally.load_ms,
+            "first_byte": tally.first_byte_ms,
+            "generate": tally.generate_ms,
+        }
     costs = _costs(work, progress)
     total = tally.total
     output, dropped = cut(progress.output, limits.OUTPUT_BYTES_MAX)

@@ -172,7 +172,7 @@ def test_claude_is_offered_only_with_a_key(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     key_file = tmp_path / "key"
     with_file = Settings(anthropic=AnthropicSettings(key_file=str(key_file)))
-    assert agents.backends(Settings()) == (Backend.shell, Backend.ollama)
+    assert agents.backends(Settings()) == (Backend.shell, Backend.ollama, Backend.openai)
     assert Backend.claude not in agents.backends(with_file)
     key_file.write_text("sk-ant-a-key")
     key_file.chmod(0o644)

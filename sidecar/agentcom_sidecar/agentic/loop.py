@@ -50,6 +50,8 @@ class Tally:
     stop_reason: str | None = None
     context_truncated: bool = False
     load_ms: int = 0
+    first_byte_ms: int = 0  # of the first call that says it
+    generate_ms: int = 0
     model_ms: int = 0
     warnings: list[str] = field(default_factory=list)
 
@@ -120,6 +122,8 @@ async def _ask(
 
 def _note(turn: Turn, tally: Tally, hooks: Hooks, number: int) -> None:
     tally.load_ms += turn.load_ms
+    tally.first_byte_ms = tally.first_byte_ms or turn.first_byte_ms
+    tally.generate_ms += turn.generate_ms
     tally.stop_reason = turn.stop_reason
     if turn.text.strip():
         tally.text = turn.text

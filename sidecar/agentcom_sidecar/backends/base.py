@@ -116,7 +116,8 @@ class ToolCall:
 class Turn:
     """One answer of a model. `native` is its form on the backend's wire, sent back as it came.
 
-    `is_truncated`: it hit a token limit. `is_paused`: the server wants it sent back to go on.
+    `is_truncated`: it hit a token limit. `is_paused`: the server wants it sent back to go on. `first_byte_ms` leaves
+    the loading out, `generate_ms` is from the first token to the last; 0 where that is not known.
     """
 
     text: str
@@ -127,6 +128,8 @@ class Turn:
     is_paused: bool = False
     context_truncated: bool = False
     load_ms: int = 0
+    first_byte_ms: int = 0
+    generate_ms: int = 0
     native: Any = None
 
 
@@ -187,6 +190,27 @@ def count_of(value: object) -> int:
 def reason_of(value: object) -> str | None:
     """Why an answer ended, as a server gave it, within a bound."""
     return clean(value[:STOP_REASON_CHARS_MAX]) if isinstance(value, str) else None
+
+
+class Clock:
+    """How long a call waited for its first piece, and how long the pieces came."""
+
+    def __init__(self) -> None:
+        self._now = asyncio.get_running_loop().time
+        self._began = self._now()
+        self._first = self._last = 0.0
+
+    def heard(self) -> None:
+        self._last = self._now()
+        self._first = self._first or self._last
+
+    @property
+    def first_byte_ms(self) -> int:
+        return round((self._first - self._began) * 1000) if self._first else 0
+
+    @property
+    def generate_ms(self) -> int:
+        return round((self._last - self._first) * 1000)
 
 
 class Patience:

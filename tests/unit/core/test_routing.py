@@ -9,7 +9,7 @@ import pytest
 from agentcom import limits
 from agentcom import messages as m
 from agentcom.core.score import EVICTION_US, LOAD_US_MAX, LOAD_US_MIN, PENALTY_US, SPILL_FACTOR
-from agentcom.model import Backend, FailureClass, Gpu, Role, Tier
+from agentcom.model import Backend, EndpointKind, FailureClass, Gpu, Role, Strategy, Tier
 from tests.core_rig import HostEnd, Rig
 from tests.factories import (
     MODEL,
@@ -432,3 +432,28 @@ def test_absurd_figures_are_a_bad_score_and_no_more(rig: Rig) -> None:
     (assign,) = rig.sent(m.Assign)
     assert assign.route.score is not None
     assert assign.route.score.parts["load"] <= LOAD_US_MAX + EVICTION_US
+
+
+# --- kinds of endpoints -----------------------------------------------------------------------------------
+
+
+def test_a_standard_task_goes_to_whichever_kind_of_local_server_has_its_model(rig: Rig) -> None:
+    box = rig.host("box", agents=2)
+    box.see(sighting(probe=endpoint_probe(endpoint_model("Qwen/Q-7B")), kind=EndpointKind.openai))
+    rig.admin.submit(task(model="qwen/q-7b"))
+    route = box.assigned().route
+    assert (route.backend, route.model, route.strategy) == (Backend.openai, "Qwen/Q-7B", Strategy.local_llm)
+
+
+def test_an_agent_that_does_not_speak_an_endpoints_language_gets_nothing_for_it(rig: Rig) -> None:
+    old = one_backend(rig, "old", Backend.shell, Backend.ollama)
+    old.see(sighting(kind=EndpointKind.openai))
+    number = rig.admin.submit(task())
+    assert rig.admin.state(number) == "ready"
+
+
+def test_a_model_that_its_server_cannot_load_is_not_there(rig: Rig) -> None:
+    box = rig.host()
+    box.see(sighting(probe=endpoint_probe(endpoint_model(fault="the server could not load it"))))
+    number = rig.admin.submit(task())
+    assert why(rig, number, "box")[0] == "model_missing"
