@@ -12,6 +12,7 @@ from msgspec import Struct
 from agentcom import limits
 from agentcom.clock import Now, rfc3339
 from agentcom.config import Settings
+from agentcom.core.capabilities import fault_of
 from agentcom.core.complexity import classify
 from agentcom.errors import Refused
 from agentcom.model import CheckKind, Group, Role, TaskSpec, Tier, TierSource
@@ -52,6 +53,8 @@ def admit(spec: TaskSpec, role: Role, settings: Settings, now: Now, at: str) -> 
             "invalid", f"{at}.description: it is empty; say what is to be done", field=f"{at}.description"
         )
     _check_paths(spec, at)
+    if spec.needs:
+        _check_needs(spec, at)
     _check_repo(spec, role, at)
     found = classify(
         spec.description,
@@ -130,6 +133,14 @@ def _check_paths(spec: TaskSpec, at: str) -> None:
             raise Refused("invalid", f"{where}: it contains a zero byte", field=where)
     if spec.command is not None and ("\0" in spec.command or not spec.command.strip()):
         raise Refused("invalid", f"{at}.command: it is empty or contains a zero byte", field=f"{at}.command")
+
+
+def _check_needs(spec: TaskSpec, at: str) -> None:
+    for n, need in enumerate(spec.needs):
+        fault = fault_of(need)
+        if fault:
+            where = f"{at}.needs[{n}]"
+            raise Refused("invalid", f"{where}: {need!r}: {fault}", field=where)
 
 
 def _check_path(path: str, where: str) -> None:

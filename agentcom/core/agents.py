@@ -14,9 +14,11 @@ from typing import NamedTuple
 from agentcom import limits
 from agentcom import messages as m
 from agentcom.clock import Now, rfc3339
+from agentcom.core.capabilities import Abilities
 from agentcom.core.effects import key_u64
 from agentcom.core.load import Load, load_of
 from agentcom.core.outlet import Outlet
+from agentcom.core.resources import REPORTS_UNKNOWN_AFTER, age_ms, fresh
 from agentcom.core.sessions import Session, Sessions
 from agentcom.errors import NotFound, Refused
 from agentcom.model import (
@@ -28,8 +30,6 @@ from agentcom.model import (
     PrincipalRecord,
     Resources,
 )
-
-REPORTS_UNKNOWN_AFTER = 3  # figures older than this many reports are unknown
 
 
 class Block(NamedTuple):
@@ -62,6 +62,15 @@ class Agent:
     moved_ms: int = 0
     stalled: bool = False
     alone: bool = False
+    _can: Abilities | None = None
+
+    @property
+    def can(self) -> Abilities:
+        """What it and its host offer."""
+        can, of_host, of_agent = self._can, self.host.record.capabilities, self.record.capabilities
+        if can is None or can.of_host is not of_host or can.of_agent is not of_agent:
+            can = self._can = Abilities(of_host, of_agent)
+        return can
 
     @property
     def state(self) -> AgentState:
@@ -114,6 +123,7 @@ class Host:
     online: bool = False
     busy_count: int = 0
     heard_ms: int = 0
+    reported_ms: int = 0  # when its resources were last reported, monotonic; 0: not since the hub's start
     paused: bool = False  # by a rule of the queue, which is a record of its own
     alone: int = 0  # attempts here that have to be the only one
     reserved_for: int = 0  # the task that is to run here alone as soon as the others have ended
@@ -190,6 +200,7 @@ class Fleet:
             host.record.last_seen_ms = before.record.last_seen_ms
             host.record.resources = before.record.resources
             host.record.resources_ms = before.record.resources_ms
+            host.reported_ms = before.reported_ms
             host.load, host.load_until_ms, host.repos = before.load, before.load_until_ms, before.repos
         for number, agent in self.agents.items():
             was = old.agents.get(number)
@@ -289,6 +300,7 @@ class Fleet:
         record.last_seen_ms = now.wall_ms
         if offer.resources is not None:
             record.resources, record.resources_ms = offer.resources, now.wall_ms
+            host.reported_ms = now.mono_ms
             host.take_load(now)
         session.host = record.id
         self.save_host(host)
@@ -321,6 +333,7 @@ class Fleet:
         host.record.last_seen_ms = now.wall_ms
         if resources is not None:
             host.record.resources, host.record.resources_ms = resources, now.wall_ms
+            host.reported_ms = now.mono_ms
             host.take_load(now)
             self.save_host(host)
             self._save_counts(host)
@@ -411,8 +424,7 @@ class Fleet:
     def host_view(self, host: Host, now: Now) -> JsonObject:
         """A host as people see it; resources too old to trust are null, with their age."""
         record = host.record
-        age_ms = now.wall_ms - record.resources_ms if record.resources_ms else None
-        known = age_ms is not None and age_ms <= REPORTS_UNKNOWN_AFTER * record.resources_every_s * 1000
+        age = age_ms(host, now)
         return {
             "name": record.name,
             "state": "online" if host.online else "offline",
@@ -420,8 +432,8 @@ class Fleet:
             "agents": [a.record.name for a in self.agents_of(host)],
             "busy": host.busy_count,
             "capabilities": list(record.capabilities),
-            "resources": record.resources if known else None,
-            "resources_age_s": None if age_ms is None else max(0, age_ms) / 1000,
+            "resources": fresh(host, now),
+            "resources_age_s": None if age is None else age / 1000,
             "draining": record.draining,
             "paused": host.paused,
             "sandbox": record.sandbox,

@@ -9,9 +9,10 @@ from __future__ import annotations
 from agentcom.clock import rfc3339
 from agentcom.config import Settings
 from agentcom.core.agents import Agent, Fleet, Host, offers
+from agentcom.core.capabilities import lack
 from agentcom.core.registry import Registry
 from agentcom.core.retries import RetryBudgets
-from agentcom.core.wanted import held_model, missing_need, model_of
+from agentcom.core.wanted import held_model, missing_need, missing_needs, model_of
 from agentcom.model import (
     BACKEND_OF,
     BACKENDS_OF,
@@ -81,12 +82,8 @@ class Refusals:
             )
         fitting = [a for a in able if missing_need(group, a) is None]
         if not fitting:
-            need = missing_need(group, able[0])
-            return (
-                "need_missing",
-                f"no agent on {name} has {need}",
-                f"add {need} to sidecar.capabilities on {name}",
-            )
+            nearest, lacks = missing_needs(group, able)
+            return lack(lacks, name, nearest.can)
         if STRATEGY_OF[group.tier] is Strategy.local_llm:
             refused = self._host_endpoint_refusal(group, host, is_retry)
             if refused is not None:

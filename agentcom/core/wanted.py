@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agentcom.config import Settings
 from agentcom.core.agents import Agent
+from agentcom.core.capabilities import first_unmet, unmet
 from agentcom.core.registry import canonical_model
 from agentcom.model import (
     BACKENDS_OF,
@@ -41,9 +42,13 @@ def missing_need(group: Group, agent: Agent) -> str | None:
     """The first capability that the group needs and neither the agent nor its host has."""
     if not group.needs:
         return None
-    have = {*agent.record.capabilities, *agent.host.record.capabilities}
-    have |= {f"agent:{agent.record.name}", f"host:{agent.host.record.name}"}
-    return next((need for need in group.needs if need not in have), None)
+    return first_unmet(group.needs, agent.can, agent.host.record.name, agent.record.name)
+
+
+def missing_needs(group: Group, agents: list[Agent]) -> tuple[Agent, list[str]]:
+    """Of the agents the one that lacks least, and what it lacks."""
+    lacks = [(a, unmet(group.needs, a.can, a.host.record.name, a.record.name)) for a in agents]
+    return min(lacks, key=lambda each: len(each[1]))
 
 
 def held_model(endpoint: EndpointRecord, model: str) -> EndpointModel | None:

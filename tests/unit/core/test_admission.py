@@ -227,3 +227,8 @@ def test_tasks_that_ask_the_same_of_a_place_are_one_group() -> None:
     one = taken(task(needs=("b", "a", "b"), model="m", repo="https://h/r"))
     other = taken(task("Something else entirely", needs=("a", "b"), model="m", repo="https://h/r"))
     assert one.group == other.group == Group(Tier.standard, "m", ("a", "b"), "https://h/r")
+
+
+@pytest.mark.parametrize("need", ["tool:node>=", "tool:node>=new", ">=20", "  "])
+def test_a_need_that_can_mean_nothing_is_refused(need: str) -> None:
+    assert refused(shell_task(needs=("docker", need))) == ("invalid", "tasks[0].needs[1]")
