@@ -12,7 +12,10 @@ from setuptools import Extension, setup
 FLAGS = ["-O3", "-ffp-contract=off", "-g0"]
 
 extensions = cythonize(
-    [Extension("agentcom._fastsched", ["agentcom/_fastsched.pyx"], extra_compile_args=FLAGS)],
+    [
+        Extension(f"agentcom.{name}", [f"agentcom/{name}.pyx"], extra_compile_args=FLAGS)
+        for name in ("_fastsched", "_fastboard")
+    ],
     build_dir="build",  # keeps the generated .c out of the package, so out of the wheel
     compiler_directives={"language_level": "3"},
 )

@@ -5,13 +5,15 @@ The hub logs `IMPLEMENTATION` and `why_python` at its start.
 """
 
 import os
-from typing import Final, Literal
+from collections.abc import Callable
+from typing import Final, Literal, cast
 
-from agentcom import _pysched
+from agentcom import _pyboard, _pysched
 
 SETTING: Final = "AGENTCOM_SCHED"
 
 assign = _pysched.assign
+make_scheduler: Callable[[], _pyboard.Scheduler] = _pyboard.Scheduler
 IMPLEMENTATION: Literal["cython", "python"] = "python"
 # Why the twin is in use: the error of the import, or the setting that asked for it; None when compiled.
 why_python: str | None = None
@@ -20,9 +22,10 @@ if os.environ.get(SETTING) == "python":
     why_python = f"{SETTING}=python"
 else:
     try:
-        from agentcom import _fastsched
+        from agentcom import _fastboard, _fastsched
     except ImportError as error:
         why_python = str(error)
     else:
         assign = _fastsched.assign
+        make_scheduler = cast(Callable[[], _pyboard.Scheduler], _fastboard.Scheduler)
         IMPLEMENTATION = "cython"

@@ -1,0 +1,289 @@
+"""The incremental scheduler: rows that change, ticks that place tasks. Every test runs on both implementations."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agentcom import _pyboard, sched
+from agentcom._pyboard import ANY_HOST, BUSY, FREE, NO_REPO, OUT, Parts
+
+try:
+    from agentcom import _fastboard
+except ImportError:  # no compiler here; test_sched.py says whether that may be
+    IMPLEMENTATIONS: dict[str, Any] = {"python": _pyboard.Scheduler}
+else:
+    IMPLEMENTATIONS = {"cython": _fastboard.Scheduler, "python": _pyboard.Scheduler}
+
+Scheduler: TypeAlias = _pyboard.Scheduler
+POOL = 0
+WARM, COLD, PLAIN = 0, 1, 2  # endpoints
+
+
+@pytest.fixture(params=sorted(IMPLEMENTATIONS))
+def board(request: pytest.FixtureRequest) -> Scheduler:
+    made: Scheduler = IMPLEMENTATIONS[request.param]()
+    return made
+
+
+def tick(board: Scheduler, *pools: int, repo: int = NO_REPO) -> list[tuple[int, int]]:
+    """(agent, endpoint) of each task."""
+    agents, endpoints = array("i", [7] * len(pools)), array("i", [7] * len(pools))
+    starts = board.tick(array("i", pools), array("i", [repo] * len(pools)), agents, endpoints)
+    assert starts == sum(agent >= 0 for agent in agents)
+    return list(zip(agents, endpoints, strict=True))
+
+
+def host(board: Scheduler, number: int, *agents: int, cost_us: int = 0, step_us: int = 0) -> None:
+    """A host and its free agents, who are able to do what the pool needs."""
+    board.set_host(number, cost_us, step_us)
+    for agent in agents:
+        board.set_agent(agent, number, FREE, 0)
+        board.set_able(POOL, agent, True)
+
+
+def two_hosts(board: Scheduler, slots: int = 1, load_us: int = 40) -> None:
+    """One with a warm endpoint, one whose model has to be loaded; two agents each, a step of 30."""
+    host(board, 0, 0, 1)
+    host(board, 1, 2, 3)
+    board.set_endpoint(WARM, 0, slots, 30)
+    board.set_endpoint(COLD, 1, slots, 30)
+    board.set_way(POOL, WARM, 0, 0, 100)
+    board.set_way(POOL, COLD, 0, load_us, 100)
+
+
+def test_nothing_known_places_nothing(board: Scheduler) -> None:
+    assert tick(board) == []
+    assert tick(board, 0, 5) == [(-1, -1), (-1, -1)]
+
+
+def test_the_cheapest_way_wins_and_of_equal_ones_the_agent_that_has_waited_longest(board: Scheduler) -> None:
+    two_hosts(board)
+    assert tick(board, POOL) == [(0, WARM)]
+    board.set_agent(0, 0, FREE, 500)
+    assert tick(board, POOL) == [(1, WARM)]
+    board.set_way(POOL, COLD, 0, 0, 99)
+    assert tick(board, POOL) == [(2, COLD)]
+
+
+def test_a_tick_changes_no_row(board: Scheduler) -> None:
+    two_hosts(board)
+    assert tick(board, POOL, POOL, POOL) == tick(board, POOL, POOL, POOL)
+
+
+def test_a_warm_endpoint_that_is_busy_loses_to_an_idle_cold_one_once_its_wait_is_longer(
+    board: Scheduler,
+) -> None:
+    two_hosts(board, load_us=40)
+    assert tick(board, POOL, POOL, POOL) == [(0, WARM), (-1, WARM), (2, COLD)]
+    board.set_endpoint(WARM, 0, 0, 30)
+    board.set_way(POOL, WARM, 50, 0, 100)
+    assert tick(board, POOL) == [(2, COLD)]
+    board.set_way(POOL, WARM, 30, 0, 100)
+    assert tick(board, POOL, POOL, POOL) == [(-1, WARM), (2, COLD), (-1, -1)]
+
+
+def test_a_million_tasks_that_could_wait_end_where_nothing_can_start(board: Scheduler) -> None:
+    two_hosts(board)
+    board.set_endpoint(COLD, 1, 0, 30)
+    assert tick(board, *[POOL] * 1000) == [(0, WARM)] + [(-1, -1)] * 999
+
+
+def test_nobody_waits_on_a_host_that_is_out(board: Scheduler) -> None:
+    two_hosts(board, load_us=90)
+    board.set_endpoint(WARM, 0, 0, 30)
+    board.set_agent(0, 0, BUSY, 0)
+    board.set_agent(1, 0, OUT, 0)
+    assert tick(board, POOL) == [(-1, WARM)]
+    board.set_agent(0, 0, OUT, 0)
+    assert tick(board, POOL) == [(2, COLD)]
+
+
+def test_work_without_an_endpoint_spreads_over_hosts_by_their_load(board: Scheduler) -> None:
+    host(board, 0, 0, 1, step_us=5)
+    host(board, 1, 2, 3, cost_us=7, step_us=5)
+    board.set_endpoint(PLAIN, ANY_HOST, 1 << 20, 0)
+    board.set_way(POOL, PLAIN, 0, 0, 100)
+    assert tick(board, *[POOL] * 5) == [(0, PLAIN), (1, PLAIN), (2, PLAIN), (3, PLAIN), (-1, -1)]
+    board.set_host(1, 3, 5)
+    assert tick(board, *[POOL] * 3) == [(0, PLAIN), (2, PLAIN), (1, PLAIN)]
+
+
+def test_an_endpoint_of_all_hosts_is_called_from_the_host_with_the_least_load(board: Scheduler) -> None:
+    host(board, 0, 0, cost_us=9)
+    host(board, 1, 1, cost_us=4)
+    board.set_endpoint(WARM, ANY_HOST, 2, 0)
+    board.set_way(POOL, WARM, 0, 0, 100)
+    assert tick(board, POOL, POOL, POOL) == [(1, WARM), (0, WARM), (-1, -1)]
+    board.set_failure(WARM, 1, 60)
+    assert tick(board, POOL, POOL) == [(0, WARM), (1, WARM)]
+
+
+def test_a_failure_counts_for_that_endpoint_and_that_host_until_it_is_taken_back(board: Scheduler) -> None:
+    two_hosts(board)
+    board.set_failure(WARM, 0, 60)
+    board.set_failure(WARM, 1, 1000)
+    assert tick(board, POOL) == [(2, COLD)]
+    board.set_failure(WARM, 0, 0)
+    assert tick(board, POOL) == [(0, WARM)]
+
+
+def test_a_host_that_has_the_repository_goes_before_one_that_would_have_to_fetch_it(board: Scheduler) -> None:
+    two_hosts(board)
+    board.set_repo(3, 60, [1])
+    assert tick(board, POOL, repo=3) == [(2, COLD)]
+    assert tick(board, POOL) == [(0, WARM)]
+    board.set_repo(3, 39, [1])
+    assert tick(board, POOL, repo=3) == [(0, WARM)]
+
+
+def test_only_able_agents_of_a_host_take_work_of_the_pool(board: Scheduler) -> None:
+    two_hosts(board)
+    board.set_able(POOL, 0, False)
+    assert tick(board, POOL) == [(1, WARM)]
+    board.set_able(POOL, 1, False)
+    assert tick(board, POOL) == [(2, COLD)]
+
+
+def test_the_parts_of_a_way_add_up_to_its_cost(board: Scheduler) -> None:
+    two_hosts(board)
+    board.set_host(1, 8, 0)
+    board.set_way(POOL, COLD, 1, 2, 3)
+    board.set_failure(COLD, 1, 5)
+    board.set_repo(0, 6, [0])
+    assert board.parts(POOL, 0, COLD, 1) == Parts(1, 2, 3, 8, 5, 6)
+    assert board.parts(POOL, NO_REPO, COLD, 1) == Parts(1, 2, 3, 8, 5, 0)
+    assert board.parts(POOL, 0, COLD, 0) is None
+    assert board.parts(POOL + 1, 0, COLD, 1) is None
+
+
+def test_what_leaves_is_offered_no_more(board: Scheduler) -> None:
+    two_hosts(board)
+    board.drop_way(POOL, WARM)
+    assert tick(board, POOL) == [(2, COLD)]
+    board.drop_pool(POOL)
+    assert tick(board, POOL) == [(-1, -1)]
+
+
+def test_the_hub_gets_the_compiled_one_wherever_it_was_built() -> None:
+    assert type(sched.make_scheduler()) is IMPLEMENTATIONS[sched.IMPLEMENTATION]
+
+
+REFUSED: list[tuple[Callable[[Scheduler], object], str]] = [
+    (lambda b: b.set_host(-1, 0, 0), "host is -1"),
+    (lambda b: b.set_host(1 << 20, 0, 0), "host is 1048576; the bounds are 0 to 1048575"),
+    (lambda b: b.set_host(0, -1, 0), "cost_us is -1"),
+    (lambda b: b.set_host(0, 0, 10**12), "step_us is"),
+    (lambda b: b.set_agent(0, 0, 3, 0), "state is 3"),
+    (lambda b: b.set_agent(0, -1, FREE, 0), "host is -1"),
+    (lambda b: b.set_agent(0, 0, FREE, 1 << 44), "since_ms is"),
+    (lambda b: b.set_endpoint(0, -2, 0, 0), "host is -2"),
+    (lambda b: b.set_endpoint(0, 0, 1 << 31, 0), "slots is"),
+    (lambda b: b.set_failure(0, 0, -5), "cost_us is -5"),
+    (lambda b: b.set_able(1 << 16, 0, True), "pool is 65536"),
+    (lambda b: b.set_way(0, 0, 0, 10**16, 0), "cost_us is"),
+    (lambda b: b.set_repo(0, 0, [4, -4]), "host is -4"),
+    (lambda b: tick(b, -1), "task_pool is -1"),
+    (lambda b: tick(b, 0, repo=-2), "task_repo is -2"),
+    (lambda b: b.tick(array("i", [0]), array("i"), array("i"), array("i")), "one item a task"),
+    (lambda b: b.tick(*[array("i", [0])] * 4), "share memory"),
+]
+
+
+@pytest.mark.parametrize(("call", "why"), REFUSED)
+def test_what_is_out_of_bounds_is_refused_by_name_and_changes_nothing(
+    board: Scheduler, call: Callable[[Scheduler], object], why: str
+) -> None:
+    two_hosts(board)
+    before = tick(board, POOL, POOL)
+    with pytest.raises(ValueError, match=why):
+        call(board)
+    assert tick(board, POOL, POOL) == before
+
+
+HOSTS, AGENTS, ENDPOINTS, POOLS, REPOS = 4, 8, 6, 3, 2
+
+
+def numbers(count: int) -> st.SearchStrategy[int]:
+    return st.integers(0, count - 1)
+
+
+COSTS = st.one_of(st.integers(0, 6), st.integers(0, 40))
+CHANGES = st.one_of(
+    st.tuples(st.just("set_host"), numbers(HOSTS), COSTS, st.integers(0, 3)),
+    st.tuples(
+        st.just("set_agent"),
+        numbers(AGENTS),
+        numbers(HOSTS),
+        st.sampled_from([OUT, BUSY, FREE, FREE]),
+        numbers(9),
+    ),
+    st.tuples(
+        st.just("set_endpoint"),
+        numbers(ENDPOINTS),
+        st.integers(-1, HOSTS - 1),
+        st.integers(-1, 3),
+        numbers(9),
+    ),
+    st.tuples(st.just("set_failure"), numbers(ENDPOINTS), numbers(HOSTS), st.sampled_from([0, 0, 5, 20])),
+    st.tuples(st.just("set_able"), numbers(POOLS), numbers(AGENTS), st.booleans()),
+    st.tuples(st.just("set_way"), numbers(POOLS), numbers(ENDPOINTS), COSTS, COSTS, COSTS),
+    st.tuples(st.just("drop_way"), numbers(POOLS), numbers(ENDPOINTS)),
+    st.tuples(st.just("drop_pool"), numbers(POOLS)),
+    st.tuples(st.just("set_repo"), numbers(REPOS), COSTS, st.lists(numbers(HOSTS), max_size=3)),
+)
+TASKS = st.lists(st.tuples(numbers(POOLS + 1), st.integers(-1, REPOS)), max_size=12)
+
+
+def fill(board: Scheduler, seed: int) -> None:
+    """A fleet in which most can be used, so that random changes meet something."""
+    for agent in range(AGENTS):
+        board.set_agent(agent, (agent * 5 + seed) % HOSTS, FREE, (agent * seed) % 4)
+        for pool in range(POOLS):
+            board.set_able(pool, agent, (agent + pool + seed) % 5 > 0)
+    for endpoint in range(ENDPOINTS):
+        board.set_endpoint(endpoint, (endpoint + seed) % (HOSTS + 2) - 1 if endpoint else -1, seed % 3 + 1, 4)
+        for pool in range(POOLS):
+            board.set_way(pool, endpoint, seed % 3, endpoint, 3 + pool)
+
+
+def answers(board: Scheduler, tasks: list[tuple[int, int]]) -> tuple[int, list[int], list[int]]:
+    agents, endpoints = array("i", [-7] * len(tasks)), array("i", [-7] * len(tasks))
+    starts = board.tick(
+        array("i", [p for p, _ in tasks]), array("i", [r for _, r in tasks]), agents, endpoints
+    )
+    return starts, list(agents), list(endpoints)
+
+
+def all_parts(board: Scheduler) -> list[Parts | None]:
+    return [
+        board.parts(pool, repo, endpoint, number)
+        for pool in range(POOLS)
+        for repo in range(-1, REPOS)
+        for endpoint in range(ENDPOINTS)
+        for number in range(HOSTS)
+    ]
+
+
+@given(st.none() | st.integers(0, 20), st.lists(st.tuples(st.lists(CHANGES, max_size=6), TASKS), max_size=12))
+@settings(max_examples=300, deadline=None)
+def test_any_changes_and_ticks_give_the_same_answers_and_the_same_rows(
+    seed: int | None, steps: list[tuple[list[tuple[Any, ...]], list[tuple[int, int]]]]
+) -> None:
+    boards = [made() for made in IMPLEMENTATIONS.values()]
+    for board in boards:
+        if seed is not None:
+            fill(board, seed)
+    for changes, tasks in steps:
+        for board in boards:
+            for name, *arguments in changes:
+                getattr(board, name)(*arguments)
+        found = [answers(board, tasks) for board in boards]
+        assert found == [found[0]] * len(found), (seed, steps)
+    rows = [all_parts(board) for board in boards]
+    assert rows == [rows[0]] * len(rows)
