@@ -17,6 +17,7 @@ from agentcom.core.outlet import NEXT_EVENT, Outlet
 from agentcom.core.principals import Principals
 from agentcom.core.story import NEXT_NOTE
 from agentcom.errors import StoreDamaged
+from agentcom.figures import usable
 from agentcom.model import (
     FINAL,
     OPEN_ATTEMPT,
@@ -61,7 +62,7 @@ def load(store: Store) -> Loaded:
         ],
         principals=_all(store, "principals", PrincipalRecord, b"p"),
         invites=_all(store, "principals", InviteRecord, b"i"),
-        hosts=_all(store, "hosts", HostRecord),
+        hosts=_hosts(store),
         agents=_all(store, "agents", AgentRecord),
         endpoints=_all(store, "endpoints", EndpointRecord),
         rules=sorted(_all(store, "limits", QueueRule), key=lambda rule: (rule.kind, rule.scope, rule.key)),
@@ -142,6 +143,19 @@ def _live_row(store: Store, body: bytes, routes: dict[int, Route]) -> TaskRow:
         if route is not None:
             routes[row.id] = msgspec.msgpack.decode(route, type=Route)
     return row
+
+
+def _hosts(store: Store) -> list[HostRecord]:
+    """Figures that an older version took, and that no machine has, are left out: they keep no hub from starting."""
+    found = []
+    for _, body in store.scan("hosts"):
+        try:
+            found.append(msgspec.msgpack.decode(body, type=HostRecord))
+        except msgspec.ValidationError:
+            host = msgspec.msgpack.decode(body)
+            host["resources"] = msgspec.to_builtins(usable(host.get("resources")))
+            found.append(msgspec.convert(host, HostRecord))
+    return found
 
 
 def _clock(store: Store) -> ClockNote | None:

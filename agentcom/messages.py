@@ -19,6 +19,7 @@ from msgspec import Meta, Raw, Struct
 
 from agentcom import limits
 from agentcom.errors import UNREADABLE, Refused
+from agentcom.figures import usable
 from agentcom.model import (
     AttemptNo,
     Backend,
@@ -347,6 +348,17 @@ class _ManyEncoded(Struct, tag_field="type", tag="many", frozen=True, gc=False):
     messages: list[Raw]
 
 
+def with_usable_figures(body: bytes | memoryview) -> bytes:
+    """The frame with what is usable of the resources in it: a host with a broken sensor goes on beating."""
+    frame = msgspec.msgpack.decode(body)
+    many = frame.get("messages") if isinstance(frame, dict) and frame.get("type") == "many" else [frame]
+    for message in many if isinstance(many, list) else ():
+        place = message.get("host") if isinstance(message, dict) and message.get("type") == "hello" else message
+        if isinstance(place, dict) and place.get("resources") is not None:
+            place["resources"] = usable(place["resources"])
+    return _encoder.encode(frame)
+
+
 _M = TypeVar("_M")
 _encoder = msgspec.msgpack.Encoder()
 _to_hub: msgspec.msgpack.Decoder[ToHub | ManyToHub] = msgspec.msgpack.Decoder(ToHub | ManyToHub)
@@ -368,7 +380,10 @@ def read_to_hub(body: bytes | memoryview) -> tuple[ToHub, ...]:
     try:
         found = _to_hub.decode(body)
     except UNREADABLE as error:
-        raise refusal_of(error) from error
+        try:
+            found = _to_hub.decode(with_usable_figures(body))
+        except UNREADABLE:
+            raise refusal_of(error) from error
     return found.messages if isinstance(found, ManyToHub) else (found,)
 
 

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 from agentcom import limits
+from agentcom.figures import Gpu as Gpu
+from agentcom.figures import Resources as Resources
 
 Name = Annotated[
     str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._'-]*$(?!\n)")
@@ -27,7 +29,6 @@ Reference = Annotated[int, Meta(ge=-limits.BATCH_TASKS_MAX, le=2**62)]
 AttemptNo = Annotated[int, Meta(ge=0, le=2**31)]
 Count = Annotated[int, Meta(ge=0, le=2**62)]
 Moment = Annotated[str, Meta(max_length=40)]  # RFC 3339 with a zone
-Percent = Annotated[float, Meta(ge=0, le=100_000)]
 
 
 class Term(StrEnum):
@@ -443,38 +444,6 @@ class StoryNote(Struct, array_like=True, kw_only=True):
     is_during: bool = False
 
 
-class Gpu(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One GPU as its host reports it; what cannot be had is null."""
-
-    name: Annotated[str, Meta(max_length=200)]
-    uuid: Annotated[str, Meta(max_length=100)] | None = None
-    vram_total_bytes: Count | None = None
-    vram_used_bytes: Count | None = None
-    utilisation_percent: Percent | None = None
-    temperature_c: Annotated[float, Meta(ge=-273, le=10_000)] | None = None
-    power_w: Annotated[float, Meta(ge=0, le=1_000_000)] | None = None
-    source: Annotated[str, Meta(max_length=20)] = ""
-
-
-class Resources(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A host's resources at one moment. Null means that the figure cannot be had there."""
-
-    cpu_percent: Percent | None = None
-    cpu_per_logical: Annotated[tuple[Percent, ...], Meta(max_length=4096)] = ()
-    logical_cpus: Annotated[int, Meta(ge=0, le=65_536)] | None = None
-    load_1m: Annotated[float, Meta(ge=0)] | None = None
-    load_5m: Annotated[float, Meta(ge=0)] | None = None
-    load_15m: Annotated[float, Meta(ge=0)] | None = None
-    ram_total_bytes: Count | None = None
-    ram_available_bytes: Count | None = None
-    swap_total_bytes: Count | None = None
-    swap_used_bytes: Count | None = None
-    disk_total_bytes: Count | None = None
-    disk_free_bytes: Count | None = None
-    gpus: Annotated[tuple[Gpu, ...], Meta(max_length=64)] = ()
-    vram_source: Annotated[str, Meta(max_length=20)] | None = None
-
-
 class EndpointModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A model on an endpoint: `warm` means loaded now. Sizes in bytes."""
 
@@ -558,6 +527,14 @@ class EndpointRecord(Struct, kw_only=True):
     slots: int = 0
 
 
+class TrendRecord(Struct, frozen=True, array_like=True):
+    """A host's figures over the last minutes; see core/trend.py. `gaps_s` lie before each point."""
+
+    start_s: int
+    gaps_s: tuple[int, ...]
+    percents: tuple[int, ...]
+
+
 class HostRecord(Struct, kw_only=True):
     id: int
     name: str
@@ -571,6 +548,7 @@ class HostRecord(Struct, kw_only=True):
     software: str = ""
     sandbox: str = ""
     draining: bool = False
+    trend: TrendRecord | None = None
 
 
 class AgentRecord(Struct, kw_only=True):

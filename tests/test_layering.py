@@ -25,7 +25,8 @@ TIME_AS_A_VALUE = {"agentcom.clock"}
 SHARED_WITH_SIDECAR = {
     "agentcom", "agentcom.auth", "agentcom.clock", "agentcom.config", "agentcom.errors", "agentcom.limits",
     "agentcom.lifeline", "agentcom.logs", "agentcom.messages", "agentcom.model", "agentcom.names",
-    "agentcom.addresses", "agentcom.endpoint_keys", "agentcom.operations", "agentcom.probe_endpoint",
+    "agentcom.addresses", "agentcom.endpoint_keys", "agentcom.figures", "agentcom.operations",
+    "agentcom.probe_endpoint",
 }  # fmt: skip
 NOT_FOR_OTHERS = ("agentcom.core", "agentcom.store", "agentcom.broker")
 SOCKET_OWNERS = {

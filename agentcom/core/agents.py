@@ -8,6 +8,7 @@ its host says that every process has ended, or until the lease of that attempt e
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,13 +19,15 @@ from agentcom.core.capabilities import Abilities
 from agentcom.core.effects import key_u64
 from agentcom.core.load import Load, load_of
 from agentcom.core.outlet import Outlet
-from agentcom.core.resources import REPORTS_UNKNOWN_AFTER, age_ms, fresh
+from agentcom.core.resources import REPORTS_UNKNOWN_AFTER, age_ms, fresh, take_report, vram_view
 from agentcom.core.sessions import Session, Sessions
+from agentcom.core.trend import Trend
 from agentcom.errors import NotFound, Refused
 from agentcom.model import (
     AgentRecord,
     AgentState,
     Backend,
+    EndpointModel,
     HostRecord,
     JsonObject,
     PrincipalRecord,
@@ -124,6 +127,9 @@ class Host:
     busy_count: int = 0
     heard_ms: int = 0
     reported_ms: int = 0  # when its resources were last reported, monotonic; 0: not since the hub's start
+    saved_ms: int = 0  # when its record was last written because of a report
+    trend: Trend = field(default_factory=Trend)
+    dropped: set[str] = field(default_factory=set)  # figures that could not be used, told of in this session
     paused: bool = False  # by a rule of the queue, which is a record of its own
     alone: int = 0  # attempts here that have to be the only one
     reserved_for: int = 0  # the task that is to run here alone as soon as the others have ended
@@ -167,10 +173,13 @@ class Fleet:
         self.agent_by_name: dict[str, Agent] = {}
         self.next_host = 1
         self._next_agent = 1
+        self.loaded_on: Callable[[int], Iterable[EndpointModel]] = (
+            lambda _host: ()
+        )  # by a host's own endpoints
         self._blocked: dict[int, Host] = {}  # hosts with a backend that they cannot use now
 
     def load_host(self, record: HostRecord) -> Host:
-        host = Host(record, load=load_of(record.resources, is_ours=True).aged())
+        host = Host(record, load=load_of(record.resources, is_ours=True).aged(), trend=Trend(record.trend))
         self.hosts[record.id] = host
         self.host_by_name[record.name] = host
         self.next_host = max(self.next_host, record.id + 1)
@@ -200,7 +209,8 @@ class Fleet:
             host.record.last_seen_ms = before.record.last_seen_ms
             host.record.resources = before.record.resources
             host.record.resources_ms = before.record.resources_ms
-            host.reported_ms = before.reported_ms
+            host.reported_ms, host.trend, host.dropped = before.reported_ms, before.trend, before.dropped
+            host.record.resources_every_s = before.record.resources_every_s
             host.load, host.load_until_ms, host.repos = before.load, before.load_until_ms, before.repos
         for number, agent in self.agents.items():
             was = old.agents.get(number)
@@ -299,9 +309,8 @@ class Fleet:
             self.tell(host, "host_online")
         record.last_seen_ms = now.wall_ms
         if offer.resources is not None:
-            record.resources, record.resources_ms = offer.resources, now.wall_ms
-            host.reported_ms = now.mono_ms
-            host.take_load(now)
+            host.dropped.clear()
+            self._take_report(host, offer.resources, now)
         session.host = record.id
         self.save_host(host)
         self._offer_agents(host, offer, before, now)
@@ -332,12 +341,17 @@ class Fleet:
         host.heard_ms = now.mono_ms
         host.record.last_seen_ms = now.wall_ms
         if resources is not None:
-            host.record.resources, host.record.resources_ms = resources, now.wall_ms
-            host.reported_ms = now.mono_ms
-            host.take_load(now)
-            self.save_host(host)
+            self._take_report(host, resources, now)
+            if now.mono_ms - host.saved_ms >= limits.REPORT_SAVE_MS:
+                host.saved_ms = now.mono_ms
+                self.save_host(host)
             self._save_counts(host)
             self.publish_host(host, now)
+
+    def _take_report(self, host: Host, resources: Resources, now: Now) -> None:
+        unusable = take_report(host, resources, now)
+        if unusable:
+            self._out.publish("host", "figures_dropped", host=host.record.name, figures=list(unusable))
 
     def take(self, agent: Agent, task: int, attempt: int, now: Now) -> None:
         assert agent.takes_work, f"{agent.record.name} was given task {task} while {agent.state}"
@@ -389,6 +403,7 @@ class Fleet:
         self._out.publish("host", "host_removed", name=host.record.name, by=by)
 
     def save_host(self, host: Host) -> None:
+        host.record.trend = host.trend.record()
         self._out.put("hosts", key_u64(host.record.id), host.record)
 
     def count(self, agent: Agent, *, completed: bool) -> None:
@@ -424,7 +439,7 @@ class Fleet:
     def host_view(self, host: Host, now: Now) -> JsonObject:
         """A host as people see it; resources too old to trust are null, with their age."""
         record = host.record
-        age = age_ms(host, now)
+        age, resources = age_ms(host, now), fresh(host, now)
         return {
             "name": record.name,
             "state": "online" if host.online else "offline",
@@ -432,7 +447,8 @@ class Fleet:
             "agents": [a.record.name for a in self.agents_of(host)],
             "busy": host.busy_count,
             "capabilities": list(record.capabilities),
-            "resources": fresh(host, now),
+            "resources": resources,
+            "vram": vram_view(resources, self.loaded_on(host.record.id)) if host.online else None,
             "resources_age_s": None if age is None else age / 1000,
             "draining": record.draining,
             "paused": host.paused,

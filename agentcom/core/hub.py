@@ -110,6 +110,7 @@ class Hub:
         self.sessions = Sessions()
         self.fleet = Fleet(self.out)
         self.registry = Registry(self.out, self._host_name)
+        self.fleet.loaded_on = self.registry.models_on
         self.tasks = Tasks(self.out, settings, boot)
         self.retries = RetryBudgets(settings)
         self.gates = Gates(self.out, self.tasks, self.fleet, self.registry, self.principals)

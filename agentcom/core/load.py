@@ -57,16 +57,18 @@ def load_of(resources: Resources | None, is_ours: bool) -> Load:
 
 
 def _totals(resources: Resources) -> tuple[int, int]:
-    """VRAM, and all memory that a model may lie in; 0 where that is not known."""
+    """VRAM, and all memory that a model may lie in; 0 where that is not known. Unified memory is there once."""
     vram = sum(_known(gpu.vram_total_bytes for gpu in resources.gpus))
-    return vram, (vram + resources.ram_total_bytes if resources.ram_total_bytes else 0)
+    own = sum(_known(gpu.vram_total_bytes for gpu in resources.gpus if not gpu.vram_is_ram))
+    return vram, (own + resources.ram_total_bytes if resources.ram_total_bytes else 0)
 
 
 def _free(resources: Resources) -> int:
     if resources.ram_available_bytes is None:
         return -1
-    gpus = [g for g in resources.gpus if g.vram_total_bytes is not None and g.vram_used_bytes is not None]
-    if len(gpus) < len(resources.gpus):
+    own = [gpu for gpu in resources.gpus if not gpu.vram_is_ram]
+    gpus = [g for g in own if g.vram_total_bytes is not None and g.vram_used_bytes is not None]
+    if len(gpus) < len(own):
         return -1
     left = sum(max(0, (g.vram_total_bytes or 0) - (g.vram_used_bytes or 0)) for g in gpus)
     return left + resources.ram_available_bytes

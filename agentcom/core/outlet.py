@@ -35,7 +35,7 @@ KEPT = frozenset(
         "attempt_stalled",
         "clock_jumped",
         "endpoint_added", "endpoint_removed", "endpoint_sick", "endpoint_well",
-        "host_blocked", "host_offline", "host_online", "host_removed", "host_unblocked",
+        "figures_dropped", "host_blocked", "host_offline", "host_online", "host_removed", "host_unblocked",
         "hub_degraded", "hub_recovered", "hub_started",
         "key_enrolled", "key_revoked", "token_added",
         "queue_paused", "queue_resumed", "queue_rule_set",

@@ -8,7 +8,7 @@ are counted here per (endpoint, model): the hub is the only dispatcher, and serv
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from agentcom import limits
@@ -132,6 +132,10 @@ class Registry:
                     field="endpoint",
                 )
         raise NotFound(f"no endpoint is named {wanted}; see `agentcom endpoint list`", field="endpoint")
+
+    def models_on(self, host: int) -> Iterator[EndpointModel]:
+        """What the host's own endpoints hold. O(endpoints)."""
+        return (model for e in self.endpoints.values() if e.seen_from == host for model in e.models)
 
     def add(self, op: m.EndpointAdd, host: int | None, now: Now) -> EndpointRecord:
         url, loopback = checked_url(op.url)

@@ -427,7 +427,8 @@ def test_a_task_with_nobody_to_wait_for_goes_to_the_cold_host(rig: Rig) -> None:
 def test_absurd_figures_are_a_bad_score_and_no_more(rig: Rig) -> None:
     box = gpu(rig, "box", size_bytes=2**62, context_length=2**62)
     card = Gpu(name="gpu", vram_total_bytes=2**62, vram_used_bytes=2**62, utilisation_percent=100_000.0)
-    box.beat(resources=resources(gpus=(card,) * 64, cpu_percent=100_000.0, ram_available_bytes=0))
+    figures = resources(gpus=(card,) * 64, cpu_percent=100_000.0, ram_total_bytes=None, ram_available_bytes=0)
+    box.beat(resources=figures)
     rig.admin.submit(task())
     (assign,) = rig.sent(m.Assign)
     assert assign.route.score is not None
