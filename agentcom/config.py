@@ -24,6 +24,14 @@ TERM_S_MAX = 100 * 366 * 24 * 3600
 Seconds = Annotated[float, Meta(gt=0, le=7 * 24 * 3600)]
 Term = Annotated[int, Meta(ge=1, le=TERM_S_MAX)]
 Kept = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+Hours = Annotated[
+    str,
+    Meta(
+        max_length=40,
+        pattern=r"^((mon|tue|wed|thu|fri|sat|sun)(-(mon|tue|wed|thu|fri|sat|sun))? )?"
+        r"([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$(?!\n)",
+    ),
+]
 LaneDelay = Annotated[int, Meta(ge=0, le=TERM_S_MAX)]
 
 
@@ -128,6 +136,8 @@ class SidecarSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_output_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
     kill_grace_s: Annotated[float, Meta(ge=0, le=60)] = 2
     silence_s: Annotated[float, Meta(ge=0, le=7 * 24 * 3600)] = 0
+    quiet_hours: Annotated[tuple[Hours, ...], Meta(max_length=50)] = ()
+    preferred: bool = False
 
 
 class SandboxSettings(Struct, frozen=True, forbid_unknown_fields=True):

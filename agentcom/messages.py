@@ -45,6 +45,7 @@ from agentcom.operations import Operation, PublicKey
 from agentcom.refusals import refusal_of as refusal_of
 from agentcom.refusals import request_id_of as request_id_of
 
+WallMs = Annotated[int, Meta(ge=0, le=253_402_300_799_000)]  # within the year 9999
 Token = Annotated[bytes, Meta(min_length=limits.SESSION_TOKEN_BYTES, max_length=limits.SESSION_TOKEN_BYTES)]
 ProcessId = Annotated[str, Meta(min_length=8, max_length=64)]
 RequestId = Annotated[int, Meta(ge=0, le=2**62)]
@@ -91,6 +92,8 @@ class HostOffer(Struct, frozen=True, kw_only=True):
     attempts: Annotated[tuple[AttemptHeld, ...], Meta(max_length=limits.ATTEMPTS_PER_HOST_MAX)] = ()
     resources: Resources | None = None
     sandbox: Annotated[str, Meta(max_length=40)] = ""
+    quiet_until_ms: WallMs = 0
+    preferred: bool = False
 
 
 # --- to the hub: connections ----------------------------------------------------------------------------
@@ -133,12 +136,14 @@ class AttemptBeat(Struct, frozen=True, array_like=True):
 
 
 class Heartbeat(Struct, tag_field="type", tag="heartbeat", frozen=True, kw_only=True):
-    """Every few seconds: renews the lease of each listed attempt; `resources` now and then."""
+    """Every few seconds: renews the lease of each listed attempt; `resources` now and then. `quiet_until_ms`: the end
+    of the host's quiet hours by its clock, 0 while it takes work."""
 
     session: Token
     beat: Count
     attempts: Annotated[tuple[AttemptBeat, ...], Meta(max_length=limits.ATTEMPTS_PER_HOST_MAX)] = ()
     resources: Resources | None = None
+    quiet_until_ms: WallMs = 0
 
 
 class Accept(Struct, tag_field="type", tag="accept", frozen=True, kw_only=True):

@@ -162,6 +162,14 @@ class Role(Term):
     web = "web"
 
 
+class Allowance(Term):
+    """What a task lets be done to it: run on a lower tier, go on on a higher one, reach the network."""
+
+    down = "lower"
+    up = "raise"
+    network = "network"
+
+
 class FileRef(Struct, frozen=True, forbid_unknown_fields=True):
     """A file that matters to a task: its path in the repository and why."""
 
@@ -181,7 +189,8 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     """A task as its submitter gave it. Only `description` is required.
 
     `not_before`, `start_by` and `complete_by` are RFC 3339 and follow the wall clock; the other times are durations
-    with the unit in the name, and do not. `verify` false asks for no checks to run (`--no-verify`).
+    with the unit in the name, and do not. `verify` false asks for no checks to run (`--no-verify`). `needs` must be
+    there, what the task `prefers` costs time where it is not.
     """
 
     description: Annotated[str, Meta(min_length=1, max_length=limits.DESCRIPTION_CHARS_MAX)]
@@ -210,6 +219,8 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=limits.KEY_CHARS_MAX)] | None = None
     labels: Annotated[tuple[Label, ...], Meta(max_length=limits.LABELS_MAX)] = ()
     verify: bool = True
+    prefers: Annotated[tuple[Label, ...], Meta(max_length=limits.NEEDS_MAX)] = ()
+    allow: Annotated[tuple[Allowance, ...], Meta(max_length=len(Allowance))] = ()
 
 
 class TaskRow(Struct, array_like=True):
@@ -269,6 +280,8 @@ class Group(Struct, frozen=True, array_like=True):
     needs: tuple[str, ...]
     repo: str
     alone: bool = False
+    prefers: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()  # of what concerns its tier: `lower` or `raise`
 
 
 class RuleKind(Term):

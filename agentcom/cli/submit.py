@@ -43,13 +43,24 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
 @click.option("--no-verify", is_flag=True, help="Run no checks.")
 @click.option("--command", metavar="CMD", help="Run this by sh; the task is then trivial and uses no model.")
 @click.option("--needs", multiple=True, metavar="CAP", help="A capability that the agent must have.")
+@click.option(
+    "--prefers", multiple=True, metavar="CAP", help="The same, but it costs time where it is missing."
+)
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="WHAT",
+    help="lower or raise: it may run on another tier; network: its commands may use the network.",
+)
 @click.option("--model", metavar="MODEL", help="The model wanted.")
 @click.option("--max-retries", type=int, metavar="N")
 @click.option(
     "--fix-attempts", "max_fix_attempts", type=int, metavar="N", help="Rounds of fixing failed checks."
 )
 @click.option("--timeout", "timeout_s", type=int, metavar="S", help="Seconds that one attempt may take.")
-@click.option("--stall", "stall_s", type=int, metavar="S", help="Seconds without progress until it is stalled.")
+@click.option(
+    "--stall", "stall_s", type=int, metavar="S", help="Seconds without progress until it is stalled."
+)
 @click.option("--not-before", metavar="TIME", help="RFC 3339; do not start earlier.")
 @click.option("--start-by", metavar="TIME", help="RFC 3339; expires unless a worker is on it by then.")
 @click.option("--complete-by", metavar="TIME", help="RFC 3339; expires then, running work is cancelled.")

@@ -15,7 +15,7 @@ from agentcom.config import Settings
 from agentcom.core.capabilities import fault_of
 from agentcom.core.complexity import classify
 from agentcom.errors import Refused
-from agentcom.model import CheckKind, Group, Role, TaskSpec, Tier, TierSource
+from agentcom.model import Allowance, CheckKind, Group, Role, TaskSpec, Tier, TierSource
 
 # git's short form, user@host:path; `helper::address` would run a program of that name.
 _SHORT_ADDRESS = re.compile(r"(?:[\w.-]+@)?([\w.-]+):(?!:)")
@@ -24,6 +24,7 @@ _SHORT_ADDRESS = re.compile(r"(?:[\w.-]+@)?([\w.-]+):(?!:)")
 _BAD_BRANCH = re.compile(r"\.\.|//|@\{|[\x00-\x20~^:?*\[\\\x7f]|^[-/.]|[/.]$|\.lock$|/\.")
 
 
+STEP_OF: Final = {Tier.standard: Allowance.up, Tier.complex: Allowance.down}
 _TIERS: Final = {tier.value: tier for tier in Tier}  # a call of the enum takes ten times as long
 
 
@@ -53,8 +54,9 @@ def admit(spec: TaskSpec, role: Role, settings: Settings, now: Now, at: str) -> 
             "invalid", f"{at}.description: it is empty; say what is to be done", field=f"{at}.description"
         )
     _check_paths(spec, at)
-    if spec.needs:
-        _check_needs(spec, at)
+    if spec.needs or spec.prefers:
+        _check_needs(spec.needs, f"{at}.needs")
+        _check_needs(spec.prefers, f"{at}.prefers")
     _check_repo(spec, role, at)
     found = classify(
         spec.description,
@@ -83,7 +85,17 @@ def admit(spec: TaskSpec, role: Role, settings: Settings, now: Now, at: str) -> 
 def group_of(spec: TaskSpec, tier: Tier) -> Group:
     """What the task asks of a place to run."""
     needs = tuple(sorted(set(spec.needs))) if spec.needs else ()
-    return Group(tier, spec.model or "", needs, spec.repo or "")
+    if not spec.prefers and not spec.allow:
+        return Group(tier, spec.model or "", needs, spec.repo or "")
+    step = STEP_OF.get(tier)
+    return Group(
+        tier,
+        spec.model or "",
+        needs,
+        spec.repo or "",
+        prefers=tuple(sorted(set(spec.prefers))),
+        allow=(step.value,) if step in spec.allow else (),
+    )
 
 
 def ttl_ms(own_s: int | None, tier: Tier, settings: Settings) -> int:
@@ -135,11 +147,11 @@ def _check_paths(spec: TaskSpec, at: str) -> None:
         raise Refused("invalid", f"{at}.command: it is empty or contains a zero byte", field=f"{at}.command")
 
 
-def _check_needs(spec: TaskSpec, at: str) -> None:
-    for n, need in enumerate(spec.needs):
+def _check_needs(needs: tuple[str, ...], at: str) -> None:
+    for n, need in enumerate(needs):
         fault = fault_of(need)
         if fault:
-            where = f"{at}.needs[{n}]"
+            where = f"{at}[{n}]"
             raise Refused("invalid", f"{where}: {need!r}: {fault}", field=where)
 
 

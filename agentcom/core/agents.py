@@ -100,6 +100,7 @@ class Agent:
             and not self.unresponsive
             and not host.record.draining
             and not host.paused
+            and not host.quiet_until_ms
         )
 
     @property
@@ -114,6 +115,7 @@ class Agent:
             and not self.unresponsive
             and not host.record.draining
             and not host.paused
+            and not host.quiet_until_ms
             and not host.alone
             and not host.reserved_for
         )
@@ -135,6 +137,7 @@ class Host:
     reserved_for: int = 0  # the task that is to run here alone as soon as the others have ended
     blocks: dict[Backend, Block] = field(default_factory=dict)
     agents: dict[int, Agent] = field(default_factory=dict)
+    quiet_until_ms: int = 0  # wall time by its own clock; 0: it takes work
     load: Load = field(default_factory=Load)
     load_until_ms: int = 0  # when its figures are too old to be trusted; 0: there are none
     repos: dict[str, None] = field(default_factory=dict)  # that it has worked on, the latest last
@@ -176,6 +179,7 @@ class Fleet:
         self.loaded_on: Callable[[int], Iterable[EndpointModel]] = (
             lambda _host: ()
         )  # by a host's own endpoints
+        self.preferred: set[int] = set()  # hosts that are online and to be preferred
         self._blocked: dict[int, Host] = {}  # hosts with a backend that they cannot use now
 
     def load_host(self, record: HostRecord) -> Host:
@@ -203,7 +207,10 @@ class Fleet:
             if session is not None and sessions.by_token.get(session.token) is session:
                 host.session, host.online = session, before.online
             host.heard_ms = before.heard_ms
+            if host.session is not None and number in old.preferred:
+                self.preferred.add(number)
             host.blocks = dict(before.blocks)
+            host.quiet_until_ms = before.quiet_until_ms
             if host.blocks:
                 self._blocked[number] = host
             host.record.last_seen_ms = before.record.last_seen_ms
@@ -303,6 +310,11 @@ class Fleet:
         before = {agent.record.id: agent.state for agent in self.agents_of(host)}
         was_online = host.online
         host.session, host.online, host.heard_ms = session, True, now.mono_ms
+        host.quiet_until_ms = offer.quiet_until_ms
+        if offer.preferred:
+            self.preferred.add(record.id)
+        else:
+            self.preferred.discard(record.id)
         host.blocks.clear()  # it may have another key now
         self._blocked.pop(record.id, None)
         if not was_online:
@@ -325,12 +337,23 @@ class Fleet:
         for agent in self.agents_of(host):
             self._moved(agent, now)
 
+    def be_quiet(self, host: Host, until_ms: int, now: Now) -> bool:
+        """The host's quiet hours by its own clock, 0 for none now; whether they have begun or ended."""
+        is_change = bool(until_ms) is not bool(host.quiet_until_ms)
+        host.quiet_until_ms = until_ms
+        if is_change:
+            event = "host_quiet" if until_ms else "host_awake"
+            self._out.publish("host", event, name=host.record.name, until=rfc3339(until_ms) if until_ms else None)
+            self.publish_host(host, now)
+        return is_change
+
     def disconnect(self, host: Host, now: Now) -> None:
         """The host's session has ended or fallen silent: its agents are offline. Their leases run on."""
         if host.online:
             self.tell(host, "host_offline", "its session has ended")
         host.online = False
         host.session = None
+        self.preferred.discard(host.record.id)
         self.save_host(host)
         self._save_counts(host)
         self.publish_host(host, now)
@@ -398,6 +421,7 @@ class Fleet:
         for agent in self.agents_of(host):
             self.drop_agent(agent)
         self._blocked.pop(host.record.id, None)
+        self.preferred.discard(host.record.id)
         del self.hosts[host.record.id], self.host_by_name[host.record.name]
         self._out.delete("hosts", key_u64(host.record.id))
         self._out.publish("host", "host_removed", name=host.record.name, by=by)
@@ -452,6 +476,8 @@ class Fleet:
             "resources_age_s": None if age is None else age / 1000,
             "draining": record.draining,
             "paused": host.paused,
+            "quiet_until": rfc3339(host.quiet_until_ms) if host.quiet_until_ms else None,
+            "preferred": record.id in self.preferred,
             "sandbox": record.sandbox,
             "software": record.software,
         }

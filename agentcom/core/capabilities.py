@@ -8,6 +8,7 @@ A capability is a word: `docker`, `os:linux`, `gpu:nvidia`. One with a value is 
   Versions are compared part by part, as far as the need goes: 20.11.1 is `=20`, `<=20` and `>=20`, not `>20`;
 * the place itself: `host:NAME` and `agent:NAME` pin a task. They are about names alone: nothing that a host says of
   itself meets them.
+* a model that can do it: `model:tools`, `model:vision`. The registry knows which can, so no agent lacks it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Final, NamedTuple
 
 PIN_HOST: Final = "host:"
 PIN_AGENT: Final = "agent:"
+OF_MODEL: Final = "model:"
+OF_CLAUDE: Final = frozenset({"completion", "thinking", "tools", "vision"})
 
 _COMPARED = re.compile(r"\s*([^<>=]+?)\s*(>=|<=|==|=|<|>)\s*(.*?)\s*", re.DOTALL)
 _VERSION = re.compile(r"v?(\d{1,9}(?:\.\d{1,9})*)")
@@ -112,7 +115,13 @@ def _is_met(need: str, abilities: Abilities, host: str, agent: str) -> bool:
         return need[len(PIN_HOST) :] == host
     if need.startswith(PIN_AGENT):
         return need[len(PIN_AGENT) :] == agent
-    return abilities.meets(need)
+    return need.startswith(OF_MODEL) or abilities.meets(need)
+
+
+@lru_cache(maxsize=1024)
+def of_model(needs: tuple[str, ...]) -> tuple[str, ...]:
+    """What the model has to be able to do."""
+    return tuple(need[len(OF_MODEL) :] for need in needs if need.startswith(OF_MODEL))
 
 
 def lack(needs: Sequence[str], host: str, abilities: Abilities) -> tuple[str, str, str]:

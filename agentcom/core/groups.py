@@ -85,7 +85,9 @@ class Groups:
         self._index(number, group)
 
     def _index(self, number: int, group: Group) -> None:
-        self._pool_of[number] = self._pools.take((group.tier, group.model, group.needs, group.alone))
+        self._pool_of[number] = self._pools.take(
+            (group.tier, group.model, group.needs, group.alone, group.prefers, group.allow)
+        )
         self._of_repo.setdefault(group.repo, {})[number] = None
         self.on_new(number)
 

@@ -455,6 +455,10 @@ class Hub:
             case m.Heartbeat():
                 kill = self.attempts.beat(host, message.attempts, now)
                 self.fleet.beat(host, message.resources, now)
+                if message.quiet_until_ms != host.quiet_until_ms and self.fleet.be_quiet(
+                    host, message.quiet_until_ms, now
+                ):
+                    self.tasks.changed = True
                 probe = self.registry.probe_urls(host.record.id)
                 kinds = self.registry.probe_kinds(host.record.id)
                 pace = self._untold(host, session)

@@ -12,7 +12,7 @@ from agentcom.core.agents import Agent, Fleet, Host, offers
 from agentcom.core.capabilities import lack
 from agentcom.core.registry import Registry
 from agentcom.core.retries import RetryBudgets
-from agentcom.core.wanted import held_model, missing_need, missing_needs, model_of
+from agentcom.core.wanted import claude_lacks, held_model, missing_need, missing_needs, model_lacks, model_of
 from agentcom.model import (
     BACKEND_OF,
     BACKENDS_OF,
@@ -28,7 +28,8 @@ from agentcom.model import (
 Refusal = tuple[str, str, str]
 ENDPOINT_FULL = "endpoint_full"
 NEAREST = (
-    ENDPOINT_FULL, "limit_reached", "retry_budget", "model_too_large", "model_missing", "endpoint_unhealthy",
+    ENDPOINT_FULL, "limit_reached", "retry_budget", "model_too_large", "model_lacks", "model_missing",
+    "endpoint_unhealthy",
 )  # fmt: skip
 
 
@@ -63,6 +64,13 @@ class Refusals:
             return "host_offline", f"{name} is not connected", f"start `agentcom sidecar` on {name}"
         if host.record.draining:
             return "host_draining", f"{name} is draining", f"agentcom host drain {name} --undo"
+        if host.quiet_until_ms:
+            until = rfc3339(host.quiet_until_ms)
+            return (
+                "quiet_hours",
+                f"{name} has quiet hours until {until}",
+                f"wait, or change sidecar.quiet_hours on {name}",
+            )
         if host.paused:
             return "host_paused", f"{name} is paused", f"agentcom queue resume --host {name}"
         kept = _kept_free(group, host)
@@ -84,6 +92,10 @@ class Refusals:
         if not fitting:
             nearest, lacks = missing_needs(group, able)
             return lack(lacks, name, nearest.can)
+        incapable = claude_lacks(group) if STRATEGY_OF[group.tier] is not Strategy.local_llm else ""
+        if incapable:
+            said = f"no model that this tier runs on can do {incapable}"
+            return "model_lacks", said, f"submit it again without --needs model:{incapable}"
         if STRATEGY_OF[group.tier] is Strategy.local_llm:
             refused = self._host_endpoint_refusal(group, host, is_retry)
             if refused is not None:
@@ -118,7 +130,7 @@ class Refusals:
     def _host_endpoint_refusal(self, group: Group, host: Host, is_retry: bool) -> Refusal | None:
         model = model_of(group, self.settings)
         refusals = [
-            self.of_endpoint(endpoint, host if endpoint.seen_from else None, model, is_retry)
+            self.of_endpoint(endpoint, host if endpoint.seen_from else None, group, model, is_retry)
             for endpoint in self._registry.endpoints.values()
             if endpoint.seen_from in (0, host.record.id) and endpoint.kind is not EndpointKind.anthropic
         ]
@@ -131,7 +143,7 @@ class Refusals:
         return min((r for r in refusals if r is not None), key=lambda r: NEAREST.index(r[0]))
 
     def of_endpoint(
-        self, endpoint: EndpointRecord, home: Host | None, model: str, is_retry: bool
+        self, endpoint: EndpointRecord, home: Host | None, group: Group, model: str, is_retry: bool
     ) -> Refusal | None:
         """Why the model cannot be used on the endpoint now. `home` is the host that it is on, where that is known."""
         if not endpoint.healthy:
@@ -149,6 +161,9 @@ class Refusals:
                 if endpoint.kind is EndpointKind.ollama
                 else f"serve {model} at {endpoint.url}, or give the task a model that it serves",
             )
+        lacks = model_lacks(group, held)
+        if lacks:
+            return _incapable(held, lacks, f"give the task another model that can do {lacks} (--model)")
         if home is not None and not held.warm and 0 < home.load.memory_bytes < held.size_bytes:
             return _too_large(home, held)
         if is_retry and endpoint.id in self._retries.spent:
@@ -172,6 +187,11 @@ class Refusals:
                 f"wait, or agentcom queue limit set endpoint:{endpoint.name} {allowed + 1}",
             )
         return None
+
+
+def _incapable(model: EndpointModel, lacks: str, change: str) -> Refusal:
+    can = ", ".join(model.capabilities)
+    return "model_lacks", f"{model.name} cannot do {lacks}; it can do {can}", change
 
 
 def _too_large(host: Host, model: EndpointModel) -> Refusal:

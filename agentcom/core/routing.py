@@ -19,7 +19,7 @@ from agentcom.core.refusal import ENDPOINT_FULL, Refusals
 from agentcom.core.registry import Registry, canonical_model
 from agentcom.core.retries import RetryBudgets
 from agentcom.core.score import Candidate, EndpointCost, Scores, score_part
-from agentcom.core.wanted import Wanted, held_model, is_offered, missing_need, model_of
+from agentcom.core.wanted import Wanted, claude_lacks, held_model, is_offered, missing_need, model_of
 from agentcom.model import (
     BACKEND_OF,
     BACKEND_OF_KIND,
@@ -49,7 +49,7 @@ class Router:
         self._fleet = fleet
         self._retries = retries
         self._registry = registry
-        self.scores = Scores(registry, settings)
+        self.scores = Scores(fleet, registry, settings)
         self.refusals = Refusals(fleet, registry, retries, settings)
         self.settings = settings
 
@@ -83,11 +83,15 @@ class Router:
     def _add_plain(self, board: Board, group: Group, now: Now) -> None:
         """Work that needs no endpoint: one way per agent, at a cost that the agents of a host share."""
         model = model_of(group, self.settings) or "none"
+        if claude_lacks(group):
+            return
         costs: dict[int, tuple[int, dict[str, int]]] = {}
         for index, agent in self._able(board, group):
             cost = costs.get(agent.host.record.id)
             if cost is None:
                 cost = costs[agent.host.record.id] = self.scores.plain(group, agent.host, now)
+            if group.prefers:
+                cost = self.scores.preferring(group, agent, cost)
             board.candidates.append(Candidate(agent, None, model, *cost))
             board.cand_agent.append(index)
             board.cand_endpoint.append(-1)
@@ -122,7 +126,7 @@ class Router:
             if endpoint.kind is EndpointKind.anthropic:
                 continue
             home = self._fleet.hosts.get(endpoint.seen_from)
-            refused = self.refusals.of_endpoint(endpoint, home, model, is_retry)
+            refused = self.refusals.of_endpoint(endpoint, home, group, model, is_retry)
             if refused is None or refused[0] == ENDPOINT_FULL:
                 cost = self.scores.of_endpoint(endpoint, model, home)
                 by_place.setdefault(endpoint.seen_from, []).append(cost)

@@ -13,9 +13,9 @@ from msgspec import Struct
 
 from agentcom.clock import Now
 from agentcom.config import Settings
-from agentcom.core.agents import Agent, Host
+from agentcom.core.agents import Agent, Fleet, Host
 from agentcom.core.registry import NO_ENDPOINT, Registry
-from agentcom.core.wanted import held_model, is_warm
+from agentcom.core.wanted import held_model, is_warm, missing_preferences
 from agentcom.model import STRATEGY_OF, EndpointModel, EndpointRecord, Group, ScorePart, Strategy
 
 S_US: Final = 1_000_000
@@ -31,6 +31,8 @@ PENALTY_US: Final = 60 * S_US  # an endpoint, or a host without one, that failed
 SPILL_FACTOR: Final = 4  # a model that is partly in RAM takes about as many times as long
 UNKNOWN_FIT_US: Final = 5 * S_US  # whether a cold model fits its host is not known
 EVICTION_US: Final = 5 * S_US  # until other models have left the memory that a cold one needs
+PREFERENCE_US: Final = 20 * S_US  # each thing that a task prefers and does not find
+NOT_PREFERRED_US: Final = 30 * S_US  # a host, while one that is to be preferred is there
 REPOSITORY_US: Final = 5 * S_US  # to fetch a repository that a host has not had lately
 
 
@@ -59,7 +61,8 @@ class EndpointCost(NamedTuple):
 class Scores:
     """Costs of candidates, from the registry as it is now."""
 
-    def __init__(self, registry: Registry, settings: Settings) -> None:
+    def __init__(self, fleet: Fleet, registry: Registry, settings: Settings) -> None:
+        self._fleet = fleet
         self._registry = registry
         self.settings = settings
 
@@ -75,7 +78,17 @@ class Scores:
         if group.repo and group.repo not in host.repos:
             parts["repository"] = REPOSITORY_US
             cost_us += REPOSITORY_US
+        if self._fleet.preferred and host.record.id not in self._fleet.preferred:
+            parts["not_preferred"] = NOT_PREFERRED_US
+            cost_us += NOT_PREFERRED_US
         return cost_us, parts
+
+    def preferring(
+        self, group: Group, agent: Agent, cost: tuple[int, dict[str, int]]
+    ) -> tuple[int, dict[str, int]]:
+        """The cost of work without an endpoint for this agent, with what it lacks of what the group prefers."""
+        missed_us = missing_preferences(group, agent, None) * PREFERENCE_US
+        return cost[0] + missed_us, {**cost[1], "preference": missed_us}
 
     def of_endpoint(self, endpoint: EndpointRecord, model: str, home: Host | None) -> EndpointCost:
         """The endpoint's side; it has the model. `home` is the host that it is on, where that is known."""
@@ -113,6 +126,10 @@ class Scores:
             parts["host_load"] += at.run_us * host.load.gpu_percent // 100
         if group.repo and group.repo not in host.repos:
             parts["repository"] = REPOSITORY_US
+        if group.prefers:
+            parts["preference"] = missing_preferences(group, agent, at.model) * PREFERENCE_US
+        if self._fleet.preferred and host.record.id not in self._fleet.preferred:
+            parts["not_preferred"] = NOT_PREFERRED_US
         return Candidate(agent, at.endpoint, at.model.name, sum(parts.values()), parts, at.has_slot)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agentcom.config import Settings
 from agentcom.core.agents import Agent
-from agentcom.core.capabilities import first_unmet, unmet
+from agentcom.core.capabilities import OF_CLAUDE, first_unmet, of_model, unmet
 from agentcom.core.registry import canonical_model
 from agentcom.model import (
     BACKENDS_OF,
@@ -49,6 +49,26 @@ def missing_needs(group: Group, agents: list[Agent]) -> tuple[Agent, list[str]]:
     """Of the agents the one that lacks least, and what it lacks."""
     lacks = [(a, unmet(group.needs, a.can, a.host.record.name, a.record.name)) for a in agents]
     return min(lacks, key=lambda each: len(each[1]))
+
+
+def model_lacks(group: Group, model: EndpointModel) -> str:
+    """What the group needs of its model and this one is known not to do; empty where nothing is known of it."""
+    if not group.needs or not model.capabilities:
+        return ""
+    return next((each for each in of_model(group.needs) if each not in model.capabilities), "")
+
+
+def claude_lacks(group: Group) -> str:
+    """The same for the models of the cloud."""
+    return next((each for each in of_model(group.needs) if each not in OF_CLAUDE), "") if group.needs else ""
+
+
+def missing_preferences(group: Group, agent: Agent, model: EndpointModel | None) -> int:
+    """How much of what the group prefers is not there."""
+    lacks = len(unmet(group.prefers, agent.can, agent.host.record.name, agent.record.name))
+    if model is not None and model.capabilities:
+        lacks += sum(each not in model.capabilities for each in of_model(group.prefers))
+    return lacks
 
 
 def held_model(endpoint: EndpointRecord, model: str) -> EndpointModel | None:

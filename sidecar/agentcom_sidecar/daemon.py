@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Awaitable, Coroutine, Iterator
+from datetime import datetime
 from typing import IO, Any
 
 import msgspec
@@ -29,7 +30,7 @@ from agentcom.config import Home, Settings
 from agentcom.errors import AgentComError, ConfigError, Refused
 from agentcom.messages import Assign, AttemptBeat, AttemptHeld, Beat, Cancel, HostOffer, ResultAck, Welcome
 from agentcom.model import FailureClass, Resources, TaskError, TaskSpec
-from agentcom_sidecar import agents, policy, workspace
+from agentcom_sidecar import agents, policy, quiet, workspace
 from agentcom_sidecar.attempts import Attempts, Leftover
 from agentcom_sidecar.endpoints import EndpointWatch
 from agentcom_sidecar.outbox import Entry, Key, Outbox
@@ -195,7 +196,13 @@ class Daemon:
             attempts=tuple(held[: limits.ATTEMPTS_PER_HOST_MAX]),
             resources=self._sample,
             sandbox=policy.ISOLATION,
+            quiet_until_ms=self.quiet_until_ms(),
+            preferred=self.settings.sidecar.preferred,
         )
+
+    def quiet_until_ms(self) -> int:
+        """When the quiet hours of this machine end, by its clock and its zone; 0 while there are none."""
+        return quiet.until_ms(self.settings.sidecar.quiet_hours, datetime.now().astimezone())
 
     def _local(self, run: Run) -> str:
         """The local name of the agent that it runs on."""

@@ -66,6 +66,8 @@ class Host(Protocol):
     """What the session asks of the daemon. None of these may block or wait."""
 
     def offer(self) -> HostOffer: ...
+
+    def quiet_until_ms(self) -> int: ...
     def beats(self) -> tuple[AttemptBeat, ...]: ...
     def resources(self) -> Resources | None: ...
     def welcomed(self, welcome: Welcome) -> None: ...
@@ -247,6 +249,7 @@ class Session:
             beat=self._beat,
             attempts=self._host.beats()[: limits.ATTEMPTS_PER_HOST_MAX],
             resources=self._due_resources(),
+            quiet_until_ms=self._host.quiet_until_ms(),
         )
 
     def _due_resources(self) -> Resources | None:

@@ -8,7 +8,15 @@ import pytest
 
 from agentcom import limits
 from agentcom import messages as m
-from agentcom.core.score import EVICTION_US, LOAD_US_MAX, LOAD_US_MIN, PENALTY_US, SPILL_FACTOR
+from agentcom.clock import rfc3339
+from agentcom.core.score import (
+    EVICTION_US,
+    LOAD_US_MAX,
+    LOAD_US_MIN,
+    PENALTY_US,
+    PREFERENCE_US,
+    SPILL_FACTOR,
+)
 from agentcom.model import Backend, EndpointKind, FailureClass, Gpu, Role, Strategy, Tier
 from tests.core_rig import HostEnd, Rig
 from tests.factories import (
@@ -458,3 +466,76 @@ def test_a_model_that_its_server_cannot_load_is_not_there(rig: Rig) -> None:
     box.see(sighting(probe=endpoint_probe(endpoint_model(fault="the server could not load it"))))
     number = rig.admin.submit(task())
     assert why(rig, number, "box")[0] == "model_missing"
+
+
+# --- wishes, pins and hours -----------------------------------------------------------------------------
+
+
+def test_what_a_task_prefers_decides_where_it_is_there_and_stops_nothing_where_it_is_not(rig: Rig) -> None:
+    rig.host("plain")
+    rig.host("docked", capabilities=("docker",))
+    rig.admin.submit(shell_task(prefers=("docker",)))
+    assert [one.route.host for one in rig.sent(m.Assign)] == ["docked"]
+    rig.admin.submit(shell_task(prefers=("docker",)))
+    (assign,) = rig.sent(m.Assign)
+    assert (assign.route.host, assign.route.score.parts["preference"]) == ("plain", PREFERENCE_US)  # type: ignore[union-attr]
+
+
+def test_a_preferred_model_ability_decides_between_endpoints(rig: Rig) -> None:
+    gpu(rig, "blunt", capabilities=("completion",))
+    gpu(rig, "handy", capabilities=("completion", "tools"))
+    rig.admin.submit(task(prefers=("model:tools",)))
+    assert [one.route.host for one in rig.sent(m.Assign)] == ["handy"]
+
+
+def test_a_model_that_cannot_do_what_is_needed_is_refused_and_an_unknown_one_is_tried(rig: Rig) -> None:
+    gpu(rig, "blunt", capabilities=("completion",))
+    number = rig.admin.submit(task(needs=("model:tools",)))
+    assert why(rig, number, "blunt")[0] == "model_lacks"
+    gpu(rig, "unknown")
+    assert [(one.task, one.route.host) for one in rig.sent(m.Assign)] == [(number, "unknown")]
+
+
+def test_a_need_of_the_model_that_no_cloud_model_meets_is_said(rig: Rig) -> None:
+    rig.host("box")
+    number = rig.admin.submit(complex_task(needs=("model:smell",)))
+    assert why(rig, number, "box")[0] == "model_lacks"
+    rig.admin.submit(complex_task(needs=("model:vision",)))
+    assert [one.route.host for one in rig.sent(m.Assign)] == ["box"]
+
+
+def test_a_pin_to_a_host_that_has_not_joined_is_taken_and_explained(rig: Rig) -> None:
+    rig.host("one")
+    number = rig.admin.submit(shell_task(needs=("host:two",)))
+    assert why(rig, number, "one")[0] == "pinned_elsewhere"
+    rig.host("two")
+    assert [(one.task, one.route.host) for one in rig.sent(m.Assign)] == [(number, "two")]
+
+
+def test_a_preferred_host_takes_the_work_while_it_is_online(rig: Rig) -> None:
+    rig.host("spare")
+    best = rig.host("best", agents=3, preferred=True)
+    rig.admin.submit(shell_task(), shell_task())
+    assert {one.route.host for one in rig.sent(m.Assign)} == {"best"}
+    best.leave()
+    rig.admin.submit(shell_task())
+    (assign,) = rig.sent(m.Assign)
+    assert assign.route.host == "spare"
+    assert "not_preferred" not in assign.route.score.parts  # type: ignore[union-attr]
+
+
+def test_a_host_in_its_quiet_hours_gets_nothing_and_goes_on_with_what_it_has(rig: Rig) -> None:
+    box = rig.host("box", agents=2)
+    first = rig.admin.submit(shell_task())
+    assign = box.take()
+    until_ms = rig.clock.now().wall_ms + 3_600_000
+    box.beat(assign, quiet_until_ms=until_ms)
+    second = rig.admin.submit(shell_task())
+    assert rig.sent(m.Assign) == []
+    fails, _ = why(rig, second, "box")
+    (host,) = rig.admin.ask(m.HostList())["hosts"]
+    assert (fails, host["quiet_until"]) == ("quiet_hours", rfc3339(until_ms))
+    box.complete(assign)
+    assert rig.admin.state(first) == "completed"
+    box.beat()
+    assert box.take().task == second
