@@ -27,6 +27,8 @@ from agentcom import messages as m
 from agentcom.clock import Clock, Now, boot_id, rfc3339
 from agentcom.config import Home, Settings, sources
 from agentcom.core.effects import (
+    Answered,
+    AskModel,
     Delete,
     DeleteUnder,
     Effect,
@@ -119,6 +121,7 @@ class Broker:
             LogPiece: self._log_piece,
             KeysChanged: self._keys_changed,
             ProbeEndpoint: self._probe,
+            AskModel: self._ask_model,
             EndSession: self._end_session,
             SettingsChanged: lambda effect: self._adopt(effect.settings),
         }
@@ -233,6 +236,8 @@ class Broker:
         for endpoint, _, found in self._prober.take():
             if isinstance(found, EndpointProbe):
                 events.append(Probed(endpoint, found))
+            else:
+                events.append(Answered(endpoint, found))
         events.extend(PeerGone(peer) for peer in self._peers.take_gone())
         until = time.monotonic() + limits.TICK_DRAIN_MS_MAX / 1000
         for n in range(limits.TICK_MESSAGES_MAX):
@@ -492,6 +497,11 @@ class Broker:
         record = self.hub.registry.endpoints.get(effect.endpoint)
         if record is not None:
             self._prober.ask(record.id, Target(record.kind, record.url))
+
+    def _ask_model(self, effect: AskModel) -> None:
+        record = self.hub.registry.endpoints.get(effect.endpoint)
+        if record is not None:
+            self._prober.ask(record.id, Target(record.kind, record.url, effect.model, effect.num_ctx))
 
     def _end_session(self, effect: EndSession) -> None:
         self._log.info("session_ended", peer=effect.peer)

@@ -121,6 +121,9 @@ class EndpointSettings(Struct, frozen=True, forbid_unknown_fields=True):
     discover: tuple[str, ...] = ("http://127.0.0.1:11434",)
     key_files: tuple[str, ...] = ()
     question_s: Seconds = 120
+    breaker_failures: Annotated[int, Meta(ge=1, le=1000)] = 5
+    cooldown_s: Seconds = 10
+    cooldown_max_s: Seconds = 300
 
 
 class SidecarSettings(Struct, frozen=True, forbid_unknown_fields=True):

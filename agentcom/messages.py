@@ -28,6 +28,7 @@ from agentcom.model import (
     EndpointProbe,
     FailureClass,
     Label,
+    ModelAnswer,
     Name,
     Reason,
     Resources,
@@ -128,11 +129,13 @@ class Bye(Struct, tag_field="type", tag="bye", frozen=True, kw_only=True):
 
 
 class AttemptBeat(Struct, frozen=True, array_like=True):
-    """One attempt that is being worked on; `progress` rises whenever its worker makes progress."""
+    """One attempt that is being worked on; `progress` rises whenever its worker makes progress. `heard`: its model has
+    begun to answer."""
 
     task: TaskId
     attempt: AttemptNo
     progress: Count = 0
+    heard: bool = False
 
 
 class Heartbeat(Struct, tag_field="type", tag="heartbeat", frozen=True, kw_only=True):
@@ -191,10 +194,12 @@ class Result(Struct, tag_field="type", tag="result", frozen=True, kw_only=True):
 
 
 class Endpoints(Struct, tag_field="type", tag="endpoints", frozen=True, kw_only=True):
-    """What the host's own probes found, one entry per endpoint; sent after each cycle."""
+    """What the host's own probes found, one entry per endpoint; sent after each cycle. `answers` has what models said
+    that the hub had asked for a token."""
 
     session: Token
     sightings: Annotated[tuple[EndpointSighting, ...], Meta(max_length=64)]
+    answers: Annotated[tuple[ModelAnswer, ...], Meta(max_length=64)] = ()
 
 
 class Pong(Struct, tag_field="type", tag="pong", frozen=True, kw_only=True):
@@ -266,16 +271,27 @@ class Enrolled(Struct, tag_field="type", tag="enrolled", frozen=True, kw_only=Tr
     role: Role
 
 
+class Question(Struct, frozen=True, kw_only=True):
+    """Ask this model for one token, with the context length that its tasks get."""
+
+    kind: EndpointKind
+    url: str
+    model: str
+    num_ctx: int = 0
+
+
 class Beat(Struct, tag_field="type", tag="beat", frozen=True, kw_only=True):
     """Answers a heartbeat, on the same path as work. `kill` lists attempts of the beat that are not leased.
     `probe` lists further endpoint URLs that this host shall probe, `kinds` what they are where that is not an Ollama.
-    `pace` is there when it has changed since `welcome`, and holds from now on."""
+    `pace` is there when it has changed since `welcome`, and holds from now on. `asks` names models that are thought to
+    hang."""
 
     beat: int
     kill: tuple[AttemptBeat, ...] = ()
     probe: tuple[str, ...] = ()
     pace: Pace | None = None
     kinds: dict[str, EndpointKind] = {}
+    asks: tuple[Question, ...] = ()
 
 
 class Assign(Struct, tag_field="type", tag="assign", kw_only=True):

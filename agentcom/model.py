@@ -503,6 +503,18 @@ class ModelAnswer(Struct, frozen=True, kw_only=True):
     duration_ms: Count = 0
 
 
+class ModelMeasure(Struct, kw_only=True, omit_defaults=True):
+    """Moving averages of a model on an endpoint, each with its count of samples; see core/measures.py.
+    `tokens_per_ks`: per 1,000 s."""
+
+    tokens_per_ks: int = 0
+    rate_samples: int = 0
+    first_byte_ms: int = 0
+    first_byte_samples: int = 0
+    load_ms: int = 0
+    load_samples: int = 0
+
+
 class EndpointKind(Term):
     """How an endpoint is spoken to: Ollama's own way, as OpenAI's API, or a cloud account of Anthropic."""
 
@@ -538,6 +550,8 @@ class EndpointRecord(Struct, kw_only=True):
     models: tuple[EndpointModel, ...] = ()
     flavour: str = ""
     slots: int = 0
+    measures: dict[str, ModelMeasure] = {}  # by canonical model
+    hung: dict[str, str] = {}  # models that gave no byte, and the reason, so that a start of the hub knows
 
 
 class TrendRecord(Struct, frozen=True, array_like=True):

@@ -12,7 +12,7 @@ from agentcom.clock import Now
 from agentcom.core.agents import Agent, Block, Fleet
 from agentcom.core.isolation import must_run_alone
 from agentcom.core.losses import times
-from agentcom.core.registry import Registry
+from agentcom.core.registry import Call, Registry
 from agentcom.core.retries import backoff_ms
 from agentcom.core.rows import TIERS
 from agentcom.core.tasks import Jitter, Move, Tasks
@@ -43,14 +43,14 @@ class Aftermath:
         self,
         slot: int,
         agent: Agent,
-        call: tuple[int, str] | None,
+        call: Call | None,
         error: TaskError,
         now: Now,
         *,
         has_worked: bool,
     ) -> None:
-        """By class: elsewhere after a backoff, parked until the window opens, a retry spent, or held. `call` is the
-        (endpoint, model) that the attempt used; `has_worked`: its worker ran, and has survived it."""
+        """By class: elsewhere after a backoff, parked until the window opens, a retry spent, or held. `call` is what
+        the attempt used of an endpoint; `has_worked`: its worker ran, and has survived it."""
         table, queue = self._table, self._tasks.settings.queue
         table.errors[table.id[slot]] = error
         if has_worked:
@@ -65,7 +65,7 @@ class Aftermath:
             self._park(slot, agent, error, now)
         elif error.failure_class is FailureClass.infrastructure:
             if call is not None:
-                self._registry.call_failed(call[0], agent.host.record.id, now)
+                self._registry.call_failed(call, error, now)
             else:
                 self._registry.host_failed(agent.host.record.id, now)
             table.infra_count[slot] += 1
@@ -73,6 +73,8 @@ class Aftermath:
                 slot, table.infra_count[slot], queue.max_infrastructure, "infrastructure_exhausted", now
             )
         else:
+            if call is not None and error.code != "timed_out":
+                self._registry.call_answered(call)
             table.retries_used[slot] += 1
             self._again(slot, table.retries_used[slot], table.max_retries[slot], error.code, now)
 

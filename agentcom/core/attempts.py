@@ -22,7 +22,7 @@ from agentcom.core.effects import LogPiece, RecordKey, SendAssign, key_u64x2
 from agentcom.core.gates import Gates
 from agentcom.core.losses import lost
 from agentcom.core.outlet import Outlet
-from agentcom.core.registry import Registry, canonical_model
+from agentcom.core.registry import Call, Registry, canonical_model
 from agentcom.core.retries import RetryBudgets
 from agentcom.core.rows import TaskTable
 from agentcom.core.score import Candidate
@@ -38,6 +38,7 @@ from agentcom.model import (
     State,
     Strategy,
     TaskError,
+    TaskResult,
     Tier,
 )
 
@@ -70,8 +71,8 @@ class Attempts:
         self._away_ms = 0
         self._lease_floor_ms: dict[int, int] = {}  # by host
         self._timers: list[tuple[int, int, int]] = []  # (due on the lease clock, task, attempt)
-        # (task, attempt) -> (endpoint, model) in flight; cancelled attempts whose agent is not free yet
-        self.calls: dict[tuple[int, int], tuple[int, str]] = {}
+        # (task, attempt) -> (endpoint, model, host) in flight; cancelled attempts whose agent is not free yet
+        self.calls: dict[tuple[int, int], Call] = {}
         self.closing: dict[tuple[int, int], Agent] = {}
         self.aftermath = Aftermath(tasks, fleet, registry, jitter, self.clock_ms, self._remind)
 
@@ -197,6 +198,8 @@ class Attempts:
         self._fleet.take(agent, task, attempt, now)
         if chosen.endpoint is not None:
             self._count_call(slot, chosen.endpoint.id, chosen.model)
+            if chosen.parts.get("load"):
+                self._registry.loads.began((chosen.endpoint.id, canonical_model(chosen.model)), now)
             self._retries.called(chosen.endpoint.id, self._tasks.is_retry(slot), now)
         self._tasks.move(slot, Move.assign, now)
         self._gates.took(agent.record.id, slot)
@@ -271,10 +274,17 @@ class Attempts:
                 stray.append(one)
                 continue
             agent = self._fleet.agents[self._table.agent[self._table.slot_of[one.task]]]
+            if one.heard and self._registry.loads:
+                self._heard(one)
             if progress.heard(agent, one.progress, self.clock_ms(now)):
                 self._fleet.publish_agent(agent, now)
                 self._out.publish("task", "attempt_moves", task=one.task, attempt=one.attempt)
         return tuple(stray)
+
+    def _heard(self, one: m.AttemptBeat) -> None:
+        call = self.calls.get((one.task, one.attempt))
+        if call is not None:
+            self._registry.heard(call)
 
     def decline(self, host: Host, message: m.Decline, now: Now) -> None:
         """The host will not run it. It never worked on the task, so no retry is spent."""
@@ -360,6 +370,8 @@ class Attempts:
             if message.outcome != "completed":
                 self._tasks.story.stir(message.task)
         if message.outcome == "completed":
+            if message.result is not None:
+                self._learn(message.task, message.attempt, message.result)
             self._complete(slot, now)
         elif message.outcome == "failed":
             error = message.error or TaskError(
@@ -469,6 +481,13 @@ class Attempts:
         self._table.agent[slot] = self._table.unaccepted[slot] = 0
         self.aftermath.worker_lost(slot, error, now)
 
+    def _learn(self, task: int, attempt: int, result: TaskResult) -> None:
+        """What a complete call says of its endpoint and its model."""
+        call = self.calls.get((task, attempt))
+        if call is not None:
+            self._registry.call_answered(call)
+            self._registry.measured(call, result)
+
     def _complete(self, slot: int, now: Now) -> None:
         agent = self._fleet.agents[self._table.agent[slot]]
         self._fleet.count(agent, completed=True)
@@ -574,7 +593,7 @@ class Attempts:
         self._table.lease_ms[slot] = due_ms
 
     def _count_call(self, slot: int, endpoint: int, model: str) -> None:
-        call = (endpoint, canonical_model(model))
+        call = (endpoint, canonical_model(model), self._table.host[slot])
         self.calls[self._table.id[slot], self._table.attempt[slot]] = call
         self._registry.started(*call)
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from agentcom.config import Settings
 from agentcom.messages import Assign, FromHub, Operation, ToHub
-from agentcom.model import EndpointProbe
+from agentcom.model import EndpointProbe, ModelAnswer
 
 RecordKey = tuple[str, bytes]
 
@@ -43,6 +43,13 @@ class Probed(NamedTuple):
 
     endpoint: int
     probe: EndpointProbe
+
+
+class Answered(NamedTuple):
+    """A model was asked for a token, and what came of it."""
+
+    endpoint: int
+    answer: ModelAnswer
 
 
 class Noticed(NamedTuple):
@@ -80,7 +87,7 @@ class Timers(NamedTuple):
     gap_ms: int = 0
 
 
-Event = Incoming | PeerGone | Probed | Noticed | Retire | Timers
+Event = Incoming | PeerGone | Probed | Answered | Noticed | Retire | Timers
 
 
 class Put(Struct, frozen=True, gc=False):
@@ -166,6 +173,14 @@ class ProbeEndpoint(NamedTuple):
     endpoint: int
 
 
+class AskModel(NamedTuple):
+    """Ask a model for one token, by the name that its server knows."""
+
+    endpoint: int
+    model: str
+    num_ctx: int
+
+
 Effect = (
     Put
     | Delete
@@ -179,6 +194,7 @@ Effect = (
     | EndSession
     | KeysChanged
     | ProbeEndpoint
+    | AskModel
     | SettingsChanged
 )
 

@@ -23,6 +23,7 @@ from agentcom.core.board import Board
 from agentcom.core.configuration import Configuration
 from agentcom.core.depends import Edge
 from agentcom.core.effects import (
+    Answered,
     Effect,
     EndSession,
     Event,
@@ -30,7 +31,6 @@ from agentcom.core.effects import (
     Noticed,
     PeerGone,
     Probed,
-    ProbeEndpoint,
     RecordKey,
     Retire,
     SettingsChanged,
@@ -38,6 +38,7 @@ from agentcom.core.effects import (
     key_u64,
     key_u64x2,
 )
+from agentcom.core.endpoint_watch import EndpointWatch
 from agentcom.core.gates import Gates
 from agentcom.core.isolation import Isolation
 from agentcom.core.lanes import task_of
@@ -109,7 +110,8 @@ class Hub:
         self.principals = Principals(self.out)
         self.sessions = Sessions()
         self.fleet = Fleet(self.out)
-        self.registry = Registry(self.out, self._host_name)
+        self.registry = Registry(self.out, self._host_name, settings)
+        self.watch = EndpointWatch(self.out, self.registry, settings)
         self.fleet.loaded_on = self.registry.models_on
         self.tasks = Tasks(self.out, settings, boot)
         self.retries = RetryBudgets(settings)
@@ -132,7 +134,6 @@ class Hub:
         self.addresses: JsonObject = {}
         self.feed_address = ""
         self.feed_key = ""
-        self._probe_due_ms = 0
         self._jumped_ms = 0  # by which the wall clock was set, and people were not told yet
 
     # --- at start ---------------------------------------------------------------------------------------
@@ -159,6 +160,7 @@ class Hub:
             self.fleet.load_agent(agent)
         for endpoint in loaded.endpoints:
             self.registry.load(endpoint)
+        self.registry.begin(now)
         self.gates.load(loaded.rules, paused=bool(loaded.numbers.get("paused", 0)))
         self.fleet.next_host = max(self.fleet.next_host, loaded.numbers.get("next_host", 1))
         self.tasks.next_id = max(1, loaded.numbers.get("next_task", 1))
@@ -175,7 +177,7 @@ class Hub:
             elif state is State.delayed and not self.tasks.table.not_before_ms[slot]:
                 self.attempts.aftermath.load_delayed(slot, now)
         if old is not None:
-            self._probe_due_ms = old._probe_due_ms
+            self.watch.adopt(old.watch)
             succeed(self, old, now)
         return self.out.take()
 
@@ -217,6 +219,10 @@ class Hub:
                 record = self.registry.endpoints.get(event.endpoint)
                 if record is not None:
                     self.registry.probed(record, event.probe, now)
+                    self.tasks.changed = True
+            case Answered():
+                record = self.registry.endpoints.get(event.endpoint)
+                if record is not None and self.registry.answered(record, event.answer, now):
                     self.tasks.changed = True
             case Noticed():
                 self.out.publish(event.topic, event.event, **event.fields)
@@ -289,6 +295,9 @@ class Hub:
         retry_ms = self.retries.next_due_ms()
         if retry_ms is not None:
             due.append(retry_ms)
+        circuit_ms = self.registry.circuits.next_due_ms()
+        if circuit_ms is not None:
+            due.append(circuit_ms)
         if any(h.online for h in self.fleet.hosts.values()):
             due.append(now.mono_ms + 1000)
         return min(due) if due else None
@@ -306,14 +315,13 @@ class Hub:
         """Let these settings apply to every part, here and in the shell, from now on. Where the pace changes open
         attempts get a fresh lease of the new length: none runs out because the rules changed under it."""
         router = self.router
-        for part in (self, self.tasks, router, router.refusals, router.scores, self.retries):
+        for part in (self, self.tasks, router, router.refusals, router.scores, self.retries, self.watch):
             part.settings = settings
+        self.registry.adopt_settings(settings)
         pace = pace_of(settings)
         is_same_pace = pace == self.pace
         self.pace = self.pace if is_same_pace else pace
-        self._probe_due_ms = min(
-            self._probe_due_ms, now.mono_ms + int(settings.endpoints.probe_every_s * 1000)
-        )
+        self.watch.hurry(now)
         for host in self.fleet.hosts.values():
             told = host.session.pace if host.session is not None else None
             self.attempts.beats_at(host, told.heartbeat_s if told is not None else 0)
@@ -462,7 +470,10 @@ class Hub:
                 probe = self.registry.probe_urls(host.record.id)
                 kinds = self.registry.probe_kinds(host.record.id)
                 pace = self._untold(host, session)
-                self.out.send(peer, m.Beat(beat=message.beat, kill=kill, probe=probe, pace=pace, kinds=kinds))
+                asks = self.watch.questions_for(host.record.id)
+                self.out.send(
+                    peer, m.Beat(beat=message.beat, kill=kill, probe=probe, pace=pace, kinds=kinds, asks=asks)
+                )
                 for agent in self.fleet.agents_of(host):
                     if agent.unresponsive:  # the ping before may have been lost with its connection
                         self.out.send(peer, m.Ping(agent=agent.record.local_name))
@@ -481,6 +492,8 @@ class Hub:
             case m.Endpoints():
                 for sighting in message.sightings:
                     self.registry.sighted(host.record.id, host.record.name, sighting, now)
+                for answer in message.answers:
+                    self.registry.host_answered(host.record.id, answer, now)
                 self.tasks.changed = True
             case m.Pong():
                 for agent in self.fleet.agents_of(host):
@@ -515,14 +528,8 @@ class Hub:
         if event.drained:
             self.attempts.expire(now)
             self._silent_hosts(now)
-        probe_ms = int(self.settings.endpoints.probe_every_s * 1000)
-        if now.mono_ms >= self._probe_due_ms:
-            self._probe_due_ms = now.mono_ms + probe_ms
-            if self.registry.expire(probe_ms, now):
-                self.tasks.changed = True
-            for endpoint in self.registry.endpoints.values():
-                if endpoint.seen_from == 0:
-                    self.out.add(ProbeEndpoint(endpoint.id))
+        if self.watch.turn(now):
+            self.tasks.changed = True
 
     def _look_at_clock(self, now: Now) -> None:
         """A wall clock that was set moves no lease, no retry, no order and no term; people are told."""

@@ -182,7 +182,7 @@ def _check_calls(hub: Hub) -> None:
     taken = {(agent.task, agent.attempt) for agent in hub.fleet.agents.values() if agent.task}
     calls = hub.attempts.calls
     assert set(calls) <= taken, f"calls of closed attempts: {sorted(set(calls) - taken)}"
-    counted = Counter(call for call in calls.values() if call[0] in hub.registry.endpoints)
+    counted = Counter(call[:2] for call in calls.values() if call[0] in hub.registry.endpoints)
     assert hub.registry.in_flight == dict(counted), (
         f"in flight {hub.registry.in_flight}, calls {dict(counted)}"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from agentcom.clock import rfc3339
 from agentcom.config import Settings
 from agentcom.core.agents import Agent, Fleet, Host, offers
+from agentcom.core.breaker import Circuit, CircuitState
 from agentcom.core.capabilities import lack
 from agentcom.core.registry import Registry
 from agentcom.core.retries import RetryBudgets
@@ -28,8 +29,8 @@ from agentcom.model import (
 Refusal = tuple[str, str, str]
 ENDPOINT_FULL = "endpoint_full"
 NEAREST = (
-    ENDPOINT_FULL, "limit_reached", "retry_budget", "model_too_large", "model_lacks", "model_missing",
-    "endpoint_unhealthy",
+    ENDPOINT_FULL, "limit_reached", "retry_budget", "endpoint_tripped", "endpoint_unreachable", "model_quarantined",
+    "model_too_large", "model_lacks", "model_missing", "endpoint_unhealthy",
 )  # fmt: skip
 
 
@@ -130,7 +131,8 @@ class Refusals:
     def _host_endpoint_refusal(self, group: Group, host: Host, is_retry: bool) -> Refusal | None:
         model = model_of(group, self.settings)
         refusals = [
-            self.of_endpoint(endpoint, host if endpoint.seen_from else None, group, model, is_retry)
+            self.of_way(endpoint, host)
+            or self.of_endpoint(endpoint, host if endpoint.seen_from else None, group, model, is_retry)
             for endpoint in self._registry.endpoints.values()
             if endpoint.seen_from in (0, host.record.id) and endpoint.kind is not EndpointKind.anthropic
         ]
@@ -141,6 +143,37 @@ class Refusals:
             return None
         # The endpoint that comes nearest speaks for the host: a full one has all but a slot.
         return min((r for r in refusals if r is not None), key=lambda r: NEAREST.index(r[0]))
+
+    def of_way(self, endpoint: EndpointRecord, host: Host) -> Refusal | None:
+        """Why the host cannot reach an endpoint that others may reach."""
+        if self._registry.circuits.is_way_open(endpoint.id, host.record.id):
+            return None
+        circuit = self._registry.circuits.ways.circuits[endpoint.id, host.record.id]
+        name = host.record.name
+        return (
+            "endpoint_unreachable",
+            f"{name} cannot reach {endpoint.name}: {circuit.reason}; {_tried(circuit)}",
+            f"open the way from {name} to {endpoint.url}, or wait",
+        )
+
+    def _of_circuits(self, endpoint: EndpointRecord, model: str) -> Refusal | None:
+        """Why it is left alone for a while."""
+        circuits = self._registry.circuits
+        if circuits.endpoints.count_shut and not circuits.endpoints.room(endpoint.id, 1):
+            circuit = circuits.endpoints.circuits[endpoint.id]
+            return (
+                "endpoint_tripped",
+                f"{endpoint.name} has failed {circuit.failures} calls in a row: {circuit.reason}; {_tried(circuit)}",
+                f"mend the server at {endpoint.url}, or wait",
+            )
+        if circuits.is_quarantined(endpoint.id, model):
+            circuit = circuits.models.circuits[endpoint.id, model]
+            return (
+                "model_quarantined",
+                f"{model} on {endpoint.name} hangs: {circuit.reason}; it is asked for one token now and then",
+                f"restart the model's runner at {endpoint.url}; it gets work as soon as it answers",
+            )
+        return None
 
     def of_endpoint(
         self, endpoint: EndpointRecord, home: Host | None, group: Group, model: str, is_retry: bool
@@ -164,6 +197,9 @@ class Refusals:
         lacks = model_lacks(group, held)
         if lacks:
             return _incapable(held, lacks, f"give the task another model that can do {lacks} (--model)")
+        left_alone = self._of_circuits(endpoint, model)
+        if left_alone is not None:
+            return left_alone
         if home is not None and not held.warm and 0 < home.load.memory_bytes < held.size_bytes:
             return _too_large(home, held)
         if is_retry and endpoint.id in self._retries.spent:
@@ -192,6 +228,12 @@ class Refusals:
 def _incapable(model: EndpointModel, lacks: str, change: str) -> Refusal:
     can = ", ".join(model.capabilities)
     return "model_lacks", f"{model.name} cannot do {lacks}; it can do {can}", change
+
+
+def _tried(circuit: Circuit) -> str:
+    if circuit.state is CircuitState.open:
+        return f"it is tried again at {rfc3339(circuit.until_wall_ms)}"
+    return "a trial runs"
 
 
 def _too_large(host: Host, model: EndpointModel) -> Refusal:

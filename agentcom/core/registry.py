@@ -13,12 +13,28 @@ from urllib.parse import urlsplit
 
 from agentcom import limits
 from agentcom import messages as m
-from agentcom.clock import Now, rfc3339
+from agentcom.clock import Now
+from agentcom.config import Settings
+from agentcom.core.circuits import Circuits
 from agentcom.core.effects import ProbeEndpoint, key_u64
+from agentcom.core.endpoint_view import endpoint_view
+from agentcom.core.loads import Loads
+from agentcom.core.measures import add_answer
 from agentcom.core.outlet import Outlet
 from agentcom.errors import NotFound, Refused
-from agentcom.model import EndpointKind, EndpointModel, EndpointProbe, EndpointRecord, JsonObject
+from agentcom.model import (
+    EndpointKind,
+    EndpointModel,
+    EndpointProbe,
+    EndpointRecord,
+    JsonObject,
+    ModelAnswer,
+    ModelMeasure,
+    TaskError,
+    TaskResult,
+)
 
+Call = tuple[int, str, int]  # endpoint, canonical model, host of the agent
 PENALTY_MS = 60_000  # a call that failed counts against the endpoint for this long
 NO_ENDPOINT = 0  # in the place of an endpoint's number
 UNHEARD_CYCLES = 3  # a host's endpoint that no cycle has reported for so long is not healthy
@@ -68,16 +84,16 @@ def _check_host(host: str) -> bool:
     return address.is_loopback
 
 
-def _model_view(model: EndpointModel) -> JsonObject:
-    """All fields, known or not, and which part of what is loaded lies on GPUs."""
-    fields = {name: getattr(model, name) for name in model.__struct_fields__}
-    share = model.vram_bytes * 100 // model.loaded_bytes if model.loaded_bytes else None
-    return {**fields, "vram_percent": min(share, 100) if share is not None else None}
-
-
 def _seen(record: EndpointRecord) -> tuple[object, ...]:
     """What a health check can change of it."""
     return record.healthy, record.reason, record.version, record.models, record.flavour, record.slots
+
+
+def _load_of(probe: EndpointProbe) -> JsonObject | None:
+    """What the server counts of everybody's calls; None where it counts nothing."""
+    if probe.running is None and probe.waiting is None:
+        return None
+    return {"running": probe.running, "waiting": probe.waiting, "slots": probe.slots or None}
 
 
 def _still_warm(
@@ -93,9 +109,14 @@ def _still_warm(
 class Registry:
     """Endpoints by id, and what is in flight on them."""
 
-    def __init__(self, out: Outlet, host_name: Callable[[int], str | None]) -> None:
+    def __init__(self, out: Outlet, host_name: Callable[[int], str | None], settings: Settings) -> None:
         self._out = out
-        self._host_name = host_name
+        self.host_name = host_name
+        self.settings = settings
+        self.circuits = Circuits(out, host_name, settings)
+        self.loads = Loads()
+        self.seen_load: dict[int, JsonObject | None] = {}  # calls of everybody, as the servers count them
+        self._unsaved: set[int] = set()  # endpoints with measures that their records do not have yet
         self.endpoints: dict[int, EndpointRecord] = {}
         self.own_ports: set[int] = set()
         self.in_flight: dict[tuple[int, str], int] = {}
@@ -108,11 +129,24 @@ class Registry:
         self.endpoints[record.id] = record
         self._next = max(self._next, record.id + 1)
 
+    def begin(self, now: Now) -> None:
+        """All endpoints are loaded: models that hung when the hub stopped are first asked for a token."""
+        for record in self.endpoints.values():
+            for model, reason in record.hung.items():
+                self.circuits.models.failed((record.id, model), reason, now)
+                self.circuits.models.cool((record.id, model), now)
+
+    def adopt_settings(self, settings: Settings) -> None:
+        self.settings = self.circuits.settings = settings
+
     def adopt(self, old: Registry) -> None:
         """Take over when each endpoint was last heard of, and which calls failed lately."""
         self.own_ports = old.own_ports
         self.heard_ms = {e: ms for e, ms in old.heard_ms.items() if e in self.endpoints}
         self.failed_ms = {place: ms for place, ms in old.failed_ms.items() if place[0] in self.endpoints}
+        self.circuits.adopt(old.circuits, lambda endpoint: endpoint in self.endpoints)
+        self.loads.adopt(old.loads)
+        self.seen_load = dict(old.seen_load)
 
     def named(self, wanted: str) -> EndpointRecord:
         """By name, else by id, else by URL where only one host reports it."""
@@ -185,6 +219,10 @@ class Registry:
             del self.in_flight[counted]
         for failed in [k for k in self.failed_ms if k[0] == record.id]:
             del self.failed_ms[failed]
+        self.circuits.forget(record.id)
+        self.loads.forget(record.id)
+        self.seen_load.pop(record.id, None)
+        self._unsaved.discard(record.id)
         self._out.delete("endpoints", key_u64(record.id))
         self._out.publish("endpoint", "endpoint_removed", id=record.id, name=record.name)
 
@@ -227,14 +265,29 @@ class Registry:
         record.slots = probe.slots or record.slots
         if probe.models is not None:
             record.models = probe.models if probe.warm_known else _still_warm(probe.models, record.models)
+        self._look_at_models(record, now, is_back=probe.healthy and not before[0])
         if before[0] != probe.healthy or not (record.checked_ms or probe.healthy):
             fields = {} if probe.healthy else {"reason": probe.reason}
             event = "endpoint_well" if probe.healthy else "endpoint_sick"
             self._out.publish("endpoint", event, id=record.id, name=record.name, **fields)
         first = not record.checked_ms
         record.checked_ms = now.wall_ms
+        load = _load_of(probe)
         if first or before != _seen(record):
+            self.seen_load[record.id] = load
             self.save(record, now)
+        elif load != self.seen_load.get(record.id):
+            self.seen_load[record.id] = load
+            self.changed(record)
+
+    def _look_at_models(self, record: EndpointRecord, now: Now, *, is_back: bool) -> None:
+        """A server that is well again may be tried at once; what is loaded is not loading any more."""
+        if is_back:
+            self.circuits.endpoints.cool(record.id, now)
+        if self.loads:
+            for model in record.models:
+                if model.warm:
+                    self.loads.heard((record.id, canonical_model(model.name)))
 
     def away(self, gap_ms: int, now: Now) -> None:
         """The loop was away and heard no check: that says nothing about the servers."""
@@ -258,12 +311,83 @@ class Registry:
                 changed = True
         return changed
 
-    def call_failed(self, endpoint: int, host: int, now: Now) -> None:
-        """A call ended in an infrastructure error: prefer others for a while and look at it again now."""
-        if endpoint in self.endpoints:
-            self.failed_ms[endpoint, host] = now.mono_ms
-            if self.endpoints[endpoint].seen_from == 0:
-                self._out.add(ProbeEndpoint(endpoint))
+    def call_failed(self, call: Call, error: TaskError, now: Now) -> None:
+        """A call ended in an infrastructure error: prefer others for a while, look at the endpoint again now, and leave
+        alone what has failed too often."""
+        endpoint, model, host = call
+        record = self.endpoints.get(endpoint)
+        if record is None:
+            return
+        self.failed_ms[endpoint, host] = now.mono_ms
+        if self.circuits.failed(record, model, host, error.code, error.message, now):
+            self._note_hung(record, model)
+        if record.seen_from == 0:
+            self._out.add(ProbeEndpoint(endpoint))
+
+    def call_answered(self, call: Call) -> None:
+        """The endpoint has answered a call of an agent on the host."""
+        endpoint, model, host = call
+        record = self.endpoints.get(endpoint)
+        if record is not None and self.circuits.succeeded(record, model, host):
+            self._note_hung(record, model)
+
+    def measured(self, call: Call, result: TaskResult) -> None:
+        """What a complete call has shown of its model. It is saved with the next cycle of checks: a record for each
+        task would cost more than the figures are worth."""
+        endpoint, model, _ = call
+        record = self.endpoints.get(endpoint)
+        is_cold = self.loads.answered((endpoint, model)) if self.loads else False
+        if record is None:
+            return
+        measure = record.measures.get(model)
+        if measure is None:
+            if len(record.measures) >= limits.MODELS_PER_ENDPOINT_MAX:
+                return
+            measure = record.measures[model] = ModelMeasure()
+        add_answer(measure, result.tokens_out, result.durations_ms, is_cold=is_cold)
+        self._unsaved.add(endpoint)
+
+    def heard(self, call: Call) -> None:
+        """The first byte of an answer has come: the model is loaded."""
+        if self.loads and self.loads.heard(call[:2]) and call[0] in self.endpoints:
+            self.changed(self.endpoints[call[0]])
+
+    def answered(self, record: EndpointRecord, answer: ModelAnswer, now: Now) -> bool:
+        """A model was asked for a token; True when it may get work again."""
+        model = canonical_model(answer.model)
+        is_released = self.circuits.answered(record, model, answer.reason, now)
+        if is_released:
+            self._note_hung(record, model)
+        return is_released
+
+    def host_answered(self, host: int, answer: ModelAnswer, now: Now) -> bool:
+        """As `answered`, of an endpoint that the host sees."""
+        record = next((e for e in self.endpoints.values() if e.seen_from == host and e.url == answer.url), None)
+        return record is not None and self.answered(record, answer, now)
+
+    def questions(self, now: Now) -> list[tuple[EndpointRecord, str, int]]:
+        """Models that are to be asked for a token now, by the name that their server knows, with the context length
+        that their tasks get."""
+        found = []
+        for endpoint, model in self.circuits.due_questions(now):
+            record = self.endpoints[endpoint]
+            name = next((one.name for one in record.models if canonical_model(one.name) == model), model)
+            found.append((record, name, record.num_ctx or self.settings.models.num_ctx))
+        return found
+
+    def save_measures(self, now: Now) -> None:
+        """Write what was measured since the last time. O(endpoints that answered)."""
+        for endpoint in sorted(self._unsaved):
+            self.save(self.endpoints[endpoint], now)
+
+    def _note_hung(self, record: EndpointRecord, model: str) -> None:
+        """Keep in the record which models hang."""
+        circuit = self.circuits.models.circuits.get((record.id, model))
+        hung = {} if circuit is None else {model: circuit.reason}
+        if record.hung.get(model) != hung.get(model):
+            record.hung = {**{name: why for name, why in record.hung.items() if name != model}, **hung}
+            self._out.put("endpoints", key_u64(record.id), record)
+        self.changed(record)
 
     def host_failed(self, host: int, now: Now) -> None:
         """Work that calls no endpoint ended in an infrastructure error there: prefer other hosts for a while."""
@@ -278,22 +402,28 @@ class Registry:
             return False
         return True
 
-    def started(self, endpoint: int, model: str) -> None:
+    def started(self, endpoint: int, model: str, host: int) -> None:
         self.in_flight[endpoint, model] = self.in_flight.get((endpoint, model), 0) + 1
+        self.circuits.began(endpoint, host)
 
-    def ended(self, endpoint: int, model: str) -> None:
+    def ended(self, endpoint: int, model: str, host: int) -> None:
         left = self.in_flight.get((endpoint, model), 0) - 1
         if left > 0:
             self.in_flight[endpoint, model] = left
         else:
             self.in_flight.pop((endpoint, model), None)
+            if self.loads:
+                self.loads.ended((endpoint, model))
+        self.circuits.ended(endpoint, host)
 
     def calls_on(self, endpoint: int) -> int:
         """Calls in flight on the endpoint, of all models."""
         return sum(n for (number, _), n in self.in_flight.items() if number == endpoint)
 
     def room(self, endpoint: int, at_most: int) -> int:
-        """How many more calls its limit allows, `at_most` of them."""
+        """How many more calls its limit and its circuit allow, `at_most` of them."""
+        if self.circuits.endpoints.count_shut:
+            at_most = self.circuits.endpoints.room(endpoint, at_most)
         if not self.limits or endpoint not in self.limits:
             return at_most
         return min(at_most, max(0, self.limits[endpoint] - self.calls_on(endpoint)))
@@ -301,6 +431,12 @@ class Registry:
     def is_full(self, endpoint: int) -> bool:
         """Whether its limit is reached. Caps by model are apart from that."""
         return not self.room(endpoint, 1)
+
+    def hub_seen(self) -> list[EndpointRecord]:
+        """Those that the hub checks itself. Of a cloud account the hosts' calls tell, and nothing else: that costs."""
+        return [
+            e for e in self.endpoints.values() if e.seen_from == 0 and e.kind is not EndpointKind.anthropic
+        ]
 
     def probe_urls(self, host: int) -> tuple[str, ...]:
         """What a host shall probe beside what it finds by itself."""
@@ -312,30 +448,17 @@ class Registry:
         return {e.url: e.kind for e in mine}
 
     def save(self, record: EndpointRecord, now: Now) -> None:
+        self._unsaved.discard(record.id)
         self._out.put("endpoints", key_u64(record.id), record)
-        self._out.publish("endpoint", "endpoint_changed", endpoint=self.view(record))
+        self.changed(record)
+
+    def changed(self, record: EndpointRecord) -> None:
+        """Tell who reads the feed."""
+        view = self.view(record) if self._out.is_read else None
+        self._out.publish("endpoint", "endpoint_changed", endpoint=view)
 
     def view(self, record: EndpointRecord) -> JsonObject:
-        in_flight = {model: n for (e, model), n in self.in_flight.items() if e == record.id}
-        return {
-            "id": record.id,
-            "name": record.name,
-            "kind": record.kind.value,
-            "flavour": record.flavour or None,
-            "url": record.url,
-            "seen_from": "hub" if not record.seen_from else "host",
-            "host": self._host_name(record.seen_from) if record.seen_from else None,
-            "healthy": record.healthy,
-            "reason": record.reason,
-            "since": rfc3339(record.since_ms) if record.since_ms else None,
-            "checked": rfc3339(record.checked_ms) if record.checked_ms else None,
-            "version": record.version,
-            "cap": record.cap,
-            "num_ctx": record.num_ctx or None,
-            "found": record.found,
-            "in_flight": in_flight,
-            "models": [_model_view(model) for model in record.models],
-        }
+        return endpoint_view(self, record)
 
     def _add(
         self,

@@ -109,7 +109,7 @@ class Router:
         for index, agent in self._able(board, group):
             for place in (0, agent.host.record.id):
                 for at in by_place.get(place, ()):
-                    if at.has_slot and BACKEND_OF_KIND[at.endpoint.kind] in agent.record.backends:
+                    if at.has_slot and self._may_call(agent, at):
                         self._add_call(board, slots, index, self.scores.with_endpoint(agent, group, at, now))
         if len(board.candidates) == start:
             return  # nobody waits where none can run
@@ -117,6 +117,13 @@ class Router:
             for at in costs:
                 if not at.has_slot:
                     self._add_wait(board, group, slots, place, at, now)
+
+    def _may_call(self, agent: Agent, at: EndpointCost) -> bool:
+        """Whether the agent speaks the endpoint's language and its host reaches it."""
+        endpoint = at.endpoint
+        return BACKEND_OF_KIND[endpoint.kind] in agent.record.backends and self._registry.circuits.is_way_open(
+            endpoint.id, agent.host.record.id
+        )
 
     def _endpoint_costs(self, group: Group, is_retry: bool) -> dict[int, list[EndpointCost]]:
         """The endpoints that can take the group's model, and those that lack a slot alone, by where they are seen."""

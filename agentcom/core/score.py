@@ -16,7 +16,15 @@ from agentcom.config import Settings
 from agentcom.core.agents import Agent, Fleet, Host
 from agentcom.core.registry import NO_ENDPOINT, Registry
 from agentcom.core.wanted import held_model, is_warm, missing_preferences
-from agentcom.model import STRATEGY_OF, EndpointModel, EndpointRecord, Group, ScorePart, Strategy
+from agentcom.model import (
+    STRATEGY_OF,
+    EndpointModel,
+    EndpointRecord,
+    Group,
+    ModelMeasure,
+    ScorePart,
+    Strategy,
+)
 
 S_US: Final = 1_000_000
 SHELL_US: Final = 1 * S_US  # expected time of a shell task, until there is a measured one
@@ -25,6 +33,8 @@ TOKENS_PER_S: Final = 30  # of a local model, until there is a measured rate
 CLOUD_US: Final = 30 * S_US
 LOAD_BYTES_PER_S: Final = 500_000_000  # a cold model is read from disk at about this speed
 LOAD_US_MIN: Final = 2 * S_US
+RUN_US_MIN: Final = S_US // 10
+RUN_US_MAX: Final = 24 * 3600 * S_US
 LOAD_US_MAX: Final = 3600 * S_US
 WAIT_US_MAX: Final = 7 * 24 * 3600 * S_US
 PENALTY_US: Final = 60 * S_US  # an endpoint, or a host without one, that failed in the last minute
@@ -94,11 +104,14 @@ class Scores:
         """The endpoint's side; it has the model. `home` is the host that it is on, where that is known."""
         held = held_model(endpoint, model)
         assert held is not None, f"{endpoint.name} lost {model} within one tick"
-        run_us = TOKENS_EXPECTED * S_US // TOKENS_PER_S
+        measured = endpoint.measures.get(model)
+        run_us = _run_us(measured)
         load_us = 0
         num_ctx = endpoint.num_ctx or self.settings.models.num_ctx
         if not is_warm(endpoint, held, num_ctx):
             read_us = held.size_bytes * S_US // LOAD_BYTES_PER_S
+            if measured is not None and measured.load_samples:
+                read_us = measured.load_ms * 1000
             load_us = min(max(LOAD_US_MIN, read_us), LOAD_US_MAX) + _eviction_us(held, home)
         if home is not None and 0 < home.load.vram_bytes < held.size_bytes:
             run_us *= SPILL_FACTOR
@@ -136,6 +149,15 @@ class Scores:
 def host_load_us(host: Host, run_us: int) -> int:
     """What the work that a host already does, and what else it is busy with, adds to the expected time of more."""
     return host.busy_count * S_US // 4 + run_us * host.load.work_percent // 100
+
+
+def _run_us(measured: ModelMeasure | None) -> int:
+    """The expected tokens at the measured rate, after the measured wait for the first byte."""
+    if measured is None:
+        return TOKENS_EXPECTED * S_US // TOKENS_PER_S
+    rate = measured.tokens_per_ks if measured.rate_samples else TOKENS_PER_S * 1000
+    run_us = measured.first_byte_ms * 1000 + TOKENS_EXPECTED * 1000 * S_US // max(rate, 1)
+    return min(max(run_us, RUN_US_MIN), RUN_US_MAX)
 
 
 def _eviction_us(model: EndpointModel, home: Host | None) -> int:

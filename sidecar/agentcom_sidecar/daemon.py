@@ -98,6 +98,7 @@ class Daemon:
             self._stream_logs(),
             self._keep_sampling(),
             self._watch.run(),
+            self._watch.answer(),
             self._keep_sweeping(),
             self._announce(),
         )
@@ -243,6 +244,7 @@ class Daemon:
                     self._end((each.task, each.attempt), "no longer leased", is_answered=False)
                 every_s = message.pace.probe_every_s if message.pace else None
                 self._watch.ask(message.probe, message.kinds, every_s)
+                self._watch.ask_models(message.asks)
             case ResultAck():
                 self._log.info(
                     "result_acknowledged", task=message.task, attempt=message.attempt, verdict=message.verdict

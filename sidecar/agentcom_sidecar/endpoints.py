@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 from agentcom import messages
 from agentcom.config import EndpointSettings
 from agentcom.endpoint_keys import key_for
-from agentcom.messages import EndpointSighting
-from agentcom.model import EndpointKind, EndpointProbe
+from agentcom.messages import EndpointSighting, Question
+from agentcom.model import EndpointKind, EndpointProbe, ModelAnswer
 from agentcom.probe_endpoint import Prober, Target
 
 SIGHTINGS_MAX = 64  # of one message; further addresses are not watched
 PROBES_AT_ONCE = 8
+QUESTIONS_MAX = 64  # that wait for their turn
 
 Send = Callable[[Callable[[bytes], messages.Endpoints]], bool]
 
@@ -49,6 +50,7 @@ class EndpointWatch:
         self._every_s = settings.probe_every_s
         self._seen: set[str] = set()
         self._now = asyncio.Event()
+        self._questions: asyncio.Queue[Question] = asyncio.Queue(QUESTIONS_MAX)
 
     def ask(
         self, urls: Iterable[str], kinds: Mapping[str, EndpointKind], every_s: float | None = None
@@ -60,6 +62,28 @@ class EndpointWatch:
         self._asked = wanted
         self._asked_kinds = {url.rstrip("/"): kind for url, kind in kinds.items()}
         self._every_s = every_s or self._every_s
+
+    def ask_models(self, asks: Iterable[Question]) -> None:
+        """Models that the hub thinks hang; what it asks beyond the bound it asks again."""
+        for one in asks:
+            if not self._questions.full():
+                self._questions.put_nowait(one)
+
+    async def answer(self) -> None:
+        """Asks the models one after the other and sends what they said."""
+        prober = self.prober()
+        try:
+            while True:
+                one = await self._questions.get()
+                if is_loopback(one.url):
+                    target = Target(one.kind, one.url, one.model, one.num_ctx)
+                    said = await prober.ask(target, self._settings.question_s)
+                    self._tell(said)
+        finally:
+            await prober.close()
+
+    def _tell(self, said: ModelAnswer) -> None:
+        self._send(lambda token: messages.Endpoints(session=token, sightings=(), answers=(said,)))
 
     def hurry(self) -> None:
         """A new session: the hub wants to know now."""

@@ -197,7 +197,7 @@ async def _ask_model(work: Work, progress: Progress, backend: ModelBackend) -> N
         _refuse_commands(work)  # before the model has cost anything
     conversation = Conversation(prompt.SYSTEM)
     toolbox = Toolbox(work.workspace.path)
-    hooks = Hooks(work.log, work.progress, work.hub_gate)
+    hooks = Hooks(work.log, work.progress, work.heard, work.hub_gate)
     tally, tier = progress.tally, work.assign.tier
     left_s = float(work.assign.timeout_s)
 

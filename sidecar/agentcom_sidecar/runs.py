@@ -47,6 +47,7 @@ class Run:
         self.assign = assign
         self.key: Key = (assign.task, assign.attempt)
         self.progress = 0
+        self.has_heard = False  # of its model
         self.is_accepted = False
         self.log = LogStream(assign.task, assign.attempt, session.send)
         self.directory = ""  # the name of its workspace, once there is one
@@ -61,7 +62,7 @@ class Run:
 
     @property
     def beat(self) -> AttemptBeat:
-        return AttemptBeat(task=self.key[0], attempt=self.key[1], progress=self.progress)
+        return AttemptBeat(self.key[0], self.key[1], self.progress, self.has_heard)
 
     def end(self, ended_as: Literal["cancelled", "interrupted"], reason: str) -> None:
         """Kills everything that the attempt started; its outcome is `ended_as`. Again: without the grace."""
@@ -143,6 +144,7 @@ class Run:
             home=self._home,
             log=self.log.add,
             progress=self._step,
+            heard=self._hear,
             hub_gate=self._session.hub_gate,
             on_process=self._on_process,
             scratch=self._scratch,
@@ -150,6 +152,9 @@ class Run:
 
     def _take_output(self, chunk: bytes) -> None:
         self._step()
+
+    def _hear(self) -> None:
+        self.has_heard = True
 
     def _step(self) -> None:
         self.progress += 1

@@ -25,10 +25,10 @@ class Work:
     """One attempt, ready to run: its workspace is prepared and its record lies on disk.
 
     `spec_sha256` (hex) is over `assign.spec` as received. `log` streams text to `task log`; `progress` says
-    that the worker moved on (a heartbeat shows it). `hub_gate` returns once the hub has been heard within one
-    lease length: await it before every model call. `on_process` writes a command's mark down before the
-    command starts: give it to every `run_command`. `scratch` is a private directory, outside the workspace,
-    that serves commands as HOME.
+    that the worker moved on (a heartbeat shows it), `heard` that the model has begun to answer. `hub_gate`
+    returns once the hub has been heard within one lease length: await it before every model call. `on_process`
+    writes a command's mark down before the command starts: give it to every `run_command`. `scratch` is a
+    private directory, outside the workspace, that serves commands as HOME.
     """
 
     assign: Assign
@@ -39,6 +39,7 @@ class Work:
     home: Home
     log: Callable[[str], None]
     progress: Callable[[], None]
+    heard: Callable[[], None] = lambda: None
     hub_gate: Callable[[], Awaitable[None]]
     on_process: Callable[[ProcessMark], None]
     scratch: Path

@@ -119,7 +119,10 @@ def test_a_host_in_another_language_takes_a_task_and_reports_it(hub: LiveHub, an
     place = {"session": token, "task": number, "attempt": 1}
     box.send_frames(packed({"type": "accept", **place}))
     box.send_frames(packed({"type": "heartbeat", "session": token, "beat": 1, "attempts": [[number, 1, 5]]}))
-    assert raw(box) == {"type": "beat", "beat": 1, "kill": [], "probe": [], "pace": None}
+    beat = raw(box)
+    assert beat == {
+        "type": "beat", "beat": 1, "kill": [], "probe": [], "kinds": {}, "asks": [], "pace": None,
+    }  # fmt: skip
     box.send_frames(packed({"type": "log", **place, "offset": 0, "text": "hi\n"}))
     result = {"status": "unchecked", "backend": "shell", "model": "none", "cost_usd": 0, "output": "hi\n"}
     report = packed({"type": "result", **place, "outcome": "completed", "result": result})

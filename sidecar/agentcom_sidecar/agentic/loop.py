@@ -35,6 +35,7 @@ class Hooks:
 
     log: Callable[[str], None]
     progress: Callable[[], None]
+    heard: Callable[[], None]
     hub_gate: Callable[[], Awaitable[None]]
 
 
@@ -106,10 +107,15 @@ async def _ask(
 ) -> Turn:
     await hooks.hub_gate()
     hooks.progress()
+
+    def hear() -> None:
+        hooks.heard()
+        hooks.progress()
+
     loop = asyncio.get_running_loop()
     started = loop.time()
     try:
-        turn = await backend.call(conversation, toolbox.specs, hooks.progress)
+        turn = await backend.call(conversation, toolbox.specs, hear)
     except BackendError as error:
         tally.usages.append(error.usage)
         raise

@@ -284,7 +284,7 @@ def test_no_more_calls_than_the_cap_are_in_flight(rig: Rig) -> None:
 def test_a_penalty_ends_after_its_time(rig: Rig) -> None:
     add(rig)
     registry = rig.hub.registry
-    registry.call_failed(1, 7, rig.clock.now())
+    registry.call_failed((1, MODEL, 7), error(FailureClass.infrastructure, "endpoint_error"), rig.clock.now())
     assert registry.penalised(1, 7, rig.clock.now())
     assert not registry.penalised(1, 8, rig.clock.now())
     assert not registry.penalised(1, 7, rig.clock.advance(PENALTY_MS + 1))

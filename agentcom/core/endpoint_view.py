@@ -1,0 +1,57 @@
+"""An endpoint as people and programs see it: what is registered, what checks found, what calls taught."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentcom.clock import rfc3339
+from agentcom.model import EndpointModel, EndpointRecord, JsonObject, ModelMeasure
+
+if TYPE_CHECKING:
+    from agentcom.core.registry import Registry
+
+
+def endpoint_view(registry: Registry, record: EndpointRecord) -> JsonObject:
+    in_flight = {model: n for (e, model), n in registry.in_flight.items() if e == record.id}
+    return {
+        "id": record.id,
+        "name": record.name,
+        "kind": record.kind.value,
+        "flavour": record.flavour or None,
+        "url": record.url,
+        "seen_from": "hub" if not record.seen_from else "host",
+        "host": registry.host_name(record.seen_from) if record.seen_from else None,
+        "healthy": record.healthy,
+        "reason": record.reason,
+        "since": rfc3339(record.since_ms) if record.since_ms else None,
+        "checked": rfc3339(record.checked_ms) if record.checked_ms else None,
+        "version": record.version,
+        "cap": record.cap,
+        "num_ctx": record.num_ctx or None,
+        "found": record.found,
+        "in_flight": in_flight,
+        "models": [_model_view(model) for model in record.models],
+        "load": registry.seen_load.get(record.id),
+        "loading": registry.loads.view(record.id),
+        "measured": {model: measure_view(one) for model, one in sorted(record.measures.items())},
+        **registry.circuits.view(record.id),
+    }
+
+
+def _model_view(model: EndpointModel) -> JsonObject:
+    """All fields, known or not, and which part of what is loaded lies on GPUs."""
+    fields = {name: getattr(model, name) for name in model.__struct_fields__}
+    share = model.vram_bytes * 100 // model.loaded_bytes if model.loaded_bytes else None
+    return {**fields, "vram_percent": min(share, 100) if share is not None else None}
+
+
+def measure_view(one: ModelMeasure) -> JsonObject:
+    """Averages with their counts of samples; null where there is none."""
+    return {
+        "tokens_per_s": one.tokens_per_ks / 1000 if one.rate_samples else None,
+        "rate_samples": one.rate_samples,
+        "first_byte_ms": one.first_byte_ms if one.first_byte_samples else None,
+        "first_byte_samples": one.first_byte_samples,
+        "load_s": one.load_ms / 1000 if one.load_samples else None,
+        "load_samples": one.load_samples,
+    }
