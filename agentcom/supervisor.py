@@ -154,14 +154,16 @@ class Child:
                 if isinstance(found, dict) and found.get("ready") is True:
                     self.ready = found
 
-    def ended(self) -> int | None:
-        """The exit code of a process that has ended since the last look, else None."""
+    def ended(self, forget: Callable[[IO[bytes]], None]) -> int | None:
+        """The exit code of a process that has ended since the last look, else None. `forget` gets its pipe before
+        that is closed."""
         if self.process is None or (code := self.process.poll()) is None:
             return None
         if self.process.stdout is not None:
             # Its ready line may lie in the pipe still: then it started, and ended after.
             with contextlib.suppress(BlockingIOError):
                 self.heard(os.read(self.process.stdout.fileno(), 65_536))
+            forget(self.process.stdout)
             self.process.stdout.close()
         self.process = None
         if time.monotonic() - self._started_at >= STEADY_S:
@@ -266,10 +268,15 @@ class Supervisor:
         os.set_blocking(stdout.fileno(), False)
         self._selector.register(stdout, selectors.EVENT_READ, child)
 
+    def _forget(self, stdout: IO[bytes]) -> None:
+        """Its descriptor's number is the next child's: what still stood for the closed one would be in its way."""
+        with contextlib.suppress(KeyError):  # its end was read already
+            self._selector.unregister(stdout)
+
     def _turn(self, first: Child | None = None) -> None:
         self._listen(LOOK_S)
         for child in self._children.values():
-            code = child.ended()
+            code = child.ended(self._forget)
             if code is not None and child is first and child.ready is None:
                 child.next_wait_s()
                 raise StartFailed(

@@ -90,6 +90,16 @@ def test_the_wait_before_a_restart_doubles(supervisor: Supervisor, told: list[st
     assert [line.split("again in ")[1].split(";")[0] for line in told] == ["0.5 s", "1 s", "2 s"]
 
 
+def test_a_child_whose_end_is_seen_before_the_end_of_its_output_starts_again(
+    supervisor: Supervisor, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The next child's pipe gets the number of the one that is closed, which must not be watched any more.
+    supervisor.start("one", python(READY), 20)
+    monkeypatch.setattr(supervisor, "_listen", lambda _timeout_s: time.sleep(0.02))
+    supervisor.run(until=lambda: len(told) == 2)
+    assert all("one ended (exit code 0)" in line for line in told)
+
+
 def test_a_child_that_ignores_term_is_killed_with_all_of_its_session(home: Home, tmp_path: Path) -> None:
     supervisor = Supervisor(home, os.environ, lambda _line: None)
     grandchild = (
