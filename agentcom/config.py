@@ -141,6 +141,7 @@ class SidecarSettings(Struct, frozen=True, forbid_unknown_fields=True):
     silence_s: Annotated[float, Meta(ge=0, le=7 * 24 * 3600)] = 0
     quiet_hours: Annotated[tuple[Hours, ...], Meta(max_length=50)] = ()
     preferred: bool = False
+    red_first: bool = True
 
 
 class SandboxSettings(Struct, frozen=True, forbid_unknown_fields=True):

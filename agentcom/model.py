@@ -104,6 +104,15 @@ class FailureClass(Term):
     configuration = "configuration"
 
 
+class Evidence(Term):
+    """What the checks said on the base and after the work, together. Green to green is no new evidence."""
+
+    red_to_green = "red_to_green"
+    green_to_green = "green_to_green"
+    red_to_red = "red_to_red"
+    green_to_red = "green_to_red"
+
+
 class ResultStatus(Term):
     skipped = "skipped"
     already_done = "already_done"
@@ -360,11 +369,16 @@ class Route(Struct, frozen=True, kw_only=True):
 
 
 class CheckReport(Struct, frozen=True, kw_only=True):
+    """How one check ended. `before` is what it said on the base, before any work; `with_base` what it says when the
+    files that judge the work (tests, their settings, CI) are as the base has them. Null: it was not asked."""
+
     kind: CheckKind
     target: str
     status: CheckStatus
     output: str = ""
     duration_ms: Count = 0
+    before: CheckStatus | None = None
+    with_base: CheckStatus | None = None
 
 
 class Iteration(Struct, frozen=True, kw_only=True):
@@ -383,7 +397,8 @@ class TaskResult(Struct, frozen=True, kw_only=True):
 
     `tokens_in` counts the whole prompt, cached tokens included; `tokens_cached` says how many of them were
     read from a cache. `cloud_cost_usd` is what the same tokens would have cost at `cloud_model`.
-    `spec_sha256` is over the task's bytes as the sidecar received them.
+    `spec_sha256` is over the task's bytes as the sidecar received them. `tampered` are files that judge the work, which
+    the task does not name and the attempt has changed.
     """
 
     status: ResultStatus
@@ -412,6 +427,8 @@ class TaskResult(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     spec_sha256: str | None = None
     iterations: tuple[Iteration, ...] = ()
+    evidence: Evidence | None = None
+    tampered: tuple[str, ...] = ()
 
 
 class TaskError(Struct, frozen=True, kw_only=True):

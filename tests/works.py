@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,10 +111,11 @@ class Ran:
         return self.error
 
 
-def repository(folder: Path) -> Path:
+def repository(folder: Path, files: Mapping[str, str] | None = None) -> Path:
     """A user's own repository with one commit on `main`."""
     folder.mkdir()
-    (folder / "README.md").write_text("hello\n")
+    for name, text in {"README.md": "hello\n", **(files or {})}.items():
+        (folder / name).write_text(text)
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),

@@ -139,6 +139,24 @@ def _show_error(error: JsonObject | None) -> None:
         output.line(f"  {output.coloured('error', 'red')}: {kind}: {output.plain(error['message'])}")
 
 
+_EVIDENCE = {
+    "red_to_green": "red to green: what failed on the base passes now",
+    "green_to_green": "green to green: all passed on the base as well, so this is no new evidence",
+    "red_to_red": "red to red: what failed on the base fails still",
+    "green_to_red": "green to red: what passed on the base fails now",
+}
+
+
+def _also(check: JsonObject) -> str:
+    """What the check said at other times, where that differs."""
+    other = []
+    if check.get("before") not in (None, check["status"]):
+        other.append(f"{check['before']} on the base")
+    if check.get("with_base") not in (None, check["status"]):
+        other.append(f"{check['with_base']} with the tests of the base")
+    return f" ({', '.join(other)})" if other else ""
+
+
 def _show_result(result: JsonObject | None) -> None:
     if not result:
         return
@@ -150,13 +168,16 @@ def _show_result(result: JsonObject | None) -> None:
     )
     output.pairs(
         [(name, result.get(name)) for name in ("branch", "commit", "pull_request", "sandbox")]
+        + [("evidence", _EVIDENCE.get(result.get("evidence") or "", ""))]
+        + [("changed tests or settings", ", ".join(result.get("tampered") or []))]
         + [("warnings", "; ".join(result.get("warnings") or []))]
     )
     for iteration in result.get("iterations") or []:
         for check in iteration["checks"]:
             mark = output.coloured(str(check["status"]))
-            output.line(f"    {iteration['n']}. {mark} {output.plain(_check(check))}")
-            if check["status"] != "pass" and check.get("output"):
+            output.line(f"    {iteration['n']}. {mark} {output.plain(_check(check))}{_also(check)}")
+            is_good = check["status"] == "pass" and check.get("with_base") in (None, "pass")
+            if not is_good and check.get("output"):
                 output.block(check["output"], "         ")
     if result.get("output"):
         output.line("  output:")

@@ -19,6 +19,7 @@ from agentcom.model import (
     Backend,
     CheckKind,
     CheckReport,
+    CheckStatus,
     Iteration,
     Strategy,
     TaskError,
@@ -41,7 +42,7 @@ from agentcom_sidecar.backends.ollama import OllamaBackend
 from agentcom_sidecar.backends.openai import OpenAIBackend
 from agentcom_sidecar.prices import PriceList
 from agentcom_sidecar.verify import fix_loop
-from agentcom_sidecar.verify.report import Stopwatch, cut, fit, result_status, text_of
+from agentcom_sidecar.verify.report import Stopwatch, cut, evidence_of, fit, result_status, text_of
 from agentcom_sidecar.work import Outcome, Work
 from agentcom_sidecar.workspace import CommitInfo, WorkspaceError
 
@@ -63,6 +64,8 @@ class Progress:
     sandbox: str = policy.ISOLATION
     commit: CommitInfo | None = None
     iterations: list[Iteration] = field(default_factory=list)
+    before: tuple[CheckStatus, ...] = ()
+    tampered: tuple[str, ...] = ()
     tally: Tally = field(default_factory=Tally)
     durations_ms: dict[str, int] = field(default_factory=dict)
     watch: Stopwatch = field(default_factory=Stopwatch)
@@ -110,6 +113,7 @@ async def _run_command(work: Work, progress: Progress) -> None:
     if work.spec.command is None:
         raise configuration("no_command", "a trivial task needs a command, and this one has none")
     _refuse_commands(work)
+    await _look_at_base(work, progress)
     result = await shell.run(work, work.spec.command, work.assign.timeout_s)
     progress.output, progress.output_dropped_bytes = text_of(result.output), result.truncated_bytes
     progress.exit_code, progress.sandbox = result.exit_code, result.sandbox
@@ -195,6 +199,7 @@ async def _ask_model(work: Work, progress: Progress, backend: ModelBackend) -> N
     """The task goes to the model; what fails its checks goes back to it, `max_fix_attempts` times at most."""
     if work.spec.verify and any(check.kind in COMMAND_CHECKS for check in work.spec.checks):
         _refuse_commands(work)  # before the model has cost anything
+    await _look_at_base(work, progress)
     conversation = Conversation(prompt.SYSTEM)
     toolbox = Toolbox(work.workspace.path)
     hooks = Hooks(work.log, work.progress, work.heard, work.hub_gate)
@@ -237,11 +242,22 @@ async def _commit(work: Work, progress: Progress, number: int) -> None:
     progress.commit = await work.workspace.commit(message)
 
 
+async def _look_at_base(work: Work, progress: Progress) -> None:
+    watch = Stopwatch()
+    progress.before = await verify.look_at_base(work)
+    if progress.before:
+        progress.spend("base_checks", watch.ms)
+
+
 def _timed_checks(work: Work, progress: Progress) -> fix_loop.Verify:
     async def checks() -> tuple[CheckReport, ...]:
         watch = Stopwatch()
         try:
-            return await verify.run_checks(work)
+            reports, found = await verify.verdict(work, progress.before)
+            progress.tampered = found.paths
+            if not found.is_whole:
+                progress.tally.warn("too many files changed to see whether tests are among them")
+            return reports
         finally:
             progress.spend("checks", watch.ms)
 
@@ -297,6 +313,8 @@ def _result(work: Work, progress: Progress) -> TaskResult:
             warnings=tuple(tally.warnings),
             spec_sha256=work.spec_sha256,
             iterations=tuple(progress.iterations),
+            evidence=evidence_of(progress.iterations[-1].checks) if progress.iterations else None,
+            tampered=progress.tampered,
         )
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from agentcom.model import CheckReport, CheckStatus, TaskSpec
+from agentcom_sidecar.verify.report import passes
 
 SYSTEM = (
     "You are a coding agent working on one task in a directory of your own. Change files only with the tool "
@@ -34,8 +35,8 @@ def task_text(spec: TaskSpec) -> str:
 def fix_text(reports: Iterable[CheckReport]) -> str:
     """The message after checks failed: each failing one with the end of its output, and what to keep."""
     reports = tuple(reports)
-    failing = [report for report in reports if report.status is not CheckStatus.passed]
-    passing = [report for report in reports if report.status is CheckStatus.passed]
+    failing = [report for report in reports if not passes(report)]
+    passing = [report for report in reports if passes(report)]
     chars_each = min(FAILURE_CHARS_MAX, FAILURES_CHARS_MAX // max(1, len(failing)))
     sections = ["Your work was checked. These checks do not pass; fix the cause of each:"]
     sections += [_failure(report, chars_each) for report in failing]
@@ -45,11 +46,17 @@ def fix_text(reports: Iterable[CheckReport]) -> str:
 
 
 def _failure(report: CheckReport, chars_max: int) -> str:
-    head = f"{_joined(str(report.kind), report.target)} ({report.status})"
+    head = f"{_joined(str(report.kind), report.target)} ({_said(report)})"
     output = report.output.strip()
     if len(output) > chars_max:
         output = f"[...]{output[-chars_max:]}"
     return f"{head}\n{output}" if output else head
+
+
+def _said(report: CheckReport) -> str:
+    if report.status is CheckStatus.passed:
+        return f"{report.with_base} with the tests and settings as they were: you changed those; undo that"
+    return str(report.status)
 
 
 def _section(title: str, lines: Iterable[str]) -> list[str]:

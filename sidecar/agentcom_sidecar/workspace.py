@@ -18,9 +18,10 @@ import os
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Container
+from collections.abc import AsyncIterator, Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from agentcom import logs
@@ -38,7 +39,7 @@ from agentcom_sidecar.git import (
 )
 from agentcom_sidecar.sandbox import ProcessMark
 
-__all__ = ["CommitInfo", "Workspace", "WorkspaceError", "prepare", "sweep"]
+__all__ = ["Changes", "CommitInfo", "Workspace", "WorkspaceError", "prepare", "sweep"]
 
 SLUG_CHARS_MAX = 40
 FILES_LISTED_MAX = 2000  # names in a result; the branch has them all
@@ -63,6 +64,15 @@ class CommitInfo:
     commit: str
     tree: str
     files_changed: tuple[str, ...]
+
+
+class Changes(NamedTuple):
+    """Paths by what became of them: those that the base has, changed or deleted, and new ones. Not `is_whole` when
+    there are more than git's output may hold here."""
+
+    changed: tuple[str, ...]
+    added: tuple[str, ...]
+    is_whole: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +121,36 @@ class Workspace:
             return None
         return CommitInfo(commit=commit, tree=tree, files_changed=await self._changed_since_base(commit))
 
-    async def discard(self) -> None:
-        """Takes back what has changed since the last commit, except ignored files: what checks left behind must
-        not become part of the work. Does nothing without a repository."""
+    async def discard(self, *, ignored: bool = False) -> None:
+        """Takes back what has changed since the last commit, except ignored files (unless `ignored`): what checks
+        left behind must not become part of the work. Does nothing without a repository."""
         if self.has_repository:
             await self._git("reset", "--quiet", "--hard", "HEAD")
-            await self._git("clean", "--quiet", "--force", "-d")
+            await self._git("clean", "--quiet", "--force", "-d", *(("-x",) if ignored else ()))
+
+    async def changes(self) -> Changes:
+        """What the last commit changed since the base."""
+        if not self.has_repository:
+            return Changes((), (), is_whole=True)
+        listed = ("diff", "--name-only", "-z", "--no-renames", self.base_commit, "HEAD")
+        changed = await self._git(*listed[:-2], "--diff-filter=a", *listed[-2:])
+        added = await self._git(*listed[:-2], "--diff-filter=A", *listed[-2:])
+        return Changes(_all_names(changed), _all_names(added), is_whole=CUT not in changed + added)
+
+    @contextlib.asynccontextmanager
+    async def with_base(self, restored: Sequence[str], removed: Sequence[str]) -> AsyncIterator[None]:
+        """The directory with these files as the base has them, or without them; as before when it is left. Only
+        after a commit: what was not committed is lost."""
+        try:
+            if restored:
+                await self._git(
+                    "--literal-pathspecs", "checkout", "--quiet", self.base_commit, "--", *restored
+                )
+            if removed:
+                await self._git("--literal-pathspecs", "rm", "--quiet", "--force", "--", *removed)
+            yield
+        finally:
+            await self.discard()
 
     async def is_clean(self) -> tuple[bool, str]:
         """Whether no file is uncommitted or untracked, and git's list of those that are."""
@@ -340,9 +374,12 @@ def _git_dir_of(path: Path, mirror: Path) -> Path:
 
 
 def _names(listed: str) -> tuple[str, ...]:
+    return _all_names(listed)[:FILES_LISTED_MAX]
+
+
+def _all_names(listed: str) -> tuple[str, ...]:
     # A line of the output's own stands where a very long list lost its middle: no name has both marks.
-    whole = {name for name in listed.split("\0") if name and not (CUT in name and "\n" in name)}
-    return tuple(sorted(whole)[:FILES_LISTED_MAX])
+    return tuple(sorted({name for name in listed.split("\0") if name and not (CUT in name and "\n" in name)}))
 
 
 def _files_below(path: Path) -> tuple[str, ...]:

@@ -1,18 +1,23 @@
 """Verification: one file per kind of check. Definitions come from the task, never from a model.
 
-All checks run, in the task's order; none hides the next, whatever happens to it.
+All checks run, in the task's order; none hides the next, whatever happens to it. They run on the base first, so that
+a report can say what the work has changed, and once more with the tests and settings of the base where the attempt
+has changed those.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
 
 from agentcom import logs
 from agentcom.errors import AgentComError
 from agentcom.model import CheckKind, CheckReport, CheckSpec, CheckStatus
 from agentcom_sidecar.verify import command_succeeds, file_exists, git_clean, test_passes
-from agentcom_sidecar.verify.report import Stopwatch, report
+from agentcom_sidecar.verify.report import Stopwatch, passes, report
+from agentcom_sidecar.verify.watched import Tampered, tampered
 from agentcom_sidecar.work import Work
 
 CHECKS: dict[CheckKind, Callable[[CheckSpec, Work], Awaitable[CheckReport]]] = {
@@ -25,7 +30,7 @@ CHECKS: dict[CheckKind, Callable[[CheckSpec, Work], Awaitable[CheckReport]]] = {
 MARGIN_S = 30.0
 
 
-async def run_checks(work: Work) -> tuple[CheckReport, ...]:
+async def run_checks(work: Work, label: str = "check") -> tuple[CheckReport, ...]:
     """The report of every check of the task, in order; empty when the task wants no verification."""
     if not work.spec.verify:
         return ()
@@ -33,9 +38,54 @@ async def run_checks(work: Work) -> tuple[CheckReport, ...]:
     for spec in work.spec.checks:
         one = await _run(spec, work)
         work.progress()
-        work.log(f"[check] {spec.kind} {spec.target}: {one.status}\n")
+        work.log(f"[{label}] {spec.kind} {spec.target}: {one.status}\n")
         reports.append(one)
     return tuple(reports)
+
+
+async def look_at_base(work: Work) -> tuple[CheckStatus, ...]:
+    """What each check says before any work; nothing without a repository. The worktree is as fresh as before."""
+    if not work.workspace.has_repository or not work.settings.sidecar.red_first:
+        return ()
+    before = await run_checks(work, "check on the base")
+    await work.workspace.discard(ignored=True)
+    return tuple(report.status for report in before)
+
+
+async def verdict(work: Work, before: Sequence[CheckStatus]) -> tuple[tuple[CheckReport, ...], Tampered]:
+    """The reports of all checks on the committed work, with what they said `before`; where all pass and the attempt
+    changed files that judge it, also what they say with these as the base has them. And which files those are."""
+    reports = await run_checks(work)
+    if before:
+        reports = tuple(
+            msgspec.structs.replace(report, before=status)
+            for report, status in zip(reports, before, strict=True)
+        )
+    if not reports:
+        return reports, Tampered()
+    found = tampered(await work.workspace.changes(), {file.path for file in work.spec.files})
+    if found.paths and all(map(passes, reports)):
+        reports = await _with_base(work, reports, found)
+    return reports, found
+
+
+async def _with_base(
+    work: Work, reports: tuple[CheckReport, ...], found: Tampered
+) -> tuple[CheckReport, ...]:
+    await work.workspace.discard()  # what the checks left behind
+    work.log(f"[check] changed files that judge the work: {', '.join(found.paths[:20])}\n")
+    async with work.workspace.with_base(found.restored, found.removed):
+        again = await run_checks(work, "check with the base's tests")
+    return tuple(map(_both, reports, again))
+
+
+def _both(report: CheckReport, again: CheckReport) -> CheckReport:
+    """git_clean is about the work as it is; of the others the output of a second run that fails is shown."""
+    if report.kind is CheckKind.git_clean:
+        return report
+    output = report.output if again.status is CheckStatus.passed else again.output
+    duration_ms = report.duration_ms + again.duration_ms
+    return msgspec.structs.replace(report, with_base=again.status, output=output, duration_ms=duration_ms)
 
 
 async def _run(spec: CheckSpec, work: Work) -> CheckReport:

@@ -8,9 +8,20 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from agentcom import limits
-from agentcom.model import CheckReport, CheckSpec, CheckStatus, Iteration, ResultStatus, TaskResult
+from agentcom.model import (
+    CheckKind,
+    CheckReport,
+    CheckSpec,
+    CheckStatus,
+    Evidence,
+    Iteration,
+    ResultStatus,
+    TaskResult,
+)
 from agentcom_sidecar.sandbox import CommandResult, Outcome
 
+# Kinds that look at what the work is for; the others guard how it was done, and pass before it as well.
+SHOWING = frozenset({CheckKind.file_exists, CheckKind.test_passes, CheckKind.command_succeeds})
 FIXABLE = frozenset({CheckStatus.failed, CheckStatus.no_evidence, CheckStatus.timed_out})
 # Bytes kept of (each check's output, each check's target, the result's output, each warning) and the number
 # of changed files listed: tried in this order until the result fits its message. The last always fits.
@@ -85,12 +96,29 @@ def output_of_command(result: CommandResult, note: str = "") -> str:
 def iteration_status(reports: Sequence[CheckReport]) -> str:
     if not reports:
         return "none"
-    return "pass" if all(each.status is CheckStatus.passed for each in reports) else "fail"
+    return "pass" if all(passes(each) for each in reports) else "fail"
+
+
+def passes(report: CheckReport) -> bool:
+    """Also with the files that judge it as the base has them, where these were changed."""
+    return report.status is CheckStatus.passed and report.with_base in (None, CheckStatus.passed)
 
 
 def can_be_fixed(reports: Iterable[CheckReport]) -> bool:
     """Whether a model could make a failing check pass; what this host refuses, it cannot change."""
-    return any(each.status in FIXABLE for each in reports)
+    return any(each.status in FIXABLE or each.with_base in FIXABLE for each in reports)
+
+
+def evidence_of(reports: Iterable[CheckReport]) -> Evidence | None:
+    """What the checks that show the work's effect said before it and say now; None when the base was not looked at."""
+    shown = [each for each in reports if each.kind in SHOWING and each.before is not None]
+    if not shown:
+        return None
+    was_green = [each.before is CheckStatus.passed for each in shown]
+    if all(map(passes, shown)):
+        return Evidence.green_to_green if all(was_green) else Evidence.red_to_green
+    broke = any(was and not passes(each) for was, each in zip(was_green, shown, strict=True))
+    return Evidence.green_to_red if broke else Evidence.red_to_red
 
 
 def result_status(
@@ -121,6 +149,10 @@ def _within(result: TaskResult, check: int, target: int, output: int, warning: i
     warnings = [cut(each, warning)[0] for each in result.warnings[:WARNINGS_MAX]]
     if len(result.files_changed) > files:
         warnings.append(f"{len(result.files_changed)} files changed; the first {files} are listed")
+    if len(result.tampered) > files:
+        warnings.append(
+            f"{len(result.tampered)} files that judge the work changed; the first {files} are listed"
+        )
 
     def smaller(each: CheckReport) -> CheckReport:
         kept, of = cut(each.output, check)[0], cut(each.target, target)[0]
@@ -132,6 +164,7 @@ def _within(result: TaskResult, check: int, target: int, output: int, warning: i
         output_truncated_bytes=result.output_truncated_bytes + dropped,
         warnings=tuple(warnings),
         files_changed=tuple(cut(each, limits.PATH_CHARS_MAX)[0] for each in result.files_changed[:files]),
+        tampered=tuple(cut(each, limits.PATH_CHARS_MAX)[0] for each in result.tampered[:files]),
         iterations=_mapped(result.iterations, smaller),
     )
 

@@ -589,8 +589,21 @@ function resultFacts(result) {
       ["Cost", result.cost_usd === null ? "unknown" : `$${result.cost_usd === 0 ? "0" : result.cost_usd.toFixed(4)}`],
       ["Took", lasted(result.duration_ms)], ["Sandbox", result.sandbox === "none" ? "none: not isolated" : result.sandbox],
       ["Branch", result.branch], ["Commit", result.commit?.slice(0, 12)], ["Pull request", request],
+      ["Evidence", EVIDENCE[result.evidence]], ["Changed tests or settings", (result.tampered ?? []).join(", ")],
     ]),
     (result.warnings ?? []).map((warning) => h("p", { class: "minor wait" }, warning)));
+}
+
+const EVIDENCE = {
+  red_to_green: "red to green", green_to_green: "green to green: no new evidence",
+  red_to_red: "red to red", green_to_red: "green to red",
+};
+
+function alsoSaid(check) {
+  const said = [];
+  if (check.before && check.before !== check.status) said.push(`${check.before.replaceAll("_", " ")} on the base`);
+  if (check.with_base && check.with_base !== check.status) said.push(`${check.with_base.replaceAll("_", " ")} with the tests of the base`);
+  return said.join(", ");
 }
 
 function rounds(iterations) {
@@ -600,8 +613,8 @@ function rounds(iterations) {
     h("ul", { class: "checks" }, round.checks.map((check) => h("li", {},
       chip(check.status.replaceAll("_", " "), tones[check.status], true),
       h("span", { class: "mono" }, `${check.kind}${check.target ? `: ${check.target}` : ""}`),
-      h("span", { class: "minor" }, lasted(check.duration_ms)),
-      check.output ? h("details", { open: check.status !== "pass" }, h("summary", {}, "Output"), h("pre", {}, check.output)) : null))))));
+      h("span", { class: "minor" }, lasted(check.duration_ms)), h("span", { class: "minor wait" }, alsoSaid(check)),
+      check.output ? h("details", { open: check.status !== "pass" || (check.with_base ?? "pass") !== "pass" }, h("summary", {}, "Output"), h("pre", {}, check.output)) : null))))));
 }
 
 const moment = (text) => (text ? new Date(text).toLocaleString() : null);

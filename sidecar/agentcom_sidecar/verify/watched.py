@@ -1,0 +1,54 @@
+"""Files that judge the work: tests, what configures them, linters and CI.
+
+Whoever changes the judge can pass any check. So what an attempt changed of these is listed, and the checks run a
+second time with these files as the base has them. New tests are welcome and stay; a new file that can change how
+tests are found or run is taken away for that run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Final, NamedTuple
+
+from agentcom_sidecar.workspace import Changes
+
+_TESTS: Final = re.compile(
+    r"(?:^|/)(?:tests?|spec|specs|__tests__|testing|e2e|fixtures|__snapshots__)/"
+    r"|(?:^|/)(?:test_[^/]*|[^/]*_tests?|[^/]*[._-](?:test|spec|snap))\.[^/.]+(?:\.snap)?$",
+    re.IGNORECASE,
+)
+_SETTINGS: Final = re.compile(
+    r"(?:^|/)(?:conftest\.py|sitecustomize\.py|usercustomize\.py|pytest\.ini|tox\.ini|noxfile\.py|setup\.cfg|"
+    r"pyproject\.toml|\.coveragerc|mypy\.ini|\.?ruff\.toml|\.flake8|\.pylintrc|package\.json|\.npmrc|\.mocharc[^/]*|"
+    r"(?:jest|vitest|vite|playwright|cypress|karma|babel)\.(?:config|setup)\.[^/]+|\.?eslint[^/]*|tsconfig[^/]*\.json|"
+    r"biome\.jsonc?|\.golangci\.[^/]+|\.cargo/config(?:\.toml)?|clippy\.toml|rustfmt\.toml|(?:gnu)?makefile|justfile|"
+    r"cmakelists\.txt|phpunit\.xml[^/]*|\.rspec|\.gitlab-ci\.yml|\.pre-commit-config\.yaml|azure-pipelines\.yml|"
+    r"jenkinsfile|\.gitattributes)$"
+    r"|(?:^|/)(?:\.github/workflows|\.circleci|\.buildkite|\.woodpecker|\.forgejo/workflows|\.gitea/workflows|\.ci)/",
+    re.IGNORECASE,
+)
+
+
+class Tampered(NamedTuple):
+    """What of the judging files was changed: to be had from the base again, and to be taken away."""
+
+    restored: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    is_whole: bool = True  # else the attempt changed more files than could be looked at
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(sorted((*self.restored, *self.removed)))
+
+
+def judges(path: str) -> bool:
+    """Whether the file has a say in what a check finds."""
+    return bool(_TESTS.search(path) or _SETTINGS.search(path))
+
+
+def tampered(changes: Changes, named: Collection[str]) -> Tampered:
+    """Of these changes those to files that judge. Files that the task names are its work, and not among them."""
+    restored = [path for path in changes.changed if path not in named and judges(path)]
+    removed = [path for path in changes.added if path not in named and _SETTINGS.search(path)]
+    return Tampered(tuple(restored), tuple(removed), changes.is_whole)

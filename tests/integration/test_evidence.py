@@ -1,0 +1,159 @@
+"""What a result proves: checks run on the base first, and again with its tests where an attempt changed those."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agentcom.model import CheckStatus, Evidence, FileRef, ResultStatus, Strategy, TaskSpec
+from tests.standins import StandIn, standin
+from tests.works import Ran, check, repository, run_attempt, settings
+
+MODEL = "llama3.2:latest"
+BROKEN = "def add(a, b):\n    return a - b\n"
+MENDED = "def add(a, b):\n    return a + b\n"
+TESTS = "import calc\n\n\ndef test_add():\n    assert calc.add(2, 2) == 4\n"
+EMPTIED = "def test_add():\n    assert True\n"
+SKIPPING = "collect_ignore_glob = ['test_calc.py']\n"
+PASSED, FAILED = CheckStatus.passed, CheckStatus.failed
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[StandIn]:
+    with standin("ollama") as running:
+        yield running
+
+
+def write(path: str, content: str) -> dict[str, Any]:
+    return {"tool_calls": [{"name": "write_file", "arguments": {"path": path, "content": content}}]}
+
+
+def ran(folder: Path, server: StandIn, *replies: dict[str, Any], **options: Any) -> Ran:
+    """A model at work in a repository whose calc.py is broken and has a test that shows it."""
+    files = options.pop("has", {"calc.py": BROKEN, "test_calc.py": TESTS})
+    server.set_script({"models": [{"name": MODEL, "warm": True}], "replies": list(replies)})
+    spec = TaskSpec(
+        description="Mend calc.add.",
+        repo=str(repository(folder / "repo", files=files)),
+        checks=options.pop("checks", (check("test_passes", timeout_s=60), check("git_clean"))),
+        files=options.pop("named", ()),
+    )
+    options = {"endpoint_url": server.url, "model": MODEL, "max_fix_attempts": 0, **options}
+    return run_attempt(folder, Strategy.local_llm, spec, **options)
+
+
+def test_a_check_that_failed_before_the_work_and_passes_after_it_is_evidence(
+    tmp_path: Path, server: StandIn
+) -> None:
+    one = ran(tmp_path, server, write("calc.py", MENDED), {"content": "Mended."})
+    assert (one.completed.status, one.result.evidence) == (ResultStatus.verified, Evidence.red_to_green)
+    tests, clean = one.iterations[-1].checks
+    assert (tests.before, tests.status, tests.with_base) == (FAILED, PASSED, None)
+    assert (clean.before, clean.status) == (PASSED, PASSED)
+    assert one.result.durations_ms["base_checks"] > 0
+    assert one.result.tampered == ()
+
+
+def test_a_check_that_passed_before_as_well_is_no_new_evidence(tmp_path: Path, server: StandIn) -> None:
+    has = {"calc.py": MENDED, "test_calc.py": TESTS}
+    one = ran(tmp_path, server, write("notes.txt", "1"), {"content": "ok"}, has=has)
+    assert (one.completed.status, one.result.evidence) == (ResultStatus.verified, Evidence.green_to_green)
+
+
+def test_work_that_mends_nothing_is_red_to_red_and_work_that_breaks_is_green_to_red(
+    tmp_path: Path, server: StandIn
+) -> None:
+    (tmp_path / "a").mkdir()
+    one = ran(tmp_path / "a", server, write("notes.txt", "1"), {"content": "ok"})
+    assert (one.completed.status, one.result.evidence) == (ResultStatus.partial_pass, Evidence.red_to_red)
+    (tmp_path / "b").mkdir()
+    has = {"calc.py": MENDED, "test_calc.py": TESTS}
+    other = ran(tmp_path / "b", server, write("calc.py", BROKEN), {"content": "ok"}, has=has)
+    assert (other.completed.status, other.result.evidence) == (
+        ResultStatus.partial_pass,
+        Evidence.green_to_red,
+    )
+
+
+def test_what_the_checks_leave_behind_on_the_base_is_not_part_of_the_work(
+    tmp_path: Path, server: StandIn
+) -> None:
+    has = {".gitignore": "built\n", "README.md": "hello\n"}
+    checks = (check("command_succeeds", "touch built left; echo spoilt > README.md; test -e a.txt"),)
+    one = ran(tmp_path, server, write("a.txt", "1"), {"content": "ok"}, has=has, checks=checks)
+    assert (one.completed.status, one.result.evidence) == (ResultStatus.verified, Evidence.red_to_green)
+    assert one.result.files_changed == ("a.txt",)
+
+
+def test_an_attempt_that_edits_the_test_instead_of_the_code_is_exposed(
+    tmp_path: Path, server: StandIn
+) -> None:
+    one = ran(tmp_path, server, write("test_calc.py", EMPTIED), {"content": "All green."})
+    assert (one.completed.status, one.result.evidence) == (ResultStatus.partial_pass, Evidence.red_to_red)
+    assert one.result.tampered == ("test_calc.py",)
+    tests = one.iterations[-1].checks[0]
+    assert (tests.before, tests.status, tests.with_base) == (FAILED, PASSED, FAILED)
+    assert "assert 0 == 4" in tests.output
+    assert (one.path / "test_calc.py").read_text() == EMPTIED, "the branch shows what the attempt made"
+
+
+def test_an_attempt_that_turns_the_tests_off_by_a_new_setting_is_exposed(
+    tmp_path: Path, server: StandIn
+) -> None:
+    other = "def test_nothing():\n    assert True\n"
+    replies = (write("conftest.py", SKIPPING), write("test_other.py", other), {"content": "All green."})
+    one = ran(tmp_path, server, *replies)
+    assert one.completed.status is ResultStatus.partial_pass
+    assert one.result.tampered == ("conftest.py",), "a new test is welcome"
+    assert one.iterations[-1].checks[0].with_base is FAILED
+
+
+def test_a_model_that_is_told_of_it_can_still_do_the_work(tmp_path: Path, server: StandIn) -> None:
+    replies = (
+        write("test_calc.py", EMPTIED),
+        {"content": "All green."},
+        write("calc.py", MENDED),
+        {"content": "Mended."},
+    )
+    one = ran(tmp_path, server, *replies, max_fix_attempts=1)
+    assert (one.completed.status, one.result.evidence) == (ResultStatus.verified, Evidence.red_to_green)
+    assert [each.status for each in one.iterations] == ["fail", "pass"]
+    assert one.result.tampered == ("test_calc.py",), "it is told all the same"
+    assert one.iterations[-1].checks[0].with_base is PASSED
+    complaint = server.log("/api/chat")[-1]["body"]["messages"]
+    said = [each["content"] for each in complaint if each["role"] == "user"][-1]
+    assert "with the tests and settings as they were" in said
+
+
+def test_a_task_that_names_a_test_has_it_changed_without_a_word(tmp_path: Path, server: StandIn) -> None:
+    named = (FileRef(path="test_calc.py", reason="is wrong"),)
+    one = ran(tmp_path, server, write("test_calc.py", EMPTIED), {"content": "ok"}, named=named)
+    assert (one.completed.status, one.result.tampered) == (ResultStatus.verified, ())
+
+
+def test_a_deleted_test_is_back_for_the_second_run(tmp_path: Path, server: StandIn) -> None:
+    has = {"calc.py": BROKEN, "test_calc.py": TESTS, "test_other.py": EMPTIED}
+    command = "rm test_calc.py"
+    server.set_script({"models": [{"name": MODEL, "warm": True}]})
+    spec = TaskSpec(
+        description="Tidy up.",
+        repo=str(repository(tmp_path / "repo", files=has)),
+        command=command,
+        checks=(check("test_passes", timeout_s=60),),
+    )
+    one = run_attempt(tmp_path, Strategy.trivial, spec)
+    assert (one.completed.status, one.result.tampered) == (ResultStatus.partial_pass, ("test_calc.py",))
+    assert not (one.path / "test_calc.py").exists()
+
+
+def test_the_base_is_not_looked_at_where_the_host_does_not_want_it(tmp_path: Path, server: StandIn) -> None:
+    given = settings()
+    sidecar = msgspec.structs.replace(given.sidecar, red_first=False)
+    given = msgspec.structs.replace(given, sidecar=sidecar)
+    one = ran(tmp_path, server, write("calc.py", MENDED), {"content": "Mended."}, given=given)
+    assert (one.completed.status, one.result.evidence) == (ResultStatus.verified, None)
+    assert "base_checks" not in one.result.durations_ms
