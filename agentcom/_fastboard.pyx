@@ -55,21 +55,24 @@ cdef struct Heap:
 
 
 cdef struct Way:
-    int64_t cost  # the sum of the three; -1 where there is no way
+    int64_t cost  # the sum of the four; -1 where there is no way
     int64_t wait
     int64_t load
     int64_t run
+    int64_t host
 
 
 cdef struct Pool:
     Way* ways  # by endpoint
     Node* nodes  # by endpoint
     Node* host_nodes  # by host
+    int64_t* reach  # by host
     uint8_t* able  # by agent
     Heap heaps[5]
     Heap hosts  # those with a free agent that is able; kept where there is a way on a shared endpoint
     int64_t read  # of the log
     int32_t shared_ways
+    int32_t also
     bint must_build
     bint is_used  # in this tick
     bint is_exhausted
@@ -124,9 +127,8 @@ cdef struct Placed:
 
 cdef struct Option:
     int64_t cost
-    int64_t rank
+    int64_t rank  # its lower bits are the agent
     int32_t endpoint  # -1: there is none
-    int32_t host
 
 
 cdef struct State:
@@ -311,15 +313,17 @@ cdef bint look_at_host(const State* s, Pool* pool, int32_t host) noexcept nogil:
     """Likewise for the host as one from which shared endpoints are called."""
     cdef Node* node = &pool.host_nodes[host]
     cdef int32_t agent = first_able(s, pool, host)
+    cdef int64_t cost
     if agent < 0:
         if node.heap == NOWHERE:
             return False
         take_out(pool.host_nodes, &pool.hosts, host)
         node.heap = NOWHERE
         return True
-    if node.heap != NOWHERE and node.cost == s.hosts[host].cost and node.rank == s.agents[agent].rank:
+    cost = s.hosts[host].cost + pool.reach[host]
+    if node.heap != NOWHERE and node.cost == cost and node.rank == s.agents[agent].rank:
         return False
-    node.cost, node.rank = s.hosts[host].cost, s.agents[agent].rank
+    node.cost, node.rank = cost, s.agents[agent].rank
     if node.heap == NOWHERE:
         node.heap = 0
         put_in(pool.host_nodes, &pool.hosts, host)
@@ -391,13 +395,13 @@ cdef inline int32_t top_host(const State* s, Pool* pool) noexcept nogil:
     return -1
 
 
-cdef inline void offer(Option* best, int64_t cost, int64_t rank, int32_t endpoint, int32_t host) noexcept nogil:
+cdef inline void offer(Option* best, int64_t cost, int64_t rank, int32_t endpoint) noexcept nogil:
     if best.endpoint >= 0 and (
         cost > best.cost
         or (cost == best.cost and (rank > best.rank or (rank == best.rank and endpoint > best.endpoint)))
     ):
         return
-    best.cost, best.rank, best.endpoint, best.host = cost, rank, endpoint, host
+    best.cost, best.rank, best.endpoint = cost, rank, endpoint
 
 
 cdef void offer_failing(State* s, Pool* pool, int64_t missing, Option* best) noexcept nogil:
@@ -417,7 +421,8 @@ cdef void offer_failing(State* s, Pool* pool, int64_t missing, Option* best) noe
             host = pool.hosts.items[n]
             agent = first_able(s, pool, host)
             if agent >= 0:
-                offer(best, cost + s.hosts[host].cost + s.failed[host], s.agents[agent].rank, endpoint, host)
+                offer(best, cost + s.hosts[host].cost + pool.reach[host] + s.failed[host], s.agents[agent].rank,
+                      endpoint)
         failure = s.endpoints[endpoint].first_failure
         while failure >= 0:
             s.failed[s.failures[failure].host] = 0
@@ -429,21 +434,22 @@ cdef void offer_there(
 ) noexcept nogil:
     """What can run on a host that has the repository; `host_cost` is the least of such hosts for shared endpoints."""
     cdef int32_t agent = first_able(s, pool, host), endpoint, at, failure
-    cdef int64_t rank, cost
+    cdef int64_t rank, cost, here
     if agent < 0:
         return
     rank = s.agents[agent].rank
+    here = s.hosts[host].cost + pool.reach[host]
     endpoint = s.hosts[host].first_endpoint
     while endpoint >= 0:
         if pool.ways[endpoint].cost >= 0 and s.endpoints[endpoint].slots > 0:
             cost = pool.ways[endpoint].cost + s.endpoints[endpoint].added + s.endpoints[endpoint].failure
-            offer(best, cost + s.hosts[host].cost, rank, endpoint, host)
+            offer(best, cost + s.hosts[host].cost, rank, endpoint)
         endpoint = s.endpoints[endpoint].next
     if pool.shared_ways == 0:
         return
-    host_cost[0] = min(host_cost[0], s.hosts[host].cost)
+    host_cost[0] = min(host_cost[0], here)
     if shared >= 0:
-        offer(best, pool.nodes[shared].cost + s.hosts[host].cost, rank, shared, host)
+        offer(best, pool.nodes[shared].cost + here, rank, shared)
     for at in range(pool.heaps[FAILING].count):
         endpoint = pool.heaps[FAILING].items[at]
         if s.endpoints[endpoint].slots <= 0:
@@ -454,7 +460,7 @@ cdef void offer_there(
             failure = s.failures[failure].next
         if failure >= 0:
             cost += s.failures[failure].cost
-        offer(best, cost + s.hosts[host].cost, rank, endpoint, host)
+        offer(best, cost + here, rank, endpoint)
 
 
 cdef void offer_wait_there(State* s, Pool* pool, int32_t host, Option* best) noexcept nogil:
@@ -462,51 +468,50 @@ cdef void offer_wait_there(State* s, Pool* pool, int32_t host, Option* best) noe
     cdef Node key
     while endpoint >= 0:
         if heap_of(s, pool, endpoint, &key) == WAITS_LOCAL:
-            offer(best, key.cost, 0, endpoint, host)
+            offer(best, key.cost, 0, endpoint)
         endpoint = s.endpoints[endpoint].next
 
 
-cdef Option choose(State* s, Pool* pool, int32_t repo, bint* waits) noexcept nogil:
-    """The best way for a task of the pool; its endpoint is -1 when none is free."""
-    cdef Option best, wait
+cdef Option choose(State* s, int32_t number, int32_t repo, bint* waits) noexcept nogil:
+    """The best way for a task of the pool, or of those that it also uses; its endpoint is -1 when none is free."""
+    cdef Option best = Option(0, 0, -1), wait = Option(0, 0, -1)
+    while number >= 0 and number < s.pool_rows and s.pools[number] != NULL:
+        if not s.pools[number].is_used:
+            start_using(s, number)
+        offer_all(s, s.pools[number], repo, &best, &wait)
+        number = s.pools[number].also
+    waits[0] = best.endpoint >= 0 and wait.endpoint >= 0 and wait.cost < best.cost
+    return wait if waits[0] else best
+
+
+cdef void offer_all(State* s, Pool* pool, int32_t repo, Option* best, Option* wait) noexcept nogil:
     cdef int64_t missing = s.repos[repo].missing if 0 <= repo < s.repo_rows else 0, host_cost = INT64_MAX
     cdef int32_t endpoint, host = -1, shared = -1, at
-    best.endpoint = wait.endpoint = -1
-    best.cost = best.rank = wait.cost = wait.rank = 0
-    best.host = wait.host = -1
-    waits[0] = False
     endpoint = top_of(s, pool, LOCAL)
     if endpoint >= 0:
-        offer(&best, pool.nodes[endpoint].cost + missing, pool.nodes[endpoint].rank, endpoint,
-              s.endpoints[endpoint].host)
+        offer(best, pool.nodes[endpoint].cost + missing, pool.nodes[endpoint].rank, endpoint)
     if pool.shared_ways > 0:
         host = top_host(s, pool)
         if host >= 0:
             host_cost = pool.host_nodes[host].cost + missing
             shared = top_of(s, pool, SHARED)
             if shared >= 0:
-                offer(&best, pool.nodes[shared].cost + host_cost, pool.host_nodes[host].rank, shared, host)
-            offer_failing(s, pool, missing, &best)
+                offer(best, pool.nodes[shared].cost + host_cost, pool.host_nodes[host].rank, shared)
+            offer_failing(s, pool, missing, best)
     if missing > 0:
         for at in range(s.repos[repo].count):
-            offer_there(s, pool, s.repos[repo].hosts[at], shared, &best, &host_cost)
-    if best.endpoint < 0:
-        return best
+            offer_there(s, pool, s.repos[repo].hosts[at], shared, best, &host_cost)
     if pool.heaps[WAITS_LOCAL].count > 0:
         endpoint = top_of(s, pool, WAITS_LOCAL)
         if endpoint >= 0:
-            offer(&wait, pool.nodes[endpoint].cost + missing, 0, endpoint, -1)
+            offer(wait, pool.nodes[endpoint].cost + missing, 0, endpoint)
         if missing > 0:
             for at in range(s.repos[repo].count):
-                offer_wait_there(s, pool, s.repos[repo].hosts[at], &wait)
+                offer_wait_there(s, pool, s.repos[repo].hosts[at], wait)
     if pool.heaps[WAITS_SHARED].count > 0 and host >= 0:
         endpoint = top_of(s, pool, WAITS_SHARED)
         if endpoint >= 0:
-            offer(&wait, pool.nodes[endpoint].cost + host_cost, 0, endpoint, -1)
-    if wait.endpoint >= 0 and wait.cost < best.cost:
-        waits[0] = True
-        return wait
-    return best
+            offer(wait, pool.nodes[endpoint].cost + host_cost, 0, endpoint)
 
 
 # --- a tick ---------------------------------------------------------------------------------------------
@@ -545,13 +550,9 @@ cdef int64_t place(
         if s.free_agents == 0:
             break
         pool = s.pools[pools[task]] if pools[task] < s.pool_rows else NULL
-        if pool == NULL:
+        if pool == NULL or (pool.is_used and pool.is_exhausted):
             continue
-        if not pool.is_used:
-            start_using(s, pools[task])
-        if pool.is_exhausted:
-            continue
-        best = choose(s, pool, repos[task], &waits)
+        best = choose(s, pools[task], repos[task], &waits)
         if best.endpoint < 0:
             pool.is_exhausted = True
             continue
@@ -561,7 +562,7 @@ cdef int64_t place(
             s.endpoints[best.endpoint].added += s.endpoints[best.endpoint].step
             touch_endpoint(s, best.endpoint)
         else:
-            s.placed[count].agent = agents[task] = first_able(s, pool, best.host)
+            s.placed[count].agent = agents[task] = <int32_t> (best.rank & (ROWS_MAX - 1))
             start(s, agents[task], best.endpoint)
             starts += 1
         count += 1
@@ -672,9 +673,11 @@ cdef int grow_hosts(State* s, int32_t host) except -1:
 cdef int grow_pool_hosts(Pool* pool, int32_t rows, int32_t room) except -1:
     cdef int32_t at
     pool.host_nodes = <Node*> more(pool.host_nodes, room * sizeof(Node))
+    pool.reach = <int64_t*> more(pool.reach, room * sizeof(int64_t))
     pool.hosts.items = <int32_t*> more(pool.hosts.items, room * sizeof(int32_t))
     for at in range(rows, room):
         pool.host_nodes[at] = Node(0, 0, 0, NOWHERE)
+        pool.reach[at] = 0
     return 0
 
 
@@ -722,7 +725,7 @@ cdef int grow_pool_endpoints(Pool* pool, int32_t rows, int32_t room) except -1:
     for at in range(HEAPS):
         pool.heaps[at].items = <int32_t*> more(pool.heaps[at].items, room * sizeof(int32_t))
     for at in range(rows, room):
-        pool.ways[at] = Way(-1, 0, 0, 0)
+        pool.ways[at] = Way(-1, 0, 0, 0, 0)
         pool.nodes[at] = Node(0, 0, 0, NOWHERE)
     return 0
 
@@ -742,7 +745,7 @@ cdef Pool* pool_at(State* s, int32_t number) except NULL:
         pool = <Pool*> calloc(1, sizeof(Pool))
         if pool == NULL:
             raise MemoryError("no memory for a pool of the scheduler")
-        pool.must_build = True
+        pool.must_build, pool.also = True, -1
         try:
             grow_pool_hosts(pool, 0, max(s.host_rows, 1))
             grow_pool_agents(pool, 0, max(s.agent_rows, 1))
@@ -762,6 +765,7 @@ cdef void free_pool(Pool* pool) noexcept nogil:
         free(pool.heaps[at].items)
     free(pool.hosts.items)
     free(pool.able)
+    free(pool.reach)
     free(pool.host_nodes)
     free(pool.nodes)
     free(pool.ways)
@@ -864,7 +868,7 @@ cdef class Scheduler:
             a.next = s.hosts[host].first_agent
             s.hosts[host].first_agent = agent
             a.host = host
-        a.state, a.rank = state, since_ms << 20 | agent
+        a.state, a.rank = state, since_ms * ROWS_MAX + agent
         if state == FREE:
             link_free(s, agent)
         touch_host(s, host)
@@ -936,21 +940,38 @@ cdef class Scheduler:
             if s.agents[agent].host >= 0:
                 touch_host(s, s.agents[agent].host)
 
-    def set_way(self, int64_t pool, int64_t endpoint, int64_t wait_us, int64_t load_us, int64_t run_us):
+    def set_way(
+        self, int64_t pool, int64_t endpoint, int64_t wait_us, int64_t load_us, int64_t run_us, int64_t host_us=0
+    ):
         cdef State* s = &self.s
         cdef Pool* p
         if not (
             is_in(pool, 0, POOLS_MAX - 1) and is_in(endpoint, 0, ROWS_MAX - 1) and is_in(wait_us, 0, COST_US_MAX)
-            and is_in(load_us, 0, COST_US_MAX) and is_in(run_us, 0, COST_US_MAX)
+            and is_in(load_us, 0, COST_US_MAX) and is_in(run_us, 0, COST_US_MAX) and is_in(host_us, 0, COST_US_MAX)
         ):
-            return _pyboard.Scheduler().set_way(pool, endpoint, wait_us, load_us, run_us)
+            return _pyboard.Scheduler().set_way(pool, endpoint, wait_us, load_us, run_us, host_us)
         grow_endpoints(s, endpoint)
         p = pool_at(s, pool)
         if p.ways[endpoint].cost < 0 and s.endpoints[endpoint].host == ANY_HOST:
             p.must_build |= p.shared_ways == 0
             p.shared_ways += 1
-        p.ways[endpoint] = Way(wait_us + load_us + run_us, wait_us, load_us, run_us)
+        p.ways[endpoint] = Way(wait_us + load_us + run_us + host_us, wait_us, load_us, run_us, host_us)
         touch_endpoint(s, endpoint)
+
+    def set_reach(self, int64_t pool, int64_t host, int64_t cost_us):
+        cdef State* s = &self.s
+        if not (
+            is_in(pool, 0, POOLS_MAX - 1) and is_in(host, 0, ROWS_MAX - 1) and is_in(cost_us, 0, COST_US_MAX)
+        ):
+            return _pyboard.Scheduler().set_reach(pool, host, cost_us)
+        grow_hosts(s, host)
+        pool_at(s, pool).reach[host] = cost_us
+        touch_host(s, host)
+
+    def set_also(self, int64_t pool, int64_t other):
+        if not (is_in(pool, 0, POOLS_MAX - 1) and (other == -1 or is_in(other, pool + 1, POOLS_MAX - 1))):
+            return _pyboard.Scheduler().set_also(pool, other)
+        pool_at(&self.s, pool).also = other
 
     def drop_way(self, int64_t pool, int64_t endpoint):
         cdef State* s = &self.s
@@ -997,7 +1018,7 @@ cdef class Scheduler:
     def parts(self, int64_t pool, int64_t repo, int64_t endpoint, int64_t host):
         cdef State* s = &self.s
         cdef Way way
-        cdef int64_t failed = 0, missing = 0
+        cdef int64_t failed = 0, missing = 0, load
         cdef int32_t at
         if not (
             is_in(pool, 0, s.pool_rows - 1) and is_in(endpoint, 0, s.endpoint_rows - 1)
@@ -1017,9 +1038,10 @@ cdef class Scheduler:
             missing = s.repos[repo].missing
             for at in range(s.repos[repo].count):
                 missing = 0 if s.repos[repo].hosts[at] == host else missing
-        return Parts(
-            way.wait, way.load, way.run, s.hosts[host].cost if host < s.host_rows else 0, failed, missing
-        )
+        load = way.host
+        if host < s.host_rows:
+            load += s.hosts[host].cost + (s.pools[pool].reach[host] if s.endpoints[endpoint].host == ANY_HOST else 0)
+        return Parts(way.wait, way.load, way.run, load, failed, missing)
 
     def tick(
         self,

@@ -23,6 +23,7 @@ SLOTS_MAX: Final = 1 << 30
 TASKS_MAX: Final = 10**7  # of one tick
 ANY_HOST: Final = -1
 NO_REPO: Final = -1
+NO_POOL: Final = -1
 OUT, BUSY, FREE = 0, 1, 2  # states of an agent: it gets no work; it has some; it can take one task
 
 
@@ -73,7 +74,9 @@ class Scheduler:
         self._endpoints: dict[int, Endpoint] = {}
         self._failures: dict[tuple[int, int], int] = {}
         self._able: dict[int, set[int]] = {}
-        self._ways: dict[int, dict[int, tuple[int, int, int]]] = {}
+        self._ways: dict[int, dict[int, tuple[int, int, int, int]]] = {}
+        self._reach: dict[int, dict[int, int]] = {}
+        self._also: dict[int, int] = {}
         self._repos: dict[int, tuple[int, frozenset[int]]] = {}
 
     def set_host(self, host: int, cost_us: int, step_us: int) -> None:
@@ -117,13 +120,29 @@ class Scheduler:
         able = self._able.setdefault(pool, set())
         (able.add if is_able else able.discard)(agent)
 
-    def set_way(self, pool: int, endpoint: int, wait_us: int, load_us: int, run_us: int) -> None:
-        """Tasks of the pool can run on the endpoint, at that cost."""
+    def set_way(
+        self, pool: int, endpoint: int, wait_us: int, load_us: int, run_us: int, host_us: int = 0
+    ) -> None:
+        """Tasks of the pool can run on the endpoint, at that cost; `host_us` is what the load of its own host adds."""
         check("pool", pool, 0, POOLS_MAX - 1)
         check("endpoint", endpoint, 0, ROWS_MAX - 1)
-        for cost in (wait_us, load_us, run_us):
+        for cost in (wait_us, load_us, run_us, host_us):
             check("cost_us", cost, 0, COST_US_MAX)
-        self._ways.setdefault(pool, {})[endpoint] = (wait_us, load_us, run_us)
+        self._ways.setdefault(pool, {})[endpoint] = (wait_us, load_us, run_us, host_us)
+
+    def set_reach(self, pool: int, host: int, cost_us: int) -> None:
+        """What that host adds for tasks of the pool where they use an endpoint of ANY_HOST."""
+        check("pool", pool, 0, POOLS_MAX - 1)
+        check("host", host, 0, ROWS_MAX - 1)
+        check("cost_us", cost_us, 0, COST_US_MAX)
+        self._reach.setdefault(pool, {})[host] = cost_us
+
+    def set_also(self, pool: int, other: int) -> None:
+        """Tasks of the pool may also go where those of that one may, whose number is higher; -1 for none."""
+        check("pool", pool, 0, POOLS_MAX - 1)
+        if other != NO_POOL:
+            check("other", other, pool + 1, POOLS_MAX - 1)
+        self._also[pool] = other
 
     def drop_way(self, pool: int, endpoint: int) -> None:
         """They can no longer."""
@@ -131,8 +150,8 @@ class Scheduler:
 
     def drop_pool(self, pool: int) -> None:
         """Forget which agents are able, and all its ways."""
-        self._able.pop(pool, None)
-        self._ways.pop(pool, None)
+        for rows in (self._able, self._ways, self._reach, self._also):
+            rows.pop(pool, None)
 
     def set_repo(self, repo: int, missing_us: int, hosts: Iterable[int]) -> None:
         """What it costs to fetch the repository first, wherever it is not there yet: on all hosts but these."""
@@ -148,9 +167,11 @@ class Scheduler:
         way = self._ways.get(pool, {}).get(endpoint)
         if way is None or self._endpoint(endpoint).host not in (ANY_HOST, host):
             return None
-        return Parts(
-            *way, self._host(host).cost_us, self._failures.get((endpoint, host), 0), self._missing(repo, host)
-        )
+        host_us = way[3] + self._host(host).cost_us
+        if self._endpoint(endpoint).host == ANY_HOST:
+            host_us += self._reach.get(pool, {}).get(host, 0)
+        failed_us = self._failures.get((endpoint, host), 0)
+        return Parts(*way[:3], host_us, failed_us, self._missing(repo, host))
 
     def tick(
         self, task_pool: Buffer, task_repo: Buffer, chosen_agent: Buffer, chosen_endpoint: Buffer
@@ -164,7 +185,7 @@ class Scheduler:
         The best way has the least (cost, since_ms, agent, endpoint) of those with a free agent and a free slot. A task
         waits if a full endpoint with a step costs less than that: for one on a host some able agent is not OUT, for one
         of any host some able agent is free (the cheapest counts) and nothing failed lately. A pool without a way that
-        is free now is exhausted: its tasks behind are not looked at.
+        is free now, in it or in those that it also uses, is exhausted: its tasks behind are not looked at.
 
         No row changes: what was placed counts during the tick only, and from then on as far as the caller sets it.
         """
@@ -180,6 +201,12 @@ class Scheduler:
     def _missing(self, repo: int, host: int) -> int:
         missing_us, there = self._repos.get(repo, (0, frozenset()))
         return 0 if host in there else missing_us
+
+    def _with_others(self, pool: int) -> list[int]:
+        pools = [pool]
+        while (other := self._also.get(pools[-1], NO_POOL)) != NO_POOL:
+            pools.append(other)
+        return pools
 
 
 class _Tick:
@@ -204,11 +231,12 @@ class _Tick:
             agents[task] = endpoints[task] = -1
             if pool in exhausted:
                 continue
-            run = min(self.runs(pool, repo), default=None)
+            pools_of_it = self.rows._with_others(pool)
+            run = min((run for each in pools_of_it for run in self.runs(each, repo)), default=None)
             if run is None:
                 exhausted.add(pool)
                 continue
-            wait = min(self.waits(pool, repo), default=None)
+            wait = min((wait for each in pools_of_it for wait in self.waits(each, repo)), default=None)
             if wait is not None and wait[0] < run.cost_us:
                 endpoints[task] = wait[1]
                 self.waiting[wait[1]] = self.waiting.get(wait[1], 0) + 1

@@ -162,6 +162,26 @@ def test_the_parts_of_a_way_add_up_to_its_cost(board: Scheduler) -> None:
     assert board.parts(POOL + 1, 0, COLD, 1) is None
 
 
+def test_a_pool_that_also_uses_another_takes_the_better_of_both(board: Scheduler) -> None:
+    two_hosts(board)
+    board.set_way(1, COLD, 0, 0, 99)
+    board.set_able(1, 3, True)
+    board.set_also(POOL, 1)
+    assert tick(board, POOL, POOL, POOL) == [(3, COLD), (0, WARM), (-1, -1)]
+    board.set_also(POOL, -1)
+    assert tick(board, POOL) == [(0, WARM)]
+
+
+def test_what_the_load_of_a_host_adds_may_differ_by_pool(board: Scheduler) -> None:
+    host(board, 0, 0)
+    host(board, 1, 1)
+    board.set_endpoint(PLAIN, ANY_HOST, 9, 0)
+    board.set_way(POOL, PLAIN, 0, 0, 100)
+    board.set_reach(POOL, 0, 50)
+    assert tick(board, POOL) == [(1, PLAIN)]
+    assert board.parts(POOL, NO_REPO, PLAIN, 0) == Parts(0, 0, 100, 50, 0, 0)
+
+
 def test_what_leaves_is_offered_no_more(board: Scheduler) -> None:
     two_hosts(board)
     board.drop_way(POOL, WARM)
@@ -187,6 +207,8 @@ REFUSED: list[tuple[Callable[[Scheduler], object], str]] = [
     (lambda b: b.set_failure(0, 0, -5), "cost_us is -5"),
     (lambda b: b.set_able(1 << 16, 0, True), "pool is 65536"),
     (lambda b: b.set_way(0, 0, 0, 10**16, 0), "cost_us is"),
+    (lambda b: b.set_reach(0, -1, 0), "host is -1"),
+    (lambda b: b.set_also(3, 3), "other is 3; the bounds are 4 to"),
     (lambda b: b.set_repo(0, 0, [4, -4]), "host is -4"),
     (lambda b: tick(b, -1), "task_pool is -1"),
     (lambda b: tick(b, 0, repo=-2), "task_repo is -2"),
@@ -232,7 +254,10 @@ CHANGES = st.one_of(
     ),
     st.tuples(st.just("set_failure"), numbers(ENDPOINTS), numbers(HOSTS), st.sampled_from([0, 0, 5, 20])),
     st.tuples(st.just("set_able"), numbers(POOLS), numbers(AGENTS), st.booleans()),
-    st.tuples(st.just("set_way"), numbers(POOLS), numbers(ENDPOINTS), COSTS, COSTS, COSTS),
+    st.tuples(st.just("set_way"), numbers(POOLS), numbers(ENDPOINTS), COSTS, COSTS, COSTS, COSTS),
+    st.tuples(st.just("set_reach"), numbers(POOLS), numbers(HOSTS), COSTS),
+    st.tuples(st.just("set_also"), st.just(0), st.sampled_from([-1, 1, 2])),
+    st.tuples(st.just("set_also"), st.just(1), st.sampled_from([-1, 2])),
     st.tuples(st.just("drop_way"), numbers(POOLS), numbers(ENDPOINTS)),
     st.tuples(st.just("drop_pool"), numbers(POOLS)),
     st.tuples(st.just("set_repo"), numbers(REPOS), COSTS, st.lists(numbers(HOSTS), max_size=3)),
