@@ -18,16 +18,18 @@ from libc.string cimport memset
 from agentcom import _pyboard
 from agentcom._pyboard import Parts
 
-cdef int64_t ROWS_MAX = 1 << 20
-cdef int64_t POOLS_MAX = 1 << 16
+# An enum, since the compiler takes a variable of the module for one that may change.
+cdef enum:
+    ROWS_MAX = 1 << 20
+    POOLS_MAX = 1 << 16
 cdef int64_t COST_US_MAX = 1_000_000_000_000_000
 cdef int64_t STEP_US_MAX = 100_000_000_000
 cdef int64_t SINCE_MS_MAX = <int64_t> 1 << 43
 cdef int64_t SLOTS_MAX = 1 << 30
 cdef int64_t TASKS_MAX = 10_000_000
 cdef int64_t RELEASE_ABOVE = 5_000  # tasks; shorter ticks are over before another thread could be woken
-cdef int32_t ANY_HOST = -1
 cdef enum:
+    ANY_HOST = -1
     OUT = 0
     BUSY = 1
     FREE = 2
@@ -1063,7 +1065,7 @@ cdef class Scheduler:
         buffers[0], buffers[1] = &task_pool[0], &task_repo[0]
         buffers[2], buffers[3] = &chosen_agent[0], &chosen_endpoint[0]
         for n in range(tasks):  # as unsigned, a negative number is above every bound, and -1 becomes 0
-            bad |= (<uint32_t> buffers[0][n] >= POOLS_MAX) | (<uint32_t> buffers[1][n] + 1 > ROWS_MAX)
+            bad |= (<uint32_t> buffers[0][n] >= <uint32_t> POOLS_MAX) | (<uint32_t> buffers[1][n] + 1 > <uint32_t> ROWS_MAX)
         for n in range(3):
             bad |= is_shared(buffers[n], buffers[3], tasks)
         if bad or is_shared(buffers[0], buffers[2], tasks) or is_shared(buffers[1], buffers[2], tasks):

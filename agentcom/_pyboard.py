@@ -218,6 +218,8 @@ class _Tick:
         self.starts: dict[int, int] = {}  # by host
         self.started: dict[int, int] = {}  # by endpoint
         self.waiting: dict[int, int] = {}
+        self.failing = {endpoint for endpoint, _ in rows._failures}
+        self._able: dict[int, dict[int, list[tuple[int, int, int]]]] = {}
 
     def place(
         self,
@@ -252,35 +254,54 @@ class _Tick:
         self.started[run.endpoint] = self.started.get(run.endpoint, 0) + 1
 
     def runs(self, pool: int, repo: int) -> Iterator[Run]:
-        for agent, row in self.able(pool):
-            if row.state != FREE or agent in self.taken:
+        able = self.able(pool)
+        for endpoint in self.rows._ways.get(pool, ()):
+            if self.slots(endpoint) <= 0:
                 continue
-            for endpoint in self.rows._ways.get(pool, {}):
-                cost = self.cost(pool, repo, endpoint, row.host)
-                if cost is not None and self.slots(endpoint) > 0:
-                    yield Run(cost, row.since_ms, agent, endpoint)
+            for host in self.hosts_of(endpoint, able):
+                first = self.first_free(able[host])
+                if first is not None:
+                    yield Run(self.cost(pool, repo, endpoint, host), *first, endpoint)
 
     def waits(self, pool: int, repo: int) -> Iterator[tuple[int, int]]:
-        for endpoint in self.rows._ways.get(pool, {}):
+        able = self.able(pool)
+        for endpoint in self.rows._ways.get(pool, ()):
             row = self.rows._endpoint(endpoint)
             if self.slots(endpoint) > 0 or not row.step_us:
                 continue
-            failed = any(e == endpoint for e, _ in self.rows._failures)
-            for agent, able in self.able(pool):
-                is_free = able.state == FREE and agent not in self.taken
-                may_wait = is_free and not failed if row.host == ANY_HOST else able.state != OUT
-                cost = self.cost(pool, repo, endpoint, able.host)
-                if may_wait and cost is not None:
-                    yield cost, endpoint
+            if row.host == ANY_HOST and endpoint in self.failing:
+                continue
+            for host in self.hosts_of(endpoint, able):
+                if row.host != ANY_HOST or self.first_free(able[host]) is not None:
+                    yield self.cost(pool, repo, endpoint, host), endpoint
 
-    def able(self, pool: int) -> Iterator[tuple[int, Agent]]:
-        agents = self.rows._agents
-        return ((one, agents[one]) for one in self.rows._able.get(pool, ()) if one in agents)
+    def able(self, pool: int) -> dict[int, list[tuple[int, int, int]]]:
+        """(since_ms, agent, state) of those that are not OUT, in their turn, by host."""
+        if pool not in self._able:
+            by_host = self._able[pool] = {}
+            agents = self.rows._agents
+            for agent in self.rows._able.get(pool, ()):
+                if agent in agents and agents[agent].state != OUT:
+                    row = agents[agent]
+                    by_host.setdefault(row.host, []).append((row.since_ms, agent, row.state))
+            for turn in by_host.values():
+                turn.sort()
+        return self._able[pool]
 
-    def cost(self, pool: int, repo: int, endpoint: int, host: int) -> int | None:
+    def hosts_of(self, endpoint: int, able: dict[int, list[tuple[int, int, int]]]) -> Iterable[int]:
+        """The hosts with able agents that reach the endpoint."""
+        host = self.rows._endpoint(endpoint).host
+        return able if host == ANY_HOST else (host,) if host in able else ()
+
+    def first_free(self, turn: list[tuple[int, int, int]]) -> tuple[int, int] | None:
+        for since_ms, agent, state in turn:
+            if state == FREE and agent not in self.taken:
+                return since_ms, agent
+        return None
+
+    def cost(self, pool: int, repo: int, endpoint: int, host: int) -> int:
         parts = self.rows.parts(pool, repo, endpoint, host)
-        if parts is None:
-            return None
+        assert parts is not None, "asked for a way that there is"
         counted = self.started.get(endpoint, 0) + self.waiting.get(endpoint, 0)
         added = self.rows._endpoint(endpoint).step_us * counted
         return sum(parts) + added + self.rows._host(host).step_us * self.starts.get(host, 0)
