@@ -85,7 +85,9 @@ async def _resolved(host: str, port: int, url: str) -> list[str]:
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise AddressError(f"{url}: cannot resolve the name: {error}", code="endpoint_unreachable") from error
+        raise AddressError(
+            f"{url}: cannot resolve the name: {error}", code="endpoint_unreachable"
+        ) from error
     return [str(entry[4][0]) for entry in found]
 
 

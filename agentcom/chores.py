@@ -85,9 +85,7 @@ class Chores:
         if running is not None:
             if running.kind == kind and kind != "verify":
                 return running
-            raise Refused(
-                "busy", f"a {running.kind} is at work on the store; try again", retry_after_s=RETRY_S
-            )
+            raise Refused("busy", f"a {running.kind} is at work on the store; try again", retry_after_s=RETRY_S)
         self._run, self._done = begin(), done
         chore = Chore(next(self._numbers), kind, now.wall_ms, by_itself)
         self.recent = [*self.recent, chore][-REMEMBERED:]

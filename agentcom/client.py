@@ -420,15 +420,9 @@ class Client(Caller):
         while chore["state"] == "running" and time.monotonic() < until:
             time.sleep(FOLLOW_POLL_S)
             chores = self.backup_list()["chores"]
-            found = [
-                one
-                for one in chores
-                if (one["number"], one["started"]) == (chore["number"], chore["started"])
-            ]
+            found = [one for one in chores if (one["number"], one["started"]) == (chore["number"], chore["started"])]
             if not found:
-                raise HubUnreachable(
-                    f"the hub was started again during the {chore['kind']}; ask for it again"
-                )
+                raise HubUnreachable(f"the hub was started again during the {chore['kind']}; ask for it again")
             chore = found[0]
         return chore
 

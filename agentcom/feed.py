@@ -18,18 +18,12 @@ import zmq
 from agentcom.gate import FEED_DOMAIN
 
 TOPICS: Final = ("task", "agent", "host", "endpoint", "queue", "log", "route", "hub")
-COUNTED: Final = (
-    "queue_rules_changed",
-    "tasks_retired",
-    "task_purged",
-)  # change the queue's counts, or what they name
+COUNTED: Final = ("queue_rules_changed", "tasks_retired", "task_purged")  # change the queue's counts, or what they name
 FLUSH_MS: Final = 50
 BEAT_MS: Final = 1000
 FLUSH_TASKS_MAX: Final = 200  # briefs per flush; the rest waits for the next one
 DIRTY_TASKS_MAX: Final = 2000  # changed tasks that wait; above it they are dropped and readers see a gap
-SEND_QUEUE: Final = (
-    2_000  # messages per reader, 32 MB of the largest; a slower one loses some and sees the gap
-)
+SEND_QUEUE: Final = 2_000  # messages per reader, 32 MB of the largest; a slower one loses some and sees the gap
 BIND_S_MAX: Final = 3.0
 _encode = msgspec.msgpack.Encoder().encode
 

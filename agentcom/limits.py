@@ -53,9 +53,7 @@ CLOCK_JUMP_MS: Final = 1000  # between two looks at the wall clock: beyond it th
 CLOCK_LOOK_MS: Final = 1000  # how late a moment on the wall clock may be noticed after the clock was set
 CLOCK_NOTE_MS: Final = 10 * 60 * 1000  # how often the clock of terms is written down
 KEY_CODES: Final = frozenset({"auth_refused", "bad_key", "billing"})  # a host's key is at fault, not the task
-KEY_BLOCK_MS: Final = (
-    15 * 60 * 1000
-)  # a host whose key is at fault is tried again after this, or at a release
+KEY_BLOCK_MS: Final = 15 * 60 * 1000  # a host whose key is at fault is tried again after this, or at a release
 PAGE_MAX: Final = 500
 SCAN_ROWS_MAX: Final = 5000  # rows one list request may read; the page is then short and has a cursor
 

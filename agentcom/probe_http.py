@@ -41,7 +41,9 @@ class Server:
         """Status and body, whatever the status is."""
         return await self._call("GET", path, None, bytes_max)
 
-    async def get_object(self, path: str, bytes_max: int = limits.PROBE_ANSWER_BYTES_MAX) -> dict[str, Any]:
+    async def get_object(
+        self, path: str, bytes_max: int = limits.PROBE_ANSWER_BYTES_MAX
+    ) -> dict[str, Any]:
         status, body = await self.get(path, bytes_max)
         if status != 200:
             raise Unusable(f"{path} answered {status}", status)

@@ -34,9 +34,7 @@ LLAMA_CPP: Final = "llama.cpp"
 LM_STUDIO: Final = "lmstudio"
 PLAIN: Final = "openai"
 METRICS_BYTES_MAX = 1024 * 1024
-NEEDS_KEY = (
-    "it asks for a key: name the file that holds it in endpoints.key_files, as URL=PATH, where it is called"
-)
+NEEDS_KEY = "it asks for a key: name the file that holds it in endpoints.key_files, as URL=PATH, where it is called"
 # Metric of running calls, of waiting calls, by flavour.
 GAUGES: Mapping[str, tuple[str, str]] = {
     VLLM: ("vllm:num_requests_running", "vllm:num_requests_waiting"),
@@ -200,7 +198,9 @@ def _vllm_model(entry: Mapping[str, Any]) -> EndpointModel | None:
     return EndpointModel(name=_id(entry), warm=True, context_length=context, context_max=context)
 
 
-def _llama_cpp_model(entry: Mapping[str, Any], context: int, senses: tuple[str, ...]) -> EndpointModel | None:
+def _llama_cpp_model(
+    entry: Mapping[str, Any], context: int, senses: tuple[str, ...]
+) -> EndpointModel | None:
     if not _id(entry):
         return None
     meta, status = object_of(entry, "meta"), object_of(entry, "status")

@@ -160,15 +160,7 @@ def _type(kind: Any) -> str:
     if origin is dict:
         key, value = typing.get_args(kind)
         return f"map of {_type(key)} to {_type(value)}"
-    names = {
-        int: "int",
-        float: "number",
-        str: "str",
-        bytes: "bin",
-        bool: "bool",
-        type(None): "null",
-        Any: "any",
-    }
+    names = {int: "int", float: "number", str: "str", bytes: "bin", bool: "bool", type(None): "null", Any: "any"}
     names |= {msgspec.Raw: "nested MessagePack"}
     if kind in names:
         return names[kind]
@@ -178,12 +170,7 @@ def _type(kind: Any) -> str:
 
 def _bounds(meta: msgspec.Meta) -> list[str]:
     found = []
-    for attribute, text in (
-        ("ge", "at least {}"),
-        ("gt", "above {}"),
-        ("le", "at most {}"),
-        ("lt", "below {}"),
-    ):
+    for attribute, text in (("ge", "at least {}"), ("gt", "above {}"), ("le", "at most {}"), ("lt", "below {}")):
         value = getattr(meta, attribute)
         if value is not None:
             found.append(text.format(f"{value:,}" if isinstance(value, int) else value))

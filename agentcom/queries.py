@@ -358,10 +358,7 @@ class Queries:
         row = self._row_of(op.task, mine)
         group = self._group_of(row)
         why: JsonObject = {"id": row.id, "state": row.state.value, "tier": row.tier.value, "shows": "present"}
-        why["needs"] = {
-            "model": model_of(group, self.hub.settings) or None,
-            "capabilities": list(group.needs),
-        }
+        why["needs"] = {"model": model_of(group, self.hub.settings) or None, "capabilities": list(group.needs)}
         why["hosts"] = []
         why["route"] = None
         if row.state in OPEN_ATTEMPT or row.state is State.completed:

@@ -239,9 +239,7 @@ class Upkeep:
             self._backup_due_ms = now.mono_ms + self._first_wait_ms(now)
         every_ms = self.settings.backups.every_s * 1000
         if every_ms:
-            self._backup_due_ms = min(
-                self._backup_due_ms, now.mono_ms + every_ms
-            )  # it may have been set shorter
+            self._backup_due_ms = min(self._backup_due_ms, now.mono_ms + every_ms)  # it may have been set shorter
         is_due = bool(every_ms) and now.mono_ms >= self._backup_due_ms
         # Also where backups are off: nothing else makes the journal shorter. After a failure the wait applies.
         may_now = not self._last_error or now.mono_ms >= self._backup_due_ms
@@ -283,9 +281,7 @@ class Upkeep:
             "needed": self.opened.needs_backup,
             "error": self._last_error or None,
             "running": self._chores.running.view() if self._chores.running is not None else None,
-            "next": rfc3339(now.wall_ms + due - now.mono_ms)
-            if due and self.settings.backups.every_s
-            else None,
+            "next": rfc3339(now.wall_ms + due - now.mono_ms) if due and self.settings.backups.every_s else None,
             "every_s": self.settings.backups.every_s,
             "keep": self.settings.backups.keep,
             "folder": str(self.opened.paths.backups),
@@ -367,9 +363,7 @@ def _told_of(chore: Chore) -> list[Told]:
     if chore.state == "failed":
         return [("compaction_failed", {"reason": chore.error})] if chore.kind == "compact" else []
     if chore.kind == "backup":
-        return [
-            ("backup_made", {"name": result["name"], "bytes": result["bytes"], "batch": result["sequence"]})
-        ]
+        return [("backup_made", {"name": result["name"], "bytes": result["bytes"], "batch": result["sequence"]})]
     if chore.kind == "verify":
         return [("backup_verified", {"name": result["name"], "passes": result["passes"]})]
     return [("store_compacted", dict(result))]

@@ -118,9 +118,7 @@ def _newest(found: JsonObject) -> str:
 
 @backup.command("restore", cls=LocalJsonCommand)
 @click.argument("name", required=False)
-@click.option(
-    "--without-journal", is_flag=True, help="Go back to the backup itself; later batches are set aside."
-)
+@click.option("--without-journal", is_flag=True, help="Go back to the backup itself; later batches are set aside.")
 @pass_invocation
 def restore_backup(invocation: Invocation, name: str | None, without_journal: bool) -> None:
     """Put a backup, the newest that passes by default, in the place of this home's store, brought forward by the
@@ -154,9 +152,7 @@ def restore_backup(invocation: Invocation, name: str | None, without_journal: bo
         output.document(msgspec.to_builtins(report))
         return
     source = Path(report.backup).name if report.backup else "the journal alone"
-    output.line(
-        f"restored from {source}: batch {report.sequence}, {report.replayed} batches from the journal"
-    )
+    output.line(f"restored from {source}: batch {report.sequence}, {report.replayed} batches from the journal")
     if report.quarantined:
         output.line(f"  the old file is {report.quarantined}")
     for text in report.rejected:
@@ -184,9 +180,7 @@ def acknowledge(invocation: Invocation) -> None:
         return
     for one in seen["acknowledged"]:
         output.line(f"  {one['at']}  {output.plain(one['text'])}")
-    output.line(
-        f"{len(seen['acknowledged'])} acknowledged" if seen["acknowledged"] else "nothing is uncertain"
-    )
+    output.line(f"{len(seen['acknowledged'])} acknowledged" if seen["acknowledged"] else "nothing is uncertain")
 
 
 @click.command(cls=HubCommand)
@@ -221,3 +215,5 @@ def _ended(invocation: Invocation, chore: JsonObject) -> bool:
     elif chore["state"] == "running":
         output.line(f"{chore['kind']} {chore['number']} has begun; see `agentcom backup list`")
     return chore["state"] == "done" and not invocation.as_json
+
+

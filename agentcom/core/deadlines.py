@@ -67,7 +67,9 @@ class TermClock:
     def note(self, now: Now) -> None:
         """Write down where the clock stands."""
         self._noted_ms = now.mono_ms
-        note = ClockNote(boot=self._boot, mono_ms=now.mono_ms, wall_ms=now.wall_ms, term_ms=self.now_ms(now))
+        note = ClockNote(
+            boot=self._boot, mono_ms=now.mono_ms, wall_ms=now.wall_ms, term_ms=self.now_ms(now)
+        )
         self._out.put("meta", NOTE, note)
 
     def next_note_ms(self) -> int:

@@ -101,7 +101,9 @@ def _still_warm(
 ) -> tuple[EndpointModel, ...]:
     """What is loaded could not be asked: a server that loads something answers that late. It is as it was."""
     warm = {model.digest or model.name: model for model in before if model.warm}
-    return tuple(model if (was := warm.get(model.digest or model.name)) is None else was for model in found)
+    return tuple(
+        model if (was := warm.get(model.digest or model.name)) is None else was for model in found
+    )
 
 
 class Registry:
@@ -442,9 +444,7 @@ class Registry:
 
     def probe_kinds(self, host: int) -> dict[str, EndpointKind]:
         """What of that is no Ollama."""
-        mine = [
-            e for e in self.endpoints.values() if e.seen_from == host and e.kind is not EndpointKind.ollama
-        ]
+        mine = [e for e in self.endpoints.values() if e.seen_from == host and e.kind is not EndpointKind.ollama]
         return {e.url: e.kind for e in mine}
 
     def save(self, record: EndpointRecord, now: Now) -> None:

@@ -358,9 +358,7 @@ def _do(arguments: list[str]) -> object:
         return report
     if arguments[0] == "--copy":
         return _copy_here(Path(arguments[1]), Path(arguments[2]))
-    return _make_here(
-        Path(arguments[0]), Path(arguments[1]), int(arguments[2]) if len(arguments) == 3 else KEPT
-    )
+    return _make_here(Path(arguments[0]), Path(arguments[1]), int(arguments[2]) if len(arguments) == 3 else KEPT)
 
 
 def main(arguments: list[str]) -> int:
@@ -368,9 +366,7 @@ def main(arguments: list[str]) -> int:
     not; `--verify BACKUP` and `--copy STORE FOLDER`: the report of the check. Status 0, 1 failed, 2 wrong use, 3 no
     room."""
     if len(arguments) not in (2, 3) or (arguments[0] == "--copy" and len(arguments) != 3):
-        print(
-            "use: python -m agentcom.store.backup STORE FOLDER [KEEP] | --verify BACKUP | --copy STORE FOLDER"
-        )
+        print("use: python -m agentcom.store.backup STORE FOLDER [KEEP] | --verify BACKUP | --copy STORE FOLDER")
         return 2
     lifeline.follow_parent()
     os.nice(_NICE)

@@ -97,9 +97,7 @@ class CompactionRun:
         self._child = None
         report: CheckReport = child.outcome()
         if report.condition not in (Condition.good, Condition.inconsistent):
-            raise StoreError(
-                f"the copy of {self._place} is {report.condition}: {'; '.join(report.problems[:3])}"
-            )
+            raise StoreError(f"the copy of {self._place} is {report.condition}: {'; '.join(report.problems[:3])}")
         self._copy = LmdbStore(self._building, map_bytes=self._opened.map_bytes)
         self._until_s = time.monotonic() + FOLLOW_S_MAX
         return False

@@ -35,9 +35,7 @@ class Doubts:
         except FileNotFoundError:
             self.found = []
         except (OSError, msgspec.DecodeError) as error:
-            self.found = [
-                Doubt(_now(), f"{self._file} cannot be read ({error}): it held earlier lines of this list")
-            ]
+            self.found = [Doubt(_now(), f"{self._file} cannot be read ({error}): it held earlier lines of this list")]
 
     def add(self, texts: tuple[str, ...]) -> None:
         if not texts:

@@ -98,12 +98,7 @@ class OpenedStore:
     saved, at this start or an earlier one, and not seen by an operator yet."""
 
     def __init__(
-        self,
-        paths: StorePaths,
-        store: LmdbStore,
-        journal: Journal,
-        report: StartReport,
-        map_bytes: int = MAP_BYTES,
+        self, paths: StorePaths, store: LmdbStore, journal: Journal, report: StartReport, map_bytes: int = MAP_BYTES
     ) -> None:
         self.paths = paths
         self.map_bytes = map_bytes
@@ -342,6 +337,7 @@ class _Opening:
             duration_ms=int((time.monotonic() - begun) * 1000),
         )
         return OpenedStore(self._paths, store, journal, report, self._map_bytes)
+
 
     def _missing(self, sequence: int, journal_last: int) -> Iterator[str]:
         """A file that is whole may be older than it was: the note of a clean stop knows, else the journal."""
