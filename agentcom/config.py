@@ -108,6 +108,13 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     num_ctx: Annotated[int, Meta(ge=512, le=10_000_000)] = 8192
 
 
+class RoutingSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[routing]: where tasks go that no host can run at all, and after how long."""
+
+    fallback: Literal["none", "up", "down", "both"] = "none"
+    wait_s: Annotated[float, Meta(ge=0, le=7 * 24 * 3600)] = 5
+
+
 class EndpointSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[endpoints]: health checks, and what share of an endpoint's calls may be retries; `discover` lists loopback URLs
     that a sidecar looks at by itself. `key_files` (`URL=PATH`) names the keys of servers that ask for one, on the
@@ -200,6 +207,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     compaction: CompactionSettings = CompactionSettings()
     models: ModelSettings = ModelSettings()
     endpoints: EndpointSettings = EndpointSettings()
+    routing: RoutingSettings = RoutingSettings()
     sidecar: SidecarSettings = SidecarSettings()
     sandbox: SandboxSettings = SandboxSettings()
     anthropic: AnthropicSettings = AnthropicSettings()

@@ -11,6 +11,7 @@ from agentcom.auth import KeyPair
 from agentcom.clock import Now
 from agentcom.core.deadlines import NOTE
 from agentcom.core.effects import key_u64, key_u64x2
+from agentcom.core.fallbacks import PREFIX as FALLBACK
 from agentcom.core.groups import PREFIX as GROUP
 from agentcom.core.hub import Loaded
 from agentcom.core.outlet import NEXT_EVENT, Outlet
@@ -24,6 +25,7 @@ from agentcom.model import (
     AgentRecord,
     ClockNote,
     EndpointRecord,
+    FallbackWait,
     Group,
     HostRecord,
     InviteRecord,
@@ -79,6 +81,10 @@ def load(store: Store) -> Loaded:
             for key, _ in store.scan("depends")
         ],
         clock=_clock(store),
+        fallbacks=[
+            (int.from_bytes(key[len(FALLBACK) :], "big"), msgspec.msgpack.decode(body, type=FallbackWait))
+            for key, body in store.scan("meta", FALLBACK, FALLBACK + b"\xff" * 9)
+        ],
     )
 
 

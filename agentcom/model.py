@@ -52,11 +52,12 @@ class Tier(Term):
 
 
 class TierSource(Term):
-    """Where a task's tier came from: the submitter, its command, or the heuristic."""
+    """Where a task's tier came from: the submitter, its command, the heuristic, or checks that failed one below."""
 
     explicit = "explicit"
     command = "command"
     inferred = "inferred"
+    raised = "raised"
 
 
 class State(Term):
@@ -291,6 +292,13 @@ class Group(Struct, frozen=True, array_like=True):
     alone: bool = False
     prefers: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()  # of what concerns its tier: `lower` or `raise`
+
+
+class FallbackWait(Struct, frozen=True, array_like=True):
+    """A group of tasks that nobody can run goes on on another tier at `due_ms` (wall); it waits `delay_ms` in all."""
+
+    due_ms: int
+    delay_ms: int
 
 
 class RuleKind(Term):

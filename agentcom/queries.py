@@ -14,7 +14,7 @@ import msgspec
 from agentcom import __version__, dead_letters, limits, sched
 from agentcom import messages as m
 from agentcom.clock import Clock, rfc3339
-from agentcom.core.admission import group_of
+from agentcom.core.admission import group_of_row
 from agentcom.core.agents import agent_view
 from agentcom.core.effects import Read, key_u64, key_u64x2
 from agentcom.core.evidence import LATE
@@ -351,7 +351,7 @@ class Queries:
     def _group_of(self, row: TaskRow) -> Group:
         """What the task asks of a place to run; of one that has ended its body says it."""
         if row.state in FINAL:
-            return group_of(self._spec_of(row.id), row.tier)
+            return group_of_row(self._spec_of(row.id), row)
         return self.hub.tasks.groups[row.group]
 
     def _task_why(self, op: m.TaskWhy, mine: int) -> object:

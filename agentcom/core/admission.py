@@ -14,8 +14,9 @@ from agentcom.clock import Now, rfc3339
 from agentcom.config import Settings
 from agentcom.core.capabilities import fault_of
 from agentcom.core.complexity import classify
+from agentcom.core.groups import raised
 from agentcom.errors import Refused
-from agentcom.model import Allowance, CheckKind, Group, Role, TaskSpec, Tier, TierSource
+from agentcom.model import Allowance, CheckKind, Group, Role, TaskRow, TaskSpec, Tier, TierSource
 
 # git's short form, user@host:path; `helper::address` would run a program of that name.
 _SHORT_ADDRESS = re.compile(r"(?:[\w.-]+@)?([\w.-]+):(?!:)")
@@ -96,6 +97,12 @@ def group_of(spec: TaskSpec, tier: Tier) -> Group:
         prefers=tuple(sorted(set(spec.prefers))),
         allow=(step.value,) if step in spec.allow else (),
     )
+
+
+def group_of_row(spec: TaskSpec, row: TaskRow) -> Group:
+    """The same for a task that is kept; one that was raised has no model of its own any more."""
+    group = group_of(spec, row.tier)
+    return raised(group) if row.tier_source is TierSource.raised else group
 
 
 def ttl_ms(own_s: int | None, tier: Tier, settings: Settings) -> int:

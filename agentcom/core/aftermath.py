@@ -16,7 +16,7 @@ from agentcom.core.registry import Call, Registry
 from agentcom.core.retries import backoff_ms
 from agentcom.core.rows import TIERS
 from agentcom.core.tasks import Jitter, Move, Tasks
-from agentcom.model import BACKEND_OF, STRATEGY_OF, Backend, FailureClass, TaskError
+from agentcom.model import BACKEND_OF, STRATEGY_OF, Backend, FailureClass, TaskError, TaskResult, Tier
 
 
 class Aftermath:
@@ -78,6 +78,18 @@ class Aftermath:
             table.retries_used[slot] += 1
             self._again(slot, table.retries_used[slot], table.max_retries[slot], error.code, now)
 
+    def escalate(self, slot: int, result: TaskResult, now: Now) -> None:
+        """The checks still fail, and the task allows more than its tier: the next attempt is one above. Its attempt has
+        ended; no retry is spent."""
+        rounds = times(len(result.iterations), "round")
+        said = f"its checks still failed after {rounds}: it goes on as {Tier.complex}, as it allows"
+        task = self._table.id[slot]
+        self._table.errors[task] = TaskError(
+            failure_class=FailureClass.verification, code="escalated", message=said
+        )
+        self._tasks.escalate(slot, said, now)
+        self._tasks.move(slot, Move.back, now)
+
     def worker_lost(self, slot: int, error: TaskError, now: Now) -> None:
         """Count it, and go on after a backoff. A sidecar that was stopped in order has lost nobody, but what it runs
         may be what stops it, so that has an end too."""
@@ -122,7 +134,8 @@ class Aftermath:
 
     def _block(self, slot: int, agent: Agent, reason: str, wait_ms: int, now: Now) -> None:
         """Keep a cloud account's backend from the host for a while: what one task met, the next would meet too."""
-        backend = BACKEND_OF[STRATEGY_OF[TIERS[self._table.tier[slot]]]]
+        tier = self._table.stepped.get(self._table.id[slot]) or TIERS[self._table.tier[slot]]
+        backend = BACKEND_OF[STRATEGY_OF[tier]]
         if backend is Backend.claude:
             until_ms, until_wall_ms = self._clock_ms(now) + wait_ms, now.wall_ms + wait_ms
             self._fleet.block(agent.host, Block(backend, reason, until_ms, now.wall_ms, until_wall_ms), now)

@@ -8,7 +8,7 @@ changes nothing. Deadlines are monotonic and never stored: at start every open a
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import msgspec
@@ -32,14 +32,15 @@ from agentcom.errors import Refused
 from agentcom.model import (
     AttemptRecord,
     FailureClass,
+    Group,
     PrincipalRecord,
+    ResultStatus,
     Role,
     Route,
     State,
     Strategy,
     TaskError,
     TaskResult,
-    Tier,
 )
 
 NO_BODY = msgspec.Raw(b"\xc0")  # the shell puts the task's bytes in when it sends the assignment
@@ -74,6 +75,7 @@ class Attempts:
         # (task, attempt) -> (endpoint, model, host) in flight; cancelled attempts whose agent is not free yet
         self.calls: dict[tuple[int, int], Call] = {}
         self.closing: dict[tuple[int, int], Agent] = {}
+        self.may_escalate: Callable[[Group], bool] = lambda _group: False
         self.aftermath = Aftermath(tasks, fleet, registry, jitter, self.clock_ms, self._remind)
 
     def beats_at(self, host: Host, heartbeat_s: float) -> None:
@@ -166,6 +168,8 @@ class Attempts:
             return
         self._fleet.hold(agent, table.id[slot], table.attempt[slot], now)
         self._gates.took(agent.record.id, slot)
+        if route is not None and route.reason.startswith("fallback_"):
+            table.stepped[table.id[slot]] = route.tier
         agent.working = table.state_of(slot) is State.working
         progress.begin(agent, self.clock_ms(now))
         if self._tasks.groups[table.group[slot]].alone:
@@ -201,6 +205,10 @@ class Attempts:
             if chosen.parts.get("load"):
                 self._registry.loads.began((chosen.endpoint.id, canonical_model(chosen.model)), now)
             self._retries.called(chosen.endpoint.id, self._tasks.is_retry(slot), now)
+        if chosen.stepped is not None:
+            table.stepped[task] = chosen.stepped
+        elif table.stepped:
+            table.stepped.pop(task, None)
         self._tasks.move(slot, Move.assign, now)
         self._gates.took(agent.record.id, slot)
         self._out.put("routes", key_u64x2(task, attempt), route)
@@ -219,7 +227,7 @@ class Attempts:
             lease_s=settings.queue.lease_s,
             spec=NO_BODY,
             route=route,
-            tier=Tier(self._tasks.tier_of(slot)),
+            tier=route.tier,
             submitter=submitter.name if submitter else "",
             submitter_role=submitter.role if submitter else Role.submit,
             max_fix_attempts=settings.queue.max_fix_attempts,
@@ -372,7 +380,7 @@ class Attempts:
         if message.outcome == "completed":
             if message.result is not None:
                 self._learn(message.task, message.attempt, message.result)
-            self._complete(slot, now)
+            self._completed(slot, message.result, now)
         elif message.outcome == "failed":
             error = message.error or TaskError(
                 failure_class=FailureClass.task_error, code="no_reason", message="the sidecar gave no reason"
@@ -487,6 +495,19 @@ class Attempts:
         if call is not None:
             self._registry.call_answered(call)
             self._registry.measured(call, result)
+
+    def _completed(self, slot: int, result: TaskResult | None, now: Now) -> None:
+        """The end of the task, unless its checks failed and it allows another attempt one tier above."""
+        failed = result is not None and result.status is ResultStatus.partial_pass
+        if result is None or not failed or not self.may_escalate(self._tasks.groups[self._table.group[slot]]):
+            self._complete(slot, now)
+            return
+        self._fleet.count(self._fleet.agents[self._table.agent[slot]], completed=False)
+        code = TaskError(
+            failure_class=FailureClass.verification, code="escalated", message="its checks still failed"
+        )
+        self._end(slot, "failed", code, now)
+        self.aftermath.escalate(slot, result, now)
 
     def _complete(self, slot: int, now: Now) -> None:
         agent = self._fleet.agents[self._table.agent[slot]]

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+import msgspec
+
 from agentcom.core.effects import key_u64
 from agentcom.core.interned import Interned
 from agentcom.core.outlet import Outlet
-from agentcom.model import Group
+from agentcom.model import Group, Tier
 
 PREFIX: Final = b"group"
 TRIM_SLICE: Final = 1000  # unused groups that are dropped in one tick after the start
@@ -48,6 +50,10 @@ class Groups:
     def used(self) -> dict[int, Group]:
         """The groups of live tasks."""
         return self._groups.used()
+
+    def number_of(self, group: Group) -> int | None:
+        """Its number; None for a group that is not kept."""
+        return self._groups.number_of.get(group)
 
     def uses(self, number: int) -> int:
         """How many live tasks have it."""
@@ -98,3 +104,8 @@ class Groups:
         del self._of_repo[group.repo][number]
         if not self._of_repo[group.repo]:
             del self._of_repo[group.repo]
+
+
+def raised(group: Group) -> Group:
+    """The same tasks on the tier above: its own model, and no step further."""
+    return msgspec.structs.replace(group, tier=Tier.complex, model="", allow=())

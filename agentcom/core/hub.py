@@ -8,7 +8,7 @@ is an AssertionError and ends the process, whose supervisor restarts it from wha
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, assert_never
 
 from agentcom import __version__, limits, sched
@@ -60,6 +60,7 @@ from agentcom.model import (
     AgentRecord,
     ClockNote,
     EndpointRecord,
+    FallbackWait,
     Group,
     HostRecord,
     InviteRecord,
@@ -71,6 +72,7 @@ from agentcom.model import (
     SettingRecord,
     State,
     TaskRow,
+    Tier,
     TierSource,
 )
 
@@ -98,6 +100,7 @@ class Loaded(NamedTuple):
     config: dict[str, SettingRecord]
     depends: Iterable[Edge] = ()
     clock: ClockNote | None = None
+    fallbacks: Sequence[tuple[int, FallbackWait]] = ()
 
 
 class Hub:
@@ -120,7 +123,9 @@ class Hub:
         self.attempts = Attempts(
             self.out, self.tasks, self.fleet, self.registry, self.gates, self.retries, jitter
         )
-        self.router = Router(self.fleet, self.registry, self.retries, settings)
+        self.router = Router(self.out, self.tasks, self.fleet, self.registry, self.retries, settings)
+        self.router.fallbacks.clock_ms = self.attempts.clock_ms
+        self.attempts.may_escalate = self.router.may_escalate
         self.isolation = Isolation(
             self.tasks, self.fleet, self.router, self.gates, self._has_room, self._assign
         )
@@ -176,6 +181,8 @@ class Hub:
                 self.attempts.load(slot, loaded.routes.get(self.tasks.table.id[slot]), now)
             elif state is State.delayed and not self.tasks.table.not_before_ms[slot]:
                 self.attempts.aftermath.load_delayed(slot, now)
+        for number, wait in loaded.fallbacks:
+            self.router.fallbacks.load(number, wait, now)
         if old is not None:
             self.watch.adopt(old.watch)
             succeed(self, old, now)
@@ -292,6 +299,9 @@ class Hub:
         deadline_ms = self.tasks.deadlines.next_due_ms(now)
         if deadline_ms is not None:
             due.append(deadline_ms)
+        fallback_ms = self.router.fallbacks.next_due_ms()
+        if fallback_ms is not None:
+            due.append(fallback_ms + self.attempts.away_ms)
         retry_ms = self.retries.next_due_ms()
         if retry_ms is not None:
             due.append(retry_ms)
@@ -314,9 +324,9 @@ class Hub:
     def adopt(self, settings: Settings, now: Now) -> None:
         """Let these settings apply to every part, here and in the shell, from now on. Where the pace changes open
         attempts get a fresh lease of the new length: none runs out because the rules changed under it."""
-        router = self.router
-        for part in (self, self.tasks, router, router.refusals, router.scores, self.retries, self.watch):
+        for part in (self, self.tasks, self.retries, self.watch):
             part.settings = settings
+        self.router.adopt(settings)
         self.registry.adopt_settings(settings)
         pace = pace_of(settings)
         is_same_pace = pace == self.pace
@@ -525,6 +535,8 @@ class Hub:
         self.tasks.groups.trim()
         if self.retries.spent:
             self._look_at_retries(now)
+        if self.router.fallbacks.waits and self.router.fallbacks.expire(now):
+            self.tasks.changed = True
         if event.drained:
             self.attempts.expire(now)
             self._silent_hosts(now)
@@ -616,13 +628,24 @@ class Hub:
 
     def _assign(self, slot: int, choices: Choices, chosen: Candidate, now: Now) -> None:
         table = self.tasks.table
-        route = self.router.route(choices, chosen, _reason(table, slot))
+        reason = _reason(table, slot)
+        if chosen.stepped is not None:
+            reason = "fallback_up" if chosen.stepped is Tier.complex else "fallback_down"
+            self._tell_step(slot, choices, chosen.stepped)
+        route = self.router.route(choices, chosen, reason)
         submitter = self.principals.by_id.get(table.submitter[slot])
         self.attempts.assign(slot, chosen, route, submitter, now)
         if choices.group.repo:
             chosen.agent.host.ran(choices.group.repo)
         if choices.group.alone:
             self.fleet.isolate(chosen.agent)
+
+    def _tell_step(self, slot: int, choices: Choices, to: Tier) -> None:
+        """Nobody could run it on its own tier: for which conditions, the most frequent first."""
+        table, refused = self.tasks.table, choices.refused
+        because = ", ".join(sorted(refused, key=lambda fails: (-refused[fails], fails))) or "no_host"
+        tier = self.tasks.tier_of(slot)
+        self.out.publish("task", "task_fell_back", task=table.id[slot], tier=tier, to=to.value, because=because)
 
     # --- sessions ---------------------------------------------------------------------------------------
 
@@ -652,6 +675,8 @@ def _reason(table: TaskTable, slot: int) -> str:
     source = SOURCES[table.tier_source[slot]]
     if source is TierSource.explicit:
         return "explicit_tier"
+    if source is TierSource.raised:
+        return "escalated"
     if source is TierSource.command:
         return "command"
     return "no_command" if table.inferred[slot] != table.tier[slot] else "inferred_tier"

@@ -55,6 +55,10 @@ def _check_rows(hub: Hub) -> None:
     lanes = Counter(LANES[table.lane[slot]] for slot in table.slot_of.values())
     assert {lane: n for lane, n in tasks.by_lane.items() if n} == dict(lanes), f"lanes {tasks.by_lane}"
     assert set(table.errors) <= set(table.slot_of), "an error belongs to no live task"
+    assert set(table.stepped) <= set(table.slot_of), "a step between tiers belongs to no live task"
+    for group, wait in hub.router.fallbacks.waits.items():
+        same = tasks.groups.number_of(group)
+        assert same in (None, wait.number), f"the wait of group {same} is kept under {wait.number}"
 
 
 def _check_depends(hub: Hub) -> None:

@@ -43,7 +43,7 @@ KEPT = frozenset(
         "queue_paused", "queue_resumed", "queue_rule_set",
         "setting_changed", "setting_ignored",
         "store_acknowledged", "store_compacted", "store_uncertain",
-        "task_dead", "task_expired", "task_purged",
+        "task_dead", "task_escalated", "task_expired", "task_fell_back", "task_purged",
     }
 )  # fmt: skip
 NEXT_EVENT = "next_event"

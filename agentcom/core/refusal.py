@@ -6,6 +6,8 @@ would mend them; the first that fails speaks for the host.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from agentcom.clock import rfc3339
 from agentcom.config import Settings
 from agentcom.core.agents import Agent, Fleet, Host, offers
@@ -47,12 +49,18 @@ class Refusals:
         """Per host: the first condition that fails, and the smallest change that would let the task run."""
         return [self._explain_host(group, host, is_retry) for _, host in sorted(self._fleet.hosts.items())]
 
+    def conditions(self, group: Group, is_retry: bool) -> Iterator[str]:
+        """The condition that fails on each host, empty for none."""
+        for host in self._fleet.hosts.values():
+            refused = self._host_refusal(group, host, is_retry)
+            yield refused[0] if refused is not None else ""
+
     def counts(self, group: Group, is_retry: bool) -> dict[str, int]:
         """How many hosts fail which condition."""
         counts: dict[str, int] = {}
-        for explained in self.explain(group, is_retry):
-            if explained["fails"]:
-                counts[explained["fails"]] = counts.get(explained["fails"], 0) + 1
+        for fails in self.conditions(group, is_retry):
+            if fails:
+                counts[fails] = counts.get(fails, 0) + 1
         return counts
 
     def _explain_host(self, group: Group, host: Host, is_retry: bool) -> JsonObject:

@@ -10,26 +10,34 @@ from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import msgspec
+
 from agentcom import limits
 from agentcom.clock import Now
 from agentcom.config import Settings
 from agentcom.core.agents import Agent, Fleet
 from agentcom.core.board import Board
+from agentcom.core.fallbacks import Fallbacks
+from agentcom.core.groups import raised
+from agentcom.core.outlet import Outlet
 from agentcom.core.refusal import ENDPOINT_FULL, Refusals
 from agentcom.core.registry import Registry, canonical_model
 from agentcom.core.retries import RetryBudgets
 from agentcom.core.score import Candidate, EndpointCost, Scores, score_part
+from agentcom.core.tasks import Tasks
 from agentcom.core.wanted import Wanted, claude_lacks, held_model, is_offered, missing_need, model_of
 from agentcom.model import (
     BACKEND_OF,
     BACKEND_OF_KIND,
     BACKENDS_OF,
     STRATEGY_OF,
+    Allowance,
     EndpointKind,
     Group,
     Route,
     ScorePart,
     Strategy,
+    Tier,
 )
 
 
@@ -45,13 +53,27 @@ class Choices(NamedTuple):
 class Router:
     """Costs and refusals, from the fleet and the registry as they are now."""
 
-    def __init__(self, fleet: Fleet, registry: Registry, retries: RetryBudgets, settings: Settings) -> None:
+    def __init__(
+        self,
+        out: Outlet,
+        tasks: Tasks,
+        fleet: Fleet,
+        registry: Registry,
+        retries: RetryBudgets,
+        settings: Settings,
+    ) -> None:
         self._fleet = fleet
         self._retries = retries
         self._registry = registry
         self.scores = Scores(fleet, registry, settings)
         self.refusals = Refusals(fleet, registry, retries, settings)
+        self.fallbacks = Fallbacks(out, tasks.groups, self.refusals, settings)
         self.settings = settings
+
+    def adopt(self, settings: Settings) -> None:
+        """Let these settings apply."""
+        for part in (self, self.scores, self.refusals, self.fallbacks):
+            part.settings = settings
 
     def board(self, groups: list[Wanted], agents: list[Agent], now: Now) -> Board:
         """The scheduler's input for these groups, in their order, over the agents that are free now."""
@@ -61,12 +83,33 @@ class Router:
         board.agent_free = array("i", [1] * len(agents))
         slots: dict[tuple[int, str], int] = {}
         for group, is_retry in groups:
-            if STRATEGY_OF[group.tier] is Strategy.local_llm:
-                self._add_local(board, group, is_retry, slots, now)
-            else:
-                self._add_plain(board, group, now)
+            start = len(board.candidates)
+            self._add(board, group, is_retry, slots, now)
+            if self.fallbacks.is_on:
+                step = self.fallbacks.look(group, is_retry, len(board.candidates) > start, now)
+                if step is not None:
+                    self._add(board, step, is_retry, slots, now)
+                    board.candidates[start:] = [
+                        msgspec.structs.replace(way, stepped=step.tier) for way in board.candidates[start:]
+                    ]
             board.cand_start.append(len(board.candidates))
         return board
+
+    def may_escalate(self, group: Group) -> bool:
+        """Whether tasks of the group may go on one tier above now: they allow it, somebody could run them, and a budget
+        would pay."""
+        if group.tier is not Tier.standard or Allowance.up not in group.allow:
+            return False
+        above = raised(group)
+        return self.fallbacks.may_pay(above) and not self.fallbacks.is_stranded(above)
+
+    def _add(
+        self, board: Board, group: Group, is_retry: bool, slots: dict[tuple[int, str], int], now: Now
+    ) -> None:
+        if STRATEGY_OF[group.tier] is Strategy.local_llm:
+            self._add_local(board, group, is_retry, slots, now)
+        else:
+            self._add_plain(board, group, now)
 
     def is_able(self, group: Group, agent: Agent) -> bool:
         """Whether the agent offers what the group needs, endpoints and other work aside."""
@@ -121,9 +164,9 @@ class Router:
     def _may_call(self, agent: Agent, at: EndpointCost) -> bool:
         """Whether the agent speaks the endpoint's language and its host reaches it."""
         endpoint = at.endpoint
-        return BACKEND_OF_KIND[endpoint.kind] in agent.record.backends and self._registry.circuits.is_way_open(
-            endpoint.id, agent.host.record.id
-        )
+        return BACKEND_OF_KIND[
+            endpoint.kind
+        ] in agent.record.backends and self._registry.circuits.is_way_open(endpoint.id, agent.host.record.id)
 
     def _endpoint_costs(self, group: Group, is_retry: bool) -> dict[int, list[EndpointCost]]:
         """The endpoints that can take the group's model, and those that lack a slot alone, by where they are seen."""
@@ -179,7 +222,8 @@ class Router:
     def route(self, choices: Choices, chosen: Candidate, reason: str) -> Route:
         """The decision as it is stored, sent and published."""
         group = choices.group
-        strategy = STRATEGY_OF[group.tier]
+        tier = chosen.stepped or group.tier
+        strategy = STRATEGY_OF[tier]
         endpoint = chosen.endpoint
         # The ways that were open at the start of the tick: some of them may have been taken by tasks before this.
         others = [score for way, score in choices.best if way is not chosen]
@@ -193,7 +237,7 @@ class Router:
             endpoint_url=endpoint.url if endpoint else None,
             num_ctx=(endpoint.num_ctx or self.settings.models.num_ctx) if endpoint else None,
             reason=reason,
-            tier=group.tier,
+            tier=tier,
             score=score_part(chosen),
             others=tuple(others[: limits.HISTORY_OTHERS_MAX]),
             refused=choices.refused,

@@ -88,6 +88,7 @@ class TaskTable:
             self._columns.append(column)
         self.slot_of: dict[int, int] = {}
         self.errors: dict[int, TaskError] = {}
+        self.stepped: dict[int, Tier] = {}  # by task: the tier of its open attempt, where that is not its own
         self.label_sets: Interned[tuple[str, ...]] = Interned()
         self._free: list[int] = []
 
@@ -128,6 +129,8 @@ class TaskTable:
         slot = self.slot_of.pop(task)
         self.label_sets.give(self.labels[slot])
         self.errors.pop(task, None)
+        if self.stepped:
+            self.stepped.pop(task, None)
         self.id[slot] = 0
         self._free.append(slot)
 

@@ -24,6 +24,7 @@ from agentcom.model import (
     ModelMeasure,
     ScorePart,
     Strategy,
+    Tier,
 )
 
 S_US: Final = 1_000_000
@@ -55,6 +56,7 @@ class Candidate(Struct, frozen=True, gc=False):
     cost_us: int
     parts: dict[str, int]
     has_slot: bool = True  # else it can only be waited for
+    stepped: Tier | None = None  # the tier that it is on, where that is not the task's own
 
 
 class EndpointCost(NamedTuple):

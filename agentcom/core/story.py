@@ -39,6 +39,7 @@ class Noted(StrEnum):
     stalled = "stalled"
     dependency_met = "dependency_met"
     worker_lost = "worker_lost"
+    escalated = "escalated"
 
 
 class Story:

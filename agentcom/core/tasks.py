@@ -16,14 +16,14 @@ import msgspec
 from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.config import Settings
-from agentcom.core.admission import Admitted, admit, group_of, ttl_ms
+from agentcom.core.admission import Admitted, admit, group_of_row, ttl_ms
 from agentcom.core.deadlines import Deadlines, TermClock, too_late
 from agentcom.core.effects import RecordKey, key_u64
-from agentcom.core.groups import Groups
+from agentcom.core.groups import Groups, raised
 from agentcom.core.lanes import ReadyQueue, retry_line
 from agentcom.core.outlet import Outlet
 from agentcom.core.principals import may_touch, owner_of
-from agentcom.core.rows import LANES, STATE_CODE, STATES, TIERS, TaskTable
+from agentcom.core.rows import LANES, SOURCE_CODE, STATE_CODE, STATES, TIER_CODE, TIERS, TaskTable
 from agentcom.core.sessions import Sessions
 from agentcom.core.story import Noted, Story
 from agentcom.core.waiting import Plan, Waiting, final_row
@@ -42,6 +42,7 @@ from agentcom.model import (
     TaskSpec,
     Term,
     Tier,
+    TierSource,
 )
 
 
@@ -260,7 +261,7 @@ class Tasks:
         record.expires_ms = self.clock.now_ms(now) + ttl_ms(spec.ttl_s, record.tier, self.settings)
         record.order_key = self._order_key(record.lane, now)
         record.error_class = record.error_code = record.error_message = ""
-        record.group = self.groups.take(group_of(spec, record.tier))  # its number may be another's by now
+        record.group = self.groups.take(group_of_row(spec, record))  # its number may be another's by now
         slot = self.table.add(record)
         self.counts[state] += 1
         self.counts[old] -= 1
@@ -285,6 +286,17 @@ class Tasks:
             self.alone[self.table.id[slot]] = None
         else:
             del self.alone[self.table.id[slot]]
+
+    def escalate(self, slot: int, cause: str, now: Now) -> None:
+        """From now on the task is of the tier above. Not while it is ready: the queue knows its group."""
+        table = self.table
+        number = table.group[slot]
+        table.group[slot] = self.groups.take(raised(self.groups[number]))
+        self.groups.give(number)
+        table.tier[slot] = TIER_CODE[Tier.complex]
+        table.tier_source[slot] = SOURCE_CODE[TierSource.raised]
+        self.note(slot, Noted.escalated, cause, now)
+        self._out.publish("task", "task_escalated", task=table.id[slot], tier=Tier.complex.value, because=cause)
 
     def release_to_wait(self, slot: int, now: Now, by: str, cause: str) -> None:
         """From held to waiting for other tasks."""
