@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
+from agentcom import limits
 from agentcom.errors import UNREADABLE, ConfigError
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
@@ -139,6 +140,8 @@ class SidecarSettings(Struct, frozen=True, forbid_unknown_fields=True):
     agents: Annotated[int, Meta(ge=1, le=64)] = 2
     name: str = ""
     capabilities: tuple[str, ...] = ()
+    resources_s: Annotated[float, Meta(ge=1, le=limits.REPORT_S_MAX)] = 5
+    tools_s: Annotated[int, Meta(ge=0, le=366 * 24 * 3600)] = 600
     first_byte_s: Seconds = 300
     idle_s: Seconds = 60
     fetch_s: Seconds = 120

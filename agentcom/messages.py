@@ -139,14 +139,16 @@ class AttemptBeat(Struct, frozen=True, array_like=True):
 
 
 class Heartbeat(Struct, tag_field="type", tag="heartbeat", frozen=True, kw_only=True):
-    """Every few seconds: renews the lease of each listed attempt; `resources` now and then. `quiet_until_ms`: the end
-    of the host's quiet hours by its clock, 0 while it takes work."""
+    """Every few seconds: renews the lease of each listed attempt; `resources` now and then, `capabilities` of the host
+    when they have changed since they were told last. `quiet_until_ms`: the end of the host's quiet hours by its clock,
+    0 while it takes work."""
 
     session: Token
     beat: Count
     attempts: Annotated[tuple[AttemptBeat, ...], Meta(max_length=limits.ATTEMPTS_PER_HOST_MAX)] = ()
     resources: Resources | None = None
     quiet_until_ms: WallMs = 0
+    capabilities: Annotated[tuple[Label, ...], Meta(max_length=limits.CAPABILITIES_MAX)] | None = None
 
 
 class Accept(Struct, tag_field="type", tag="accept", frozen=True, kw_only=True):

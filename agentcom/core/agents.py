@@ -371,6 +371,15 @@ class Fleet:
             self._save_counts(host)
             self.publish_host(host, now)
 
+    def retool(self, host: Host, capabilities: tuple[str, ...], now: Now) -> bool:
+        """The host can do something else than it said before; whether that is so."""
+        if host.record.capabilities == capabilities:
+            return False
+        host.record.capabilities = capabilities
+        self.save_host(host)
+        self.publish_host(host, now)
+        return True
+
     def _take_report(self, host: Host, resources: Resources, now: Now) -> None:
         unusable = take_report(host, resources, now)
         if unusable:

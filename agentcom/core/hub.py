@@ -477,6 +477,8 @@ class Hub:
                     host, message.quiet_until_ms, now
                 ):
                     self.tasks.changed = True
+                if message.capabilities is not None and self.fleet.retool(host, message.capabilities, now):
+                    self.tasks.changed = True
                 probe = self.registry.probe_urls(host.record.id)
                 kinds = self.registry.probe_kinds(host.record.id)
                 pace = self._untold(host, session)

@@ -18,11 +18,10 @@ import secrets
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Coroutine, Iterator
 from datetime import datetime
 from typing import IO, Any
-
-import msgspec
 
 from agentcom import lifeline, limits, logs, messages
 from agentcom.auth import HubAddress, KeyPair, load_key, read_hub_address, ready_line
@@ -30,11 +29,11 @@ from agentcom.config import Home, Settings
 from agentcom.errors import AgentComError, ConfigError, Refused
 from agentcom.messages import Assign, AttemptBeat, AttemptHeld, Beat, Cancel, HostOffer, ResultAck, Welcome
 from agentcom.model import FailureClass, Resources, TaskError, TaskSpec
-from agentcom_sidecar import agents, policy, quiet, workspace
+from agentcom_sidecar import agents, capabilities, policy, quiet, workspace
 from agentcom_sidecar.attempts import Attempts, Leftover
 from agentcom_sidecar.endpoints import EndpointWatch
 from agentcom_sidecar.outbox import Entry, Key, Outbox
-from agentcom_sidecar.resources import ResourceProbe, ResourceSample, detect_capabilities
+from agentcom_sidecar.resources import ResourceProbe
 from agentcom_sidecar.runs import Run
 from agentcom_sidecar.sandbox import kill_stale
 from agentcom_sidecar.session import Session, SessionEnded
@@ -44,7 +43,8 @@ EXECUTION = "agentcom_sidecar.execution"  # imported late: with all backends it 
 SEND_AT_ONCE = 16  # results per round, so that heartbeats get between large ones
 SEND_ROUND_S = 0.25
 LOG_ROUND_S = 0.25
-SAMPLE_EVERY_S = 4.0
+SAMPLES_PER_REPORT = 1.25  # so that each report has a sample of its own
+SAMPLE_OLD_REPORTS = 2  # a sample this old is told no more: what it comes from hangs
 SWEEP_EVERY_S = 3600.0
 DISK_RETRY_S = 5.0
 STOP_S_MAX = 2.2  # for running attempts to end, of the three seconds that a stop may take
@@ -69,7 +69,10 @@ class Daemon:
         self._carriers: set[asyncio.Task[None]] = set()
         self._probe = ResourceProbe(home.sidecar)
         self._sample: Resources | None = None
-        self._capabilities: tuple[str, ...] = ()
+        self._sampled_at = 0.0
+        self._tools = capabilities.Tools()
+        self._told: tuple[str, ...] = ()  # the capabilities that the hub knows of
+        self._faults: dict[str, str] = {}  # that the log has told
         self._stop = asyncio.Event()
         self._is_broken = False
         self._result_waiting = asyncio.Event()
@@ -81,6 +84,7 @@ class Daemon:
             process=secrets.token_hex(16),
             heartbeat_s=settings.queue.heartbeat_s,
             lease_s=settings.queue.lease_s,
+            resources_s=settings.sidecar.resources_s,
         )
         self._watch = EndpointWatch(settings.endpoints, self.session.send)
 
@@ -90,13 +94,14 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         await self._recover()
-        await self._take_sample()
+        await asyncio.gather(self._take_sample(), asyncio.to_thread(self._tools.list))
         parts = (
             self.session.run(),
             self._stop.wait(),
             self._deliver(),
             self._stream_logs(),
             self._keep_sampling(),
+            self._keep_looking(),
             self._watch.run(),
             self._watch.answer(),
             self._keep_sweeping(),
@@ -190,12 +195,13 @@ class Daemon:
             for each in self.outbox
             if each.key not in self.runs
         ]
+        self._told = self._capabilities()
         return HostOffer(
             name=self._name,
             agents=offers,
-            capabilities=tuple(dict.fromkeys((*self._capabilities, *own)))[: limits.CAPABILITIES_MAX],
+            capabilities=self._told,
             attempts=tuple(held[: limits.ATTEMPTS_PER_HOST_MAX]),
-            resources=self._sample,
+            resources=self.resources(),
             sandbox=policy.ISOLATION,
             quiet_until_ms=self.quiet_until_ms(),
             preferred=self.settings.sidecar.preferred,
@@ -217,7 +223,20 @@ class Daemon:
         return [key for key, run in self.runs.items() if run.is_accepted]
 
     def resources(self) -> Resources | None:
-        return self._sample
+        """None when the last sample is old: what the host cannot find out the hub must not take for new."""
+        age_s = time.monotonic() - self._sampled_at
+        return self._sample if age_s <= SAMPLE_OLD_REPORTS * self.settings.sidecar.resources_s else None
+
+    def new_capabilities(self) -> tuple[str, ...] | None:
+        found = self._capabilities()
+        if found == self._told:
+            return None
+        self._told = found
+        return found
+
+    def _capabilities(self) -> tuple[str, ...]:
+        declared, found = self.settings.sidecar.capabilities, capabilities.found_on(self._sample)
+        return capabilities.offered(declared, found, self._tools.known)
 
     def welcomed(self, welcome: Welcome) -> None:
         self._hub_names = {hub_wide: local for local, hub_wide in welcome.names.items()}
@@ -399,14 +418,29 @@ class Daemon:
 
     async def _keep_sampling(self) -> None:
         while True:
-            await asyncio.sleep(SAMPLE_EVERY_S)
+            await asyncio.sleep(self.settings.sidecar.resources_s / SAMPLES_PER_REPORT)
             await self._take_sample()
 
     async def _take_sample(self) -> None:
-        sample = await asyncio.to_thread(self._probe.sample)
-        self._sample = resources_of(sample)
-        if not self._capabilities:
-            self._capabilities = tuple(detect_capabilities(sample.gpus))
+        self._sample = await asyncio.to_thread(self._probe.sample)
+        self._sampled_at = time.monotonic()
+        self._tell_faults("figure_not_read", self._probe.faults)
+
+    def _tell_faults(self, event: str, faults: dict[str, str]) -> None:
+        """Each reason once."""
+        for name, reason in faults.items():
+            if self._faults.get(f"{event} {name}") != reason:
+                self._faults[f"{event} {name}"] = reason
+                self._log.info(event, name=name, reason=reason)
+
+    async def _keep_looking(self) -> None:
+        """Which tools there are; a new or updated one is offered at the next heartbeat."""
+        await self._welcome
+        while True:
+            await self._tools.look()
+            self._tell_faults("tool_not_offered", self._tools.faults)
+            every_s = self.settings.sidecar.tools_s
+            await (asyncio.sleep(every_s) if every_s else self._stop.wait())
 
     async def _keep_sweeping(self) -> None:
         await self._welcome
@@ -459,16 +493,6 @@ def _interrupted(left: Leftover) -> Entry:
         error=error,
         held_as="interrupted" if is_known else "unknown",
     )
-
-
-def resources_of(sample: ResourceSample) -> Resources:
-    """The sample as the wire has it: what is unknown is left out."""
-    known = {name: value for name, value in msgspec.to_builtins(sample).items() if value is not None}
-    known["gpus"] = [
-        {"name": gpu.get("name") or "GPU", **{k: v for k, v in gpu.items() if v is not None and k != "name"}}
-        for gpu in known.get("gpus", ())
-    ]
-    return msgspec.convert(known, Resources)
 
 
 async def _as_task(part: Awaitable[Any]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections.abc import Callable, Coroutine
@@ -38,7 +39,7 @@ HELLO_JITTER_S = 0.3  # after a restart of the hub every host greets it at once
 REFUSED_WAIT_S = 5.0  # before the next hello after "busy" or another refusal of it
 BACKOFF_S_MAX = 10.0
 SILENT_BEATS = 3  # heartbeats without an answer before the connection is given up
-RESOURCES_EVERY_S = 5.0
+RESOURCES_S = 5.0
 
 _EVENTS = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -70,6 +71,7 @@ class Host(Protocol):
     def quiet_until_ms(self) -> int: ...
     def beats(self) -> tuple[AttemptBeat, ...]: ...
     def resources(self) -> Resources | None: ...
+    def new_capabilities(self) -> tuple[str, ...] | None: ...
     def welcomed(self, welcome: Welcome) -> None: ...
     def received(self, message: Assign | Cancel | ResultAck | Beat) -> None: ...
 
@@ -89,6 +91,7 @@ class Session:
         process: str,
         heartbeat_s: float,
         lease_s: float,
+        resources_s: float = RESOURCES_S,
     ) -> None:
         self._host = host
         self._key = key
@@ -96,6 +99,7 @@ class Session:
         self._process = process
         self._heartbeat_s = heartbeat_s
         self._lease_s = lease_s
+        self._resources_s = resources_s
         self._log = logs.get()
         self._context = zmq.asyncio.Context()
         self._socket: zmq.asyncio.Socket | None = None
@@ -250,14 +254,20 @@ class Session:
             attempts=self._host.beats()[: limits.ATTEMPTS_PER_HOST_MAX],
             resources=self._due_resources(),
             quiet_until_ms=self._host.quiet_until_ms(),
+            capabilities=self._host.new_capabilities(),
         )
 
     def _due_resources(self) -> Resources | None:
         now = time.monotonic()
-        if now - self._resources_sent < RESOURCES_EVERY_S * 0.9:
+        if now - self._resources_sent < self._resources_s * 0.9:
+            return None
+        found = self._host.resources()
+        if found is None:
             return None
         self._resources_sent = now
-        return self._host.resources()
+        # The hub calls figures old by this: heartbeats carry them, so they never come more often.
+        every_s = math.ceil(max(self._resources_s, self._heartbeat_s))
+        return msgspec.structs.replace(found, every_s=min(max(1, every_s), limits.REPORT_S_MAX))
 
     async def _silence(self, address: HubAddress) -> None:
         """Ends the connection when there is none, when the hub has moved, or when nothing comes through."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
-import types
+import threading
 from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,75 +13,24 @@ from typing import Any
 
 import pytest
 
-from agentcom_sidecar.resources import Gpu, ResourceProbe, ResourceSample, detect_capabilities
+from agentcom.figures import Container, Gpu, GpuProcess, Resources
+from agentcom_sidecar.resources import ResourceProbe
+from agentcom_sidecar.resources.apple import AppleGpu
+from agentcom_sidecar.resources.nvidia import RETRY_SAMPLES
+from agentcom_sidecar.resources.reading import Faults
+from tests.fake_nvml import (
+    DRIVER_NOT_LOADED,
+    GPU_IS_LOST,
+    LIBRARY_NOT_FOUND,
+    NO_PERMISSION,
+    NOT_SUPPORTED,
+    VERSION_MISMATCH,
+    FakeNvml,
+)  # fmt: skip
 
 GIB = 1024**3
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 CpuTimes = namedtuple("CpuTimes", "user nice system idle iowait irq softirq steal guest guest_nice")
-
-
-class NVMLError(Exception):
-    pass
-
-
-class NVMLError_NotSupported(NVMLError):
-    pass
-
-
-class NVMLError_GpuIsLost(NVMLError):
-    pass
-
-
-class FakeNvml(types.ModuleType):
-    """A pynvml with two GPUs; `broken` maps (call, device index or None) to the exception it raises."""
-
-    NVML_TEMPERATURE_GPU = 0
-    NVMLError_NotSupported = NVMLError_NotSupported
-
-    def __init__(self, broken: dict[tuple[str, int | None], Exception] | None = None) -> None:
-        super().__init__("pynvml")
-        self.broken = broken or {}
-        self.inits = 0
-
-    def _fail(self, call: str, handle: int | None = None) -> None:
-        error = self.broken.get((call, handle))
-        if error is not None:
-            raise error
-
-    def nvmlInit(self) -> None:
-        self.inits += 1
-        self._fail("nvmlInit")
-
-    def nvmlDeviceGetCount(self) -> int:
-        self._fail("nvmlDeviceGetCount")
-        return 2
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
-        self._fail("nvmlDeviceGetHandleByIndex", index)
-        return index
-
-    def nvmlDeviceGetName(self, handle: int) -> str | bytes:
-        self._fail("nvmlDeviceGetName", handle)
-        return b"Old Card" if handle == 0 else "New Card"
-
-    def nvmlDeviceGetUUID(self, handle: int) -> str:
-        self._fail("nvmlDeviceGetUUID", handle)
-        return f"GPU-{handle}"
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
-        self._fail("nvmlDeviceGetMemoryInfo", handle)
-        return SimpleNamespace(total=24 * GIB, used=(handle + 1) * GIB, free=0)
-
-    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
-        self._fail("nvmlDeviceGetUtilizationRates", handle)
-        return SimpleNamespace(gpu=40 + handle, memory=7)
-
-    def nvmlDeviceGetTemperature(self, handle: int, sensor: int) -> int:
-        self._fail("nvmlDeviceGetTemperature", handle)
-        return 55
-
-    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
-        self._fail("nvmlDeviceGetPowerUsage", handle)
-        return 123_456
 
 
 class FakeSystem:
@@ -120,7 +70,7 @@ def probe_of(tmp_path: Path, nvml: Any = None, system: Any = None) -> ResourcePr
     (tmp_path / "proc" / "self").mkdir(parents=True, exist_ok=True)
     return ResourceProbe(
         tmp_path,
-        nvml=nvml or FakeNvml({("nvmlInit", None): NVMLError("Library Not Found")}),
+        nvml=nvml or FakeNvml({("nvmlInit", None): LIBRARY_NOT_FOUND}),
         system=system or FakeSystem(),
         sysfs_root=tmp_path / "sys",
         proc_root=tmp_path / "proc",
@@ -136,7 +86,7 @@ def write(root: Path, files: dict[str, str]) -> None:
 
 def test_a_sample_has_the_hosts_processors_memory_and_disk(tmp_path: Path) -> None:
     sample = probe_of(tmp_path).sample()
-    assert sample.cpu_per_logical == [25.0, 100.0]
+    assert sample.cpu_per_logical == (25.0, 100.0)
     assert sample.cpu_percent == 62.5
     assert (sample.load_1m, sample.load_5m, sample.load_15m) == (1.5, 1.0, 0.5)
     assert (sample.ram_total_bytes, sample.ram_available_bytes) == (64 * GIB, 48 * GIB)
@@ -150,7 +100,7 @@ def test_processor_use_is_unknown_when_no_time_has_passed(tmp_path: Path) -> Non
     probe.sample()
     second = probe.sample()  # the fake's times stand still now
     assert second.cpu_percent is None
-    assert second.cpu_per_logical is None
+    assert second.cpu_per_logical == ()
 
 
 def test_waiting_for_the_disk_is_not_processor_use(tmp_path: Path) -> None:
@@ -181,9 +131,9 @@ def test_a_failing_system_call_costs_its_own_values_only(
     setattr(system, call, fail)
     probe = probe_of(tmp_path, system=system)
     broken, whole = probe.sample(), probe_of(tmp_path).sample()
-    for name in ResourceSample.__struct_fields__:
+    for name in Resources.__struct_fields__:
         if name in fields:
-            assert getattr(broken, name) is None
+            assert not getattr(broken, name)
         else:
             assert getattr(broken, name) == getattr(whole, name)
     assert any("Input/output error" in reason for reason in probe.faults.values())
@@ -193,10 +143,13 @@ def test_nvidia_gpus_are_read_through_nvml(tmp_path: Path) -> None:
     nvml = FakeNvml()
     sample = probe_of(tmp_path, nvml).sample()
     assert sample.vram_source == "nvml"
-    assert sample.gpus == [
-        Gpu("Old Card", "GPU-0", "nvml", 24 * GIB, 1 * GIB, False, 40.0, 55.0, 123.456),
-        Gpu("New Card", "GPU-1", "nvml", 24 * GIB, 2 * GIB, False, 41.0, 55.0, 123.456),
-    ]
+    assert sample.gpus == tuple(
+        Gpu(
+            name=f"NVIDIA {age} Card", uuid=f"GPU-{n}", vendor="nvidia", source="nvml", vram_total_bytes=24 * GIB,
+            vram_used_bytes=(n + 1) * GIB, utilisation_percent=40.0 + n, temperature_c=55.0, power_w=123.456,
+        )
+        for n, age in enumerate(("Old", "New"))
+    )  # fmt: skip
 
 
 def test_nvml_is_initialised_once(tmp_path: Path) -> None:
@@ -209,13 +162,13 @@ def test_nvml_is_initialised_once(tmp_path: Path) -> None:
 
 
 def test_a_host_without_a_driver_has_no_gpus_and_is_not_asked_again(tmp_path: Path) -> None:
-    nvml = FakeNvml({("nvmlInit", None): NVMLError("NVML Shared Library Not Found")})
+    nvml = FakeNvml({("nvmlInit", None): LIBRARY_NOT_FOUND})
     probe = probe_of(tmp_path, nvml)
     for _ in range(2):
         sample = probe.sample()
-        assert (sample.gpus, sample.vram_source) == ([], None)
+        assert (sample.gpus, sample.vram_source) == ((), None)
     assert nvml.inits == 1
-    assert probe.faults["nvml"] == "NVMLError: NVML Shared Library Not Found"
+    assert probe.faults["nvml"] == "NVMLError_LibraryNotFound: NVML Shared Library Not Found"
 
 
 @pytest.mark.parametrize(
@@ -232,31 +185,151 @@ def test_what_a_gpu_does_not_support_is_unknown_and_the_rest_stays(
     tmp_path: Path, call: str, field: str
 ) -> None:
     whole = probe_of(tmp_path, FakeNvml()).sample().gpus
-    broken = probe_of(tmp_path, FakeNvml({(call, 0): NVMLError_NotSupported("Not Supported")})).sample().gpus
+    broken = probe_of(tmp_path, FakeNvml({(call, 0): NOT_SUPPORTED})).sample().gpus
     assert broken[1] == whole[1]
     for name in Gpu.__struct_fields__:
-        expected = None if name == field else getattr(whole[0], name)
+        expected = ("NVIDIA GPU" if name == "name" else None) if name == field else getattr(whole[0], name)
         assert getattr(broken[0], name) == expected
 
 
 def test_a_lost_gpu_is_left_out_and_the_other_is_kept(tmp_path: Path) -> None:
-    nvml = FakeNvml({("nvmlDeviceGetHandleByIndex", 0): NVMLError_GpuIsLost("GPU is lost")})
+    nvml = FakeNvml({("nvmlDeviceGetHandleByIndex", 0): GPU_IS_LOST})
     probe = probe_of(tmp_path, nvml)
     assert [gpu.uuid for gpu in probe.sample().gpus] == ["GPU-1"]
-    nvml.broken.clear()
+    nvml.fails.clear()
     assert [gpu.uuid for gpu in probe.sample().gpus] == ["GPU-0", "GPU-1"]
     assert "gpu0.handle" not in probe.faults
 
 
+def test_a_gpu_that_is_lost_after_its_handle_was_given_is_left_out_and_comes_back(tmp_path: Path) -> None:
+    nvml = FakeNvml()
+    probe = probe_of(tmp_path, nvml)
+    probe.sample()
+    nvml.lost = {0}
+    assert [gpu.uuid for gpu in probe.sample().gpus] == ["GPU-1"]
+    assert probe.faults["gpu0.memory"] == "NVMLError_GpuIsLost: GPU is lost"
+    nvml.lost = set()
+    assert [gpu.uuid for gpu in probe.sample().gpus] == ["GPU-0", "GPU-1"]
+    assert not [name for name in probe.faults if name.startswith("gpu0")]
+
+
+def test_a_driver_that_was_unloaded_is_begun_anew_when_it_is_back(tmp_path: Path) -> None:
+    nvml = FakeNvml()
+    probe = probe_of(tmp_path, nvml)
+    assert len(probe.sample().gpus) == 2
+    nvml.is_loaded = False
+    assert probe.sample().gpus == ()
+    assert probe.faults["nvml.count"] == "NVMLError_Uninitialized: Uninitialized"
+    assert len(probe.sample().gpus) == 2
+    assert nvml.inits == 2
+
+
+@pytest.mark.parametrize("code", [LIBRARY_NOT_FOUND, DRIVER_NOT_LOADED, VERSION_MISMATCH, NO_PERMISSION])
+def test_a_driver_that_is_installed_later_is_found(tmp_path: Path, code: int) -> None:
+    nvml = FakeNvml({("nvmlInit", None): code})
+    probe = probe_of(tmp_path, nvml)
+    probe.sample()
+    nvml.fails.clear()
+    found = [len(probe.sample().gpus) for _ in range(RETRY_SAMPLES + 1)]
+    assert found == [0] * RETRY_SAMPLES + [2]
+
+
+def test_a_driver_that_hangs_costs_the_gpus_and_nothing_else(tmp_path: Path) -> None:
+    nvml = FakeNvml()
+    answered = threading.Event()
+    nvml.hangs = answered.wait
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    probe = ResourceProbe(
+        tmp_path,
+        nvml=nvml,
+        system=FakeSystem(),
+        sysfs_root=tmp_path,
+        proc_root=tmp_path / "proc",
+        answer_s=0.01,
+    )
+    for reason in ("TimeoutError: no answer within 0.01 s", "TimeoutError: an earlier call has not answered"):
+        sample = probe.sample()
+        assert (sample.gpus, sample.ram_total_bytes) == ((), 64 * GIB)
+        assert probe.faults["gpus"] == reason
+    assert [thread.name for thread in threading.enumerate() if thread.daemon and "(run)" in thread.name]
+    answered.set()
+
+
+def test_processes_are_named_with_what_they_hold_the_largest_first(tmp_path: Path) -> None:
+    nvml = FakeNvml()
+    nvml.processes = {0: [(30, 2 * GIB), (7, 9 * GIB), (8, None)]}
+    write(tmp_path / "proc", {"7/comm": "ollama_llama_se", "30/comm": "python3"})
+    first, second = probe_of(tmp_path, nvml).sample().gpus
+    assert first.processes == (
+        GpuProcess(pid=7, name="ollama_llama_se", vram_bytes=9 * GIB),
+        GpuProcess(pid=30, name="python3", vram_bytes=2 * GIB),
+        GpuProcess(pid=8),
+    )
+    assert second.processes == ()
+    nvml.processes = {0: [(pid, pid) for pid in range(1, 99)]}
+    first, _ = probe_of(tmp_path, nvml).sample().gpus
+    assert [each.pid for each in first.processes] == list(range(98, 82, -1))
+
+
+def test_an_apple_gpu_has_its_part_of_the_systems_memory(tmp_path: Path) -> None:
+    known = {
+        "machdep.cpu.brand_string": "Apple M3 Max",
+        "iogpu.wired_limit_mb": "0",
+        "hw.memsize": str(64 * GIB),
+    }
+    asked: list[str] = []
+
+    def sysctl(name: str) -> str:
+        asked.append(name)
+        return known[name]
+
+    gone = FakeNvml({("nvmlInit", None): LIBRARY_NOT_FOUND})
+    probe = ResourceProbe(
+        tmp_path,
+        nvml=gone,
+        system=FakeSystem(),
+        sysfs_root=tmp_path,
+        proc_root=tmp_path,
+        sysctl=sysctl,
+        is_apple=True,
+    )
+    sample = probe.sample()
+    expected = Gpu(
+        name="Apple M3 Max", vendor="apple", source="unified", vram_is_ram=True, vram_total_bytes=48 * GIB,
+        vram_used_bytes=16 * GIB,
+    )  # fmt: skip
+    assert (sample.gpus, sample.vram_source) == ((expected,), "unified")
+    probe.sample()
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("limit_mb", "memsize", "total"),
+    [
+        ("30000", "0", 30000 << 20),
+        ("0", str(36 * GIB), 24 * GIB),
+        ("?", str(64 * GIB), 48 * GIB),
+        ("0", "?", None),
+    ],
+)
+def test_what_an_apple_gpu_may_use_is_set_by_its_owner_or_follows_from_the_memory(
+    limit_mb: str, memsize: str, total: int | None
+) -> None:
+    known = {"iogpu.wired_limit_mb": limit_mb, "hw.memsize": memsize}
+    (gpu,) = AppleGpu(known.__getitem__, Faults()).read(64 * GIB, 60 * GIB)
+    assert (gpu.vram_total_bytes, gpu.name) == (total, "Apple GPU")
+    assert gpu.vram_used_bytes == (4 * GIB if total else None)
+
+
 def test_a_gpu_that_shares_the_systems_memory_reports_that(tmp_path: Path) -> None:
-    nvml = FakeNvml({("nvmlDeviceGetMemoryInfo", 0): NVMLError_NotSupported("Not Supported")})
+    nvml = FakeNvml({("nvmlDeviceGetMemoryInfo", 0): NOT_SUPPORTED})
     shared, own = probe_of(tmp_path, nvml).sample().gpus
     assert (shared.vram_total_bytes, shared.vram_used_bytes, shared.vram_is_ram) == (64 * GIB, 16 * GIB, True)
     assert (own.vram_total_bytes, own.vram_is_ram) == (24 * GIB, False)
 
 
 def test_memory_that_may_not_be_read_is_unknown(tmp_path: Path) -> None:
-    nvml = FakeNvml({("nvmlDeviceGetMemoryInfo", 0): NVMLError("Insufficient Permissions")})
+    nvml = FakeNvml({("nvmlDeviceGetMemoryInfo", 0): NO_PERMISSION})
     gpu = probe_of(tmp_path, nvml).sample().gpus[0]
     assert (gpu.vram_total_bytes, gpu.vram_used_bytes, gpu.vram_is_ram) == (None, None, False)
 
@@ -270,33 +343,30 @@ def test_a_reading_that_cannot_be_true_is_unknown(tmp_path: Path) -> None:
 
 
 def test_a_driver_that_knows_only_the_newer_temperature_call_is_read_by_it(tmp_path: Path) -> None:
-    nvml = FakeNvml({("nvmlDeviceGetTemperature", 0): NVMLError_NotSupported("Not Supported")})
+    nvml = FakeNvml({("nvmlDeviceGetTemperature", 0): NOT_SUPPORTED})
     nvml.nvmlDeviceGetTemperatureV = lambda handle, sensor: 61  # type: ignore[attr-defined]
     assert [gpu.temperature_c for gpu in probe_of(tmp_path, nvml).sample().gpus] == [61.0, 55.0]
 
 
-AMD_CARD = {
-    "class/drm/card1/device/mem_info_vram_total": str(16 * GIB),
-    "class/drm/card1/device/mem_info_vram_used": str(3 * GIB),
-    "class/drm/card1/device/gpu_busy_percent": "83",
-    "class/drm/card1/device/unique_id": "f00dcafe",
-    "class/drm/card1/device/device": "0x744c",
-    "class/drm/card1/device/hwmon/hwmon4/temp1_input": "64000",
-    "class/drm/card1/device/hwmon/hwmon4/power1_average": "201000000",
-}
+def amd_probe(nvml: Any = None) -> ResourceProbe:
+    gone = FakeNvml({("nvmlInit", None): LIBRARY_NOT_FOUND})
+    trees = {"sysfs_root": FIXTURES / "amdgpu" / "sys", "proc_root": FIXTURES / "nowhere"}
+    return ResourceProbe(FIXTURES, nvml=nvml or gone, system=FakeSystem(), **trees)
 
 
-def test_an_amd_card_is_read_from_sysfs(tmp_path: Path) -> None:
-    write(tmp_path / "sys", AMD_CARD)
-    write(
-        tmp_path / "sys",
-        {"class/drm/card0/device/device": "0x1234", "class/drm/card1-DP-1/status": "connected"},
-    )
-    sample = probe_of(tmp_path).sample()
+def test_amd_cards_are_read_from_sysfs() -> None:
+    sample = amd_probe().sample()
     assert sample.vram_source == "sysfs"
-    assert sample.gpus == [
-        Gpu("AMD 0x744c", "f00dcafe", "sysfs", 16 * GIB, 3 * GIB, False, 83.0, 64.0, 201.0)
-    ]
+    assert sample.gpus == (
+        Gpu(
+            name="AMD 0x744c", uuid="1d5b8a4e7c0f2a31", vendor="amd", source="sysfs", vram_total_bytes=25753026560,
+            vram_used_bytes=13958643712, utilisation_percent=83.0, temperature_c=64.0, power_w=201.0,
+        ),
+        Gpu(
+            name="AMD 0x164e", uuid="device", vendor="amd", source="sysfs", vram_total_bytes=536870912,
+            vram_used_bytes=402653184, utilisation_percent=4.0, temperature_c=45.0, power_w=32.096,
+        ),
+    )  # fmt: skip
 
 
 def test_an_amd_card_without_sensors_has_unknown_values(tmp_path: Path) -> None:
@@ -307,10 +377,9 @@ def test_an_amd_card_without_sensors_has_unknown_values(tmp_path: Path) -> None:
     assert unknown == (None, None, None, None)
 
 
-def test_cards_of_both_makers_are_reported_together(tmp_path: Path) -> None:
-    write(tmp_path / "sys", AMD_CARD)
-    sample = probe_of(tmp_path, FakeNvml()).sample()
-    assert [gpu.source for gpu in sample.gpus] == ["nvml", "nvml", "sysfs"]
+def test_cards_of_both_makers_are_reported_together() -> None:
+    sample = amd_probe(FakeNvml()).sample()
+    assert [gpu.source for gpu in sample.gpus] == ["nvml", "nvml", "sysfs", "sysfs"]
     assert sample.vram_source == "nvml"
 
 
@@ -348,6 +417,49 @@ def test_the_old_control_groups_are_understood_too(tmp_path: Path) -> None:
     assert sample.logical_cpus == 1
 
 
+@pytest.mark.parametrize(
+    ("tree", "limit", "used", "processors"),
+    [("cgroup-v1", 512 << 20, 166862848 - 52432896, 1.5), ("cgroup-v2", 8 * GIB, 5 * GIB, 2.5)],
+)
+def test_the_limits_of_a_container_are_reported_and_bound_what_can_be_had(
+    tree: str, limit: int, used: int, processors: float
+) -> None:
+    nvml = FakeNvml({("nvmlInit", None): LIBRARY_NOT_FOUND})
+    root = FIXTURES / tree
+    probe = ResourceProbe(
+        FIXTURES,
+        nvml=nvml,
+        system=FakeSystem(),
+        sysfs_root=root / "sys",
+        proc_root=root / "proc",
+        clock=lambda: 0.0,
+    )
+    sample = probe.sample()
+    assert sample.container == Container(
+        cpu_limit=processors, memory_limit_bytes=limit, memory_used_bytes=used
+    )
+    assert (sample.ram_total_bytes, sample.ram_available_bytes) == (limit, limit - used)
+    assert sample.logical_cpus == min(math.ceil(processors), len(os.sched_getaffinity(0)))
+
+
+def test_a_container_that_has_used_up_its_quota_is_busy_on_an_idle_machine(tmp_path: Path) -> None:
+    write(tmp_path / "proc", {"self/cgroup": "0::/"})
+    group = tmp_path / "sys" / "fs" / "cgroup"
+    write(group, {"cpu.max": "200000 100000", "cpu.stat": "usage_usec 1000000"})
+    seconds = iter((0.0, 10.0, 20.0, 20.0))
+    nvml = FakeNvml({("nvmlInit", None): LIBRARY_NOT_FOUND})
+    probe = ResourceProbe(
+        tmp_path, nvml=nvml, system=FakeSystem(), sysfs_root=tmp_path / "sys", proc_root=tmp_path / "proc",
+        clock=lambda: next(seconds),
+    )  # fmt: skip
+    found = []
+    for used_us in (1_000_000, 20_000_000, 35_000_000, 36_000_000):
+        write(group, {"cpu.stat": f"usage_usec {used_us}"})
+        container = probe.sample().container
+        found.append(container.cpu_percent if container else None)
+    assert found == [None, 95.0, 75.0, None]
+
+
 def test_a_group_without_limits_leaves_the_hosts_figures(tmp_path: Path) -> None:
     write(tmp_path / "proc", {"self/cgroup": "4:memory:/\n0::/"})
     write(
@@ -380,15 +492,3 @@ def test_this_very_host_can_be_sampled_from_a_worker_thread(tmp_path: Path) -> N
     assert sample.disk_total_bytes is not None
     assert sample.logical_cpus is not None
     assert sample.logical_cpus >= 1
-
-
-def test_capabilities_name_the_system_its_gpus_and_the_tools_on_the_path(tmp_path: Path) -> None:
-    for name in ("git", "go", "unrelated"):
-        (tmp_path / name).write_text("#!/bin/sh\n")
-        (tmp_path / name).chmod(0o755)
-    (tmp_path / "node").write_text("not executable")
-    found = detect_capabilities([Gpu("A", None, "nvml"), Gpu("B", None, "sysfs")], path=str(tmp_path))
-    assert found == sorted(found)
-    assert {"os:linux", "gpu:nvidia", "gpu:amd", "tool:git", "tool:go"} <= set(found)
-    assert [each for each in found if each.startswith("tool:")] == ["tool:git", "tool:go"]
-    assert not [each for each in detect_capabilities(path=str(tmp_path)) if each.startswith("gpu:")]

@@ -127,3 +127,17 @@ def test_a_task_that_waits_for_a_version_starts_when_its_host_comes_back_with_it
     newer = host_offer("box", capabilities=("tool:node=20.0.0",))
     HostEnd(rig, key, rig.peer(), offer=newer).hello()
     assert [one.route.host for one in rig.sent(m.Assign)] == ["box"]
+
+
+def test_a_tool_that_was_installed_lets_a_waiting_task_start_at_the_next_heartbeat() -> None:
+    rig = Rig()
+    box = rig.host("box")
+    rig.admin.submit(shell_task(needs=("tool:node>=20",)))
+    box.beat(capabilities=("tool:node=18.0.0",))
+    assert rig.sent(m.Assign) == []
+    box.beat(capabilities=("tool:node=20.0.0",))
+    assert [one.route.host for one in rig.sent(m.Assign)] == ["box"]
+    (host,) = rig.admin.ask(m.HostList())["hosts"]
+    assert host["capabilities"] == ["tool:node=20.0.0"]
+    rig.start()
+    assert rig.hub.fleet.host_named("box").record.capabilities == ("tool:node=20.0.0",)
