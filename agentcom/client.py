@@ -314,8 +314,9 @@ class Client(Caller):
     def agent_cordon(self, agent: str, cordoned: bool = True) -> JsonObject:
         return _object(self._ask(m.AgentCordon, agent=agent, cordoned=cordoned))
 
-    def agent_remove(self, agent: str) -> JsonObject:
-        return _object(self._ask(m.AgentRemove, agent=agent))
+    def agent_remove(self, agent: str, now: bool = False) -> JsonObject:
+        """Drains it first, unless `now`: {agent, removed, draining}."""
+        return _object(self._ask(m.AgentRemove, agent=agent, now=now))
 
     def host_list(self) -> JsonObject:
         return _object(self.call(m.HostList()))
@@ -327,8 +328,9 @@ class Client(Caller):
         answer = _object(self._ask(m.HostInvite, key=pair.public, role=role, name=name))
         return JoinCode(answer["address"], answer["hub_key"], pair.secret, Role(role)), answer
 
-    def host_remove(self, host: str) -> JsonObject:
-        return _object(self._ask(m.HostRemove, host=host))
+    def host_remove(self, host: str, now: bool = False) -> JsonObject:
+        """Drains it first, unless `now`: {host, removed, draining}."""
+        return _object(self._ask(m.HostRemove, host=host, now=now))
 
     def host_drain(self, host: str, draining: bool = True) -> JsonObject:
         return _object(self._ask(m.HostDrain, host=host, draining=draining))
@@ -356,8 +358,9 @@ class Client(Caller):
     ) -> JsonObject:
         return _object(self._ask(m.EndpointUpdate, endpoint=endpoint, name=name, cap=cap, num_ctx=num_ctx))
 
-    def endpoint_remove(self, endpoint: str) -> JsonObject:
-        return _object(self._ask(m.EndpointRemove, endpoint=endpoint))
+    def endpoint_remove(self, endpoint: str, now: bool = False) -> JsonObject:
+        """Drains it first, unless `now`: {endpoint, removed, draining}."""
+        return _object(self._ask(m.EndpointRemove, endpoint=endpoint, now=now))
 
     def endpoint_probe(self, endpoint: str) -> JsonObject:
         return _object(self._ask(m.EndpointProbeNow, endpoint=endpoint))

@@ -577,6 +577,7 @@ class EndpointRecord(Struct, kw_only=True):
     slots: int = 0
     measures: dict[str, ModelMeasure] = {}  # by canonical model
     hung: dict[str, str] = {}  # models that gave no byte, and the reason, so that a start of the hub knows
+    draining: bool = False  # it gets no new work and goes when the last call has ended
 
 
 class TrendRecord(Struct, frozen=True, array_like=True):
@@ -601,6 +602,8 @@ class HostRecord(Struct, kw_only=True):
     sandbox: str = ""
     draining: bool = False
     trend: TrendRecord | None = None
+    removing: bool = False  # it goes when its last attempt has ended
+    removed_by: str = ""
 
 
 class AgentRecord(Struct, kw_only=True):
@@ -616,6 +619,7 @@ class AgentRecord(Struct, kw_only=True):
     cordoned: bool = False
     completed_count: int = 0
     failed_count: int = 0
+    removing: bool = False
 
 
 class PrincipalRecord(Struct, kw_only=True):

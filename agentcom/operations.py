@@ -147,9 +147,11 @@ class AgentCordon(Struct, tag_field="op", tag="agent_cordon", frozen=True, kw_on
 
 
 class AgentRemove(Struct, tag_field="op", tag="agent_remove", frozen=True, kw_only=True):
-    """Forgets an offline agent."""
+    """Gives an agent no new work and forgets it when what it does has ended; with `now` that goes back to the queue,
+    without spending a retry. One that its host still offers comes back with that host's next hello."""
 
     agent: Name
+    now: bool = False
 
 
 class HostList(Struct, tag_field="op", tag="host_list", frozen=True, kw_only=True):
@@ -165,9 +167,11 @@ class HostInvite(Struct, tag_field="op", tag="host_invite", frozen=True, kw_only
 
 
 class HostRemove(Struct, tag_field="op", tag="host_remove", frozen=True, kw_only=True):
-    """Revokes a host's key, ends its sessions and gives its work back to the queue."""
+    """Gives a host no new work, and revokes its key when what it does has ended; with `now` at once: its work goes
+    back to the queue without spending a retry."""
 
     host: Name
+    now: bool = False
 
 
 class HostDrain(Struct, tag_field="op", tag="host_drain", frozen=True, kw_only=True):
@@ -198,7 +202,11 @@ class EndpointUpdate(Struct, tag_field="op", tag="endpoint_update", frozen=True,
 
 
 class EndpointRemove(Struct, tag_field="op", tag="endpoint_remove", frozen=True, kw_only=True):
+    """Gives an endpoint no new work and forgets it when the last call has ended; with `now` its work goes back to the
+    queue, without spending a retry."""
+
     endpoint: Label
+    now: bool = False
 
 
 class EndpointProbeNow(Struct, tag_field="op", tag="endpoint_probe", frozen=True, kw_only=True):

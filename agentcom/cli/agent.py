@@ -63,11 +63,13 @@ def _done(invocation: Invocation, found: JsonObject, text: str) -> None:
 
 @agent.command()
 @name
+@output.now_option
 @pass_invocation
-def remove(invocation: Invocation, name: str) -> None:
-    """Forget an offline agent."""
+def remove(invocation: Invocation, name: str, now: bool) -> None:
+    """Forget an agent, as soon as what it does has ended."""
     with invocation.client() as client:
-        _done(invocation, client.agent_remove(name), f"{output.plain(name)} is forgotten")
+        found = client.agent_remove(name, now)
+    _done(invocation, found, output.removal(name, found))
 
 
 @agent.command()

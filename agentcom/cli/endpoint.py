@@ -114,11 +114,13 @@ def update(
 
 @endpoint.command()
 @endpoint_name
+@output.now_option
 @pass_invocation
-def remove(invocation: Invocation, name: str) -> None:
-    """Forget an endpoint."""
+def remove(invocation: Invocation, name: str, now: bool) -> None:
+    """Forget an endpoint, as soon as the last call has ended."""
     with invocation.client() as client:
-        _done(invocation, client.endpoint_remove(name), f"{output.plain(name)} is removed")
+        found = client.endpoint_remove(name, now)
+    _done(invocation, found, output.removal(name, found))
 
 
 @endpoint.command()

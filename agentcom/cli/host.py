@@ -79,12 +79,13 @@ def invite(invocation: Invocation, role: str, name: str) -> None:
 
 @host.command()
 @name
+@output.now_option
 @pass_invocation
-def remove(invocation: Invocation, name: str) -> None:
-    """Revoke a host's key; its work goes back to the queue."""
+def remove(invocation: Invocation, name: str, now: bool) -> None:
+    """Forget a host and revoke its key, as soon as what it does has ended."""
     with invocation.client() as client:
-        found = client.host_remove(name)
-    _done(invocation, found, f"{output.plain(name)} is removed and its key revoked")
+        found = client.host_remove(name, now)
+    _done(invocation, found, output.removal(name, found))
 
 
 @host.command()

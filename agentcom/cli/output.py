@@ -26,6 +26,16 @@ STATE_COLOURS = {
 }  # fmt: skip
 
 
+now_option = click.option("--now", is_flag=True, help="At once; its work goes back to the queue.")
+
+
+def removal(name: str, found: dict[str, Any]) -> str:
+    """What became of a removal, in a line."""
+    if found.get("removed"):
+        return f"{plain(name)} is removed"
+    return f"{plain(name)} gets no new work, and goes when what it does has ended (--now: at once)"
+
+
 def document(value: object) -> None:
     """The one JSON document of a command with --json."""
     click.echo(json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))

@@ -415,17 +415,6 @@ class Fleet:
         agent.working = agent.stalled = agent.alone = False
         self._moved(agent, now)
 
-    def remove_agent(self, agent: Agent) -> None:
-        if agent.state is not AgentState.offline:
-            raise Refused(
-                "not_offline", f"{agent.record.name} is {agent.state}; stop its host first, or cordon it"
-            )
-        if agent.task:
-            raise Refused(
-                "busy", f"{agent.record.name} still holds task {agent.task}; wait for its lease to end"
-            )
-        self.drop_agent(agent)
-
     def remove_host(self, host: Host, by: str) -> None:
         for agent in self.agents_of(host):
             self.drop_agent(agent)
@@ -484,6 +473,7 @@ class Fleet:
             "vram": vram_view(resources, self.loaded_on(host.record.id)) if host.online else None,
             "resources_age_s": None if age is None else age / 1000,
             "draining": record.draining,
+            "removing": record.removing,
             "paused": host.paused,
             "quiet_until": rfc3339(host.quiet_until_ms) if host.quiet_until_ms else None,
             "preferred": record.id in self.preferred,
@@ -567,7 +557,8 @@ def agent_view(agent: Agent) -> JsonObject:
         "backends": [b.value for b in record.backends],
         "capabilities": list(record.capabilities),
         "cordoned": record.cordoned,
-        "draining": agent.host.record.draining,
+        "draining": agent.host.record.draining or record.removing,
+        "removing": record.removing,
         "unresponsive": agent.unresponsive,
         "stalled": agent.stalled,
         "blocked": _block_view(agent.block),

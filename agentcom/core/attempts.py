@@ -45,7 +45,15 @@ from agentcom.model import (
 
 NO_BODY = msgspec.Raw(b"\xc0")  # the shell puts the task's bytes in when it sends the assignment
 Outcome = Literal[
-    "completed", "failed", "interrupted", "cancelled", "lost", "declined", "unaccepted", "stalled"
+    "completed",
+    "failed",
+    "interrupted",
+    "cancelled",
+    "lost",
+    "declined",
+    "unaccepted",
+    "stalled",
+    "withdrawn",
 ]
 
 
@@ -488,6 +496,16 @@ class Attempts:
         self.stop(slot, error, now, outcome="stalled")
         self._table.agent[slot] = self._table.unaccepted[slot] = 0
         self.aftermath.worker_lost(slot, error, now)
+
+    def withdraw(self, is_meant: Callable[[Call | None, Agent], bool], now: Now) -> None:
+        """Stop running attempts and put their tasks back into their lanes: nobody has failed. O(agents)."""
+        for agent in list(self._fleet.agents.values()):
+            slot = self.held_by(agent.host, agent.task, agent.attempt)
+            if slot is None or not is_meant(self.calls.get((agent.task, agent.attempt)), agent):
+                continue
+            self.stop(slot, None, now, outcome="withdrawn")
+            self._table.agent[slot] = self._table.unaccepted[slot] = 0
+            self._tasks.move(slot, Move.back, now)
 
     def _learn(self, task: int, attempt: int, result: TaskResult) -> None:
         """What a complete call says of its endpoint and its model."""

@@ -149,6 +149,9 @@ class Circuits:
         for place in [place for place in self.asked_ms if place[0] == endpoint]:
             del self.asked_ms[place]
 
+    def host_gone(self, host: int) -> None:
+        self.ways.forget([place for place in self.ways.circuits if place[1] == host])
+
     def view(self, endpoint: int) -> JsonObject:
         """As people see them: of the endpoint, of the hosts that cannot reach it, of its models that hang."""
         circuit = self.endpoints.circuits.get(endpoint)

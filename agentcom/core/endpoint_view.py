@@ -29,6 +29,7 @@ def endpoint_view(registry: Registry, record: EndpointRecord) -> JsonObject:
         "cap": record.cap,
         "num_ctx": record.num_ctx or None,
         "found": record.found,
+        "draining": record.draining,
         "in_flight": in_flight,
         "models": [_model_view(model) for model in record.models],
         "load": registry.seen_load.get(record.id),

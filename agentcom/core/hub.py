@@ -45,6 +45,7 @@ from agentcom.core.lanes import task_of
 from agentcom.core.outlet import NEXT_EVENT, Outlet
 from agentcom.core.principals import Principals
 from agentcom.core.registry import Registry
+from agentcom.core.removal import Removals
 from agentcom.core.requests import Requests
 from agentcom.core.retention import Retention
 from agentcom.core.retries import RetryBudgets
@@ -130,6 +131,7 @@ class Hub:
             self.tasks, self.fleet, self.router, self.gates, self._has_room, self._assign
         )
         self.requests = Requests(self)
+        self.removals = Removals(self, self.out)
         self.retention = Retention(self.out, self.tasks)
         self.configuration = Configuration(self.out, settings)
         self.pace = pace_of(settings)
@@ -186,6 +188,7 @@ class Hub:
         if old is not None:
             self.watch.adopt(old.watch)
             succeed(self, old, now)
+        self.removals.load(now)
         return self.out.take()
 
     @property
@@ -239,6 +242,8 @@ class Hub:
                 self._timers(event, now)
             case _:
                 assert_never(event)
+        if self.removals:
+            self.removals.finish(now)
         if self._jumped_ms and self.out.has_records:
             # With a batch that is written anyway: one of its own would keep the loop from everything else.
             self.out.publish("queue", "clock_jumped", by_s=self._jumped_ms / 1000)

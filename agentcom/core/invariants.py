@@ -26,6 +26,8 @@ def check(hub: Hub) -> None:
     _check_gates(hub)
     _check_agents(hub)
     _check_calls(hub)
+    _check_circuits(hub)
+    _check_removals(hub)
     _check_fleet(hub)
     _check_sessions(hub)
     _check_principals(hub)
@@ -190,6 +192,30 @@ def _check_calls(hub: Hub) -> None:
     assert hub.registry.in_flight == dict(counted), (
         f"in flight {hub.registry.in_flight}, calls {dict(counted)}"
     )
+
+
+def _check_circuits(hub: Hub) -> None:
+    """Circuits are of endpoints and hosts that exist; what is shut is counted, and what hangs is in records."""
+    circuits, endpoints = hub.registry.circuits, hub.registry.endpoints
+    for breakers in (circuits.endpoints, circuits.ways, circuits.models):
+        shut = sum(one.state != "closed" for one in breakers.circuits.values())
+        assert shut == breakers.count_shut, f"{breakers.count_shut} shut circuits counted, {shut} are"
+    assert set(circuits.endpoints.circuits) <= set(endpoints), "a circuit of no endpoint"
+    places = set(circuits.ways.circuits)
+    assert all(e in endpoints and h in hub.fleet.hosts for e, h in places), f"ways to nowhere: {sorted(places)}"
+    hung = {(number, model) for number, one in endpoints.items() for model in one.hung}
+    assert hung == set(circuits.models.circuits), f"hung by records {hung}, by circuits {set(circuits.models.circuits)}"
+
+
+def _check_removals(hub: Hub) -> None:
+    """What is marked in its record is waited for, and still has something to do."""
+    removals, registry, fleet = hub.removals, hub.registry, hub.fleet
+    draining = {n for n, one in registry.endpoints.items() if one.draining}
+    assert draining == set(removals.endpoints), f"draining endpoints {draining}, {sorted(removals.endpoints)}"
+    agents = {n for n, one in fleet.agents.items() if one.record.removing}
+    assert agents == set(removals.agents), f"agents to be removed {agents}, {sorted(removals.agents)}"
+    hosts = {n for n, one in fleet.hosts.items() if one.record.removing}
+    assert hosts == set(removals.hosts), f"hosts to be removed {hosts}, {sorted(removals.hosts)}"
 
 
 def _check_fleet(hub: Hub) -> None:

@@ -33,6 +33,7 @@ ENDPOINT_FULL = "endpoint_full"
 NEAREST = (
     ENDPOINT_FULL, "limit_reached", "retry_budget", "endpoint_tripped", "endpoint_unreachable", "model_quarantined",
     "model_too_large", "model_lacks", "model_missing", "endpoint_unhealthy",
+    "endpoint_draining",
 )  # fmt: skip
 
 
@@ -187,6 +188,12 @@ class Refusals:
         self, endpoint: EndpointRecord, home: Host | None, group: Group, model: str, is_retry: bool
     ) -> Refusal | None:
         """Why the model cannot be used on the endpoint now. `home` is the host that it is on, where that is known."""
+        if endpoint.draining:
+            return (
+                "endpoint_draining",
+                f"{endpoint.name} is being removed: it gets no new work",
+                f"agentcom endpoint add {endpoint.url}, to keep it",
+            )
         if not endpoint.healthy:
             return (
                 "endpoint_unhealthy",

@@ -187,11 +187,12 @@ class Registry:
         seen_from = host or 0
         for other in self.endpoints.values():
             if other.url == url and other.seen_from == seen_from:
-                if not other.found:
+                if not other.found and not other.draining:
                     raise Refused(
                         "endpoint_known", f"url: {url} is already registered as {other.name}", field="url"
                     )
                 other.found, other.cap, other.num_ctx = False, op.cap, op.num_ctx
+                other.draining = False
                 other.name = self._free_name(op.name, other) if op.name else other.name
                 self.save(other, now)
                 return other

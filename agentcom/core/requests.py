@@ -251,16 +251,18 @@ class Requests:
         fleet = self._hub.fleet
         agent = fleet.agent_named(op.agent)
         agent.record.cordoned = op.cordoned
+        if not op.cordoned:
+            self._hub.removals.kept_agent(agent)
         fleet.save_agent(agent)
         fleet.publish_agent(agent, now)
         self._hub.tasks.changed = True
         return {"agent": agent.record.name, "cordoned": op.cordoned}
 
     def _agent_remove(
-        self, op: m.AgentRemove, _c: PrincipalRecord, _s: Session, _n: Now, _f: Found
+        self, op: m.AgentRemove, _c: PrincipalRecord, _s: Session, now: Now, _f: Found
     ) -> object:
-        self._hub.fleet.remove_agent(self._hub.fleet.agent_named(op.agent))
-        return {"agent": op.agent, "removed": True}
+        hub = self._hub
+        return hub.removals.agent(hub.fleet.agent_named(op.agent), now, is_now=op.now)
 
     def _invite(self, op: m.HostInvite, _c: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
         invite = self._hub.principals.invite(op, now)
@@ -270,23 +272,13 @@ class Requests:
         self, op: m.HostRemove, caller: PrincipalRecord, _s: Session, now: Now, _f: Found
     ) -> object:
         hub = self._hub
-        host = hub.fleet.host_named(op.host)
-        hub.attempts.host_gone(host, now)
-        for endpoint in [e for e in hub.registry.endpoints.values() if e.seen_from == host.record.id]:
-            hub.registry.remove(endpoint)
-            hub.gates.endpoint_gone(endpoint.id)
-            hub.retries.forget(endpoint.id)
-        hub.gates.host_gone(host.record.id)
-        principal = hub.principals.by_id[host.record.principal]
-        if not principal.revoked:
-            hub.principals.revoke(principal.name)
-            hub.end_sessions(principal.id, "revoked", "this host was removed from the hub", now)
-        hub.fleet.remove_host(host, caller.name)
-        return {"host": op.host, "removed": True}
+        return hub.removals.host(hub.fleet.host_named(op.host), caller.name, now, is_now=op.now)
 
     def _drain(self, op: m.HostDrain, _c: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
         host = self._hub.fleet.host_named(op.host)
         host.record.draining = op.draining
+        if not op.draining:
+            self._hub.removals.kept_host(host)
         self._hub.fleet.save_host(host)
         self._hub.fleet.publish_host(host, now)
         for agent in self._hub.fleet.agents_of(host):
@@ -299,6 +291,7 @@ class Requests:
     ) -> object:
         host = self._hub.fleet.host_named(op.host).record.id if op.host is not None else None
         record = self._hub.registry.add(op, host, now)
+        self._hub.removals.kept_endpoint(record)
         return self._hub.registry.view(record)
 
     def _endpoint_update(
@@ -309,13 +302,10 @@ class Requests:
         return self._hub.registry.view(record)
 
     def _endpoint_remove(
-        self, op: m.EndpointRemove, _c: PrincipalRecord, _s: Session, _n: Now, _f: Found
+        self, op: m.EndpointRemove, _c: PrincipalRecord, _s: Session, now: Now, _f: Found
     ) -> object:
-        endpoint = self._hub.registry.named(op.endpoint)
-        self._hub.registry.remove(endpoint)
-        self._hub.gates.endpoint_gone(endpoint.id)
-        self._hub.retries.forget(endpoint.id)
-        return {"ok": True}
+        hub = self._hub
+        return hub.removals.endpoint(hub.registry.named(op.endpoint), now, is_now=op.now)
 
     def _endpoint_probe(
         self, op: m.EndpointProbeNow, _c: PrincipalRecord, _s: Session, _n: Now, _f: Found

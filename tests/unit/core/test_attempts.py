@@ -826,7 +826,7 @@ def test_no_end_of_an_attempt_leaves_its_call_in_flight(rig: Rig, ollama: HostEn
         rig.admin.ask(m.AgentCordon(agent="gpu-2"))
         rig.advance(ACCEPT_MS)
     elif end == "host":
-        rig.admin.ask(m.HostRemove(host="gpu"))
+        rig.admin.ask(m.HostRemove(host="gpu", now=True))
     else:
         rig.admin.ask(m.EndpointRemove(endpoint="1"))
         assert rig.admin.state(number) == "assigned"

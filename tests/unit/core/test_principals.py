@@ -196,7 +196,7 @@ def test_a_host_that_is_removed_loses_key_agents_endpoints_and_work_and_nobody_i
     box.take()
     box.take()
     rig.admin.ask(m.TaskCancel(task=cancelled))
-    rig.admin.ask(m.HostRemove(host="box"))
+    rig.admin.ask(m.HostRemove(host="box", now=True))
     found = rig.admin.task(number)
     assert (found["state"], found["losses"]) == ("ready", 0)
     assert box.expect(m.Cancel).task == cancelled

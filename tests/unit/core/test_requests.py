@@ -216,7 +216,7 @@ def test_a_token_for_one_submitter_does_not_reach_anothers_keys_through_an_idemp
         m.TaskHold(task=2),
         m.DeadRetry(tasks=(3, 99)),
         m.DeadPurge(tasks=(3, 1)),
-        m.AgentRemove(agent="box-1"),
+        m.AgentRemove(agent="nobody"),
         m.AgentCordon(agent="nobody"),
         m.HostRemove(host="nowhere"),
         m.EndpointAdd(url="http://127.0.0.1:1"),

@@ -410,15 +410,6 @@ def test_a_forwarded_token_that_is_unknown_is_refused_once(rig: Rig) -> None:
     assert rig.web.refusal(rig.web.request(op, "nobody")).code == "unauthorised"
 
 
-def test_an_agent_that_is_there_or_holds_a_task_is_not_removed(rig: Rig) -> None:
-    box = rig.host()
-    assert rig.admin.refusal(rig.admin.request(m.AgentRemove(agent="box-1"))).code == "not_offline"
-    rig.admin.submit(shell_task())
-    box.take()
-    box.leave()
-    assert rig.admin.refusal(rig.admin.request(m.AgentRemove(agent="box-1"))).code == "busy"
-
-
 def test_what_a_host_has_is_shown_until_its_figures_are_too_old(rig: Rig) -> None:
     box = rig.host("box", resources=resources())
     (shown,) = rig.admin.ask(m.HostList())["hosts"]

@@ -32,10 +32,10 @@ def update(endpoint: str) -> Response:
 
 
 @endpoints.delete("/endpoints/<endpoint>")
-@described("operate, admin")
+@described("operate, admin", query=m.EndpointRemove, fixed=("endpoint",))
 def remove(endpoint: str) -> Response:
-    """Forget an endpoint; calls that run on it end as they end."""
-    return answer(body(m.EndpointRemove, endpoint=endpoint))
+    """Forget an endpoint when the last call has ended; now=true: at once, its work is queued again."""
+    return answer(query(m.EndpointRemove, endpoint=endpoint))
 
 
 @endpoints.post("/endpoints/<endpoint>/probe")

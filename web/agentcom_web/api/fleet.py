@@ -46,7 +46,14 @@ def drain(host: str) -> Response:
 
 
 @fleet.delete("/hosts/<host>")
-@described("admin")
+@described("admin", query=m.HostRemove, fixed=("host",))
 def remove(host: str) -> Response:
-    """Revoke a host's key and give its work back to the queue."""
-    return answer(body(m.HostRemove, host=host))
+    """Forget a host and revoke its key when what it does has ended; now=true: at once, its work is queued again."""
+    return answer(query(m.HostRemove, host=host))
+
+
+@fleet.delete("/agents/<agent>")
+@described("operate, admin", query=m.AgentRemove, fixed=("agent",))
+def remove_agent(agent: str) -> Response:
+    """Forget an agent when what it does has ended; now=true: at once, its work is queued again."""
+    return answer(query(m.AgentRemove, agent=agent))
