@@ -84,6 +84,11 @@ class CheckKind(Term):
     test_passes = "test_passes"
     command_succeeds = "command_succeeds"
     git_clean = "git_clean"
+    file_contains = "file_contains"
+    json_valid = "json_valid"
+    http_responds = "http_responds"
+    diff_within = "diff_within"
+    no_secrets = "no_secrets"
 
 
 class CheckStatus(Term):
@@ -188,11 +193,14 @@ class FileRef(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CheckSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """One verification step. `target` is a path or a command, by kind; `timeout_s` bounds a command."""
+    """One verification step. `target` is what is looked at, by kind: a path, a command, an address, patterns of paths.
+    `expect` is what shall be found there, `command` what starts the server that is asked. `timeout_s` bounds it."""
 
     kind: CheckKind
     target: Annotated[str, Meta(max_length=limits.COMMAND_CHARS_MAX)] = ""
     timeout_s: Annotated[int, Meta(ge=1, le=limits.TIMEOUT_S_MAX)] = 300
+    expect: Annotated[str, Meta(max_length=limits.COMMAND_CHARS_MAX)] = ""
+    command: Annotated[str, Meta(max_length=limits.COMMAND_CHARS_MAX)] = ""
 
 
 class TaskSpec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -38,7 +38,8 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
     "checks",
     multiple=True,
     metavar="KIND[=TARGET]",
-    help="file_exists=PATH, test_passes[=COMMAND], command_succeeds=COMMAND or git_clean.",
+    help="file_exists=PATH, test_passes[=COMMAND], command_succeeds=COMMAND, git_clean, json_valid=PATH, "
+    "diff_within=PATTERNS, no_secrets; any kind as a JSON object with all its fields.",
 )
 @click.option("--no-verify", is_flag=True, help="Run no checks.")
 @click.option("--command", metavar="CMD", help="Run this by sh; the task is then trivial and uses no model.")
@@ -130,6 +131,14 @@ def _file(text: str) -> JsonObject:
 
 
 def _check(text: str) -> JsonObject:
+    if text.lstrip().startswith("{"):
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise Refused(
+                "invalid", f"--check: {text[:200]!r} is no JSON object: {error}", field="checks"
+            ) from error
+        return dict(found)
     kind, _, target = text.partition("=")
     return {"kind": kind, "target": target}
 

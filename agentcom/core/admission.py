@@ -13,10 +13,11 @@ from agentcom import limits
 from agentcom.clock import Now, rfc3339
 from agentcom.config import Settings
 from agentcom.core.capabilities import fault_of
+from agentcom.core.checks import check_check, check_path
 from agentcom.core.complexity import classify
 from agentcom.core.groups import raised
 from agentcom.errors import Refused
-from agentcom.model import Allowance, CheckKind, Group, Role, TaskRow, TaskSpec, Tier, TierSource
+from agentcom.model import Allowance, Group, Role, TaskRow, TaskSpec, Tier, TierSource
 
 # git's short form, user@host:path; `helper::address` would run a program of that name.
 _SHORT_ADDRESS = re.compile(r"(?:[\w.-]+@)?([\w.-]+):(?!:)")
@@ -141,15 +142,9 @@ def _tier(spec: TaskSpec, inferred: Tier, at: str) -> tuple[Tier, TierSource]:
 
 def _check_paths(spec: TaskSpec, at: str) -> None:
     for n, file in enumerate(spec.files):
-        _check_path(file.path, f"{at}.files[{n}].path")
+        check_path(file.path, f"{at}.files[{n}].path")
     for n, check in enumerate(spec.checks):
-        where = f"{at}.checks[{n}].target"
-        if check.kind is CheckKind.file_exists:
-            _check_path(check.target, where)
-        elif check.kind is CheckKind.command_succeeds and not check.target.strip():
-            raise Refused("invalid", f"{where}: command_succeeds needs a command", field=where)
-        elif "\0" in check.target:
-            raise Refused("invalid", f"{where}: it contains a zero byte", field=where)
+        check_check(check, f"{at}.checks[{n}]")
     if spec.command is not None and ("\0" in spec.command or not spec.command.strip()):
         raise Refused("invalid", f"{at}.command: it is empty or contains a zero byte", field=f"{at}.command")
 
@@ -160,16 +155,6 @@ def _check_needs(needs: tuple[str, ...], at: str) -> None:
         if fault:
             where = f"{at}[{n}]"
             raise Refused("invalid", f"{where}: {need!r}: {fault}", field=where)
-
-
-def _check_path(path: str, where: str) -> None:
-    parts = path.replace("\\", "/").split("/")
-    if not path.strip() or "\0" in path:
-        raise Refused("invalid", f"{where}: it is empty or contains a zero byte", field=where)
-    if path.startswith(("/", "~")) or ".." in parts:
-        raise Refused(
-            "path_outside", f"{where}: {path!r} leaves the worktree; give a path inside it", field=where
-        )
 
 
 def _check_repo(spec: TaskSpec, role: Role, at: str) -> None:

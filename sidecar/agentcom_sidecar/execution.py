@@ -48,7 +48,7 @@ from agentcom_sidecar.workspace import CommitInfo, WorkspaceError
 
 NO_MODEL = "none"
 CLAUDE = "agentcom_sidecar.backends.claude"
-COMMAND_CHECKS = frozenset({CheckKind.test_passes, CheckKind.command_succeeds})
+COMMAND_CHECKS = frozenset({CheckKind.test_passes, CheckKind.command_succeeds, CheckKind.http_responds})
 SUBJECT_CHARS_MAX = 72  # of a commit message's first line
 
 

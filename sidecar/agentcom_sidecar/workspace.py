@@ -137,6 +137,21 @@ class Workspace:
         added = await self._git(*listed[:-2], "--diff-filter=A", *listed[-2:])
         return Changes(_all_names(changed), _all_names(added), is_whole=CUT not in changed + added)
 
+    async def line_counts(self) -> dict[str, int] | None:
+        """Lines added and deleted by the last commit since the base, by path (0 for a binary file); None when there
+        are more files than git's output may hold here."""
+        listed = await self._git("diff", "--numstat", "-z", "--no-renames", self.base_commit, "HEAD")
+        if CUT in listed:
+            return None
+        rows = [row.split("\t", 2) for row in listed.split("\0") if row.count("\t") >= 2]
+        return {path: sum(int(n) for n in (added, deleted) if n.isdigit()) for added, deleted, path in rows}
+
+    async def base_content(self, path: str) -> bytes:
+        """The file as the base has it; empty where the base does not have it."""
+        listed = await self._git("--literal-pathspecs", "ls-tree", "-z", self.base_commit, "--", path)
+        blob = _ID.search(listed.split("\t")[0].split(" ")[-1]) if listed else None
+        return (await self._git("cat-file", "blob", blob[0])).encode() if blob else b""
+
     @contextlib.asynccontextmanager
     async def with_base(self, restored: Sequence[str], removed: Sequence[str]) -> AsyncIterator[None]:
         """The directory with these files as the base has them, or without them; as before when it is left. Only

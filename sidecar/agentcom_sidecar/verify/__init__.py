@@ -15,7 +15,17 @@ import msgspec
 from agentcom import logs
 from agentcom.errors import AgentComError
 from agentcom.model import CheckKind, CheckReport, CheckSpec, CheckStatus
-from agentcom_sidecar.verify import command_succeeds, file_exists, git_clean, test_passes
+from agentcom_sidecar.verify import (
+    command_succeeds,
+    diff_within,
+    file_contains,
+    file_exists,
+    git_clean,
+    http_responds,
+    json_valid,
+    no_secrets,
+    test_passes,
+)
 from agentcom_sidecar.verify.report import Stopwatch, passes, report
 from agentcom_sidecar.verify.watched import Tampered, tampered
 from agentcom_sidecar.work import Work
@@ -25,7 +35,13 @@ CHECKS: dict[CheckKind, Callable[[CheckSpec, Work], Awaitable[CheckReport]]] = {
     CheckKind.test_passes: test_passes.check,
     CheckKind.command_succeeds: command_succeeds.check,
     CheckKind.git_clean: git_clean.check,
+    CheckKind.file_contains: file_contains.check,
+    CheckKind.json_valid: json_valid.check,
+    CheckKind.http_responds: http_responds.check,
+    CheckKind.diff_within: diff_within.check,
+    CheckKind.no_secrets: no_secrets.check,
 }
+GUARDS = frozenset({CheckKind.git_clean, CheckKind.diff_within, CheckKind.no_secrets})
 # A command's own bound is spec.timeout_s; killing its tree may take this much longer.
 MARGIN_S = 30.0
 
@@ -80,8 +96,8 @@ async def _with_base(
 
 
 def _both(report: CheckReport, again: CheckReport) -> CheckReport:
-    """git_clean is about the work as it is; of the others the output of a second run that fails is shown."""
-    if report.kind is CheckKind.git_clean:
+    """Guards are about the work as it is; of the others the output of a second run that fails is shown."""
+    if report.kind in GUARDS:
         return report
     output = report.output if again.status is CheckStatus.passed else again.output
     duration_ms = report.duration_ms + again.duration_ms

@@ -21,7 +21,16 @@ from agentcom.model import (
 from agentcom_sidecar.sandbox import CommandResult, Outcome
 
 # Kinds that look at what the work is for; the others guard how it was done, and pass before it as well.
-SHOWING = frozenset({CheckKind.file_exists, CheckKind.test_passes, CheckKind.command_succeeds})
+SHOWING = frozenset(
+    {
+        CheckKind.file_exists,
+        CheckKind.test_passes,
+        CheckKind.command_succeeds,
+        CheckKind.file_contains,
+        CheckKind.json_valid,
+        CheckKind.http_responds,
+    }
+)
 FIXABLE = frozenset({CheckStatus.failed, CheckStatus.no_evidence, CheckStatus.timed_out})
 # Bytes kept of (each check's output, each check's target, the result's output, each warning) and the number
 # of changed files listed: tried in this order until the result fits its message. The last always fits.
