@@ -68,6 +68,7 @@ bench: .venv/.test
 	$(BIN)/python -m bench.depth
 	$(BIN)/python -m bench.peers
 	$(BIN)/python -m bench.scheduler
+	$(BIN)/python -m bench.fleet
 
 docs: .venv/.run
 	$(BIN)/python -m agentcom.protocol_doc > docs/protocol.md

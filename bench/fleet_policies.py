@@ -1,0 +1,66 @@
+"""The policies that the fleet is given to: the product's own, and what is usual elsewhere, as costs of the same ways.
+
+Only the order of preference differs: queue, fair shares, leases, refusals and the scheduling core are the product's
+under each. The others wait for no full endpoint while some other can run.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Final
+
+from agentcom.clock import Now
+from agentcom.core.agents import Agent, Host
+from agentcom.core.hub import Hub
+from agentcom.core.registry import Registry
+from agentcom.core.score import Candidate, EndpointCost, Scores
+from agentcom.model import Group
+
+Judge = Callable[[Registry, EndpointCost], int]
+FULL_US: Final = 10**12  # never cheaper than what can run
+COLD_US: Final = 10**9  # beyond any count of calls
+CALL_US: Final = 1_000
+OWN: Final = "expected_finish_time"
+
+
+def least_connections(registry: Registry, at: EndpointCost) -> int:
+    """The endpoint with the fewest calls."""
+    return registry.calls_on(at.endpoint.id) * CALL_US
+
+
+def warm_first(registry: Registry, at: EndpointCost) -> int:
+    """One that has the model loaded, else any; of those the one with the fewest calls."""
+    return (COLD_US if at.load_us else 0) + least_connections(registry, at)
+
+
+class PolicyScores(Scores):
+    """Costs by another rule."""
+
+    def __init__(self, hub: Hub, judge: Judge) -> None:
+        super().__init__(hub.fleet, hub.registry, hub.settings)
+        self._judge = judge
+
+    def plain(self, group: Group, host: Host, now: Now) -> tuple[int, dict[str, int]]:
+        cost_us = host.busy_count * CALL_US
+        return cost_us, {"run": cost_us}
+
+    def with_endpoint(self, agent: Agent, group: Group, at: EndpointCost, now: Now) -> Candidate:
+        cost_us = self._judge(self._registry, at) + (0 if at.has_slot else FULL_US)
+        return Candidate(agent, at.endpoint, at.model.name, cost_us, {"run": 0}, at.has_slot)
+
+
+def use(hub: Hub, policy: str, seed: int) -> None:
+    """Let the hub prefer by that policy from now on."""
+    if policy == OWN:
+        return
+    rng = random.Random(seed)
+    judges: dict[str, Judge] = {
+        "least_connections": least_connections,
+        "warm_first": warm_first,
+        "random": lambda _registry, _at: rng.randrange(COLD_US),
+    }
+    hub.router.scores = PolicyScores(hub, judges[policy])
+
+
+POLICIES: Final = (OWN, "least_connections", "warm_first", "random")
