@@ -217,8 +217,11 @@ class Client(Caller):
             )
         )
 
-    def task_why(self, task: int) -> JsonObject:
-        return _object(self._ask(m.TaskWhy, task=task))
+    def task_why(
+        self, task: int, *, now: bool = False, cursor: int | None = None, limit: int = limits.PAGE_MAX
+    ) -> JsonObject:
+        """The decision, or a page of the hosts with what stands in the way; `now`: also of a routed task."""
+        return _object(self._ask(m.TaskWhy, task=task, now=now, cursor=cursor, limit=limit))
 
     def task_log(self, task: int, attempt: int | None = None, offset: int = 0) -> JsonObject:
         """A piece of the output: {task, attempt, offset, next_offset, text, complete, lost_bytes}."""
@@ -423,9 +426,15 @@ class Client(Caller):
         while chore["state"] == "running" and time.monotonic() < until:
             time.sleep(FOLLOW_POLL_S)
             chores = self.backup_list()["chores"]
-            found = [one for one in chores if (one["number"], one["started"]) == (chore["number"], chore["started"])]
+            found = [
+                one
+                for one in chores
+                if (one["number"], one["started"]) == (chore["number"], chore["started"])
+            ]
             if not found:
-                raise HubUnreachable(f"the hub was started again during the {chore['kind']}; ask for it again")
+                raise HubUnreachable(
+                    f"the hub was started again during the {chore['kind']}; ask for it again"
+                )
             chore = found[0]
         return chore
 

@@ -71,7 +71,13 @@ class TaskList(Struct, tag_field="op", tag="task_list", frozen=True, kw_only=Tru
 
 
 class TaskWhy(Struct, tag_field="op", tag="task_why", frozen=True, kw_only=True):
+    """The decision of a task that was routed; of others, or with `now`, what stands in the way on each host as of now.
+    `cursor` is the `next_cursor` of the page before."""
+
     task: TaskId
+    now: bool = False
+    cursor: Count | None = None
+    limit: PageLimit = limits.PAGE_MAX
 
 
 class TaskLog(Struct, tag_field="op", tag="task_log", frozen=True, kw_only=True):

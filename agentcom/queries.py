@@ -22,7 +22,6 @@ from agentcom.core.hub import Hub
 from agentcom.core.requests import OF_THE_STORE
 from agentcom.core.story import tell
 from agentcom.core.waiting import NAMED_MAX
-from agentcom.core.wanted import model_of
 from agentcom.errors import NotFound, Refused, StoreError
 from agentcom.live_records import LiveRecords
 from agentcom.logbook import LogBook
@@ -44,6 +43,7 @@ from agentcom.model import (
 )
 from agentcom.store.base import Row, Store, after
 from agentcom.upkeep import Upkeep
+from agentcom.why import Why
 
 ANSWER_BYTES_MAX = limits.REPLY_BYTES_MAX // 2
 BRIEF_CHARS = 200
@@ -356,48 +356,10 @@ class Queries:
 
     def _task_why(self, op: m.TaskWhy, mine: int) -> object:
         row = self._row_of(op.task, mine)
-        group = self._group_of(row)
-        why: JsonObject = {"id": row.id, "state": row.state.value, "tier": row.tier.value, "shows": "present"}
-        why["needs"] = {"model": model_of(group, self.hub.settings) or None, "capabilities": list(group.needs)}
-        why["hosts"] = []
-        why["route"] = None
-        if row.state in OPEN_ATTEMPT or row.state is State.completed:
-            stored = self._store.get("routes", key_u64x2(row.id, row.attempt))
-            why["shows"] = "decision"
-            why["route"] = msgspec.to_builtins(_route(stored)) if stored is not None else None
-            why["reason"] = (
-                f"attempt {row.attempt} was routed: {why['route']['reason'] if why['route'] else 'unknown'}"
-            )
-            return why
-        why["conditions"] = []
-        if row.state is State.ready:
-            is_retry = self.hub.tasks.is_retry(self.hub.tasks.table.slot_of[row.id])
-            why["hosts"] = self.hub.router.refusals.explain(group, is_retry)
-            hindrances = self.hub.gates.hindrances(row.group, row.labels, is_retry)
-            why["conditions"] = [hindrance._asdict() for hindrance in hindrances]
-        why["reason"] = self._reason(row, why["conditions"], why["hosts"])
-        return why
-
-    def _reason(self, row: TaskRow, conditions: list[JsonObject], hosts: list[JsonObject]) -> str:
-        if row.state is State.ready:
-            if conditions:
-                return f"{conditions[0]['message']}; {conditions[0]['change']}"
-            if not hosts:
-                return "no host has joined; run `agentcom sidecar`, or `agentcom host invite` and join one"
-            if any(not host["fails"] for host in hosts):
-                return "it is next in its lane as soon as an agent is free"
-            return "no host can run it now; see the condition that fails on each"
-        if row.state is State.delayed:
-            if row.not_before_ms:
-                return f"it starts not before {rfc3339(row.not_before_ms)}"
-            return f"it waits {row.delay_ms / 1000:.1f} s after: {row.error_message}"
-        if row.state is State.waiting:
-            return f"it waits for {self._dependencies(row.id)} to complete"
-        if row.state is State.held:
-            if row.error_code == "dependency_failed":
-                return row.error_message  # once that is mended it is released by itself
-            return f"{row.error_message}; then: agentcom task release {row.id}"
-        return f"it is {row.state}: {row.error_message}" if row.error_message else f"it is {row.state}"
+        stored = self._store.get("routes", key_u64x2(row.id, row.attempt))
+        route = _route(stored) if stored is not None else None
+        why = Why(self.hub, row, self._group_of(row), self._clock.now())
+        return why.answer(op, self._spec_of(row.id), route, self._dependencies)
 
     def _dependencies(self, task: int) -> str:
         """What a waiting task waits for, each with its state."""

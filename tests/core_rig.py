@@ -156,7 +156,7 @@ class Rig:
         name = name or role.value
         return self.person(name, self.invited(role, name))
 
-    def host(self, name: str = "box", agents: int = 1, **offer: Any) -> HostEnd:
+    def host(self, name: str = "box", agents: int | tuple[m.AgentOffer, ...] = 1, **offer: Any) -> HostEnd:
         """A new host with a session."""
         end = HostEnd(self, self.invited(Role.host, name), self.peer(), process=f"process-of-{name}")
         end.offer = factories.host_offer(name, agents, **offer)

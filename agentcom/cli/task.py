@@ -186,11 +186,12 @@ def _show_result(result: JsonObject | None) -> None:
 
 @task.command()
 @task_id
+@click.option("--now", is_flag=True, help="The present state of all hosts, also of a task that was routed.")
 @pass_invocation
-def why(invocation: Invocation, task_id: int) -> None:
+def why(invocation: Invocation, task_id: int, now: bool) -> None:
     """Say why a task is where it is, and what would let it run."""
     with invocation.client() as client:
-        found = client.task_why(task_id)
+        found = _whole_why(client, task_id, now)
     if invocation.as_json:
         output.document(found)
         return
@@ -212,7 +213,24 @@ def why(invocation: Invocation, task_id: int) -> None:
             ],
             "",
         )
+    _show_ways(found.get("ways") or [])
     _show_route(found.get("route"))
+
+
+def _show_ways(ways: list[JsonObject]) -> None:
+    """The best ways that are open now, with what each costs in seconds."""
+    if ways:
+        rows = [
+            (
+                each["host"],
+                each["agent"],
+                each.get("endpoint"),
+                f"{each['cost_us'] / 1e6:.1f} s",
+                ", ".join(f"{name} {cost / 1e6:.1f}" for name, cost in each["parts"].items() if cost),
+            )
+            for each in ways
+        ]
+        output.table(("OPEN NOW", "AGENT", "ENDPOINT", "EXPECTED", "OF WHICH"), rows, "")
 
 
 @task.command()
@@ -234,6 +252,15 @@ def story(invocation: Invocation, task_id: int) -> None:
         ],
         "",
     )
+
+
+def _whole_why(client: Client, task: int, now: bool) -> JsonObject:
+    page = client.task_why(task, now=now)
+    hosts = page.get("hosts") or []
+    while page.get("next_cursor") is not None:
+        page = client.task_why(task, now=now, cursor=page["next_cursor"])
+        hosts += page["hosts"]
+    return {**page, "hosts": hosts}
 
 
 def _whole_story(client: Client, task: int) -> JsonObject:

@@ -29,6 +29,7 @@ from agentcom.model import (
 )
 
 Refusal = tuple[str, str, str]
+Ways = dict[int, list[tuple[EndpointRecord, Refusal | None]]]
 ENDPOINT_FULL = "endpoint_full"
 NEAREST = (
     ENDPOINT_FULL, "limit_reached", "retry_budget", "endpoint_tripped", "endpoint_unreachable", "model_quarantined",
@@ -46,15 +47,34 @@ class Refusals:
         self._retries = retries
         self.settings = settings
 
-    def explain(self, group: Group, is_retry: bool = False) -> list[JsonObject]:
-        """Per host: the first condition that fails, and the smallest change that would let the task run."""
-        return [self._explain_host(group, host, is_retry) for _, host in sorted(self._fleet.hosts.items())]
+    def explain(
+        self, group: Group, is_retry: bool = False, after: int = 0, at_most: int | None = None
+    ) -> list[JsonObject]:
+        """Per host: the first condition that fails, and the smallest change that would let the task run. In the order
+        of their ids, `at_most` from the one `after` on."""
+        ways = self._ways(group, is_retry)
+        hosts = sorted(number for number in self._fleet.hosts if number > after)[:at_most]
+        return [self._explain_host(group, self._fleet.hosts[number], ways) for number in hosts]
 
     def conditions(self, group: Group, is_retry: bool) -> Iterator[str]:
         """The condition that fails on each host, empty for none."""
+        ways = self._ways(group, is_retry)
         for host in self._fleet.hosts.values():
-            refused = self._host_refusal(group, host, is_retry)
+            refused = self._host_refusal(group, host, ways)
             yield refused[0] if refused is not None else ""
+
+    def _ways(self, group: Group, is_retry: bool) -> Ways:
+        """What stands in the way of each endpoint, by where it is seen; asked once for all hosts."""
+        ways: Ways = {}
+        if STRATEGY_OF[group.tier] is not Strategy.local_llm:
+            return ways
+        model = model_of(group, self.settings)
+        for endpoint in self._registry.endpoints.values():
+            if endpoint.kind is not EndpointKind.anthropic:
+                home = self._fleet.hosts.get(endpoint.seen_from)
+                refused = self.of_endpoint(endpoint, home, group, model, is_retry)
+                ways.setdefault(endpoint.seen_from, []).append((endpoint, refused))
+        return ways
 
     def counts(self, group: Group, is_retry: bool) -> dict[str, int]:
         """How many hosts fail which condition."""
@@ -64,11 +84,17 @@ class Refusals:
                 counts[fails] = counts.get(fails, 0) + 1
         return counts
 
-    def _explain_host(self, group: Group, host: Host, is_retry: bool) -> JsonObject:
-        fails, message, change = self._host_refusal(group, host, is_retry) or ("", "it can run here now", "")
-        return {"host": host.record.name, "fails": fails, "message": message, "change": change}
+    def _explain_host(self, group: Group, host: Host, ways: Ways) -> JsonObject:
+        fails, message, change = self._host_refusal(group, host, ways) or ("", "it can run here now", "")
+        return {
+            "id": host.record.id,
+            "host": host.record.name,
+            "fails": fails,
+            "message": message,
+            "change": change,
+        }
 
-    def _host_refusal(self, group: Group, host: Host, is_retry: bool) -> Refusal | None:
+    def _host_refusal(self, group: Group, host: Host, ways: Ways) -> Refusal | None:
         name = host.record.name
         if not host.online:
             return "host_offline", f"{name} is not connected", f"start `agentcom sidecar` on {name}"
@@ -107,7 +133,7 @@ class Refusals:
             said = f"no model that this tier runs on can do {incapable}"
             return "model_lacks", said, f"submit it again without --needs model:{incapable}"
         if STRATEGY_OF[group.tier] is Strategy.local_llm:
-            refused = self._host_endpoint_refusal(group, host, is_retry)
+            refused = self._host_endpoint_refusal(host, ways)
             if refused is not None:
                 return refused
         return self._agents_refusal(name, fitting)
@@ -137,13 +163,11 @@ class Refusals:
             "wait, or add agents (sidecar.agents)",
         )
 
-    def _host_endpoint_refusal(self, group: Group, host: Host, is_retry: bool) -> Refusal | None:
-        model = model_of(group, self.settings)
+    def _host_endpoint_refusal(self, host: Host, ways: Ways) -> Refusal | None:
         refusals = [
-            self.of_way(endpoint, host)
-            or self.of_endpoint(endpoint, host if endpoint.seen_from else None, group, model, is_retry)
-            for endpoint in self._registry.endpoints.values()
-            if endpoint.seen_from in (0, host.record.id) and endpoint.kind is not EndpointKind.anthropic
+            self.of_way(endpoint, host) or refused
+            for place in (0, host.record.id)
+            for endpoint, refused in ways.get(place, ())
         ]
         if not refusals:
             add = f"agentcom endpoint add URL --host {host.record.name}, or start Ollama there"

@@ -95,6 +95,16 @@ class Router:
             board.cand_start.append(len(board.candidates))
         return board
 
+    def ways(self, group: Group, is_retry: bool, now: Now) -> list[Candidate]:
+        """How a task of the group could run now, or what it could wait for, the best first. Changes nothing."""
+        board = Board()
+        free = [agent for agent in self._fleet.agents.values() if agent.takes_work]
+        board.agents = sorted(free, key=lambda agent: (agent.since_ms, agent.record.id))
+        board.agent_rank = array("q", range(len(free)))
+        board.agent_free = array("i", [1] * len(free))
+        self._add(board, group, is_retry, {}, now)
+        return sorted(board.candidates, key=lambda way: (way.cost_us, way.agent.record.id))
+
     def may_escalate(self, group: Group) -> bool:
         """Whether tasks of the group may go on one tier above now: they allow it, somebody could run them, and a budget
         would pay."""

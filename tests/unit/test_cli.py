@@ -938,3 +938,22 @@ def test_no_escape_sequence_of_a_task_reaches_the_terminal(
 )
 def test_durations_are_told_in_the_largest_unit_that_fits(value: float | None, text: str) -> None:
     assert output.seconds(value) == text
+
+
+def test_why_walks_the_pages_of_hosts_and_shows_the_ways_that_are_open(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def page(op: m.TaskWhy) -> Any:
+        name = "two" if op.cursor else "one"
+        way = {"host": "two", "agent": "two-1", "cost_us": 2_500_000, "parts": {"run": 2_000_000, "load": 500_000}}
+        return {
+            "id": 7, "state": "ready", "shows": "present", "reason": "it is next", "ways": [way],
+            "hosts": [{"host": name, "fails": "", "message": "it can run here now", "change": ""}],
+            "next_cursor": None if op.cursor else 1,
+        }  # fmt: skip
+
+    hub.answers["task_why"] = page
+    assert main(["task", "why", "--now", "7"]) == 0
+    told = capsys.readouterr().out
+    assert ("one" in told, "two-1" in told, "2.5 s" in told, "run 2.0, load 0.5" in told) == (True,) * 4
+    assert [(op.now, op.cursor) for op in hub.asked_of(m.TaskWhy)] == [(True, None), (True, 1)]

@@ -107,7 +107,7 @@ def cancel(task: int) -> Response:
 
 
 @tasks.get("/tasks/<int:task>/why")
-@described("view, submit (own), operate, admin")
+@described("view, submit (own), operate, admin", query=m.TaskWhy, fixed=("task",))
 def why(task: int) -> Response:
     """Why a task is not running yet, per host; or why it went where it went."""
     return answer(query(m.TaskWhy, task=task))

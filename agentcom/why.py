@@ -1,0 +1,187 @@
+"""Why a task is where it is: the stored decision of one that was routed, or the present state, computed on demand.
+
+For the present state each host is asked for the condition that fails and the smallest change that would mend it, a page
+at a time. Nothing here runs when tasks are given out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from agentcom import limits
+from agentcom import messages as m
+from agentcom.clock import Now, rfc3339
+from agentcom.core.complexity import classify
+from agentcom.core.fallbacks import PASSES
+from agentcom.core.hub import Hub
+from agentcom.core.score import Candidate, score_part
+from agentcom.core.wanted import model_of
+from agentcom.model import (
+    OPEN_ATTEMPT,
+    STRATEGY_OF,
+    Allowance,
+    Group,
+    JsonObject,
+    Route,
+    State,
+    Strategy,
+    TaskRow,
+    TaskSpec,
+    Tier,
+)
+
+PRESENT = frozenset({State.ready, State.waiting, State.delayed, State.held})
+
+
+class Why:
+    """One question about one task."""
+
+    def __init__(self, hub: Hub, row: TaskRow, group: Group, now: Now) -> None:
+        self._hub = hub
+        self._row = row
+        self._group = group
+        self._now = now
+        slot = hub.tasks.table.slot_of.get(row.id)
+        self._is_retry = slot is not None and hub.tasks.is_retry(slot)
+
+    def answer(
+        self, op: m.TaskWhy, spec: TaskSpec | None, route: Route | None, waits_for: Callable[[int], str]
+    ) -> JsonObject:
+        """`shows` says which of the two it is: the `decision`, or the `present` state."""
+        row, group = self._row, self._group
+        is_decided = row.state in OPEN_ATTEMPT or row.state is State.completed
+        why: JsonObject = {
+            "id": row.id,
+            "state": row.state.value,
+            "tier": row.tier.value,
+            "shows": "decision" if is_decided and not op.now else "present",
+            "needs": {
+                "model": model_of(group, self._hub.settings) or None,
+                "capabilities": list(group.needs),
+                "prefers": list(group.prefers),
+            },
+            "classification": self._classification(spec),
+            "route": msgspec.to_builtins(route) if is_decided and route is not None else None,
+            "conditions": [],
+            "hosts": [],
+            "next_cursor": None,
+        }
+        if why["shows"] == "decision":
+            why["reason"] = (
+                f"attempt {row.attempt} was routed: {route.reason if route is not None else 'unknown'}"
+            )
+            return why
+        why["reason"] = self._reason(why, op, waits_for)
+        return why
+
+    def _classification(self, spec: TaskSpec | None) -> JsonObject:
+        """Where the tier came from, and what the task looks like."""
+        row = self._row
+        found: JsonObject = {
+            "source": row.tier_source.value,
+            "inferred": row.inferred_tier.value,
+            "signals": [],
+        }
+        if spec is not None:
+            judged = classify(
+                spec.description,
+                files=len(spec.files),
+                checks=len(spec.checks),
+                success_criteria=len(spec.success_criteria),
+                has_command=spec.command is not None,
+            )
+            found["signals"] = list(judged.signals)
+        return found
+
+    def _reason(self, why: JsonObject, op: m.TaskWhy, waits_for: Callable[[int], str]) -> str:
+        row = self._row
+        if row.state in PRESENT or op.now:
+            self._add_hosts(why, op)
+        if row.state is State.ready:
+            return self._of_ready(why)
+        if row.state is State.delayed:
+            if row.not_before_ms:
+                return f"it starts not before {rfc3339(row.not_before_ms)}"
+            return f"it waits {row.delay_ms / 1000:.1f} s after: {row.error_message}"
+        if row.state is State.waiting:
+            return f"it waits for {waits_for(row.id)} to complete"
+        if row.state is State.held:
+            if row.error_code == "dependency_failed":
+                return row.error_message  # once that is mended it is released by itself
+            return f"{row.error_message}; then: agentcom task release {row.id}"
+        return f"it is {row.state}: {row.error_message}" if row.error_message else f"it is {row.state}"
+
+    def _add_hosts(self, why: JsonObject, op: m.TaskWhy) -> None:
+        refusals = self._hub.router.refusals
+        hosts = refusals.explain(self._group, self._is_retry, op.cursor or 0, op.limit + 1)
+        if len(hosts) > op.limit:
+            why["next_cursor"] = hosts[op.limit - 1]["id"]
+        why["hosts"] = [{k: v for k, v in host.items() if k != "id"} for host in hosts[: op.limit]]
+        refused = refusals.counts(self._group, self._is_retry)
+        why["refused"] = refused
+        why["host_count"] = len(self._hub.fleet.hosts)
+        ways = self._hub.router.ways(self._group, self._is_retry, self._now)
+        why["ways"] = [msgspec.to_builtins(score_part(way)) for way in ways[: limits.HISTORY_OTHERS_MAX]]
+        why["fallback"] = self._hub.router.fallbacks.view(self._group, self._now)
+        if self._row.state is State.ready:
+            hindrances = self._hub.gates.hindrances(self._row.group, self._row.labels, self._is_retry)
+            why["conditions"] = [hindrance._asdict() for hindrance in hindrances]
+            why["waits_for"] = self._awaited(ways)
+
+    @staticmethod
+    def _awaited(ways: list[Candidate]) -> JsonObject | None:
+        """The full endpoint that is sooner than every way that is free."""
+        free = next((way for way in ways if way.has_slot), None)
+        if free is None or ways[0].has_slot or ways[0].endpoint is None:
+            return None
+        return {
+            "endpoint": ways[0].endpoint.name,
+            "model": ways[0].model,
+            "in_s": ways[0].parts["wait"] / 1_000_000,
+            "instead_of": free.endpoint.name if free.endpoint else free.agent.host.record.name,
+            "which_takes_longer_by_s": (free.cost_us - ways[0].cost_us) / 1_000_000,
+        }
+
+    def _of_ready(self, why: JsonObject) -> str:
+        conditions, refused = why["conditions"], why["refused"]
+        if conditions:
+            return f"{conditions[0]['message']}; {conditions[0]['change']}"
+        if not why["host_count"]:
+            return "no host has joined; run `agentcom sidecar`, or `agentcom host invite` and join one"
+        if why["waits_for"] is not None:
+            wait = why["waits_for"]
+            longer = f"{wait['instead_of']} would take {wait['which_takes_longer_by_s']:.1f} s longer"
+            return f"it waits for {wait['model']} on {wait['endpoint']}, which is busy: {longer}"
+        if sum(refused.values()) < why["host_count"]:
+            return "it is next in its lane as soon as an agent is free"
+        if PASSES & refused.keys():
+            return "no host can run it now; it is next in its lane as soon as one of those that can is free"
+        return self._of_stranded(why)
+
+    def _of_stranded(self, why: JsonObject) -> str:
+        """Nobody could run it, however idle."""
+        model, refused = why["needs"]["model"], why["refused"]
+        said = "no host can run it now; see the condition that fails on each"
+        if "model_too_large" in refused:
+            first = next(self._explained("model_too_large"))
+            said = f"no host can hold {model}: {first['message']}"
+        elif "model_missing" in refused and STRATEGY_OF[self._group.tier] is Strategy.local_llm:
+            said = (
+                f"no endpoint that is there has {model}: {next(self._explained('model_missing'))['change']}"
+            )
+        step = why["fallback"]
+        if step is None:
+            way = self._hub.settings.routing.fallback
+            if self._group.tier is Tier.complex and way in ("down", "both"):
+                said += f"; submitted with --allow {Allowance.down} it could go down"
+            return said
+        if not step["may_pay"]:
+            return f"{said}; no budget pays for {step['to']}"
+        when = f"in {step['in_s']:.1f} s" if step["in_s"] is not None else "after routing.wait_s"
+        return f"{said}; it may run as {step['to']} {when} (routing.fallback)"
+
+    def _explained(self, fails: str) -> Iterator[JsonObject]:
+        hosts = self._hub.router.refusals.explain(self._group, self._is_retry)
+        return (host for host in hosts if host["fails"] == fails)

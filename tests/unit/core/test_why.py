@@ -1,0 +1,147 @@
+"""`task why`: the stored decision, or the present state of every host with the smallest change that would help."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentcom import messages as m
+from agentcom.config import ModelSettings, RoutingSettings, Settings
+from agentcom.model import Backend, JsonObject, TaskSpec
+from tests.core_rig import HostEnd, Rig
+from tests.factories import (
+    MODEL,
+    agent_offer,
+    complex_task,
+    endpoint_model,
+    endpoint_probe,
+    error,
+    resources,
+    shell_task,
+    sighting,
+    task,
+)
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def gpu(rig: Rig, host: str, **model: Any) -> HostEnd:
+    box = rig.host(host)
+    box.see(sighting(probe=endpoint_probe(endpoint_model(**model))))
+    return box
+
+
+def why(rig: Rig, number: int, **fields: Any) -> JsonObject:
+    found: JsonObject = rig.admin.ask(m.TaskWhy(task=number, **fields))
+    return found
+
+
+def test_a_routed_task_shows_its_decision_with_the_reason_of_its_tier(rig: Rig) -> None:
+    gpu(rig, "box")
+    found = why(rig, rig.admin.submit(task("Fix a typo")))
+    assert (found["shows"], found["hosts"]) == ("decision", [])
+    assert (found["route"]["model"], found["route"]["endpoint"]) == (MODEL, "ollama-box")
+    assert (found["route"]["reason"], found["route"]["refused"]) == ("no_command", {})
+    assert found["route"]["score"]["cost_us"] == sum(found["route"]["score"]["parts"].values())
+    assert found["classification"]["inferred"] == "trivial"
+    assert found["classification"]["signals"] != []
+
+
+def test_the_present_state_of_a_routed_task_is_computed_on_demand(rig: Rig) -> None:
+    rig.host("box")
+    found = why(rig, rig.admin.submit(shell_task()), now=True)
+    assert (found["shows"], [one["fails"] for one in found["hosts"]]) == ("present", ["agents_busy"])
+    assert found["route"]["host"] == "box"
+
+
+@pytest.mark.parametrize("spec", [shell_task(not_before="2027-12-31T00:00:00Z"), shell_task()])
+def test_what_waits_or_is_held_shows_who_could_run_it(rig: Rig, spec: TaskSpec) -> None:
+    rig.admin.ask(m.QueuePause())
+    number = rig.admin.submit(spec)
+    if spec.not_before is None:
+        rig.admin.ask(m.TaskHold(task=number))
+    rig.host("box")
+    found = why(rig, number)
+    assert found["shows"] == "present"
+    assert [(one["host"], one["fails"]) for one in found["hosts"]] == [("box", "")]
+    assert [one["host"] for one in found["ways"]] == ["box"]
+
+
+def test_the_hosts_come_in_pages_and_the_counts_are_of_all(rig: Rig) -> None:
+    for n in range(7):
+        rig.host(f"box{n}")
+    number = rig.admin.submit(task())
+    names, cursor = [], None
+    for _ in range(3):
+        page = why(rig, number, limit=3, cursor=cursor)
+        names += [one["host"] for one in page["hosts"]]
+        cursor = page["next_cursor"]
+        assert page["refused"] == {"no_endpoint": 7}
+    assert (names, cursor) == ([f"box{n}" for n in range(7)], None)
+
+
+def test_an_unknown_model_is_said_with_the_command_that_fetches_it(rig: Rig) -> None:
+    gpu(rig, "box")
+    number = rig.admin.submit(task(model="nobody/has:this"))
+    found = why(rig, number)
+    assert [one["fails"] for one in found["hosts"]] == ["model_missing"]
+    assert "ollama pull nobody/has:this at http://127.0.0.1:11434" in found["reason"]
+    number = rig.admin.submit(shell_task())
+    assert rig.admin.state(number) == "assigned", "the tasks behind it go on"
+
+
+def test_a_model_that_fits_no_host_is_said_with_both_sizes(rig: Rig) -> None:
+    box = gpu(rig, "box", size_bytes=40 << 30)
+    box.beat(resources=resources(ram_total_bytes=16 << 30))
+    found = why(rig, rig.admin.submit(task()))
+    assert found["reason"].startswith(f"no host can hold {MODEL}: ")
+    assert "40.0 GiB" in found["reason"]
+    assert "16.0 GiB" in found["reason"]
+
+
+def test_a_task_that_waits_for_a_warm_endpoint_says_for_which_and_how_much_sooner_that_is(rig: Rig) -> None:
+    gpu(rig, "warm", warm=True)
+    rig.admin.submit(task())
+    gpu(rig, "cold", size_bytes=20_000_000_000)
+    found = why(rig, rig.admin.submit(task()))
+    assert (found["state"], found["waits_for"]["endpoint"]) == ("ready", "ollama-warm")
+    assert found["waits_for"]["instead_of"] == "ollama-cold"
+    assert found["waits_for"]["which_takes_longer_by_s"] > 0
+    assert "it waits for" in found["reason"]
+
+
+def test_why_tells_when_a_stranded_task_goes_to_another_tier() -> None:
+    rig = Rig(Settings(models=ModelSettings(standard=MODEL), routing=RoutingSettings(fallback="both")))
+    rig.host("box", (agent_offer("box-1", backends=(Backend.shell,)),))
+    number = rig.admin.submit(task())
+    rig.advance(2_000)
+    found = why(rig, number)
+    assert found["fallback"] == {"to": "complex", "in_s": 3.0, "may_pay": True}
+    assert found["reason"].endswith("it may run as complex in 3.0 s (routing.fallback)")
+
+
+def test_why_says_what_a_complex_task_would_have_to_allow() -> None:
+    rig = Rig(Settings(models=ModelSettings(standard=MODEL), routing=RoutingSettings(fallback="down")))
+    rig.host("box", (agent_offer("box-1", backends=(Backend.ollama,)),))
+    found = why(rig, rig.admin.submit(complex_task()))
+    assert "--allow lower" in found["reason"]
+
+
+def test_asking_why_changes_nothing(rig: Rig) -> None:
+    gpu(rig, "box", warm=True)
+    number = rig.admin.submit(task(model="nobody/has:this"))
+    before = list(rig.store.scan("tasks")), list(rig.store.scan("meta"))
+    why(rig, number)
+    why(rig, number, now=True)
+    assert (list(rig.store.scan("tasks")), list(rig.store.scan("meta"))) == before
+
+
+def test_a_dead_task_says_why_it_died(rig: Rig) -> None:
+    box = rig.host()
+    number = rig.admin.submit(shell_task(max_retries=0))
+    box.fail(box.take(), error())
+    assert why(rig, number)["reason"].startswith("it is dead: ")
