@@ -19,6 +19,13 @@ from agentcom.errors import ConfigError
 from agentcom.settings import NAMES, Value
 
 
+def holds(path: Path, name: str) -> bool:
+    """Whether the file says what this setting is worth. ConfigError where it cannot be read."""
+    at = NAMES[name]
+    section = _parsed(_read(path), path).get(at.section)
+    return isinstance(section, dict) and at.key in section
+
+
 def put(path: Path, values: dict[str, Value]) -> None:
     """Set these in the file, which is made where there is none. ConfigError with nothing changed."""
     _change(path, dict(values))

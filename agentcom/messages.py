@@ -95,6 +95,7 @@ class HostOffer(Struct, frozen=True, kw_only=True):
     sandbox: Annotated[str, Meta(max_length=40)] = ""
     quiet_until_ms: WallMs = 0
     preferred: bool = False
+    sandbox_note: Annotated[str, Meta(max_length=limits.REASON_CHARS_MAX)] = ""
 
 
 # --- to the hub: connections ----------------------------------------------------------------------------

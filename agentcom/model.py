@@ -414,7 +414,8 @@ class TaskResult(Struct, frozen=True, kw_only=True):
     `tokens_in` counts the whole prompt, cached tokens included; `tokens_cached` says how many of them were
     read from a cache. `cloud_cost_usd` is what the same tokens would have cost at `cloud_model`.
     `spec_sha256` is over the task's bytes as the sidecar received them. `tampered` are files that judge the work, which
-    the task does not name and the attempt has changed.
+    the task does not name and the attempt has changed. `sandbox` is what isolated its commands ("bubblewrap" or
+    "none"), `sandbox_reason` why nothing did, and the remedy.
     """
 
     status: ResultStatus
@@ -445,6 +446,7 @@ class TaskResult(Struct, frozen=True, kw_only=True):
     iterations: tuple[Iteration, ...] = ()
     evidence: Evidence | None = None
     tampered: tuple[str, ...] = ()
+    sandbox_reason: str = ""
 
 
 class TaskError(Struct, frozen=True, kw_only=True):
@@ -612,6 +614,7 @@ class HostRecord(Struct, kw_only=True):
     trend: TrendRecord | None = None
     removing: bool = False  # it goes when its last attempt has ended
     removed_by: str = ""
+    sandbox_note: str = ""
 
 
 class AgentRecord(Struct, kw_only=True):

@@ -38,6 +38,8 @@ QUICK = {
     "AGENTCOM_QUEUE_BACKOFF_S": "0.2",
     "AGENTCOM_QUEUE_BACKOFF_MAX_S": "0.4",
     "AGENTCOM_QUEUE_PARK_S": "1",
+    # Commands leave marks in the test's own directory, where an isolated one sees nothing.
+    "AGENTCOM_SANDBOX_MODE": "off",
 }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import lmdb
@@ -21,6 +23,10 @@ from agentcom.config import Home
 from agentcom.enrolment import joined
 from agentcom.errors import AgentComError, HubUnreachable
 from agentcom.model import JsonObject
+
+if TYPE_CHECKING:
+    from agentcom_sidecar.command import SandboxMode
+    from agentcom_sidecar.isolation import Isolation
 
 
 class Finding(Struct, frozen=True):
@@ -129,16 +135,26 @@ def _git(_invocation: Invocation) -> Iterator[Finding]:
 
 def _sandbox(invocation: Invocation) -> Iterator[Finding]:
     settings = config.load(invocation.home.path).sandbox
+    found = _tried_out(settings.mode)
+    if found.holds:
+        yield Finding("sandbox", "ok", f"{found.name}: a command was tried out and was isolated")
+        return
     if settings.mode == "require":
-        detail = "sandbox.mode is require, and there is no sandbox here: every command is refused"
-        yield Finding(
-            "sandbox", "fail", detail, 'set sandbox.mode = "auto" to run commands without isolation'
-        )
+        detail = f"sandbox.mode is require, and commands cannot be isolated: {found.reason}"
+        remedy = found.remedy or "see docs/sandbox.md"
+        yield Finding("sandbox", "fail", detail, f'{remedy}; or set sandbox.mode = "auto" to go without')
         return
     hint = "a command can read what this user can read; take tasks only from people whom you trust"
+    hint = f"{found.remedy}; until then {hint}" if found.remedy else hint
     if settings.accept_unisolated:
         hint += "; sandbox.accept_unisolated is on: commands of every submitter run"
-    yield Finding("sandbox", "warn", "none: commands are not isolated", hint)
+    yield Finding("sandbox", "warn", f"none: commands are not isolated ({found.reason})", hint)
+
+
+def _tried_out(mode: SandboxMode) -> Isolation:
+    from agentcom_sidecar import sandbox  # only here: a hub's machine need not load it
+
+    return asyncio.run(sandbox.isolation_of(mode))
 
 
 def _hub(invocation: Invocation) -> Iterator[Finding]:

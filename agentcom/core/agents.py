@@ -306,7 +306,7 @@ class Fleet:
         record = host.record
         record.capabilities = offer.capabilities
         record.software = software
-        record.sandbox = offer.sandbox
+        record.sandbox, record.sandbox_note = offer.sandbox, offer.sandbox_note
         before = {agent.record.id: agent.state for agent in self.agents_of(host)}
         was_online = host.online
         host.session, host.online, host.heard_ms = session, True, now.mono_ms
@@ -478,6 +478,7 @@ class Fleet:
             "quiet_until": rfc3339(host.quiet_until_ms) if host.quiet_until_ms else None,
             "preferred": record.id in self.preferred,
             "sandbox": record.sandbox,
+            "sandbox_note": record.sandbox_note,
             "software": record.software,
         }
 

@@ -29,13 +29,13 @@ from agentcom.config import Home, Settings
 from agentcom.errors import AgentComError, ConfigError, Refused
 from agentcom.messages import Assign, AttemptBeat, AttemptHeld, Beat, Cancel, HostOffer, ResultAck, Welcome
 from agentcom.model import FailureClass, Resources, TaskError, TaskSpec
-from agentcom_sidecar import agents, capabilities, policy, quiet, workspace
+from agentcom_sidecar import agents, capabilities, isolation, quiet, workspace
 from agentcom_sidecar.attempts import Attempts, Leftover
 from agentcom_sidecar.endpoints import EndpointWatch
 from agentcom_sidecar.outbox import Entry, Key, Outbox
 from agentcom_sidecar.resources import ResourceProbe
 from agentcom_sidecar.runs import Run
-from agentcom_sidecar.sandbox import kill_stale
+from agentcom_sidecar.sandbox import isolation_of, kill_stale
 from agentcom_sidecar.session import Session, SessionEnded
 from agentcom_sidecar.work import Execute, Outcome, Work
 
@@ -95,6 +95,7 @@ class Daemon:
             loop.add_signal_handler(number, self._on_signal)
         await self._recover()
         await asyncio.gather(self._take_sample(), asyncio.to_thread(self._tools.list))
+        await self._try_isolation()
         parts = (
             self.session.run(),
             self._stop.wait(),
@@ -161,6 +162,12 @@ class Daemon:
             self.attempts.remove(each.key)
         await asyncio.to_thread(shutil.rmtree, self.home.sidecar / "scratch", ignore_errors=True)
 
+    async def _try_isolation(self) -> None:
+        """Before the hub hears what this host can do."""
+        found = await isolation_of(self.settings.sandbox.mode)
+        say = self._log.info if found.holds else self._log.warning
+        say("sandbox_probed", sandbox=found.name, reason=found.reason, remedy=found.remedy)
+
     def _address(self) -> HubAddress | None:
         try:
             return read_hub_address(self.home)
@@ -190,6 +197,7 @@ class Daemon:
             AttemptHeld(task=k[0], attempt=k[1], state="running", agent=self._local(self.runs[k]))
             for k in self._accepted()
         ]
+        isolated_by = isolation.known(self.settings.sandbox.mode)
         held += [
             AttemptHeld(task=each.task, attempt=each.attempt, state=each.held_as)
             for each in self.outbox
@@ -202,9 +210,10 @@ class Daemon:
             capabilities=self._told,
             attempts=tuple(held[: limits.ATTEMPTS_PER_HOST_MAX]),
             resources=self.resources(),
-            sandbox=policy.ISOLATION,
             quiet_until_ms=self.quiet_until_ms(),
             preferred=self.settings.sidecar.preferred,
+            sandbox=isolated_by.name,
+            sandbox_note=isolated_by.note[: limits.REASON_CHARS_MAX],
         )
 
     def quiet_until_ms(self) -> int:

@@ -40,7 +40,9 @@ from agentcom_sidecar.backends.base import (
 )
 from agentcom_sidecar.backends.ollama import OllamaBackend
 from agentcom_sidecar.backends.openai import OpenAIBackend
+from agentcom_sidecar.isolation import Isolation
 from agentcom_sidecar.prices import PriceList
+from agentcom_sidecar.sandbox import isolation_of
 from agentcom_sidecar.verify import fix_loop
 from agentcom_sidecar.verify.report import Stopwatch, cut, evidence_of, fit, result_status, text_of
 from agentcom_sidecar.work import Outcome, Work
@@ -58,10 +60,10 @@ class Progress:
 
     backend: Backend
     model: str
+    isolation: Isolation
     output: str = ""
     output_dropped_bytes: int = 0
     exit_code: int | None = None
-    sandbox: str = policy.ISOLATION
     commit: CommitInfo | None = None
     iterations: list[Iteration] = field(default_factory=list)
     before: tuple[CheckStatus, ...] = ()
@@ -78,7 +80,8 @@ async def execute(work: Work) -> Outcome:
     """Runs one attempt to its end. Raises nothing but asyncio.CancelledError."""
     route = work.assign.route
     is_command = route.strategy is Strategy.trivial
-    progress = Progress(route.backend, NO_MODEL if is_command else route.model)
+    isolated_by = await isolation_of(work.settings.sandbox.mode)
+    progress = Progress(route.backend, NO_MODEL if is_command else route.model, isolated_by)
     error: TaskError | None = None
     try:
         await _STRATEGIES[route.strategy](work, progress)
@@ -116,7 +119,7 @@ async def _run_command(work: Work, progress: Progress) -> None:
     await _look_at_base(work, progress)
     result = await shell.run(work, work.spec.command, work.assign.timeout_s)
     progress.output, progress.output_dropped_bytes = text_of(result.output), result.truncated_bytes
-    progress.exit_code, progress.sandbox = result.exit_code, result.sandbox
+    progress.exit_code = result.exit_code
     progress.spend("command", result.duration_ms)
     failure = shell.failure_of(result, work.assign.timeout_s, work.settings.sidecar.silence_s)
     if failure is not None:
@@ -302,7 +305,8 @@ def _result(work: Work, progress: Progress) -> TaskResult:
             prices_as_of=costs.as_of,
             duration_ms=progress.watch.ms,
             durations_ms=progress.durations_ms,
-            sandbox=progress.sandbox,
+            sandbox=progress.isolation.name,
+            sandbox_reason=progress.isolation.note,
             exit_code=progress.exit_code,
             commit=progress.commit.commit if progress.commit else None,
             tree=progress.commit.tree if progress.commit else None,

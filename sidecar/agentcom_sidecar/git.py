@@ -1,7 +1,9 @@
 """How the sidecar calls git: a fixed environment, addresses checked, git's words turned into our errors.
 
 Rules it keeps:
-* Every git command runs through the sandbox door, so its tree dies with the sidecar.
+* Every git command runs through the sandbox door, so its tree dies with the sidecar, and it is isolated like
+  any other, without the network but for a fetch. Not isolated is a fetch with this user's own credentials (and
+  of a local path), which may be anywhere in this user's home: its tree is nobody else's.
 * Hooks, fsmonitor, filters and credential helpers of a repository cannot run: options given here win over
   its configuration, and the system's and the user's configuration are not read. The one exception is a fetch
   for a task of `operate` or `admin`, which may use this user's own credentials.
@@ -28,6 +30,7 @@ from agentcom_sidecar.sandbox import (
     ProcessMark,
     SandboxMode,
     SandboxUnavailable,
+    View,
     run_command,
 )
 
@@ -242,10 +245,12 @@ def check_branch(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Git:
-    """Runs git. `home` is a private HOME; `on_process` gets the mark of each command before it starts."""
+    """Runs git. `home` is a private HOME; `on_process` gets the mark of each command before it starts. `view` is
+    what git sees besides its directory, where it is isolated."""
 
     home: Path
     mode: SandboxMode = "auto"
+    view: View = field(default_factory=View)
     grace_s: float = 2.0
     on_process: Callable[[ProcessMark], None] | None = None
     on_output: Callable[[bytes], None] | None = None
@@ -253,13 +258,17 @@ class Git:
 
     async def run(self, *arguments: str, cwd: Path, timeout_s: float = LOCAL_GIT_S) -> str:
         """The output of one git command; WorkspaceError when it fails or takes longer than `timeout_s`."""
-        result = await self._call(arguments, cwd, timeout_s, {}, ())
+        result = await self._call(arguments, cwd, timeout_s, {}, (), self.view, self.mode)
         return _text_or_error(result, arguments, timeout_s)
 
     async def run_remote(self, remote: Remote, *arguments: str, cwd: Path, timeout_s: float) -> str:
         """As `run`, for a command that talks to `remote`, by its protocol only."""
         options = ("-c", f"http.followRedirects={'initial' if remote.is_trusted else 'false'}")
-        result = await self._call(arguments, cwd, timeout_s, _network_environment(remote), options)
+        variables = _network_environment(remote)
+        named = (variables.get(name, "") for name in ("GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR"))
+        view = View(readable=tuple(Path(each) for each in named if os.path.isabs(each)), network=True)
+        mode: SandboxMode = "off" if remote.is_trusted else self.mode
+        result = await self._call(arguments, cwd, timeout_s, variables, options, view, mode)
         return _text_or_error(result, arguments, timeout_s, remote)
 
     async def _call(
@@ -269,6 +278,8 @@ class Git:
         timeout_s: float,
         extra: Mapping[str, str],
         options: tuple[str, ...],
+        view: View,
+        mode: SandboxMode,
     ) -> CommandResult:
         fixed = [part for option in _OPTIONS for part in ("-c", option)]
         variables = {**_ENVIRONMENT, **self.environment, **extra}
@@ -280,7 +291,8 @@ class Git:
             env={name: value for name, value in variables.items() if value},
             output_max=GIT_OUTPUT_BYTES_MAX,
             grace_s=self.grace_s,
-            mode=self.mode,
+            mode=mode,
+            view=view,
         )
         try:
             return await run_command(spec, self.on_output, on_start=self.on_process)

@@ -5,6 +5,8 @@ Runs as a script of its own (`python -I -S guard.py STATUS_FD JOB_FD`), one per 
   of the guard, so having no child left (ECHILD) proves that no descendant is left.
 * It learns from end-of-file on its control pipe (fd 0) that the sidecar is gone, by kill -9 too, and then
   kills everything. The control and status pipes never reach the command.
+* Under bubblewrap it is process 1 of a pid namespace: its command can neither signal, trace nor read it, and
+  what it kills or leaves behind is the whole namespace.
 * Only builtin or cheap modules (no json, typing, dataclasses): they would triple its start time.
 The job and status formats are shared with sandbox.py, which imports this module: change both together.
 """
@@ -23,12 +25,18 @@ GO = b"G"  # start the command
 ASK = b"T"  # SIGTERM to the command's group, SIGKILL to what is left after the grace
 KILL = b"K"  # SIGKILL to everything now; end-of-file means the same
 
+UP = b"\n"  # first on the status pipe: what goes wrong before it is not the command's
+
 MARKER = "AGENTCOM_GUARD"  # in the command's environment, so that its tree can be found without its guard
 ROUND_MS = 10  # pause between two rounds of killing: forks that escaped a round fall in the next
 OOM_SCORE = b"500"  # short of memory, the kernel picks a command before the sidecar; raising needs no right
 
+WATCH_S = 0.1  # between two counts of an isolated tree
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
+KEYCTL_JOIN_SESSION_KEYRING = 1
+KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219, "loongarch64": 219, "ppc64le": 271, "s390x": 280}
 
 
 class Process:
@@ -113,9 +121,12 @@ def _kill_pid(pid: int, signum: int) -> bool:
 
 
 class Job:
-    """What to run. On the wire: NUL-separated fields, as no argument, path or variable can hold a NUL."""
+    """What to run. On the wire: NUL-separated fields, as no argument, path or variable can hold a NUL.
 
-    __slots__ = ("argv", "cwd", "env", "grace_s", "kill_s", "limits")
+    `tree` bounds the whole tree of an isolated command: `processes`, `memory` (bytes); it is empty elsewhere.
+    """
+
+    __slots__ = ("argv", "cwd", "env", "grace_s", "kill_s", "limits", "tree")
 
     def __init__(
         self,
@@ -125,14 +136,18 @@ class Job:
         limits: dict[str, int],
         grace_s: float,
         kill_s: float,
+        tree: dict[str, int],
     ) -> None:
-        self.argv, self.cwd, self.env, self.limits = argv, cwd, env, limits
+        self.argv, self.cwd, self.env, self.limits, self.tree = argv, cwd, env, limits, tree
         self.grace_s, self.kill_s = grace_s, kill_s
 
     def encode(self) -> bytes:
-        limits = [f"{name}={value}".encode() for name, value in self.limits.items()]
+        limits, tree = (
+            [f"{name}={value}".encode() for name, value in group.items()]
+            for group in (self.limits, self.tree)
+        )
         fields = [str(self.grace_s).encode(), str(self.kill_s).encode(), self.cwd]
-        for group in (limits, self.argv, self.env):
+        for group in (limits, tree, self.argv, self.env):
             fields += [str(len(group)).encode(), *group]
         return b"\0".join(fields)
 
@@ -140,9 +155,12 @@ class Job:
     def decode(cls, body: bytes) -> Job:
         fields = iter(body.split(b"\0"))
         grace_s, kill_s, cwd = float(next(fields)), float(next(fields)), next(fields)
-        limits, argv, env = ([next(fields) for _ in range(int(next(fields)))] for _ in range(3))
-        pairs = (entry.decode().split("=") for entry in limits)
-        return cls(argv, cwd, env, {name: int(value) for name, value in pairs}, grace_s, kill_s)
+        limits, tree, argv, env = ([next(fields) for _ in range(int(next(fields)))] for _ in range(4))
+        return cls(argv, cwd, env, _figures(limits), grace_s, kill_s, _figures(tree))
+
+
+def _figures(entries: list[bytes]) -> dict[str, int]:
+    return {name: int(value) for name, value in (entry.decode().split("=") for entry in entries)}
 
 
 def _prctl(option: int, value: int) -> None:
@@ -150,6 +168,14 @@ def _prctl(option: int, value: int) -> None:
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(option, value, 0, 0, 0)
+
+
+def _shut_off() -> None:
+    """As process 1: what the command could otherwise reach through /proc/1, ptrace and the user's key ring."""
+    _prctl(PR_SET_DUMPABLE, 0)
+    number = KEYCTL.get(os.uname().machine)
+    if number is not None:
+        ctypes.CDLL(None).syscall(number, KEYCTL_JOIN_SESSION_KEYRING, None)
 
 
 def start(job: Job) -> tuple[int, str | None]:
@@ -189,6 +215,7 @@ def _become(job: Job, guard: int, reason_out: int) -> None:
 
 def _prepare(guard: int) -> None:
     os.setsid()
+    _prctl(PR_SET_DUMPABLE, 1)  # else its own files in /proc are not its own until it has become the command
     # Should the guard itself be killed, at least its direct child goes with it.
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != guard:
@@ -228,11 +255,29 @@ class Supervision:
         self.kill_at: float | None = None
         self.survivors = 0
         self.unkilled = 0
+        self.is_init = os.getpid() == 1
+        self.exceeded = ""
 
     def run(self) -> None:
         while not self._is_over():
             self._wait(self.kill_at)
+            self._watch()
         self._sweep()
+
+    def _watch(self) -> None:
+        """Ends a tree that has outgrown its bounds. Kernel limits do not reach so far: RLIMIT_NPROC does not hold
+        for root, and memory is limited per process."""
+        if not self.job.tree or self.ending is not None or self.kill_at is not None:
+            return
+        running = [pid for pid in pids() if pid != 1]
+        processes_max, memory_max = self.job.tree.get("processes"), self.job.tree.get("memory")
+        if processes_max is not None and len(running) > processes_max:
+            self.exceeded = f"more than {processes_max} processes at once"
+        elif memory_max is not None and sum(map(_memory_of, running)) > memory_max:
+            self.exceeded = f"more than {memory_max} bytes of memory at once"
+        else:
+            return
+        self.kill_at = time.monotonic()
 
     def _is_over(self) -> bool:
         """True when nothing is worth waiting for: the rest is killed."""
@@ -291,6 +336,8 @@ class Supervision:
         poll.register(self.wake, select.POLLIN)
         poll.register(self.control, select.POLLIN)
         left_ms = None if until is None else max(0.0, until - time.monotonic()) * 1000 + 1
+        if left_ms is None and self.job.tree:
+            left_ms = WATCH_S * 1000
         for fd, _ in poll.poll(left_ms):
             word = os.read(fd, 512)
             if fd == self.control:
@@ -326,8 +373,7 @@ class Supervision:
         # One call for the whole group is atomic against fork: a fork bomb in it cannot outrun the walk.
         self._signal_group(signal.SIGKILL)
         while True:
-            killed |= {(each.pid, each.start_ticks) for each in others if send_exactly(each, signal.SIGKILL)}
-            killed |= self._pounce()
+            killed |= self._kill_namespace(others) if self.is_init else self._kill(others)
             if not self._reap():
                 break
             if time.monotonic() >= give_up_at:  # another user's process, or one stuck in the kernel
@@ -337,6 +383,16 @@ class Supervision:
                 os.read(self.wake, 512)
             others = self._others()
         self.survivors = max(0, len(killed) - self.unkilled) if had_ended else 0
+
+    def _kill(self, others: list[Process]) -> set[tuple[int, int]]:
+        killed = {(each.pid, each.start_ticks) for each in others if send_exactly(each, signal.SIGKILL)}
+        return killed | self._pounce()
+
+    @staticmethod
+    def _kill_namespace(others: list[Process]) -> set[tuple[int, int]]:
+        """One call that no fork can outrun: it spares only the caller."""
+        _kill_pid(-1, signal.SIGKILL)
+        return {(each.pid, each.start_ticks) for each in others}
 
     def _pounce(self) -> set[tuple[int, int]]:
         """Kills adopted children on sight, newest first.
@@ -370,8 +426,18 @@ class Supervision:
         return (
             f'{{"exit_code": {_number(code)}, "signal": {_number(number)}, "unkilled": {self.unkilled}, '
             f'"stopped": {str(self.is_stopped).lower()}, "survivors": {self.survivors}, '
-            f'"duration_ms": {self.duration_ms}}}\n'
+            f'"duration_ms": {self.duration_ms}, "exceeded": {_quoted(self.exceeded)}}}\n'
         )
+
+
+def _memory_of(pid: int) -> int:
+    """Bytes that are this process's own, without what it shares; 0 when it has ended."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb", buffering=0) as statm:
+            resident, shared = statm.read(256).split()[1:3]
+    except (OSError, ValueError):
+        return 0
+    return (int(resident) - int(shared)) * resource.getpagesize()
 
 
 def _number(value: int | None) -> str:
@@ -383,7 +449,9 @@ def _wake_fd() -> int:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for signum in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    # Process 1 of a namespace listens to no signal from inside; from outside bubblewrap ends it.
+    heard = () if os.getpid() == 1 else (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    for signum in (signal.SIGCHLD, *heard):
         signal.signal(signum, lambda *_: None)
     return reader
 
@@ -404,6 +472,9 @@ def _quoted(text: str) -> str:
 def main(status: int, job_file: int) -> None:
     for fd in (0, status, job_file):
         os.set_inheritable(fd, False)
+    if os.getpid() == 1:
+        _shut_off()
+    _say(status, UP.decode())
     if os.read(0, 1) != GO:  # the sidecar died or changed its mind: nothing has started
         return
     with open(job_file, "rb") as source:

@@ -5,7 +5,8 @@ Rules it keeps:
   cancel or the death of the sidecar, no process of its tree is left.
 * The environment is built here from nothing; stdin is /dev/null; no descriptor of the sidecar is passed on.
 * Memory is bounded whatever a command prints: head and tail are kept, the middle is counted.
-* Nothing is isolated in this version, and every result says so (`sandbox` is "none"); mode "require" refuses.
+* Where a probe has shown that it works (isolation.py), bubblewrap starts the guard as process 1 of namespaces of
+  its own; elsewhere nothing is isolated, every result says so (`sandbox` is "none"), and mode "require" refuses.
 """
 
 from __future__ import annotations
@@ -21,128 +22,50 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import msgspec
 
 from agentcom.errors import UNREADABLE
-from agentcom_sidecar import guard
+from agentcom_sidecar import bubblewrap, guard, isolation
+from agentcom_sidecar.command import (
+    CommandLimits,
+    CommandResult,
+    CommandSpec,
+    Outcome,
+    SandboxMode,
+    SandboxUnavailable,
+    View,
+)
+from agentcom_sidecar.isolation import Isolation
 
-GRACE_S = 2.0  # between SIGTERM and SIGKILL
+__all__ = [
+    "CappedOutput",
+    "CommandLimits",
+    "CommandResult",
+    "CommandSpec",
+    "Outcome",
+    "ProcessMark",
+    "SandboxMode",
+    "SandboxUnavailable",
+    "View",
+    "isolation_of",
+    "kill_marked",
+    "kill_stale",
+    "mark_of",
+    "run_command",
+]
+
 KILL_S_MAX = 10.0  # how long killing is tried; beyond it only a process stuck in the kernel is left
 GUARD_ANSWER_S_MAX = 3.0  # a guard that is later than its bounds by this much is killed with its tree
 READ_BYTES = 64 * 1024  # one read of output: the capacity of a pipe
 STATUS_BYTES_MAX = 64 * 1024  # a guard's status line; more is not a guard's
-OUTPUT_BYTES_MAX = 256 * 1024  # default for the output kept of one command
-OPEN_FILES_MAX = 4096
-FILE_BYTES_MAX = 16 * 1024**3  # one file written by a command: a runaway log, not a model's weights
 ROUND_S = 0.01  # pause between two rounds of killing
+REASON_BYTES_MAX = 1000  # of what bubblewrap or Python said when no guard came up
 SAFE_PATH = "/usr/local/bin:/usr/bin:/bin"  # when the sidecar itself has no usable PATH
-
-SandboxMode = Literal["auto", "off", "require"]
-
-
-class SandboxUnavailable(Exception):
-    """The settings demand isolation that this host cannot give; nothing was started."""
-
-    code = "sandbox_unavailable"
-
-
-class Outcome(StrEnum):
-    """Why a command is over."""
-
-    EXITED = "exited"  # by itself, or by a signal that the sidecar did not send
-    TIMED_OUT = "timed_out"
-    SILENT = "silent"  # no output for `silence_s`
-    CANCELLED = "cancelled"
-    FAILED_TO_START = "failed_to_start"  # no such program, no such directory, no process to be had
-
-
-@dataclass(frozen=True, slots=True)
-class CommandLimits:
-    """Kernel limits per process (setrlimit), lowered to the hard limit if that is less. None: as inherited.
-
-    Core dumps are always off. `processes_max` counts all processes of the user, not only this command's.
-    """
-
-    open_files_max: int | None = OPEN_FILES_MAX
-    file_bytes_max: int | None = FILE_BYTES_MAX
-    memory_bytes_max: int | None = None
-    processes_max: int | None = None
-
-    def by_name(self) -> dict[str, int]:
-        wanted = {
-            "core": 0,
-            "nofile": self.open_files_max,
-            "fsize": self.file_bytes_max,
-            "as": self.memory_bytes_max,
-            "nproc": self.processes_max,
-        }
-        return {name: value for name, value in wanted.items() if value is not None}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandSpec:
-    """What to run and within which bounds. A shell command is `("sh", "-c", text)`.
-
-    `home` becomes HOME; `scratch` becomes TMPDIR and is `home/tmp` (made when absent) by default. `env` is
-    added to the cleared environment and may replace what stands there. `timeout_s` is wall time, `silence_s`
-    the longest time without output. `output_max` (bytes) is split between head and tail.
-    """
-
-    argv: tuple[str, ...]
-    cwd: Path
-    home: Path
-    timeout_s: float
-    silence_s: float | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
-    scratch: Path | None = None
-    output_max: int = OUTPUT_BYTES_MAX
-    limits: CommandLimits = field(default_factory=CommandLimits)
-    grace_s: float = GRACE_S
-    mode: SandboxMode = "auto"
-
-    def __post_init__(self) -> None:
-        if not self.argv or not self.argv[0]:
-            raise ValueError("argv is empty: give at least the program's name")
-        if self.mode not in ("auto", "off", "require"):
-            raise ValueError(f"mode {self.mode!r} is none of auto, off, require")
-        for name, value in (("timeout_s", self.timeout_s), ("silence_s", self.silence_s)):
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} is {value}: it must be more than 0")
-        if self.output_max < 0 or self.grace_s < 0:
-            raise ValueError("output_max and grace_s cannot be negative")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandResult:
-    """How a command ended. `output` holds stdout and stderr in the order in which they were written.
-
-    Exactly one of `exit_code` and `signal` is set when the command ran and its end was seen.
-    `truncated_bytes` is how much of the middle of the output was dropped; a line in its place says so.
-    `survivors` counts processes that were still alive after the command itself had ended, and were killed;
-    `unkilled` those that could not be (another user's, or stuck in the kernel). `error` says why there is
-    no exit code.
-    """
-
-    exit_code: int | None
-    signal: int | None
-    output: bytes
-    truncated_bytes: int
-    duration_ms: int
-    outcome: Outcome
-    sandbox: str = "none"
-    survivors: int = 0
-    unkilled: int = 0
-    error: str | None = None
-
-    @property
-    def succeeded(self) -> bool:
-        return self.outcome is Outcome.EXITED and self.exit_code == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +179,11 @@ class CappedOutput:
         return bytes(self._head) + gap + bytes(self._tail)
 
 
+async def isolation_of(mode: SandboxMode) -> Isolation:
+    """What isolates commands of this mode here; the first call in a process tries it out."""
+    return await isolation.probed(mode, _run_isolated)
+
+
 async def run_command(
     spec: CommandSpec,
     on_output: Callable[[bytes], None] | None = None,
@@ -269,17 +197,33 @@ async def run_command(
     it writes down is enough to kill everything later (kill_marked). Setting `stop` ends the command with
     outcome `cancelled` and its output so far. Cancelling the coroutine ends the tree first (SIGTERM, grace,
     SIGKILL; a second cancel skips the grace) and then raises CancelledError. An exception of a callback ends
-    the tree and is raised. Raises SandboxUnavailable in mode "require"; what the kernel would not take (a NUL
-    in an argument, no such directory, no memory for a process) is outcome `failed_to_start` with `error`.
+    the tree and is raised. Raises SandboxUnavailable in mode "require" where nothing isolates; what the kernel
+    would not take (a NUL in an argument, no such directory, no memory for a process) is outcome
+    `failed_to_start` with `error`. Call it in a thread that lives as long as the command.
     """
-    if spec.mode == "require":
+    using = await isolation_of(spec.mode)
+    if spec.mode == "require" and not using.holds:
         raise SandboxUnavailable(
-            'sandbox.mode is "require", but no isolation is available in this version: '
-            'set sandbox.mode = "auto" to run commands without it'
+            f'sandbox.mode is "require", and nothing isolates commands on this host ({using.note}); '
+            'to run them without isolation, set sandbox.mode = "auto"'
         )
+    return await _run(spec, using, on_output, on_start, stop)
+
+
+async def _run_isolated(spec: CommandSpec) -> CommandResult:
+    return await _run(spec, isolation.BUBBLEWRAP, None, None, None)
+
+
+async def _run(
+    spec: CommandSpec,
+    using: Isolation,
+    on_output: Callable[[bytes], None] | None,
+    on_start: Callable[[ProcessMark], None] | None,
+    stop: asyncio.Event | None,
+) -> CommandResult:
     try:
-        job = _job_of(spec)
-        run = _GuardedRun(spec, on_output)
+        job = _job_of(spec, using)
+        run = _GuardedRun(spec, using, on_output)
     except (OSError, ValueError) as error:
         return _not_started(str(error))
     try:
@@ -307,11 +251,11 @@ def _not_started(reason: str) -> CommandResult:
     )
 
 
-def _job_of(spec: CommandSpec) -> guard.Job:
+def _job_of(spec: CommandSpec, using: Isolation) -> guard.Job:
     scratch = spec.scratch or spec.home / "tmp"
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     variables = {
-        "PATH": _search_path(),
+        "PATH": _search_path(spec, using),
         "HOME": str(spec.home.absolute()),
         "TMPDIR": str(scratch.absolute()),
         "LANG": "C.UTF-8",
@@ -330,23 +274,34 @@ def _job_of(spec: CommandSpec) -> guard.Job:
         argv=[os.fsencode(each) for each in spec.argv],
         cwd=os.fsencode(cwd),
         env=[os.fsencode(each) for each in env],
-        limits=spec.limits.by_name(),
+        limits=spec.limits.by_name(is_isolated=using.holds),
         grace_s=spec.grace_s,
         kill_s=KILL_S_MAX,
+        tree=spec.limits.of_tree() if using.holds else {},
     )
 
 
-def _search_path() -> str:
+def _search_path(spec: CommandSpec, using: Isolation) -> str:
     """The sidecar's own PATH without relative entries: they would mean the worktree, which a model writes."""
-    entries = os.environ.get("PATH", "").split(os.pathsep)
-    return os.pathsep.join(each for each in entries if each.startswith("/")) or SAFE_PATH
+    entries = [each for each in os.environ.get("PATH", "").split(os.pathsep) if each.startswith("/")]
+    if using.holds:
+        entries = [each for each in entries if bubblewrap.is_visible(each, spec)]
+    return os.pathsep.join(entries) or SAFE_PATH
 
 
-def _unnamed_file() -> IO[bytes]:
+def _unnamed_file(content: bytes = b"") -> IO[bytes]:
     """In memory where the system has that: variables may be secrets, and disks are read by others later."""
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("agentcom-job"), "w+b")
-    return tempfile.TemporaryFile()
+    number = os.memfd_create("agentcom-job") if hasattr(os, "memfd_create") else _file_without_name()
+    file: IO[bytes] = os.fdopen(number, "w+b")
+    file.write(content)
+    file.seek(0)
+    return file
+
+
+def _file_without_name() -> int:
+    number, path = tempfile.mkstemp()
+    os.unlink(path)
+    return number
 
 
 class _Ending(msgspec.Struct):
@@ -358,14 +313,18 @@ class _Ending(msgspec.Struct):
     stopped: bool = False
     survivors: int = 0
     unkilled: int = 0
+    exceeded: str = ""
     failed: str | None = None
 
 
 class _GuardedRun:
     """One guard process, its three pipes and what came through them. `ended`: the guard is gone."""
 
-    def __init__(self, spec: CommandSpec, on_output: Callable[[bytes], None] | None) -> None:
+    def __init__(
+        self, spec: CommandSpec, using: Isolation, on_output: Callable[[bytes], None] | None
+    ) -> None:
         self.spec = spec
+        self.using = using
         self.on_output = on_output
         self.output = CappedOutput(spec.output_max)
         self.loop = asyncio.get_running_loop()
@@ -394,18 +353,36 @@ class _GuardedRun:
                 ours.append(mine)
                 theirs.append(its)
             control, output, status = theirs
-            job_fd = self.job_file.fileno()
+            command, files = self._guard_command(status, handed_over)
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", guard.__file__, str(status), str(job_fd)],
+                command,
                 stdin=control,
                 stdout=output,
                 stderr=output,
                 cwd="/",
                 env={"LC_ALL": "C.UTF-8"},
-                pass_fds=(status, job_fd),
+                pass_fds=(status, *files),
                 start_new_session=True,
             )
         return ours[0], ours[1], ours[2], process
+
+    def _guard_command(self, status: int, handed_over: contextlib.ExitStack) -> tuple[list[str], list[int]]:
+        """The guard's command line, and the descriptors that it names besides the status pipe."""
+        job = self.job_file.fileno()
+        program = bubblewrap.find() if self.using.holds else None
+        if program is None:
+            if self.using.holds:
+                raise OSError("bubblewrap was removed after it had been tried out: install it again")
+            return [sys.executable, "-I", "-S", guard.__file__, str(status), str(job)], [job]
+        contents = (bubblewrap.PASSWD, bubblewrap.GROUP)
+        passwd, group = (
+            handed_over.enter_context(_unnamed_file(each.encode())).fileno() for each in contents
+        )
+        # Not as arguments: the list of processes would show what lies where.
+        options = "\0".join(bubblewrap.arguments(self.spec, passwd, group))
+        listed = handed_over.enter_context(_unnamed_file(os.fsencode(options))).fileno()
+        command = [program, "--args", str(listed), "--", *bubblewrap.guard_command(status, job)]
+        return command, [job, passwd, group, listed]
 
     def begin(self, job: guard.Job, on_start: Callable[[ProcessMark], None] | None) -> None:
         self.mark = mark_of(self.guard.pid)
@@ -538,9 +515,18 @@ class _GuardedRun:
         except UNREADABLE:
             return None
 
+    def _why_not_up(self) -> str | None:
+        """What was said instead when no guard came up by itself; None when one did."""
+        if self.status.startswith(guard.UP):
+            return None
+        said = self.output.render()[-REASON_BYTES_MAX:].decode("utf-8", "replace").strip()
+        return f"its guard did not start: {said or 'nothing was said'}"
+
     def result(self, limit: Outcome | None) -> CommandResult:
         ending = self._ending()
         lost = None
+        if ending is None and limit is None and (why := self._why_not_up()) is not None:
+            ending = _Ending(failed=why)
         if ending is None:  # nothing was left of the command by then: see end_tree
             since_ms = round((self.loop.time() - self.started) * 1000)
             ending = _Ending(signal=int(signal.SIGKILL), duration_ms=since_ms, stopped=limit is not None)
@@ -558,9 +544,11 @@ class _GuardedRun:
             truncated_bytes=self.output.dropped_bytes,
             duration_ms=ending.duration_ms,
             outcome=outcome,
+            sandbox=self.using.name,
+            sandbox_reason=self.using.reason,
             survivors=ending.survivors,
             unkilled=ending.unkilled,
-            error=ending.failed or lost,
+            error=ending.failed or (f"killed: {ending.exceeded}" if ending.exceeded else lost),
         )
 
     def close(self) -> None:

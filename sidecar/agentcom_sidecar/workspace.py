@@ -6,6 +6,8 @@ Rules it keeps:
   a task could have changed it; worktrees are addressed by their git directory, never through their `.git`.
 * One fetch at a time per mirror: an asyncio lock within this process, flock against others.
 * Only worktrees are ever removed, never a branch.
+* An isolated command sees the mirror of its repository read-only, and can add objects, and move the branches of its
+  own task; the git directories of other worktrees are not there.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from agentcom_sidecar.git import (
     check_branch,
     configuration,
 )
-from agentcom_sidecar.sandbox import ProcessMark
+from agentcom_sidecar.sandbox import ProcessMark, View
 
 __all__ = ["Changes", "CommitInfo", "Workspace", "WorkspaceError", "prepare", "sweep"]
 
@@ -52,6 +54,11 @@ MIRROR_CONFIG = """\
 \trepositoryformatversion = 0
 \tfilemode = true
 \tbare = true
+\tlogAllRefUpdates = false
+[gc]
+\tauto = 0
+[maintenance]
+\tauto = false
 """
 _ID = re.compile(r"^[0-9a-f]{40}(?:[0-9a-f]{24})?$", re.MULTILINE)
 _mirror_locks: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
@@ -101,6 +108,19 @@ class Workspace:
             "GIT_COMMITTER_NAME": "AgentCom",
             "GIT_COMMITTER_EMAIL": "agentcom@localhost",
         }
+
+    @property
+    def view(self) -> View:
+        """What a command in here sees where it is isolated, besides the directory itself."""
+        if self.mirror is None or self.git_dir is None:
+            return View()
+        branches = self.mirror / "refs" / "heads" / Path(self.branch).parent
+        branches.mkdir(parents=True, exist_ok=True)  # packing branches removes it
+        return View(
+            readable=(self.mirror,),
+            hidden=(self.mirror / "worktrees",),
+            writable=(self.git_dir, self.mirror / "objects", branches),
+        )
 
     async def commit(self, message: str) -> CommitInfo | None:
         """Commits all that is not ignored; None when nothing differs from the base (or without a repository).
@@ -210,7 +230,7 @@ class Workspace:
             )
         _own_configuration(self.mirror)
         place = (f"--git-dir={self.git_dir}", f"--work-tree={self.path}")
-        return await self.git.run(*place, *arguments, cwd=self.path)
+        return await replace(self.git, view=self.view).run(*place, *arguments, cwd=self.path)
 
 
 async def prepare(
@@ -261,7 +281,8 @@ async def _worktree(
         await _make_mirror(mirror, git)
         base = await _fetch(mirror, remote, wanted, git, settings.sidecar.fetch_s)
         branch = await _free_branch(mirror, branch, git)
-        await git.run(
+        path.mkdir(mode=0o700)  # git takes an empty directory, and an isolated one can make no other
+        await replace(git, view=View(writable=(path,))).run(
             "worktree", "add", "--quiet", "--no-track", "-b", branch, "--", str(path), base, cwd=mirror
         )
     git_dir = _git_dir_of(path, mirror)
@@ -411,7 +432,8 @@ async def _remove(path: Path, mirror: Path | None, git: Git) -> None:
     if mirror is not None:
         async with _locked(mirror):
             _own_configuration(mirror)
-            await git.run("worktree", "prune", cwd=mirror)
+            # It forgets every worktree that it does not see.
+            await replace(git, view=View(readable=(path.parent,))).run("worktree", "prune", cwd=mirror)
 
 
 async def sweep(home: Home, settings: Settings, in_use: Container[str]) -> int:
@@ -421,7 +443,7 @@ async def sweep(home: Home, settings: Settings, in_use: Container[str]) -> int:
     """
     folder, removed = home.sidecar / "work", 0
     too_old = time.time() - settings.sidecar.keep_worktrees_s
-    git = Git(home=home.sidecar / "scratch" / "sweep")
+    git = Git(home=home.sidecar / "scratch" / "sweep", view=View(readable=(folder,)))
     mirrors: set[Path] = set()
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name in in_use or path.lstat().st_mtime > too_old:

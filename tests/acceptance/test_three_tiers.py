@@ -20,7 +20,7 @@ MODEL = "qwen2.5-coder:7b"
 def one_host(world: World, **environment: str) -> None:
     world.hub()
     world.join("box")
-    world.sidecar("box", **environment)
+    world.sidecar("box", **{"AGENTCOM_SANDBOX_MODE": "auto", **environment})
 
 
 def wait_for_model(world: World, model: str = MODEL) -> None:

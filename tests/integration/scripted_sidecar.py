@@ -29,6 +29,8 @@ async def execute(work: Work) -> Outcome:
         timeout_s=work.assign.timeout_s,
         env=work.workspace.environment,
         grace_s=work.settings.sidecar.kill_grace_s,
+        mode=work.settings.sandbox.mode,
+        view=work.workspace.view,
     )
     ran = await run_command(command, take, on_start=work.on_process)
     if "gate" in work.spec.labels:

@@ -12,7 +12,9 @@ import pytest
 
 from agentcom import limits
 from agentcom.model import Backend, CheckStatus, FailureClass, ResultStatus, Role, Strategy, TaskSpec
+from agentcom_sidecar import isolation
 from agentcom_sidecar.execution import execute
+from tests.isolating import need_isolation
 from tests.works import Ran, check, repository, run_attempt, settings, work_of
 
 POLL_S = 0.02
@@ -25,14 +27,18 @@ def ran(folder: Path, command: str, **fields: object) -> Ran:
     return run_attempt(folder, Strategy.trivial, spec, **options)
 
 
-def test_a_command_in_a_repository_is_committed_and_verified(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["off", "require"])
+def test_a_command_in_a_repository_is_committed_and_verified(tmp_path: Path, mode: str) -> None:
+    if mode == "require":
+        need_isolation()
     repo = repository(tmp_path / "repo")
     checks = (
         check("file_exists", "out.txt"),
         check("command_succeeds", "grep -q hi out.txt"),
         check("git_clean"),
     )
-    one = ran(tmp_path, "echo hi > out.txt; echo said", repo=str(repo), checks=checks)
+    given = settings(mode=mode)
+    one = ran(tmp_path, "echo hi > out.txt; echo said", repo=str(repo), checks=checks, given=given)
     result = one.completed
     assert result.status is ResultStatus.verified
     assert [each.status for each in one.iterations[0].checks] == [CheckStatus.passed] * 3
@@ -43,7 +49,9 @@ def test_a_command_in_a_repository_is_committed_and_verified(tmp_path: Path) -> 
         0,
     )
     assert (result.cost_usd, result.cloud_cost_usd, result.prices_as_of) == (0.0, None, None)
-    assert (result.exit_code, result.sandbox, result.output) == (0, "none", "said\n")
+    assert (result.exit_code, result.output) == (0, "said\n")
+    expected = ("bubblewrap", "") if mode == "require" else ("none", isolation.OFF.note)
+    assert (result.sandbox, result.sandbox_reason) == expected
     assert result.files_changed == ("out.txt",)
     assert result.spec_sha256 == "ab" * 32
     assert result.branch is not None
@@ -102,7 +110,8 @@ def test_a_command_that_fails_is_a_task_error_with_the_end_of_its_output(tmp_pat
 
 
 def test_a_command_that_takes_too_long_is_ended_with_its_whole_tree(tmp_path: Path) -> None:
-    one = ran(tmp_path, "setsid sleep 300 & echo $! > pid; echo started; sleep 300", timeout_s=1)
+    command = "setsid sleep 300 & echo $! > pid; echo started; sleep 300"
+    one = ran(tmp_path, command, timeout_s=1, given=settings(mode="off"))
     assert (one.failed.failure_class, one.failed.code) == (FailureClass.task_error, "timed_out")
     assert one.result.output == "started\n"
     assert not Path(f"/proc/{(one.path / 'pid').read_text().strip()}").exists()
@@ -131,18 +140,30 @@ def test_a_huge_output_keeps_its_head_and_tail_and_the_result_fits_its_message(t
 
 
 def test_commands_of_a_submitter_are_refused_while_nothing_is_isolated(tmp_path: Path) -> None:
-    one = ran(tmp_path, "touch ran", role=Role.submit)
+    one = ran(tmp_path, "touch ran", role=Role.submit, given=settings(mode="off"))
     assert (one.failed.failure_class, one.failed.code) == (FailureClass.configuration, "unisolated_refused")
     assert not (one.path / "ran").exists()
 
 
+def test_an_isolated_command_of_a_submitter_runs(tmp_path: Path) -> None:
+    need_isolation()
+    one = ran(tmp_path, "touch ran", role=Role.submit)
+    assert one.completed.sandbox == "bubblewrap"
+    assert (one.path / "ran").exists()
+
+
 def test_a_host_that_accepts_the_risk_runs_commands_of_a_submitter(tmp_path: Path) -> None:
-    one = ran(tmp_path, "touch ran", role=Role.submit, given=settings(accept_unisolated=True))
+    given = settings(mode="off", accept_unisolated=True)
+    one = ran(tmp_path, "touch ran", role=Role.submit, given=given)
     assert one.completed.status is ResultStatus.unchecked
     assert (one.path / "ran").exists()
 
 
-def test_a_host_that_requires_isolation_runs_no_command(tmp_path: Path) -> None:
+def test_a_host_that_requires_isolation_and_has_none_runs_no_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "_found", None)
+    monkeypatch.setattr(isolation.bubblewrap, "find", lambda: None)
     one = ran(tmp_path, "touch ran", given=settings(mode="require"))
     assert (one.failed.failure_class, one.failed.code) == (FailureClass.configuration, "sandbox_unavailable")
     assert not (one.path / "ran").exists()
@@ -151,7 +172,7 @@ def test_a_host_that_requires_isolation_runs_no_command(tmp_path: Path) -> None:
 def test_a_cancelled_attempt_leaves_no_process(tmp_path: Path) -> None:
     async def run() -> int:
         spec = TaskSpec(description="d", command="sleep 300 & echo $! > pid; wait")
-        work, one = await work_of(tmp_path, Strategy.trivial, spec)
+        work, one = await work_of(tmp_path, Strategy.trivial, spec, given=settings(mode="off"))
         attempt = asyncio.create_task(execute(work))
         deadline = time.monotonic() + DEADLINE_S
         while not (one.path / "pid").is_file() or not (one.path / "pid").read_text().strip():

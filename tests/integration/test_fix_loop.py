@@ -10,7 +10,7 @@ import pytest
 
 from agentcom.model import CheckStatus, FailureClass, ResultStatus, Role, Strategy, TaskSpec
 from tests.standins import StandIn, standin
-from tests.works import Ran, check, repository, run_attempt
+from tests.works import Ran, check, repository, run_attempt, settings
 
 MODEL = "llama3.2:latest"
 BROKEN = "def add(a, b):\n    return a - b\n"
@@ -150,7 +150,9 @@ def test_a_submitters_command_checks_are_refused_before_the_model_costs_anything
 ) -> None:
     before = len(server.log("/api/chat"))
     checks = (check("command_succeeds", "true"),)
-    one = ran(tmp_path, server, checks=checks, role=Role.submit, has_repository=False)
+    one = ran(
+        tmp_path, server, checks=checks, role=Role.submit, has_repository=False, given=settings(mode="off")
+    )
     assert (one.failed.failure_class, one.failed.code) == (FailureClass.configuration, "unisolated_refused")
     assert len(server.log("/api/chat")) == before
 

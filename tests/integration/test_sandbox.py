@@ -1,4 +1,7 @@
-"""The one door for commands, with real processes: how commands end, and that nothing of them is left."""
+"""The one door for commands, with real processes: how commands end, and that nothing of them is left.
+
+Every test runs twice, without isolation and under bubblewrap, except where what it does is impossible in one of them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from agentcom_sidecar import guard, sandbox
+from agentcom_sidecar import guard, isolation, sandbox
 from agentcom_sidecar.sandbox import (
     CappedOutput,
     CommandLimits,
@@ -30,8 +33,36 @@ from agentcom_sidecar.sandbox import (
     mark_of,
     run_command,
 )
+from tests.isolating import need_isolation
 
 _numbers = itertools.count(1)
+_mode: Any = "off"
+
+OFF, ISOLATED = "off", "require"
+
+
+def only(*ways: str) -> Callable[[Any], Any]:
+    """For a test of what differs."""
+
+    def marked(function: Any) -> Any:
+        function.ways = ways
+        return function
+
+    return marked
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    metafunc.parametrize("way", getattr(metafunc.function, "ways", (OFF, ISOLATED)), indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def way(request: pytest.FixtureRequest) -> Any:
+    """The mode in which `spec_of` has commands run."""
+    global _mode
+    if request.param == ISOLATED:
+        need_isolation()
+    _mode = request.param
+    return _mode
 
 
 @pytest.fixture
@@ -41,8 +72,8 @@ def token() -> str:
 
 
 def spec_of(tmp_path: Path, *argv: str, **settings: Any) -> CommandSpec:
-    settings = {"cwd": tmp_path, "home": tmp_path / "home", "timeout_s": 60.0, "grace_s": 0.3, **settings}
-    return CommandSpec(argv=argv, **settings)
+    usual = {"cwd": tmp_path, "home": tmp_path / "home", "timeout_s": 60.0, "grace_s": 0.3, "mode": _mode}
+    return CommandSpec(argv=argv, **{**usual, **settings})
 
 
 def run(tmp_path: Path, *argv: str, **settings: Any) -> CommandResult:
@@ -120,14 +151,34 @@ class TestHowACommandEnds:
         result = sh(tmp_path, 'printf %s "$ODD"', env={"ODD": odd})
         assert result.output == os.fsencode(odd)
 
-    def test_it_is_not_isolated_and_says_so(self, tmp_path: Path) -> None:
-        assert [run(tmp_path, "true", mode=mode).sandbox for mode in ("auto", "off")] == ["none", "none"]
+    @only(OFF)
+    def test_without_isolation_its_result_says_so(self, tmp_path: Path) -> None:
+        result = run(tmp_path, "true")
+        assert (result.sandbox, result.sandbox_reason) == ("none", 'sandbox.mode is "off"')
 
+    @only(ISOLATED)
+    def test_with_isolation_its_result_says_what_it_was(self, tmp_path: Path) -> None:
+        found = [run(tmp_path, "true", mode=mode) for mode in ("auto", "require")]
+        assert [(each.sandbox, each.sandbox_reason) for each in found] == [("bubblewrap", "")] * 2
+
+
+class TestAHostThatCannotIsolate:
+    @pytest.fixture(autouse=True)
+    def _without_bubblewrap(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(isolation, "_found", None)
+        monkeypatch.setattr(isolation.bubblewrap, "find", lambda: None)
+
+    @only(OFF)
     def test_required_isolation_is_refused_before_anything_starts(self, tmp_path: Path) -> None:
-        with pytest.raises(SandboxUnavailable, match=r'set sandbox\.mode = "auto"') as refusal:
+        with pytest.raises(SandboxUnavailable, match=r'not installed.*set sandbox\.mode = "auto"') as refusal:
             run(tmp_path, "touch", "started", mode="require")
         assert refusal.value.code == "sandbox_unavailable"
         assert not (tmp_path / "started").exists()
+
+    @only(OFF)
+    def test_in_mode_auto_a_command_runs_and_its_result_says_why_nothing_isolates(self, tmp_path: Path) -> None:
+        result = run(tmp_path, "true", mode="auto")
+        assert (result.sandbox, result.sandbox_reason) == ("none", "bubblewrap is not installed")
 
 
 class TestLimits:
@@ -214,6 +265,7 @@ class TestWhatACommandSees:
         assert (seen["HOME"], seen["TERM"], seen["EXTRA"]) == (str(tmp_path / "home"), "dumb", "yes")
         assert Path(seen["TMPDIR"]).is_dir()
 
+    @only(OFF)
     def test_nothing_of_our_environment_in_its_parent_either(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -325,11 +377,19 @@ class TestNothingIsLeft:
         )
         assert sh(tmp_path, text).output.strip() == b"0"
 
+    @only(OFF)
     def test_a_command_that_stops_its_guard_is_still_ended(self, tmp_path: Path, token: str) -> None:
         result = sh(tmp_path, f"kill -STOP $PPID; echo ready; sleep {token}", timeout_s=1.5)
         assert (result.outcome, result.output) == (Outcome.TIMED_OUT, b"ready\n")
         assert running(token) == []
 
+    @only(ISOLATED)
+    def test_an_isolated_command_cannot_reach_its_guard(self, tmp_path: Path) -> None:
+        text = "kill -STOP 1; kill -KILL 1; kill -TERM 1; kill -HUP 1; sleep 0.1; echo goes on; exit 5"
+        result = sh(tmp_path, text)
+        assert (result.outcome, result.exit_code, result.output) == (Outcome.EXITED, 5, b"goes on\n")
+
+    @only(OFF)
     def test_a_command_that_kills_its_guard_is_killed_with_all_it_started(
         self, tmp_path: Path, token: str
     ) -> None:
@@ -450,10 +510,10 @@ import asyncio, sys
 from pathlib import Path
 from agentcom_sidecar.sandbox import CommandSpec, run_command
 
-home, token = Path(sys.argv[1]), sys.argv[2]
+home, token, mode = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 daemon = f"(setsid setsid -f sleep {token} &)"
 text = f"trap '' TERM HUP; sleep {token} & {daemon}; sleep {token}; sleep {token}"
-spec = CommandSpec(argv=("sh", "-c", text), cwd=home, home=home, timeout_s=9999)
+spec = CommandSpec(argv=("sh", "-c", text), cwd=home, home=home, timeout_s=9999, mode=mode)
 
 def started(mark):
     (home / "mark").write_text(f"{mark.pid} {mark.start_ticks} {mark.boot}")
@@ -469,7 +529,7 @@ class TestDeathOfTheSidecar:
     def start_sidecar(tmp_path: Path, token: str) -> subprocess.Popen[bytes]:
         roots = [str(Path(sandbox.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(roots)}
-        return subprocess.Popen([sys.executable, "-c", SIDECAR, tmp_path, token], env=environment)
+        return subprocess.Popen([sys.executable, "-c", SIDECAR, tmp_path, token, _mode], env=environment)
 
     @staticmethod
     def mark_in(tmp_path: Path) -> ProcessMark:
@@ -487,6 +547,7 @@ class TestDeathOfTheSidecar:
         asyncio.run(until(lambda: running(token) == []))
         asyncio.run(until(lambda: mark_of(self.mark_in(tmp_path).pid) is None))
 
+    @only(OFF)
     def test_a_restarted_sidecar_kills_what_a_stuck_guard_could_not(self, tmp_path: Path, token: str) -> None:
         sidecar = self.start_sidecar(tmp_path, token)
         try:
@@ -502,6 +563,20 @@ class TestDeathOfTheSidecar:
         assert mark_of(mark.pid) is None
         assert kill_stale([mark]) == 0
 
+    @only(ISOLATED)
+    def test_the_mark_of_an_isolated_command_is_enough_to_kill_it(self, tmp_path: Path, token: str) -> None:
+        sidecar = self.start_sidecar(tmp_path, token)
+        try:
+            asyncio.run(until(lambda: len(running(token)) >= 5))
+            mark = self.mark_in(tmp_path)
+            os.kill(sidecar.pid, signal.SIGSTOP)  # so that it cannot see to the tree itself
+            assert kill_marked(mark)
+            assert len(running(token)) == 1  # the stopped stand-in
+        finally:
+            sidecar.kill()
+            sidecar.wait()
+
+    @only(OFF)
     def test_a_restarted_sidecar_finds_the_tree_of_a_guard_that_is_gone(
         self, tmp_path: Path, token: str
     ) -> None:

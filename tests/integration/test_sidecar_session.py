@@ -49,6 +49,7 @@ class Sidecar:
                     "AGENTCOM_HOME": str(home.path),
                     "AGENTCOM_SIDECAR_NAME": "here",
                     "AGENTCOM_SIDECAR_KILL_GRACE_S": "0.3",
+                    "AGENTCOM_SANDBOX_MODE": "off",  # commands leave marks that an isolated one cannot
                     "AGENTCOM_ENDPOINTS_DISCOVER": "http://127.0.0.1:1",
                     **environment,
                 },
@@ -143,7 +144,7 @@ def test_an_assignment_is_accepted_run_reported_and_forgotten_after_the_acknowle
     hello = hub.expect(Hello)
     assert hello.host is not None
     assert [agent.name for agent in hello.host.agents] == list(AGENTS)
-    assert hello.host.sandbox == "none"
+    assert (hello.host.sandbox, hello.host.sandbox_note.split(":")[0]) == ("none", 'sandbox.mode is "off"')
     assert sidecar.ready() == {
         "ready": True,
         "host": "here",

@@ -21,6 +21,7 @@ from agentcom.config import Home
 from agentcom.errors import NotFound, Refused
 from agentcom.model import Role, Tier
 from agentcom.supervisor import Start, write_start
+from agentcom_sidecar import isolation
 from tests.fake_hub_requests import FakeHub, task
 
 
@@ -739,6 +740,23 @@ def test_joining_makes_the_hosts_keys_and_enrols_them(
     assert all(path.stat().st_mode & 0o077 == 0 for path in home.keys.iterdir())
 
 
+@pytest.mark.parametrize("written", ["", '[sandbox]\nmode = "auto"\n'])
+def test_a_host_that_joins_requires_isolation_unless_its_owner_has_said_otherwise(
+    written: str,
+    hub: FakeHub,
+    invitation: dict,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    code = joining(hub, capsys, monkeypatch, tmp_path / "b")
+    file = Home(tmp_path / "b").prepare().path / "config.toml"
+    file.write_text(written)
+    file.chmod(0o600)
+    assert main(["join", code, "--name", "box"]) == 0
+    assert file.read_text() == (written or '[sandbox]\nmode = "require"\n')
+
+
 def test_the_same_code_again_gives_the_same_answer_and_another_is_refused(
     hub: FakeHub,
     invitation: dict,
@@ -802,7 +820,34 @@ def test_the_doctor_looks_at_everything(hub: FakeHub, capsys: pytest.CaptureFixt
         "run `agentcom queue resume --tier complex`",
     )
     sandbox = next(check for check in found["checks"] if check["name"] == "sandbox")
-    assert (sandbox["status"], sandbox["detail"]) == ("warn", "none: commands are not isolated")
+    assert sandbox["detail"].split(":")[0] in ("bubblewrap", "none")
+
+
+@pytest.mark.parametrize(
+    ("mode", "found", "status", "words"),
+    [
+        ("auto", isolation.BUBBLEWRAP, "ok", "a command was tried out and was isolated"),
+        ("auto", isolation.Isolation("none", "bubblewrap is not installed", "install it"), "warn", "not installed"),
+        ("require", isolation.Isolation("none", "no namespaces", "use sysctl"), "fail", "no namespaces"),
+        ("off", isolation.BUBBLEWRAP, "warn", 'sandbox.mode is "off"'),
+    ],
+)
+def test_the_doctor_says_what_isolates_and_what_to_do_where_nothing_does(
+    mode: str,
+    found: isolation.Isolation,
+    status: str,
+    words: str,
+    hub: FakeHub,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("AGENTCOM_SANDBOX_MODE", mode)
+    monkeypatch.setattr(isolation, "_found", found)
+    main(["doctor", "--json"])
+    sandbox = next(check for check in said(capsys)["checks"] if check["name"] == "sandbox")
+    assert sandbox["status"] == status
+    assert words in sandbox["detail"]
+    assert isolation.known(mode).remedy in sandbox["hint"]  # type: ignore[arg-type]
 
 
 STORE = {

@@ -12,7 +12,7 @@ from agentcom import limits, messages
 from agentcom.config import AnthropicSettings, Home, SandboxSettings, Settings, SidecarSettings
 from agentcom.errors import ConfigError
 from agentcom.model import Backend, FailureClass, Role, TaskSpec
-from agentcom_sidecar import agents, policy
+from agentcom_sidecar import agents, isolation, policy
 from agentcom_sidecar.endpoints import is_loopback
 from agentcom_sidecar.git import Git, WorkspaceError, check_branch
 from agentcom_sidecar.log_stream import PIECES_PER_FLUSH_MAX, LogStream
@@ -41,11 +41,36 @@ def work(home: Path, role: Role, sandbox: SandboxSettings) -> Work:
     )
 
 
+@pytest.fixture
+def nothing_isolates(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = isolation.Isolation("none", "bubblewrap is not installed", "install it")
+    monkeypatch.setattr(isolation, "_found", found)
+
+
+def test_isolated_commands_of_everyone_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation, "_found", isolation.BUBBLEWRAP)
+    for mode in ("auto", "require"):
+        one = work(tmp_path, Role.submit, SandboxSettings(mode=mode))
+        assert policy.check_commands(one) is None
+        assert policy.check_model_commands(one) is None
+    one = work(tmp_path, Role.submit, SandboxSettings(mode="off"))
+    assert policy.check_commands(one) is not None
+
+
+def test_before_isolation_was_tried_out_nothing_isolates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "_found", None)
+    assert policy.check_commands(work(tmp_path, Role.submit, SandboxSettings())) is not None
+
+
+@pytest.mark.usefixtures("nothing_isolates")
 @pytest.mark.parametrize("role", [Role.operate, Role.admin])
 def test_commands_of_those_who_operate_the_hub_run_without_isolation(tmp_path: Path, role: Role) -> None:
     assert policy.check_commands(work(tmp_path, role, SandboxSettings())) is None
 
 
+@pytest.mark.usefixtures("nothing_isolates")
 def test_commands_of_others_need_the_owner_to_accept_the_risk(tmp_path: Path) -> None:
     error = policy.check_commands(work(tmp_path, Role.submit, SandboxSettings()))
     assert error is not None
@@ -55,6 +80,7 @@ def test_commands_of_others_need_the_owner_to_accept_the_risk(tmp_path: Path) ->
     assert policy.check_commands(work(tmp_path, Role.submit, accepted)) is None
 
 
+@pytest.mark.usefixtures("nothing_isolates")
 def test_a_command_that_a_model_chose_is_vouched_for_by_nobody(tmp_path: Path) -> None:
     error = policy.check_model_commands(work(tmp_path, Role.admin, SandboxSettings()))
     assert error is not None
@@ -63,12 +89,14 @@ def test_a_command_that_a_model_chose_is_vouched_for_by_nobody(tmp_path: Path) -
     assert policy.check_model_commands(work(tmp_path, Role.submit, accepted)) is None
 
 
-def test_a_host_that_requires_isolation_refuses_every_command(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("nothing_isolates")
+def test_a_host_that_requires_isolation_refuses_every_command_where_nothing_isolates(tmp_path: Path) -> None:
     required = SandboxSettings(mode="require", accept_unisolated=True)
     error = policy.check_commands(work(tmp_path, Role.admin, required))
     assert error is not None
     assert (error.failure_class, error.code) == (FailureClass.configuration, "sandbox_unavailable")
     assert "sandbox.mode" in error.message
+    assert "bubblewrap is not installed: install it" in error.message
 
 
 class Wire:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Mapping
 
+from agentcom_sidecar import policy
 from agentcom_sidecar.backends.base import BackendError, configuration, infrastructure, task_error
 from agentcom_sidecar.sandbox import CommandResult, CommandSpec, Outcome, SandboxUnavailable, run_command
 from agentcom_sidecar.work import Work
@@ -38,6 +39,7 @@ async def run(
         env={**work.workspace.environment, **WITHOUT_BYTECODE, **(env or {})},
         grace_s=work.settings.sidecar.kill_grace_s,
         mode=work.settings.sandbox.mode,
+        view=policy.view(work),
     )
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -67,6 +69,8 @@ def failure_of(result: CommandResult, timeout_s: float, silence_s: float) -> Bac
             return infrastructure("command_not_started", f"the command could not be started: {result.error}")
         case Outcome.CANCELLED:
             return infrastructure("command_killed", f"somebody ended the command{said}")
+        case Outcome.EXITED if result.signal is not None and result.error is not None:
+            return task_error("command_failed", f"the command was {result.error}{said}")
         case Outcome.EXITED if result.signal is not None:
             return task_error("command_failed", f"the command was killed by signal {result.signal}{said}")
         case Outcome.EXITED if result.exit_code is None:

@@ -425,7 +425,7 @@ function hostRow(host) {
   const figures = host.resources;
   const gauges = figures ? gaugesOf(figures) : [];
   const stale = host.state === "online" && !figures ? "no current figures" : null;
-  const sandbox = host.sandbox === "none" ? "commands are not isolated" : null;
+  const sandbox = host.sandbox === "none" ? `commands are not isolated${host.sandbox_note ? `: ${host.sandbox_note}` : ""}` : null;
   const seen = host.state !== "online" && host.last_seen ? h("p", { class: "minor" }, "last seen ", time(host.last_seen, " ago")) : null;
   return h("li", {},
     h("p", { class: "line" }, h("span", {}, host.name), chip(host.state, host.state === "online" ? "good" : null, host.state === "online")),
@@ -619,7 +619,7 @@ function resultFacts(result) {
       ["Model", result.model], ["Tokens in", result.tokens_in ? result.tokens_in.toLocaleString() : null],
       ["Tokens out", result.tokens_out ? result.tokens_out.toLocaleString() : null],
       ["Cost", result.cost_usd === null ? "unknown" : `$${result.cost_usd === 0 ? "0" : result.cost_usd.toFixed(4)}`],
-      ["Took", lasted(result.duration_ms)], ["Sandbox", result.sandbox === "none" ? "none: not isolated" : result.sandbox],
+      ["Took", lasted(result.duration_ms)], ["Sandbox", result.sandbox === "none" ? `none: ${result.sandbox_reason || "not isolated"}` : result.sandbox],
       ["Branch", result.branch], ["Commit", result.commit?.slice(0, 12)], ["Pull request", request],
       ["Evidence", EVIDENCE[result.evidence]], ["Changed tests or settings", (result.tampered ?? []).join(", ")],
     ]),

@@ -1,0 +1,170 @@
+"""The command line of bubblewrap: what an isolated command sees of this machine, and nothing else.
+
+Rules it keeps:
+* Every namespace is the command's own; the network's too, unless its view says otherwise. No further user
+  namespace can be made inside, no capability is left, no set-user-id bit counts.
+* The root is assembled from nothing: the system's programs (read-only), the few files of /etc that programs
+  need, Python for the guard, then what the view names. Not there: homes, /run, /sys, /var, the keys and the store.
+* /proc/sys and the like are read-only and kernel secrets empty. bubblewrap covers what it may not write by the
+  mode of the directory; a sidecar of root could set kernel.core_pattern through it (seen with 0.8.0).
+* No mount point lies in what a command can write.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from agentcom_sidecar import guard
+from agentcom_sidecar.command import CommandSpec
+
+PROGRAM = "bwrap"
+GUARD = "/run/agentcom/guard.py"
+NAME = "agent"  # of the only user inside, and of the host
+ID = 1000
+SHM_BYTES_MAX = 256 * 1024**2  # /dev/shm and /tmp lie in memory, which no limit of the tree counts
+TMP_BYTES_MAX = 512 * 1024**2
+SYSTEM = (
+    "usr",
+    "bin",
+    "sbin",
+    "lib",
+    "lib32",
+    "lib64",
+    "libx32",
+    "nix/store",
+    "gnu/store",
+    "run/current-system",
+)
+ETC = (
+    "alternatives", "bash.bashrc", "ca-certificates", "crypto-policies", "debian_version", "environment.d", "fonts",
+    "gai.conf", "host.conf", "hosts", "inputrc", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime",
+    "lsb-release", "manpath.config", "mime.types", "nsswitch.conf", "os-release", "perl", "pki/ca-trust/extracted",
+    "pki/tls/cert.pem", "pki/tls/certs", "pki/tls/openssl.cnf", "protocols", "rpc", "services", "ssh/ssh_known_hosts",
+    "ssl/cert.pem", "ssl/certs", "ssl/openssl.cnf", "terminfo", "timezone",
+)  # fmt: skip
+ETC_PATTERNS = ("java-*", "python3*")
+PROC_READ_ONLY = ("acpi", "asound", "bus", "driver", "fs", "irq", "scsi", "sys", "sysrq-trigger", "tty")
+PROC_EMPTY = ("kcore", "keys", "key-users", "kmsg", "latency_stats", "mtrr", "sched_debug", "timer_list")
+NAMESPACES = (
+    "--unshare-user", "--disable-userns", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
+    "--new-session", "--die-with-parent", "--as-pid-1", "--cap-drop", "ALL", "--uid", str(ID), "--gid", str(ID),
+    "--hostname", NAME, "--clearenv", "--setenv", "LC_ALL", "C.UTF-8",
+)  # fmt: skip
+PASSWD = f"root:x:0:0:root:/root:/bin/sh\n{NAME}:x:{ID}:{ID}:{NAME}:/tmp:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"
+GROUP = f"root:x:0:\n{NAME}:x:{ID}:\nnogroup:x:65534:\n"
+
+
+def find() -> str | None:
+    """The program's path; None where it is not installed. Never one of a relative PATH entry."""
+    path = shutil.which(PROGRAM)
+    return path if path and path.startswith("/") else None
+
+
+def arguments(spec: CommandSpec, passwd_fd: int, group_fd: int) -> list[str]:
+    """Everything that stands before the program: for `--args`. The two descriptors hold PASSWD and GROUP."""
+    made = [*NAMESPACES, *_system()]
+    made += ["--ro-bind-data", str(passwd_fd), "/etc/passwd", "--ro-bind-data", str(group_fd), "/etc/group"]
+    if spec.view.network:
+        # Often a link to where a resolver daemon keeps it: the file itself.
+        made += ["--ro-bind-try", os.path.realpath("/etc/resolv.conf"), "/etc/resolv.conf"]
+    else:
+        made.append("--unshare-net")
+    for path in _both(spec.view.readable):
+        made += ["--ro-bind", path, path]
+    hidden = [path for path in _both(spec.view.hidden) if os.path.isdir(path) and is_visible(path, spec)]
+    for path in hidden:
+        made += ["--tmpfs", path]
+    for path in _outermost(writable(spec)):
+        made += ["--bind", path, path]
+    for path in (*hidden, "/"):
+        made += ["--remount-ro", path]
+    return [*made, "--chdir", "/"]
+
+
+def guard_command(status_fd: int, job_fd: int) -> list[str]:
+    """What bubblewrap starts: the guard, as process 1."""
+    return [os.path.realpath(sys.executable), "-I", "-S", GUARD, str(status_fd), str(job_fd)]
+
+
+def writable(spec: CommandSpec) -> tuple[Path, ...]:
+    scratch = () if spec.scratch is None else (spec.scratch,)
+    return (spec.cwd, spec.home, *scratch, *spec.view.writable)
+
+
+def is_visible(path: str, spec: CommandSpec) -> bool:
+    """Whether something that is not the command's own can be seen inside, by what it lies in."""
+    roots = [*(f"/{each}" for each in SYSTEM), *_python(), *_both(spec.view.readable)]
+    return any(_is_within(os.path.realpath(path), root) for root in roots)
+
+
+@functools.cache
+def _system() -> tuple[str, ...]:
+    """The part that is the same for every command: system, Python, guard, /etc, /proc, /dev, /tmp."""
+    made: list[str] = []
+    for name in SYSTEM:
+        path = f"/{name}"
+        if os.path.islink(path):
+            made += ["--symlink", os.readlink(path), path]
+        elif os.path.isdir(path):
+            made += ["--ro-bind", path, path]
+    for path in _python():
+        made += ["--ro-bind", path, path]
+    made += ["--ro-bind", guard.__file__, GUARD]
+    for path in _etc():
+        made += ["--ro-bind-try", path, path]
+    made += ["--proc", "/proc", *_covered_proc(), "--dev", "/dev"]
+    made += [*_memory("/dev/shm", SHM_BYTES_MAX), "--remount-ro", "/dev"]  # noqa: S108 (the command's own)
+    made += [*_memory("/tmp", TMP_BYTES_MAX), "--symlink", "/tmp", "/var/tmp"]  # noqa: S108 (as above)
+    return tuple(made)
+
+
+def _memory(path: str, bytes_max: int) -> list[str]:
+    return ["--perms", "1777", "--size", str(bytes_max), "--tmpfs", path]
+
+
+def _etc() -> Iterator[str]:
+    yield from (f"/etc/{name}" for name in ETC if os.path.exists(f"/etc/{name}"))
+    for pattern in ETC_PATTERNS:
+        yield from (str(path) for path in sorted(Path("/etc").glob(pattern)))
+
+
+def _covered_proc() -> Iterator[str]:
+    for name in PROC_READ_ONLY:
+        if os.path.exists(f"/proc/{name}"):
+            yield from ("--ro-bind", f"/proc/{name}", f"/proc/{name}")
+    for name in PROC_EMPTY:
+        if os.path.exists(f"/proc/{name}"):
+            yield from ("--ro-bind", "/dev/null", f"/proc/{name}")
+
+
+def _python() -> list[str]:
+    """Where this Python and its packages lie, outside of the system: programs, no secrets. Never a directory that
+    holds a home: without its Python the probe then says that nothing isolates."""
+    found = {os.path.realpath(each) for each in (sys.base_prefix, sys.base_exec_prefix)} | {sys.prefix}
+    homes = [os.path.realpath(Path.home()), os.path.realpath(os.environ.get("AGENTCOM_HOME") or Path.home())]
+    return sorted(
+        path
+        for path in found
+        if not any(_is_within(path, f"/{each}") for each in SYSTEM)
+        and not any(_is_within(home, path) for home in homes)
+    )
+
+
+def _both(paths: Iterable[Path]) -> list[str]:
+    """Each path as it is named and as it is: git writes down the second."""
+    named = [os.path.abspath(path) for path in paths]
+    return list(dict.fromkeys(each for path in named for each in (path, os.path.realpath(path))))
+
+
+def _outermost(paths: Iterable[Path]) -> list[str]:
+    every = _both(paths)
+    return [path for path in every if not any(path != other and _is_within(path, other) for other in every)]
+
+
+def _is_within(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip("/") + "/")
