@@ -22,7 +22,9 @@ from agentcom._pyboard import Parts
 cdef enum:
     ROWS_MAX = 1 << 20
     POOLS_MAX = 1 << 16
+    TOPS_MAX = 16
 cdef int64_t COST_US_MAX = 1_000_000_000_000_000
+cdef int64_t CLOSED_US = COST_US_MAX
 cdef int64_t STEP_US_MAX = 100_000_000_000
 cdef int64_t SINCE_MS_MAX = <int64_t> 1 << 43
 cdef int64_t SLOTS_MAX = 1 << 30
@@ -282,6 +284,8 @@ cdef int32_t heap_of(const State* s, const Pool* pool, int32_t endpoint, Node* k
             return SHARED if e.first_failure < 0 else FAILING
         return WAITS_SHARED if e.step > 0 and e.first_failure < 0 else NOWHERE
     key.cost += s.hosts[e.host].cost + e.failure
+    if e.failure == CLOSED_US:
+        return NOWHERE
     if e.slots > 0:
         agent = first_able(s, pool, e.host)
         if agent < 0:
@@ -422,7 +426,7 @@ cdef void offer_failing(State* s, Pool* pool, int64_t missing, Option* best) noe
         for n in range(pool.hosts.count):
             host = pool.hosts.items[n]
             agent = first_able(s, pool, host)
-            if agent >= 0:
+            if agent >= 0 and s.failed[host] != CLOSED_US:
                 offer(best, cost + s.hosts[host].cost + pool.reach[host] + s.failed[host], s.agents[agent].rank,
                       endpoint)
         failure = s.endpoints[endpoint].first_failure
@@ -443,7 +447,10 @@ cdef void offer_there(
     here = s.hosts[host].cost + pool.reach[host]
     endpoint = s.hosts[host].first_endpoint
     while endpoint >= 0:
-        if pool.ways[endpoint].cost >= 0 and s.endpoints[endpoint].slots > 0:
+        if (
+            pool.ways[endpoint].cost >= 0 and s.endpoints[endpoint].slots > 0
+            and s.endpoints[endpoint].failure != CLOSED_US
+        ):
             cost = pool.ways[endpoint].cost + s.endpoints[endpoint].added + s.endpoints[endpoint].failure
             offer(best, cost + s.hosts[host].cost, rank, endpoint)
         endpoint = s.endpoints[endpoint].next
@@ -461,6 +468,8 @@ cdef void offer_there(
         while failure >= 0 and s.failures[failure].host != host:
             failure = s.failures[failure].next
         if failure >= 0:
+            if s.failures[failure].cost == CLOSED_US:
+                continue
             cost += s.failures[failure].cost
         offer(best, cost + here, rank, endpoint)
 
@@ -514,6 +523,94 @@ cdef void offer_all(State* s, Pool* pool, int32_t repo, Option* best, Option* wa
         endpoint = top_of(s, pool, WAITS_SHARED)
         if endpoint >= 0:
             offer(wait, pool.nodes[endpoint].cost + host_cost, 0, endpoint)
+
+
+# --- the best ways --------------------------------------------------------------------------------------
+
+
+cdef struct Tops:
+    Option options[16]
+    int32_t count
+    int32_t most
+
+
+cdef void keep_top(Tops* tops, int64_t cost, int64_t rank, int32_t endpoint) noexcept nogil:
+    """Keep it among the best, in order."""
+    cdef int32_t at = tops.count
+    if tops.most == 0:
+        return
+    if at == tops.most:
+        at -= 1
+        if not comes_first(cost, rank, endpoint, &tops.options[at]):
+            return
+    else:
+        tops.count += 1
+    while at > 0 and comes_first(cost, rank, endpoint, &tops.options[at - 1]):
+        tops.options[at] = tops.options[at - 1]
+        at -= 1
+    tops.options[at] = Option(cost, rank, endpoint)
+
+
+cdef inline bint comes_first(int64_t cost, int64_t rank, int32_t endpoint, const Option* other) noexcept nogil:
+    if cost != other.cost:
+        return cost < other.cost
+    return rank < other.rank or (rank == other.rank and endpoint < other.endpoint)
+
+
+cdef void keep_pool_tops(State* s, Pool* pool, int32_t repo, Tops* tops) noexcept nogil:
+    """O(ways + hosts). The best sums of a shared endpoint and a host are among those of the best of both."""
+    cdef Tops shared, hosts
+    cdef int64_t missing = s.repos[repo].missing if 0 <= repo < s.repo_rows else 0, cost
+    cdef int32_t at, n, endpoint, host, agent, failure
+    shared.count = hosts.count = 0
+    shared.most = hosts.most = tops.most
+    for at in range(s.repos[repo].count if missing else 0):
+        s.failed[s.repos[repo].hosts[at]] = -missing  # scratch memory: what is the less there
+    for at in range(pool.heaps[LOCAL].count):
+        endpoint = pool.heaps[LOCAL].items[at]
+        host = s.endpoints[endpoint].host
+        agent = first_able(s, pool, host)
+        if agent >= 0 and s.endpoints[endpoint].slots > 0:
+            cost = pool.ways[endpoint].cost + s.hosts[host].cost + s.endpoints[endpoint].failure
+            keep_top(tops, cost + missing + s.failed[host], s.agents[agent].rank, endpoint)
+    if pool.shared_ways > 0:
+        for at in range(pool.heaps[SHARED].count):
+            endpoint = pool.heaps[SHARED].items[at]
+            if s.endpoints[endpoint].slots > 0:
+                keep_top(&shared, pool.ways[endpoint].cost, 0, endpoint)
+        for at in range(pool.hosts.count):
+            host = pool.hosts.items[at]
+            agent = first_able(s, pool, host)
+            if agent >= 0:
+                cost = s.hosts[host].cost + pool.reach[host] + missing + s.failed[host]
+                keep_top(&hosts, cost, s.agents[agent].rank, host)
+        for at in range(shared.count):
+            for n in range(hosts.count):
+                keep_top(tops, shared.options[at].cost + hosts.options[n].cost, hosts.options[n].rank,
+                         shared.options[at].endpoint)
+        for at in range(pool.heaps[FAILING].count):
+            keep_failing_tops(s, pool, pool.heaps[FAILING].items[at], missing, tops)
+    for at in range(s.repos[repo].count if missing else 0):
+        s.failed[s.repos[repo].hosts[at]] = 0
+
+
+cdef void keep_failing_tops(
+    State* s, Pool* pool, int32_t endpoint, int64_t missing, Tops* tops
+) noexcept nogil:
+    cdef int32_t n, host, agent, failure
+    cdef int64_t failed
+    if s.endpoints[endpoint].slots <= 0:
+        return
+    for n in range(pool.hosts.count):
+        host = pool.hosts.items[n]
+        agent = first_able(s, pool, host)
+        failure = s.endpoints[endpoint].first_failure
+        while failure >= 0 and s.failures[failure].host != host:
+            failure = s.failures[failure].next
+        failed = s.failures[failure].cost if failure >= 0 else 0
+        if agent >= 0 and failed != CLOSED_US:
+            failed += pool.ways[endpoint].cost + s.hosts[host].cost + pool.reach[host] + missing + s.failed[host]
+            keep_top(tops, failed, s.agents[agent].rank, endpoint)
 
 
 # --- a tick ---------------------------------------------------------------------------------------------
@@ -1044,6 +1141,22 @@ cdef class Scheduler:
         if host < s.host_rows:
             load += s.hosts[host].cost + (s.pools[pool].reach[host] if s.endpoints[endpoint].host == ANY_HOST else 0)
         return Parts(way.wait, way.load, way.run, load, failed, missing)
+
+    def tops(self, int64_t pool, int64_t repo, int64_t count):
+        cdef State* s = &self.s
+        cdef Tops tops
+        cdef int32_t number = pool if is_in(pool, 0, POOLS_MAX - 1) else -1, at
+        if not is_in(count, 0, TOPS_MAX):
+            return _pyboard.Scheduler().tops(pool, repo, count)
+        tops.count, tops.most = 0, count
+        while 0 <= number < s.pool_rows and s.pools[number] != NULL:
+            read_log(s, s.pools[number])
+            keep_pool_tops(s, s.pools[number], repo if is_in(repo, 0, ROWS_MAX - 1) else -1, &tops)
+            number = s.pools[number].also
+        return [
+            (tops.options[at].cost, tops.options[at].rank & (ROWS_MAX - 1), tops.options[at].endpoint)
+            for at in range(tops.count)
+        ]
 
     def tick(
         self,

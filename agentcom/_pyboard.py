@@ -21,6 +21,8 @@ STEP_US_MAX: Final = 10**11
 SINCE_MS_MAX: Final = 1 << 43
 SLOTS_MAX: Final = 1 << 30
 TASKS_MAX: Final = 10**7  # of one tick
+CLOSED_US: Final = COST_US_MAX  # as the cost of a failure: agents of that host do not reach the endpoint
+TOPS_MAX: Final = 16
 ANY_HOST: Final = -1
 NO_REPO: Final = -1
 NO_POOL: Final = -1
@@ -104,7 +106,7 @@ class Scheduler:
         self._endpoints[endpoint] = Endpoint(host, slots, step_us)
 
     def set_failure(self, endpoint: int, host: int, cost_us: int) -> None:
-        """What recent failures add where agents of that host call the endpoint."""
+        """What recent failures add where agents of that host call the endpoint; CLOSED_US where they may not."""
         check("endpoint", endpoint, 0, ROWS_MAX - 1)
         check("host", host, 0, ROWS_MAX - 1)
         check("cost_us", cost_us, 0, COST_US_MAX)
@@ -172,6 +174,14 @@ class Scheduler:
             host_us += self._reach.get(pool, {}).get(host, 0)
         failed_us = self._failures.get((endpoint, host), 0)
         return Parts(*way[:3], host_us, failed_us, self._missing(repo, host))
+
+    def tops(self, pool: int, repo: int, count: int) -> list[tuple[int, int, int]]:
+        """(cost_us, agent, endpoint) of the best ways that are free now, `count` at most, the best first; of a host
+        with several free agents the one whose turn it is stands for all."""
+        check("count", count, 0, TOPS_MAX)
+        tick = _Tick(self)
+        runs = sorted(run for each in self._with_others(pool) for run in tick.runs(each, repo))
+        return [(run.cost_us, run.agent_in_turn, run.endpoint) for run in runs[:count]]
 
     def tick(
         self, task_pool: Buffer, task_repo: Buffer, chosen_agent: Buffer, chosen_endpoint: Buffer
@@ -260,7 +270,7 @@ class _Tick:
                 continue
             for host in self.hosts_of(endpoint, able):
                 first = self.first_free(able[host])
-                if first is not None:
+                if first is not None and not self.is_closed(endpoint, host):
                     yield Run(self.cost(pool, repo, endpoint, host), *first, endpoint)
 
     def waits(self, pool: int, repo: int) -> Iterator[tuple[int, int]]:
@@ -272,7 +282,8 @@ class _Tick:
             if row.host == ANY_HOST and endpoint in self.failing:
                 continue
             for host in self.hosts_of(endpoint, able):
-                if row.host != ANY_HOST or self.first_free(able[host]) is not None:
+                is_able = row.host != ANY_HOST or self.first_free(able[host]) is not None
+                if is_able and not self.is_closed(endpoint, host):
                     yield self.cost(pool, repo, endpoint, host), endpoint
 
     def able(self, pool: int) -> dict[int, list[tuple[int, int, int]]]:
@@ -305,6 +316,9 @@ class _Tick:
         counted = self.started.get(endpoint, 0) + self.waiting.get(endpoint, 0)
         added = self.rows._endpoint(endpoint).step_us * counted
         return sum(parts) + added + self.rows._host(host).step_us * self.starts.get(host, 0)
+
+    def is_closed(self, endpoint: int, host: int) -> bool:
+        return self.rows._failures.get((endpoint, host)) == CLOSED_US
 
     def slots(self, endpoint: int) -> int:
         return self.rows._endpoint(endpoint).slots - self.started.get(endpoint, 0)

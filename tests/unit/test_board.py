@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentcom import _pyboard, sched
-from agentcom._pyboard import ANY_HOST, BUSY, FREE, NO_REPO, OUT, Parts
+from agentcom._pyboard import ANY_HOST, BUSY, CLOSED_US, FREE, NO_REPO, OUT, Parts
 
 try:
     from agentcom import _fastboard
@@ -133,6 +133,28 @@ def test_a_failure_counts_for_that_endpoint_and_that_host_until_it_is_taken_back
     assert tick(board, POOL) == [(0, WARM)]
 
 
+def test_an_endpoint_that_a_host_cannot_reach_is_used_from_others_only(board: Scheduler) -> None:
+    host(board, 0, 0)
+    host(board, 1, 1, cost_us=50)
+    board.set_endpoint(WARM, ANY_HOST, 9, 30)
+    board.set_way(POOL, WARM, 0, 0, 100)
+    board.set_failure(WARM, 0, CLOSED_US)
+    assert tick(board, POOL, POOL) == [(1, WARM), (-1, -1)]
+    board.set_endpoint(WARM, 0, 9, 30)
+    assert tick(board, POOL) == [(-1, -1)]
+
+
+def test_the_best_ways_are_told_in_order(board: Scheduler) -> None:
+    two_hosts(board)
+    board.set_endpoint(PLAIN, ANY_HOST, 9, 0)
+    board.set_way(POOL, PLAIN, 0, 0, 120)
+    assert board.tops(POOL, NO_REPO, 9) == [(100, 0, WARM), (120, 0, PLAIN), (120, 2, PLAIN), (140, 2, COLD)]
+    assert board.tops(POOL, NO_REPO, 2) == [(100, 0, WARM), (120, 0, PLAIN)]
+    board.set_repo(0, 30, [1])
+    assert board.tops(POOL, 0, 2) == [(120, 2, PLAIN), (130, 0, WARM)]
+    assert board.tops(POOL + 1, NO_REPO, 9) == []
+
+
 def test_a_host_that_has_the_repository_goes_before_one_that_would_have_to_fetch_it(board: Scheduler) -> None:
     two_hosts(board)
     board.set_repo(3, 60, [1])
@@ -252,7 +274,9 @@ CHANGES = st.one_of(
         st.integers(-1, 3),
         numbers(9),
     ),
-    st.tuples(st.just("set_failure"), numbers(ENDPOINTS), numbers(HOSTS), st.sampled_from([0, 0, 5, 20])),
+    st.tuples(
+        st.just("set_failure"), numbers(ENDPOINTS), numbers(HOSTS), st.sampled_from([0, 0, 5, 20, CLOSED_US])
+    ),
     st.tuples(st.just("set_able"), numbers(POOLS), numbers(AGENTS), st.booleans()),
     st.tuples(st.just("set_way"), numbers(POOLS), numbers(ENDPOINTS), COSTS, COSTS, COSTS, COSTS),
     st.tuples(st.just("set_reach"), numbers(POOLS), numbers(HOSTS), COSTS),
@@ -310,5 +334,7 @@ def test_any_changes_and_ticks_give_the_same_answers_and_the_same_rows(
                 getattr(board, name)(*arguments)
         found = [answers(board, tasks) for board in boards]
         assert found == [found[0]] * len(found), (seed, steps)
+        best = [[board.tops(p, r, 5) for p in range(POOLS + 1) for r in range(-1, REPOS)] for board in boards]
+        assert best == [best[0]] * len(best), (seed, steps)
     rows = [all_parts(board) for board in boards]
     assert rows == [rows[0]] * len(rows)
