@@ -179,12 +179,14 @@ class Fleet:
         self.loaded_on: Callable[[int], Iterable[EndpointModel]] = (
             lambda _host: ()
         )  # by a host's own endpoints
+        self.touched: set[int] = set()  # hosts that the scheduler's rows do not follow yet; see board.py
         self.preferred: set[int] = set()  # hosts that are online and to be preferred
         self._blocked: dict[int, Host] = {}  # hosts with a backend that they cannot use now
 
     def load_host(self, record: HostRecord) -> Host:
         host = Host(record, load=load_of(record.resources, is_ours=True).aged(), trend=Trend(record.trend))
         self.hosts[record.id] = host
+        self.touched.add(record.id)
         self.host_by_name[record.name] = host
         self.next_host = max(self.next_host, record.id + 1)
         return host
@@ -192,6 +194,7 @@ class Fleet:
     def load_agent(self, record: AgentRecord) -> Agent:
         agent = Agent(record, self.hosts[record.host])
         agent.host.agents[record.id] = agent
+        self.touched.add(record.host)
         self.agents[record.id] = agent
         self.agent_by_name[record.name] = agent
         self._next_agent = max(self._next_agent, record.id + 1)
@@ -199,6 +202,7 @@ class Fleet:
 
     def adopt(self, old: Fleet, sessions: Sessions) -> None:
         """Take over who is connected, in those of the sessions that were taken over."""
+        self.touched.update(self.hosts)
         for number, host in self.hosts.items():
             before = old.hosts.get(number)
             if before is None:
@@ -401,6 +405,7 @@ class Fleet:
         """What it was given has to be the only attempt on its host: no agent there takes more until it is free."""
         agent.alone = True
         agent.host.alone += 1
+        self.touched.add(agent.host.record.id)
 
     def start(self, agent: Agent, now: Now) -> None:
         agent.working = True
@@ -418,6 +423,7 @@ class Fleet:
     def remove_host(self, host: Host, by: str) -> None:
         for agent in self.agents_of(host):
             self.drop_agent(agent)
+        self.touched.add(host.record.id)
         self._blocked.pop(host.record.id, None)
         self.preferred.discard(host.record.id)
         del self.hosts[host.record.id], self.host_by_name[host.record.name]
@@ -452,10 +458,14 @@ class Fleet:
         self._out.publish("host", event, name=host.record.name, **fields)
 
     def publish_host(self, host: Host, now: Now) -> None:
+        """Tell who reads the feed, and the scheduler's rows."""
+        self.touched.add(host.record.id)
         view = self.host_view(host, now) if self._out.is_read else None
         self._out.publish("host", "host_changed", host=view)
 
     def publish_agent(self, agent: Agent, now: Now) -> None:
+        """Tell who reads the feed, and the scheduler's rows."""
+        self.touched.add(agent.host.record.id)
         self._out.publish("agent", "agent_changed", agent=agent_view(agent) if self._out.is_read else None)
 
     def host_view(self, host: Host, now: Now) -> JsonObject:
@@ -537,11 +547,13 @@ class Fleet:
         assert not agent.task, f"{agent.record.name} holds task {agent.task}"
         del self.agents[agent.record.id], self.agent_by_name[agent.record.name]
         del agent.host.agents[agent.record.id]
+        self.touched.add(agent.host.record.id)
         self._out.delete("agents", key_u64(agent.record.id))
         self._out.publish("agent", "agent_removed", name=agent.record.name)
 
     def _moved(self, agent: Agent, now: Now, publish: bool = True) -> None:
         agent.since_ms, agent.since_wall_ms = now.mono_ms, now.wall_ms
+        self.touched.add(agent.host.record.id)
         if publish:
             self.publish_agent(agent, now)
 

@@ -259,8 +259,10 @@ class Gates:
             host = self._fleet.hosts.get(int(key))
             if host is not None:
                 host.paused = number > 0
+                self._fleet.touched.add(host.record.id)
         elif scope is RuleScope.endpoint:
             self._registry.limits.pop(int(key), None)
+            self._registry.touched.add(int(key))
             if number:
                 self._registry.limits[int(key)] = number
         elif rule.kind is RuleKind.pause:

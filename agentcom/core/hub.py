@@ -7,19 +7,19 @@ is an AssertionError and ends the process, whose supervisor restarts it from wha
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, assert_never
 
-from agentcom import __version__, limits, sched
+import msgspec
+
+from agentcom import __version__, limits
 from agentcom import messages as m
-from agentcom._pysched import WAITS
 from agentcom.clock import Now
 from agentcom.config import Settings
 from agentcom.core import invariants
-from agentcom.core.agents import Agent, Fleet, Host
+from agentcom.core.agents import Fleet, Host
 from agentcom.core.attempts import Attempts
-from agentcom.core.board import Board
+from agentcom.core.board import Board, Placed
 from agentcom.core.configuration import Configuration
 from agentcom.core.depends import Edge
 from agentcom.core.effects import (
@@ -56,6 +56,7 @@ from agentcom.core.sessions import Session, Sessions
 from agentcom.core.story import NEXT_NOTE
 from agentcom.core.succession import NoSubmits, succeed
 from agentcom.core.tasks import OPEN, Jitter, Tasks
+from agentcom.core.wanted import Wanted
 from agentcom.errors import Refused
 from agentcom.model import (
     AgentRecord,
@@ -104,6 +105,19 @@ class Loaded(NamedTuple):
     fallbacks: Sequence[tuple[int, FallbackWait]] = ()
 
 
+class Asked(NamedTuple):
+    """What the tasks of a group want, and what is asked for them now: the same, or one step between tiers on."""
+
+    wanted: Wanted
+    now: Wanted
+
+    def told(self, way: Candidate) -> Candidate:
+        """The way, which says so if it is a step."""
+        if self.now is self.wanted:
+            return way
+        return msgspec.structs.replace(way, stepped=self.now[0].tier)
+
+
 class Hub:
     """All state of the hub, in memory; the store follows it batch by batch."""
 
@@ -130,6 +144,7 @@ class Hub:
         self.isolation = Isolation(
             self.tasks, self.fleet, self.router, self.gates, self._has_room, self._assign
         )
+        self.board = Board(self.fleet, self.registry, self.retries, self.router.scores, self.router.refusals)
         self.requests = Requests(self)
         self.removals = Removals(self, self.out)
         self.retention = Retention(self.out, self.tasks)
@@ -274,17 +289,17 @@ class Hub:
 
     def _schedule_once(self, now: Now) -> bool:
         """Whether agents stayed free because the tasks chosen for them had no room under a limit any more."""
-        free = [agent for agent in self.fleet.agents.values() if agent.takes_work]
-        count = len(free)
-        queued = self._queued(count) if free else []
+        self.board.refresh(now)
+        count = self.board.free_count
+        queued = self._queued(count) if count else []
         while queued:
-            board, choice = self._choose(queued, free, now)
+            asked, placed = self._place(queued, now)
             # Tasks that wait for a warm endpoint leave agents free, which may be sooner for some behind them.
-            has_waits = any(each <= WAITS for each in choice)
+            has_waits = any(each.agent < 0 <= each.endpoint for each in placed)
             count = min(count * 4, limits.SCHEDULED_AHEAD_MAX)
             more = self._queued(count) if has_waits else queued
             if len(more) <= len(queued):
-                return self._carry_out(queued, board, choice, now)
+                return self._carry_out(queued, asked, placed, now)
             queued = more
         return False
 
@@ -341,6 +356,7 @@ class Hub:
             told = host.session.pace if host.session is not None else None
             self.attempts.beats_at(host, told.heartbeat_s if told is not None else 0)
         self.attempts.lease_anew(now, renews=not is_same_pace)
+        self.board.reset()
         self.tasks.changed = True
         self.out.add(SettingsChanged(settings))
 
@@ -569,6 +585,7 @@ class Hub:
                 self.fleet.tell(host, "host_offline", "it has been silent for too long")
                 self._publish_agents(host, now)
             if host.age_load(now):
+                self.fleet.touched.add(host.record.id)
                 self.tasks.changed = True
 
     def _publish_agents(self, host: Host, now: Now) -> None:
@@ -577,46 +594,43 @@ class Hub:
 
     # --- dispatch ---------------------------------------------------------------------------------------
 
-    def _choose(self, queued: list[tuple[int, int]], free: list[Agent], now: Now) -> tuple[Board, array[int]]:
-        """One scheduler call over the heads of all groups."""
-        order = sorted({group for _, group in queued})
-        board = self.router.board([(self.tasks.groups[max(g, ~g)], g < 0) for g in order], free, now)
-        index = {group: n for n, group in enumerate(order)}
-        choice = array("i", [-1] * len(queued))
-        sched.assign(
-            array("i", [index[group] for _, group in queued]),
-            board.cand_start,
-            board.cand_agent,
-            board.cand_endpoint,
-            board.cand_cost_us,
-            board.agent_rank,
-            board.agent_free,
-            board.endpoint_free,
-            board.endpoint_step_us,
-            choice,
-        )
-        return board, choice
+    def _place(self, queued: list[tuple[int, int]], now: Now) -> tuple[dict[int, Asked], list[Placed]]:
+        """One call of the scheduler over the heads of all groups: what is asked for each group, and the places."""
+        asked = {group: self._ask(group, now) for group in dict.fromkeys(group for _, group in queued)}
+        index = {group: n for n, group in enumerate(asked)}
+        order = [index[group] for _, group in queued]
+        return asked, self.board.place([each.now for each in asked.values()], order, now)
 
-    def _carry_out(self, queued: list[tuple[int, int]], board: Board, choice: array[int], now: Now) -> bool:
-        """One assignment per choice, unless the ones before it have used up what a limit allows. Whether that
+    def _ask(self, group: int, now: Now) -> Asked:
+        wanted = self.tasks.groups[max(group, ~group)], group < 0
+        fallbacks = self.router.fallbacks
+        if fallbacks.is_on:
+            step = fallbacks.look(*wanted, self.board.has_way(wanted, now), now)
+            if step is not None:
+                return Asked(wanted, (step, wanted[1]))
+        return Asked(wanted, wanted)
+
+    def _carry_out(
+        self, queued: list[tuple[int, int]], asked: dict[int, Asked], placed: list[Placed], now: Now
+    ) -> bool:
+        """One assignment per place, unless the ones before it have used up what a limit allows. Whether that
         happened."""
-        order = sorted({group for _, group in queued})
-        index = {group: n for n, group in enumerate(order)}
-        choices: dict[int, Choices] = {}
-        slot_of = self.tasks.table.slot_of
+        starts = [
+            (task_of(entry), group, asked[group].told(self.board.candidate(asked[group].now, each, now)))
+            for (entry, group), each in zip(queued, placed, strict=True)
+            if each.agent >= 0
+        ]
+        choices = {}
+        for group in dict.fromkeys(group for _, group, _ in starts):
+            best = [asked[group].told(way) for way in self.board.best(asked[group].now, now)]
+            choices[group] = self.router.choices(asked[group].wanted, best)
         is_limited = False
-        for (entry, group), chosen in zip(queued, choice, strict=True):
-            if chosen < 0:
-                continue
-            slot = slot_of[task_of(entry)]
-            if not self._has_room(slot, board.candidates[chosen]):
+        for task, group, chosen in starts:
+            slot = self.tasks.table.slot_of[task]
+            if self._has_room(slot, chosen):
+                self._assign(slot, choices[group], chosen, now)
+            else:
                 is_limited = True
-                continue
-            if group not in choices:
-                n = index[group]
-                ways = board.candidates[board.cand_start[n] : board.cand_start[n + 1]]
-                choices[group] = self.router.choices((self.tasks.groups[max(group, ~group)], group < 0), ways)
-            self._assign(slot, choices[group], board.candidates[chosen], now)
         return is_limited
 
     def _wanted(self, entry: int, group: int) -> int:
@@ -652,7 +666,9 @@ class Hub:
         table, refused = self.tasks.table, choices.refused
         because = ", ".join(sorted(refused, key=lambda fails: (-refused[fails], fails))) or "no_host"
         tier = self.tasks.tier_of(slot)
-        self.out.publish("task", "task_fell_back", task=table.id[slot], tier=tier, to=to.value, because=because)
+        self.out.publish(
+            "task", "task_fell_back", task=table.id[slot], tier=tier, to=to.value, because=because
+        )
 
     # --- sessions ---------------------------------------------------------------------------------------
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from agentcom._pyboard import TOPS_MAX
 from agentcom.core.lanes import ReadyQueue, key_of, task_of
 from agentcom.core.rows import LANES
+from agentcom.core.score import Candidate
+from agentcom.core.wanted import Wanted
 from agentcom.model import FINAL, OPEN_ATTEMPT, RuleKind, RuleScope, State
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ def check(hub: Hub) -> None:
     _check_calls(hub)
     _check_circuits(hub)
     _check_removals(hub)
+    _check_board(hub)
     _check_fleet(hub)
     _check_sessions(hub)
     _check_principals(hub)
@@ -216,6 +220,33 @@ def _check_removals(hub: Hub) -> None:
     assert agents == set(removals.agents), f"agents to be removed {agents}, {sorted(removals.agents)}"
     hosts = {n for n, one in fleet.hosts.items() if one.record.removing}
     assert hosts == set(removals.hosts), f"hosts to be removed {hosts}, {sorted(removals.hosts)}"
+
+
+def _check_board(hub: Hub) -> None:
+    """The scheduler's rows offer the same ways at the same costs as are found anew from fleet and registry."""
+    board, router, now = hub.board, hub.router, hub.board.now
+    board.refresh(now)
+    agents = [agent for agent in hub.fleet.agents.values() if agent.takes_work]
+    assert board.free_count == len(agents), f"{board.free_count} agents counted free of {len(agents)}"
+    for wanted in list(board.pools):
+        anew = [way for way in router.ways(*wanted, now) if way.has_slot]
+        _check_pool(board.tops(wanted, TOPS_MAX), anew, wanted)
+
+
+def _check_pool(tops: list[tuple[int, int, int]], anew: list[Candidate], wanted: Wanted) -> None:
+    costs: dict[tuple[int, int], int] = {}
+    least: dict[tuple[int, int], int] = {}  # by host: one agent stands for all that are equal
+    for way in anew:
+        endpoint = way.endpoint.id if way.endpoint else 0
+        costs[way.agent.record.id, endpoint] = way.cost_us
+        pair = way.agent.host.record.id, endpoint
+        least[pair] = min(way.cost_us, least.get(pair, way.cost_us))
+    said = f"{wanted}: the rows offer {tops}, anew there are {costs}"
+    assert all(costs.get((agent, endpoint)) == cost for cost, agent, endpoint in tops), said
+    if not wanted[0].prefers:  # else agents of one host may differ
+        assert [cost for cost, _, _ in tops] == sorted(least.values())[:TOPS_MAX], said
+    assert bool(tops) == bool(costs), said
+    assert not tops or tops[0][0] == min(costs.values()), said
 
 
 def _check_fleet(hub: Hub) -> None:

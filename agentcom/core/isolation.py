@@ -53,6 +53,7 @@ class Isolation:
             return
         for host in self._reserved:
             host.reserved_for = 0
+            self._fleet.touched.add(host.record.id)
         self._reserved.clear()
         for slot in self._ready():
             if not self._start(slot, now):
@@ -73,7 +74,8 @@ class Isolation:
         ways = [way for way in self._router.board([wanted], idle, now).candidates if way.has_slot]
         if not ways:
             return False
-        best = min(ways, key=lambda way: (way.cost_us, way.agent.record.id))
+        ways.sort(key=lambda way: (way.cost_us, way.agent.record.id))
+        best = ways[0]
         if not self._has_room(slot, best):
             return True
         self._assign(slot, self._router.choices(wanted, ways), best, now)
@@ -85,6 +87,7 @@ class Isolation:
         if hosts:
             host = self._fleet.hosts[hosts[0][1]]
             host.reserved_for = self._tasks.table.id[slot]
+            self._fleet.touched.add(host.record.id)
             self._reserved.append(host)
 
     def _able_hosts(self, slot: int) -> Iterator[tuple[int, int]]:

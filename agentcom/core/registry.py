@@ -119,6 +119,7 @@ class Registry:
         self._unsaved: set[int] = set()  # endpoints with measures that their records do not have yet
         self.endpoints: dict[int, EndpointRecord] = {}
         self.own_ports: set[int] = set()
+        self.touched: set[int] = set()  # endpoints that the scheduler's rows do not follow yet; see board.py
         self.in_flight: dict[tuple[int, str], int] = {}
         self.limits: dict[int, int] = {}  # calls at once on an endpoint, whatever the model; see gates.py
         self.failed_ms: dict[tuple[int, int], int] = {}
@@ -127,6 +128,7 @@ class Registry:
 
     def load(self, record: EndpointRecord) -> None:
         self.endpoints[record.id] = record
+        self.touched.add(record.id)
         self._next = max(self._next, record.id + 1)
 
     def begin(self, now: Now) -> None:
@@ -215,6 +217,7 @@ class Registry:
 
     def remove(self, record: EndpointRecord) -> None:
         del self.endpoints[record.id]
+        self.touched.add(record.id)
         self.heard_ms.pop(record.id, None)
         for counted in [k for k in self.in_flight if k[0] == record.id]:
             del self.in_flight[counted]
@@ -256,6 +259,7 @@ class Registry:
         """Take over what a health check found. A model list that could not be read keeps the last one, and so does
         what is warm."""
         self.heard_ms[record.id] = now.mono_ms
+        self.touched.add(record.id)
         before = _seen(record)
         if probe.healthy != record.healthy or not record.since_ms:
             record.since_ms = now.wall_ms
@@ -340,6 +344,7 @@ class Registry:
         is_cold = self.loads.answered((endpoint, model)) if self.loads else False
         if record is None:
             return
+        self.touched.add(endpoint)
         measure = record.measures.get(model)
         if measure is None:
             if len(record.measures) >= limits.MODELS_PER_ENDPOINT_MAX:
@@ -405,10 +410,12 @@ class Registry:
 
     def started(self, endpoint: int, model: str, host: int) -> None:
         self.in_flight[endpoint, model] = self.in_flight.get((endpoint, model), 0) + 1
+        self.touched.add(endpoint)
         self.circuits.began(endpoint, host)
 
     def ended(self, endpoint: int, model: str, host: int) -> None:
         left = self.in_flight.get((endpoint, model), 0) - 1
+        self.touched.add(endpoint)
         if left > 0:
             self.in_flight[endpoint, model] = left
         else:
@@ -454,7 +461,8 @@ class Registry:
         self.changed(record)
 
     def changed(self, record: EndpointRecord) -> None:
-        """Tell who reads the feed."""
+        """Tell who reads the feed, and the scheduler's rows."""
+        self.touched.add(record.id)
         view = self.view(record) if self._out.is_read else None
         self._out.publish("endpoint", "endpoint_changed", endpoint=view)
 

@@ -16,7 +16,6 @@ from agentcom import limits
 from agentcom.clock import Now
 from agentcom.config import Settings
 from agentcom.core.agents import Agent, Fleet
-from agentcom.core.board import Board
 from agentcom.core.fallbacks import Fallbacks
 from agentcom.core.groups import raised
 from agentcom.core.outlet import Outlet
@@ -26,6 +25,7 @@ from agentcom.core.retries import RetryBudgets
 from agentcom.core.score import Candidate, EndpointCost, Scores, score_part
 from agentcom.core.tasks import Tasks
 from agentcom.core.wanted import Wanted, claude_lacks, held_model, is_offered, missing_need, model_of
+from agentcom.core.ways import Ways
 from agentcom.model import (
     BACKEND_OF,
     BACKEND_OF_KIND,
@@ -75,9 +75,9 @@ class Router:
         for part in (self, self.scores, self.refusals, self.fallbacks):
             part.settings = settings
 
-    def board(self, groups: list[Wanted], agents: list[Agent], now: Now) -> Board:
+    def board(self, groups: list[Wanted], agents: list[Agent], now: Now) -> Ways:
         """The scheduler's input for these groups, in their order, over the agents that are free now."""
-        board = Board()
+        board = Ways()
         board.agents = sorted(agents, key=lambda a: (a.since_ms, a.record.id))
         board.agent_rank = array("q", range(len(agents)))
         board.agent_free = array("i", [1] * len(agents))
@@ -97,7 +97,7 @@ class Router:
 
     def ways(self, group: Group, is_retry: bool, now: Now) -> list[Candidate]:
         """How a task of the group could run now, or what it could wait for, the best first. Changes nothing."""
-        board = Board()
+        board = Ways()
         free = [agent for agent in self._fleet.agents.values() if agent.takes_work]
         board.agents = sorted(free, key=lambda agent: (agent.since_ms, agent.record.id))
         board.agent_rank = array("q", range(len(free)))
@@ -114,7 +114,7 @@ class Router:
         return self.fallbacks.may_pay(above) and not self.fallbacks.is_stranded(above)
 
     def _add(
-        self, board: Board, group: Group, is_retry: bool, slots: dict[tuple[int, str], int], now: Now
+        self, board: Ways, group: Group, is_retry: bool, slots: dict[tuple[int, str], int], now: Now
     ) -> None:
         if STRATEGY_OF[group.tier] is Strategy.local_llm:
             self._add_local(board, group, is_retry, slots, now)
@@ -127,13 +127,13 @@ class Router:
         has_backend = any(backend in offered for backend in BACKENDS_OF[STRATEGY_OF[group.tier]])
         return has_backend and missing_need(group, agent) is None
 
-    def _able(self, board: Board, group: Group) -> Iterator[tuple[int, Agent]]:
+    def _able(self, board: Ways, group: Group) -> Iterator[tuple[int, Agent]]:
         """Index and agent of those that offer what the group needs, endpoints aside."""
         for index, agent in enumerate(board.agents):
             if is_offered(group, agent) and missing_need(group, agent) is None:
                 yield index, agent
 
-    def _add_plain(self, board: Board, group: Group, now: Now) -> None:
+    def _add_plain(self, board: Ways, group: Group, now: Now) -> None:
         """Work that needs no endpoint: one way per agent, at a cost that the agents of a host share."""
         model = model_of(group, self.settings) or "none"
         if claude_lacks(group):
@@ -151,7 +151,7 @@ class Router:
             board.cand_cost_us.append(cost[0])
 
     def _add_local(
-        self, board: Board, group: Group, is_retry: bool, slots: dict[tuple[int, str], int], now: Now
+        self, board: Ways, group: Group, is_retry: bool, slots: dict[tuple[int, str], int], now: Now
     ) -> None:
         """Work on a local model: one way per agent and endpoint that can take it, and one per full endpoint for tasks
         to wait for."""
@@ -194,7 +194,7 @@ class Router:
 
     def _add_wait(
         self,
-        board: Board,
+        board: Ways,
         group: Group,
         slots: dict[tuple[int, str], int],
         place: int,
@@ -215,7 +215,7 @@ class Router:
         self._add_call(board, slots, index, self.scores.with_endpoint(agent, group, at, now))
 
     def _add_call(
-        self, board: Board, slots: dict[tuple[int, str], int], index: int, candidate: Candidate
+        self, board: Ways, slots: dict[tuple[int, str], int], index: int, candidate: Candidate
     ) -> None:
         board.candidates.append(candidate)
         board.cand_agent.append(index)
@@ -223,10 +223,10 @@ class Router:
         board.cand_cost_us.append(candidate.cost_us)
 
     def choices(self, wanted: Wanted, ways: list[Candidate]) -> Choices:
-        """What every decision for the group in this tick has in common; made once per group and tick."""
-        ranked = sorted(ways, key=lambda c: (c.cost_us, c.agent.record.id))
-        # One more than is shown, since the chosen one is left out of its own alternatives.
-        best = [(way, score_part(way)) for way in ranked[: limits.HISTORY_OTHERS_MAX + 1]]
+        """What every decision for the group in this tick has in common; made once per group and tick. Of the ways
+        the best come first, and one more than is shown counts, since the chosen one is left out of its own
+        alternatives."""
+        best = [(way, score_part(way)) for way in ways[: limits.HISTORY_OTHERS_MAX + 1]]
         return Choices(wanted[0], best, self.refusals.counts(*wanted))
 
     def route(self, choices: Choices, chosen: Candidate, reason: str) -> Route:
@@ -236,7 +236,11 @@ class Router:
         strategy = STRATEGY_OF[tier]
         endpoint = chosen.endpoint
         # The ways that were open at the start of the tick: some of them may have been taken by tasks before this.
-        others = [score for way, score in choices.best if way is not chosen]
+        others = [
+            score
+            for way, score in choices.best
+            if way.agent is not chosen.agent or way.endpoint is not chosen.endpoint
+        ]
         return Route(
             strategy=strategy,
             backend=BACKEND_OF_KIND[endpoint.kind] if endpoint else BACKEND_OF[strategy],
@@ -265,7 +269,7 @@ class Router:
             for endpoint in self._registry.endpoints.values()
         )
 
-    def _slot(self, board: Board, index: dict[tuple[int, str], int], candidate: Candidate) -> int:
+    def _slot(self, board: Ways, index: dict[tuple[int, str], int], candidate: Candidate) -> int:
         if candidate.endpoint is None:
             return -1
         model = canonical_model(candidate.model)

@@ -15,7 +15,7 @@ from agentcom.clock import Now
 from agentcom.config import Settings
 from agentcom.core.agents import Agent, Fleet, Host
 from agentcom.core.registry import NO_ENDPOINT, Registry
-from agentcom.core.wanted import held_model, is_warm, missing_preferences
+from agentcom.core.wanted import held_model, is_warm, missing_preferences, model_misses, model_of
 from agentcom.model import (
     STRATEGY_OF,
     EndpointModel,
@@ -32,6 +32,8 @@ SHELL_US: Final = 1 * S_US  # expected time of a shell task, until there is a me
 TOKENS_EXPECTED: Final = 1_000  # of a standard task's answer
 TOKENS_PER_S: Final = 30  # of a local model, until there is a measured rate
 CLOUD_US: Final = 30 * S_US
+LOCAL_RUN_US: Final = TOKENS_EXPECTED * S_US // TOKENS_PER_S
+BUSY_STEP_US: Final = S_US // 4  # what each task that a host runs adds to the time of the next
 LOAD_BYTES_PER_S: Final = 500_000_000  # a cold model is read from disk at about this speed
 LOAD_US_MIN: Final = 2 * S_US
 RUN_US_MIN: Final = S_US // 10
@@ -80,7 +82,7 @@ class Scores:
 
     def plain(self, group: Group, host: Host, now: Now) -> tuple[int, dict[str, int]]:
         """The cost of work that needs no endpoint, and its parts; the agents of a host share it."""
-        run_us = SHELL_US if STRATEGY_OF[group.tier] is Strategy.trivial else CLOUD_US
+        run_us = plain_run_us(group)
         load_us = host_load_us(host, run_us)
         parts = {"run": run_us, "host_load": load_us}
         cost_us = run_us + load_us
@@ -101,6 +103,13 @@ class Scores:
         """The cost of work without an endpoint for this agent, with what it lacks of what the group prefers."""
         missed_us = missing_preferences(group, agent, None) * PREFERENCE_US
         return cost[0] + missed_us, {**cost[1], "preference": missed_us}
+
+    def without_endpoint(self, group: Group, agent: Agent, now: Now) -> Candidate:
+        """The cost of work without an endpoint for the agent."""
+        cost = self.plain(group, agent.host, now)
+        if group.prefers:
+            cost = self.preferring(group, agent, cost)
+        return Candidate(agent, None, model_of(group, self.settings) or "none", *cost)
 
     def of_endpoint(self, endpoint: EndpointRecord, model: str, home: Host | None) -> EndpointCost:
         """The endpoint's side; it has the model. `home` is the host that it is on, where that is known."""
@@ -128,13 +137,15 @@ class Scores:
     def with_endpoint(self, agent: Agent, group: Group, at: EndpointCost, now: Now) -> Candidate:
         """The cost of a model call for the agent."""
         host = agent.host
+        # A busy host slows the rounds of calls that go elsewhere down, whatever these cost there.
+        slowed_us = at.run_us if at.endpoint.seen_from else LOCAL_RUN_US
         failed = self._registry.failed_ms and self._registry.penalised(at.endpoint.id, host.record.id, now)
         parts = {
             "run": at.run_us,
             "load": at.load_us,
             "wait": at.wait_us,
             "recent_failure": PENALTY_US if failed else 0,
-            "host_load": host_load_us(host, at.run_us),
+            "host_load": host_load_us(host, slowed_us),
         }
         if host.load.gpu_percent and at.endpoint.seen_from and not at.wait_us:
             # No call of ours keeps the GPU busy.
@@ -150,7 +161,22 @@ class Scores:
 
 def host_load_us(host: Host, run_us: int) -> int:
     """What the work that a host already does, and what else it is busy with, adds to the expected time of more."""
-    return host.busy_count * S_US // 4 + run_us * host.load.work_percent // 100
+    return busy_us(host) + run_us * host.load.work_percent // 100
+
+
+def busy_us(host: Host) -> int:
+    """What the tasks that the host runs add."""
+    return host.busy_count * BUSY_STEP_US
+
+
+def plain_run_us(group: Group) -> int:
+    """The expected time of work that calls no endpoint of the registry."""
+    return SHELL_US if STRATEGY_OF[group.tier] is Strategy.trivial else CLOUD_US
+
+
+def model_preference_us(group: Group, model: EndpointModel) -> int:
+    """What the model lacks of what the group prefers, whoever calls it."""
+    return model_misses(group, model) * PREFERENCE_US if group.prefers else 0
 
 
 def _run_us(measured: ModelMeasure | None) -> int:

@@ -66,9 +66,14 @@ def claude_lacks(group: Group) -> str:
 def missing_preferences(group: Group, agent: Agent, model: EndpointModel | None) -> int:
     """How much of what the group prefers is not there."""
     lacks = len(unmet(group.prefers, agent.can, agent.host.record.name, agent.record.name))
-    if model is not None and model.capabilities:
-        lacks += sum(each not in model.capabilities for each in of_model(group.prefers))
-    return lacks
+    return lacks + (model_misses(group, model) if model is not None else 0)
+
+
+def model_misses(group: Group, model: EndpointModel) -> int:
+    """How much of what the group prefers this model is known not to do."""
+    if not model.capabilities:
+        return 0
+    return sum(each not in model.capabilities for each in of_model(group.prefers))
 
 
 def held_model(endpoint: EndpointRecord, model: str) -> EndpointModel | None:
