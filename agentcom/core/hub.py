@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, assert_never
 
-import msgspec
-
 from agentcom import __version__, limits
 from agentcom import messages as m
 from agentcom.clock import Now
@@ -19,9 +17,9 @@ from agentcom.config import Settings
 from agentcom.core import invariants
 from agentcom.core.agents import Fleet, Host
 from agentcom.core.attempts import Attempts
-from agentcom.core.board import Board, Placed
 from agentcom.core.configuration import Configuration
 from agentcom.core.depends import Edge
+from agentcom.core.dispatch import Dispatch
 from agentcom.core.effects import (
     Answered,
     Effect,
@@ -41,7 +39,6 @@ from agentcom.core.effects import (
 from agentcom.core.endpoint_watch import EndpointWatch
 from agentcom.core.gates import Gates
 from agentcom.core.isolation import Isolation
-from agentcom.core.lanes import task_of
 from agentcom.core.outlet import NEXT_EVENT, Outlet
 from agentcom.core.principals import Principals
 from agentcom.core.registry import Registry
@@ -49,14 +46,11 @@ from agentcom.core.removal import Removals
 from agentcom.core.requests import Requests
 from agentcom.core.retention import Retention
 from agentcom.core.retries import RetryBudgets
-from agentcom.core.routing import Choices, Router
-from agentcom.core.rows import SOURCES, TaskTable
-from agentcom.core.score import Candidate
+from agentcom.core.routing import Router
 from agentcom.core.sessions import Session, Sessions
 from agentcom.core.story import NEXT_NOTE
 from agentcom.core.succession import NoSubmits, succeed
 from agentcom.core.tasks import OPEN, Jitter, Tasks
-from agentcom.core.wanted import Wanted
 from agentcom.errors import Refused
 from agentcom.model import (
     AgentRecord,
@@ -74,8 +68,6 @@ from agentcom.model import (
     SettingRecord,
     State,
     TaskRow,
-    Tier,
-    TierSource,
 )
 
 GREETINGS = (
@@ -105,19 +97,6 @@ class Loaded(NamedTuple):
     fallbacks: Sequence[tuple[int, FallbackWait]] = ()
 
 
-class Asked(NamedTuple):
-    """What the tasks of a group want, and what is asked for them now: the same, or one step between tiers on."""
-
-    wanted: Wanted
-    now: Wanted
-
-    def told(self, way: Candidate) -> Candidate:
-        """The way, which says so if it is a step."""
-        if self.now is self.wanted:
-            return way
-        return msgspec.structs.replace(way, stepped=self.now[0].tier)
-
-
 class Hub:
     """All state of the hub, in memory; the store follows it batch by batch."""
 
@@ -141,10 +120,14 @@ class Hub:
         self.router = Router(self.out, self.tasks, self.fleet, self.registry, self.retries, settings)
         self.router.fallbacks.clock_ms = self.attempts.clock_ms
         self.attempts.may_escalate = self.router.may_escalate
+        self.dispatch = Dispatch(
+            self.out, self.tasks, self.fleet, self.registry, self.retries, self.gates, self.principals,
+            self.attempts, self.router,
+        )  # fmt: skip
+        self.board = self.dispatch.board
         self.isolation = Isolation(
-            self.tasks, self.fleet, self.router, self.gates, self._has_room, self._assign
+            self.tasks, self.fleet, self.router, self.gates, self.dispatch.has_room, self.dispatch.assign
         )
-        self.board = Board(self.fleet, self.registry, self.retries, self.router.scores, self.router.refusals)
         self.requests = Requests(self)
         self.removals = Removals(self, self.out)
         self.retention = Retention(self.out, self.tasks)
@@ -276,7 +259,7 @@ class Hub:
         self._look_at_retries(now)
         # The timers may be a second old: nothing is given out after the moment by which it was to start.
         self.tasks.sweep(now, self.attempts.stop)
-        while self._schedule_once(now):
+        while self.dispatch.once(now):
             # Tasks met under a limit: those behind them have their chance in the same tick. Each turn starts some.
             pass
         return self.out.take()
@@ -286,32 +269,6 @@ class Hub:
         if self.retries.look(now):
             self.tasks.changed = True
         self.gates.look_at_retries(bool(self.retries.spent))
-
-    def _schedule_once(self, now: Now) -> bool:
-        """Whether agents stayed free because the tasks chosen for them had no room under a limit any more."""
-        self.board.refresh(now)
-        count = self.board.free_count
-        queued = self._queued(count) if count else []
-        while queued:
-            asked, placed = self._place(queued, now)
-            # Tasks that wait for a warm endpoint leave agents free, which may be sooner for some behind them.
-            has_waits = any(each.agent < 0 <= each.endpoint for each in placed)
-            count = min(count * 4, limits.SCHEDULED_AHEAD_MAX)
-            more = self._queued(count) if has_waits else queued
-            if len(more) <= len(queued):
-                return self._carry_out(queued, asked, placed, now)
-            queued = more
-        return False
-
-    def _queued(self, count: int) -> list[tuple[int, int]]:
-        """(entry, group) of the next tasks, `count` at most of each pool; the group's complement for one that has
-        failed before, while some endpoints are closed for those."""
-        queued = self.tasks.ready.next(count)
-        if self.tasks.alone:
-            queued = [one for one in queued if not self.tasks.groups[one[1]].alone]
-        if self.retries.spent:
-            queued = [(entry, self._wanted(entry, group)) for entry, group in queued]
-        return queued
 
     def next_due_ms(self, now: Now) -> int | None:
         """When the next timer is due, in monotonic ms; None when there is none."""
@@ -592,84 +549,6 @@ class Hub:
         for agent in self.fleet.agents_of(host):
             self.fleet.publish_agent(agent, now)
 
-    # --- dispatch ---------------------------------------------------------------------------------------
-
-    def _place(self, queued: list[tuple[int, int]], now: Now) -> tuple[dict[int, Asked], list[Placed]]:
-        """One call of the scheduler over the heads of all groups: what is asked for each group, and the places."""
-        asked = {group: self._ask(group, now) for group in dict.fromkeys(group for _, group in queued)}
-        index = {group: n for n, group in enumerate(asked)}
-        order = [index[group] for _, group in queued]
-        return asked, self.board.place([each.now for each in asked.values()], order, now)
-
-    def _ask(self, group: int, now: Now) -> Asked:
-        wanted = self.tasks.groups[max(group, ~group)], group < 0
-        fallbacks = self.router.fallbacks
-        if fallbacks.is_on:
-            step = fallbacks.look(*wanted, self.board.has_way(wanted, now), now)
-            if step is not None:
-                return Asked(wanted, (step, wanted[1]))
-        return Asked(wanted, wanted)
-
-    def _carry_out(
-        self, queued: list[tuple[int, int]], asked: dict[int, Asked], placed: list[Placed], now: Now
-    ) -> bool:
-        """One assignment per place, unless the ones before it have used up what a limit allows. Whether that
-        happened."""
-        starts = [
-            (task_of(entry), group, asked[group].told(self.board.candidate(asked[group].now, each, now)))
-            for (entry, group), each in zip(queued, placed, strict=True)
-            if each.agent >= 0
-        ]
-        choices = {}
-        for group in dict.fromkeys(group for _, group, _ in starts):
-            best = [asked[group].told(way) for way in self.board.best(asked[group].now, now)]
-            choices[group] = self.router.choices(asked[group].wanted, best)
-        is_limited = False
-        for task, group, chosen in starts:
-            slot = self.tasks.table.slot_of[task]
-            if self._has_room(slot, chosen):
-                self._assign(slot, choices[group], chosen, now)
-            else:
-                is_limited = True
-        return is_limited
-
-    def _wanted(self, entry: int, group: int) -> int:
-        """The group, or its complement for a task that has failed before: for those some endpoints are closed."""
-        return ~group if self.tasks.is_retry(self.tasks.table.slot_of[task_of(entry)]) else group
-
-    def _has_room(self, slot: int, chosen: Candidate) -> bool:
-        """Whether the limits of the task and of its endpoint allow one more."""
-        endpoint = chosen.endpoint
-        if endpoint is not None:
-            if not self.registry.room(endpoint.id, 1):
-                return False
-            if endpoint.id in self.retries.spent and self.tasks.is_retry(slot):
-                return False
-        return self.gates.may_start(slot)
-
-    def _assign(self, slot: int, choices: Choices, chosen: Candidate, now: Now) -> None:
-        table = self.tasks.table
-        reason = _reason(table, slot)
-        if chosen.stepped is not None:
-            reason = "fallback_up" if chosen.stepped is Tier.complex else "fallback_down"
-            self._tell_step(slot, choices, chosen.stepped)
-        route = self.router.route(choices, chosen, reason)
-        submitter = self.principals.by_id.get(table.submitter[slot])
-        self.attempts.assign(slot, chosen, route, submitter, now)
-        if choices.group.repo:
-            chosen.agent.host.ran(choices.group.repo)
-        if choices.group.alone:
-            self.fleet.isolate(chosen.agent)
-
-    def _tell_step(self, slot: int, choices: Choices, to: Tier) -> None:
-        """Nobody could run it on its own tier: for which conditions, the most frequent first."""
-        table, refused = self.tasks.table, choices.refused
-        because = ", ".join(sorted(refused, key=lambda fails: (-refused[fails], fails))) or "no_host"
-        tier = self.tasks.tier_of(slot)
-        self.out.publish(
-            "task", "task_fell_back", task=table.id[slot], tier=tier, to=to.value, because=because
-        )
-
     # --- sessions ---------------------------------------------------------------------------------------
 
     def _close(self, session: Session, now: Now) -> None:
@@ -691,15 +570,3 @@ class Hub:
 def pace_of(settings: Settings) -> m.Pace:
     queue, endpoints = settings.queue, settings.endpoints
     return m.Pace(heartbeat_s=queue.heartbeat_s, lease_s=queue.lease_s, probe_every_s=endpoints.probe_every_s)
-
-
-def _reason(table: TaskTable, slot: int) -> str:
-    """Why the task has this tier, in the words of the glossary."""
-    source = SOURCES[table.tier_source[slot]]
-    if source is TierSource.explicit:
-        return "explicit_tier"
-    if source is TierSource.raised:
-        return "escalated"
-    if source is TierSource.command:
-        return "command"
-    return "no_command" if table.inferred[slot] != table.tier[slot] else "inferred_tier"
