@@ -1,7 +1,7 @@
 """The policies that the fleet is given to: the product's own, and what is usual elsewhere, as costs of the same ways.
 
 Only the order of preference differs: queue, fair shares, leases, refusals and the scheduling core are the product's
-under each. The others wait for no full endpoint while some other can run.
+under each. The others wait for no full endpoint: a call costs them no time.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from agentcom.clock import Now
 from agentcom.core.agents import Agent, Host
 from agentcom.core.hub import Hub
 from agentcom.core.registry import Registry
-from agentcom.core.score import Candidate, EndpointCost, Scores
-from agentcom.model import Group
+from agentcom.core.score import Candidate, EndpointCost, Scores, plain_run_us
+from agentcom.model import EndpointRecord, Group
 
 Judge = Callable[[Registry, EndpointCost], int]
-FULL_US: Final = 10**12  # never cheaper than what can run
 COLD_US: Final = 10**9  # beyond any count of calls
 CALL_US: Final = 1_000
+TASK_US: Final = 1  # of two equal places the one whose host runs less
 OWN: Final = "expected_finish_time"
 
 
@@ -40,14 +40,20 @@ class PolicyScores(Scores):
     def __init__(self, hub: Hub, judge: Judge) -> None:
         super().__init__(hub.fleet, hub.registry, hub.settings)
         self._judge = judge
+        self.busy_step_us = TASK_US
 
     def plain(self, group: Group, host: Host, now: Now) -> tuple[int, dict[str, int]]:
-        cost_us = host.busy_count * CALL_US
-        return cost_us, {"run": cost_us}
+        parts = {"run": plain_run_us(group), "host_load": self.busy_us(host)}
+        return sum(parts.values()), parts
+
+    def of_endpoint(self, endpoint: EndpointRecord, model: str, home: Host | None) -> EndpointCost:
+        at = super().of_endpoint(endpoint, model, home)
+        cost_us = self._judge(self._registry, at)
+        return at._replace(run_us=0, load_us=0, wait_us=cost_us)
 
     def with_endpoint(self, agent: Agent, group: Group, at: EndpointCost, now: Now) -> Candidate:
-        cost_us = self._judge(self._registry, at) + (0 if at.has_slot else FULL_US)
-        return Candidate(agent, at.endpoint, at.model.name, cost_us, {"run": 0}, at.has_slot)
+        parts = {"wait": at.wait_us, "host_load": self.busy_us(agent.host)}
+        return Candidate(agent, at.endpoint, at.model.name, sum(parts.values()), parts, at.has_slot)
 
 
 def use(hub: Hub, policy: str, seed: int) -> None:
@@ -60,7 +66,8 @@ def use(hub: Hub, policy: str, seed: int) -> None:
         "warm_first": warm_first,
         "random": lambda _registry, _at: rng.randrange(COLD_US),
     }
-    hub.router.scores = PolicyScores(hub, judges[policy])
+    hub.router.scores = hub.board.scores = PolicyScores(hub, judges[policy])
+    hub.board.reset()
 
 
 POLICIES: Final = (OWN, "least_connections", "warm_first", "random")

@@ -28,13 +28,11 @@ from agentcom.core.refusal import ENDPOINT_FULL, Refusals
 from agentcom.core.registry import NO_ENDPOINT, Registry, canonical_model
 from agentcom.core.retries import RetryBudgets
 from agentcom.core.score import (
-    BUSY_STEP_US,
     PENALTY_US,
     REPOSITORY_US,
     Candidate,
     EndpointCost,
     Scores,
-    busy_us,
     model_preference_us,
     plain_run_us,
 )
@@ -107,7 +105,7 @@ class Board:
         self._fleet = fleet
         self._registry = registry
         self._retries = retries
-        self._scores = scores
+        self.scores = scores
         self._refusals = refusals
         self.pools: dict[Wanted, Pool] = {}
         self.now = Now(0, 0)
@@ -167,10 +165,10 @@ class Board:
         agent = self._fleet.agents[placed.agent]
         place = self._places[placed.endpoint]
         if place is None:
-            return self._scores.without_endpoint(group, agent, now)
+            return self.scores.without_endpoint(group, agent, now)
         record = self._registry.endpoints[place[0]]
-        at = self._scores.of_endpoint(record, place[1], self._fleet.hosts.get(record.seen_from))
-        return self._scores.with_endpoint(agent, group, at, now)
+        at = self.scores.of_endpoint(record, place[1], self._fleet.hosts.get(record.seen_from))
+        return self.scores.with_endpoint(agent, group, at, now)
 
     def tops(self, wanted: Wanted, count: int) -> list[tuple[int, int, int]]:
         """(cost, agent, endpoint or 0) as the rows say; for checks."""
@@ -234,7 +232,7 @@ class Board:
             self._set_agents(number, {}, seen)
             del self._seen[number]
             return
-        self._rows.set_host(number, busy_us(host), BUSY_STEP_US)
+        self._rows.set_host(number, self.scores.busy_us(host), self.scores.busy_step_us)
         self._set_agents(number, host.agents, seen)
         offers = _offers(host)
         is_preferred = not self._preferred or number in self._preferred
@@ -292,7 +290,7 @@ class Board:
             first = self._free_pools.pop()
         else:
             first, self._next_pool = self._next_pool, self._next_pool + VARIANTS_MAX
-        pool = self.pools[wanted] = Pool(wanted, model_of(wanted[0], self._scores.settings), first)
+        pool = self.pools[wanted] = Pool(wanted, model_of(wanted[0], self.scores.settings), first)
         for host in self._fleet.hosts.values():
             self._sort_agents(pool, host)
         if pool.is_local:
@@ -355,10 +353,10 @@ class Board:
                 continue
             if pool.is_local:
                 at = next(iter(pool.shared.values()))
-                way = self._scores.with_endpoint(agent, group, at, now)
-                other_us = _other_us(way) - model_preference_us(group, at.model)
+                way = self.scores.with_endpoint(agent, group, at, now)
+                other_us = self._other_us(way) - model_preference_us(group, at.model)
             else:
-                other_us = _other_us(self._scores.without_endpoint(group, agent, now))
+                other_us = self._other_us(self.scores.without_endpoint(group, agent, now))
             self._rows.set_reach(row, host.record.id, other_us)
 
     # --- endpoints --------------------------------------------------------------------------------------
@@ -403,7 +401,7 @@ class Board:
             home = self._fleet.hosts.get(record.seen_from)
             refused = self._refusals.of_endpoint(record, home, group, pool.model, is_retry)
             if refused is None or refused[0] == ENDPOINT_FULL:
-                at = self._scores.of_endpoint(record, pool.model, home)
+                at = self.scores.of_endpoint(record, pool.model, home)
         if at is None:
             pool.shared.pop(record.id, None)
             row = self._place_row.get((record.id, pool.model))
@@ -433,8 +431,13 @@ class Board:
             if agent is None:
                 self._rows.drop_way(variant, row)
                 return
-            host_us = _other_us(self._scores.with_endpoint(agent, group, at, now))
+            host_us = self._other_us(self.scores.with_endpoint(agent, group, at, now))
         self._rows.set_way(variant, row, at.wait_us, at.load_us, at.run_us, host_us)
+
+    def _other_us(self, way: Candidate) -> int:
+        """What the host adds, the tasks aside that it runs."""
+        named = sum(way.parts.get(part, 0) for part in OWN_PARTS)
+        return way.cost_us - named - self.scores.busy_us(way.agent.host)
 
     def _models_on(self, record: EndpointRecord) -> frozenset[str]:
         held = self._held.get(record.id)
@@ -506,9 +509,3 @@ def _lacks(group: Group, agent: Agent) -> tuple[str, ...]:
     if not group.prefers:
         return ()
     return tuple(unmet(group.prefers, agent.can, agent.host.record.name, agent.record.name))
-
-
-def _other_us(way: Candidate) -> int:
-    """What the host adds, running work aside."""
-    named = sum(way.parts.get(part, 0) for part in OWN_PARTS)
-    return way.cost_us - named - busy_us(way.agent.host)

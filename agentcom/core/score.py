@@ -79,11 +79,16 @@ class Scores:
         self._fleet = fleet
         self._registry = registry
         self.settings = settings
+        self.busy_step_us = BUSY_STEP_US
+
+    def busy_us(self, host: Host) -> int:
+        """What the tasks that the host runs add to the time of the next: a step for each."""
+        return host.busy_count * self.busy_step_us
 
     def plain(self, group: Group, host: Host, now: Now) -> tuple[int, dict[str, int]]:
         """The cost of work that needs no endpoint, and its parts; the agents of a host share it."""
         run_us = plain_run_us(group)
-        load_us = host_load_us(host, run_us)
+        load_us = self.busy_us(host) + load_us_of(host, run_us)
         parts = {"run": run_us, "host_load": load_us}
         cost_us = run_us + load_us
         if self._registry.failed_ms and self._registry.penalised(NO_ENDPOINT, host.record.id, now):
@@ -145,7 +150,7 @@ class Scores:
             "load": at.load_us,
             "wait": at.wait_us,
             "recent_failure": PENALTY_US if failed else 0,
-            "host_load": host_load_us(host, slowed_us),
+            "host_load": self.busy_us(host) + load_us_of(host, slowed_us),
         }
         if host.load.gpu_percent and at.endpoint.seen_from and not at.wait_us:
             # No call of ours keeps the GPU busy.
@@ -159,14 +164,9 @@ class Scores:
         return Candidate(agent, at.endpoint, at.model.name, sum(parts.values()), parts, at.has_slot)
 
 
-def host_load_us(host: Host, run_us: int) -> int:
-    """What the work that a host already does, and what else it is busy with, adds to the expected time of more."""
-    return busy_us(host) + run_us * host.load.work_percent // 100
-
-
-def busy_us(host: Host) -> int:
-    """What the tasks that the host runs add."""
-    return host.busy_count * BUSY_STEP_US
+def load_us_of(host: Host, run_us: int) -> int:
+    """What else the host is busy with adds to the expected time of work there."""
+    return run_us * host.load.work_percent // 100
 
 
 def plain_run_us(group: Group) -> int:
