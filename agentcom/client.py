@@ -324,6 +324,10 @@ class Client(Caller):
     def host_list(self) -> JsonObject:
         return _object(self.call(m.HostList()))
 
+    def host_show(self, host: str) -> JsonObject:
+        """The host as in the list, with `last_resources`, however old, and `trend`: its last minutes as percentages."""
+        return _object(self._ask(m.HostShow, host=host))
+
     def host_invite(self, role: Role | str = Role.host, name: str = "") -> tuple[JoinCode, JsonObject]:
         """A join code for one key of `role`, and the hub's answer {address, expires, loopback_only, note}.
         The one-time secret is made here and never sent."""

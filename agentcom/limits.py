@@ -92,6 +92,7 @@ REPORT_S_MAX: Final = 3600  # between two reports of a host's resources
 TREND_S_MAX: Final = 15 * 60  # of a host's figures that are kept; older points go
 TREND_STEP_S: Final = 5  # between two points; a report within it adds none
 TREND_POINTS_MAX: Final = TREND_S_MAX // TREND_STEP_S
+TREND_SHOWN: Final = 36  # points of a figure in a list of hosts: three minutes at the usual pace
 REPORT_SAVE_MS: Final = 60 * 1000  # between two records of one host's figures; a crash takes the reports since then
 REPOS_PER_HOST_MAX: Final = 200  # that a host is known to have worked on lately
 MODEL_CAPABILITIES_MAX: Final = 16  # of a model, as its server names them; the rest is left out

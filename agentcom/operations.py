@@ -164,6 +164,12 @@ class HostList(Struct, tag_field="op", tag="host_list", frozen=True, kw_only=Tru
     pass
 
 
+class HostShow(Struct, tag_field="op", tag="host_show", frozen=True, kw_only=True):
+    """A host with all that it last told, however old that is (`last_resources`), and its history."""
+
+    host: Name
+
+
 class HostInvite(Struct, tag_field="op", tag="host_invite", frozen=True, kw_only=True):
     """Makes a one-time key that may enrol one key of `role`; `key` is its public half, made by the caller."""
 
@@ -349,7 +355,7 @@ class StoreAcknowledge(Struct, tag_field="op", tag="store_acknowledge", frozen=T
 Operation = (
     Submit | TaskGet | TaskWait | TaskList | TaskWhy | TaskLog | TaskReports | TaskStory | TaskCancel | TaskRetry
     | TaskHold | TaskRelease | DeadList | DeadRetry | DeadPurge | AgentList | AgentCordon | AgentRemove
-    | HostList | HostInvite | HostRemove | HostDrain | EndpointList | EndpointAdd | EndpointUpdate
+    | HostList | HostShow | HostInvite | HostRemove | HostDrain | EndpointList | EndpointAdd | EndpointUpdate
     | EndpointRemove | EndpointProbeNow | EventList | QueueStats | QueuePause | QueueLimit | QueueWeight
     | QueueRules | BackupList | BackupNow | BackupVerify | Compact | StoreAcknowledge | ConfigGet | ConfigChange
     | TokenAdd | TokenList | TokenRevoke | TokenLink | LinkTrade | Whoami | Snapshot | HubStatus

@@ -76,6 +76,7 @@ class Queries:
             m.DeadList: self._dead_list,
             m.AgentList: lambda _op, _mine: {"agents": self.agents()},
             m.HostList: lambda _op, _mine: {"hosts": self.hosts()},
+            m.HostShow: self._host_show,
             m.EndpointList: lambda _op, _mine: {"endpoints": self.endpoints()},
             m.ConfigGet: self._config_get,
             m.EventList: self._event_list,
@@ -139,6 +140,11 @@ class Queries:
     def hosts(self) -> list[JsonObject]:
         now = self._clock.now()
         return [self.hub.fleet.host_view(host, now) for _, host in sorted(self.hub.fleet.hosts.items())]
+
+    def _host_show(self, op: m.HostShow, _mine: int) -> JsonObject:
+        fleet, host = self.hub.fleet, self.hub.fleet.host_named(op.host)
+        view = fleet.host_view(host, self._clock.now())
+        return {**view, "last_resources": host.record.resources, "trend": host.trend.view()}
 
     def endpoints(self) -> list[JsonObject]:
         return [self.hub.registry.view(record) for _, record in sorted(self.hub.registry.endpoints.items())]

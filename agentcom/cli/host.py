@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from agentcom.cli import output
+from agentcom.cli import host_report, output
 from agentcom.cli.command import Group, Invocation, pass_invocation
 from agentcom.model import JsonObject
 
@@ -19,7 +19,7 @@ def host() -> None:
 @host.command("list")
 @pass_invocation
 def list_hosts(invocation: Invocation) -> None:
-    """List hosts with their load."""
+    """List hosts with their load; in place of figures that are too old to be known stands their age."""
     with invocation.client() as client:
         found = client.host_list()
     if invocation.as_json:
@@ -33,7 +33,7 @@ def list_hosts(invocation: Invocation) -> None:
                 each["state"],
                 output.since(each.get("last_seen")),
                 len(each.get("agents") or []),
-                *_load(each.get("resources") or {}),
+                *host_report.load(each),
                 each.get("sandbox"),
                 " ".join(flag for flag in ("draining", "paused") if each.get(flag)),
             )
@@ -43,14 +43,18 @@ def list_hosts(invocation: Invocation) -> None:
     )
 
 
-def _load(resources: JsonObject) -> tuple[str, str, str]:
-    cpu = resources.get("cpu_percent")
-    gpus = resources.get("gpus") or []
-    return (
-        "" if cpu is None else f"{cpu:.0f}%",
-        output.size(resources.get("ram_available_bytes")),
-        ", ".join(str(gpu.get("name", "")) for gpu in gpus),
-    )
+@host.command()
+@name
+@pass_invocation
+def show(invocation: Invocation, name: str) -> None:
+    """Show a host: figures, GPUs, capabilities, the last 15 minutes."""
+    with invocation.client() as client:
+        found = client.host_show(name)
+    if invocation.as_json:
+        output.document(found)
+        return
+    output.line(f"{output.plain(found['name'])}  {output.coloured(found['state'])}")
+    output.pairs(host_report.lines(found))
 
 
 @host.command()

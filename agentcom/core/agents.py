@@ -482,6 +482,7 @@ class Fleet:
             "resources": resources,
             "vram": vram_view(resources, self.loaded_on(host.record.id)) if host.online else None,
             "resources_age_s": None if age is None else age / 1000,
+            "trend": {name: host.trend.short(name, limits.TREND_SHOWN) for name in ("cpu", "gpu")},
             "draining": record.draining,
             "removing": record.removing,
             "paused": host.paused,

@@ -544,6 +544,7 @@ class Hub:
             if host.age_load(now):
                 self.fleet.touched.add(host.record.id)
                 self.tasks.changed = True
+                self.fleet.publish_host(host, now)
 
     def _publish_agents(self, host: Host, now: Now) -> None:
         for agent in self.fleet.agents_of(host):

@@ -43,6 +43,7 @@ RIGHTS: dict[type, frozenset[Role]] = {
     m.AgentCordon: OPERATORS,
     m.AgentRemove: OPERATORS,
     m.HostList: READERS,
+    m.HostShow: READERS,
     m.HostInvite: ADMINS,
     m.HostRemove: ADMINS,
     m.HostDrain: ADMINS,

@@ -383,3 +383,43 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(page: Page, web: WebProcess
     page.locator("#task-rows tr", has_text="Fix the parser").click()
     expect(page.locator("#pane")).to_contain_text("Iteration 1")
     assert page.evaluate("document.getElementById('pane').scrollWidth") <= 360
+
+
+# --- hosts ------------------------------------------------------------------------------------------------------
+
+
+def test_a_host_has_a_line_of_its_last_minutes_with_gaps_where_nothing_was_known(
+    page: Page, web: WebProcess, hub: FakeWebHub
+) -> None:
+    furnish(hub)
+    hub.hosts[0]["trend"] = {"cpu": [10, 50, None, 90, 20], "gpu": [None, None]}
+    signed_in(page, web, hub)
+    row = page.locator("#hosts > li").first
+    line = row.get_by_role("img")
+    expect(line).to_have_count(1)
+    expect(line).to_have_attribute("aria-label", "CPU over the last minutes, between 10 and 90 percent")
+    assert (line.locator("path").get_attribute("d") or "").count("M") == 2
+
+
+def test_figures_that_are_too_old_are_said_to_be_unknown_with_their_age(
+    page: Page, web: WebProcess, hub: FakeWebHub
+) -> None:
+    furnish(hub)
+    hub.hosts[0] |= {"resources": None, "resources_age_s": 40.0, "trend": {"cpu": [1, 2, 3]}}
+    signed_in(page, web, hub)
+    row = page.locator("#hosts > li").first
+    expect(row).to_contain_text("no current figures, the last are 40.0 s old")
+    expect(row.get_by_role("meter")).to_have_count(0)
+    expect(row.get_by_role("img")).to_have_count(0)
+
+
+def test_vram_that_is_known_by_loaded_models_only_is_shown_without_a_bar(
+    page: Page, web: WebProcess, hub: FakeWebHub
+) -> None:
+    furnish(hub)
+    hub.hosts[0]["resources"]["gpus"] = []
+    hub.hosts[0]["vram"] = {"used_bytes": 5 * GIB, "total_bytes": None, "source": "api_ps"}
+    signed_in(page, web, hub)
+    meter = page.locator("#hosts > li").first.get_by_role("meter", name="VRAM")
+    expect(meter).to_have_attribute("aria-valuetext", "5.0 GiB by models")
+    assert meter.get_attribute("aria-valuenow") is None

@@ -364,6 +364,7 @@ FORWARDED: list[tuple[str, str, Any, Any]] = [
     ("POST", "/dead/retry", {"state": "expired", "cursor": 9}, m.DeadRetry(state="expired", cursor=9)),
     ("GET", "/dead?state=cancelled&label=a", None, m.DeadList(state="cancelled", label="a")),
     ("GET", "/agents", None, m.AgentList()),
+    ("GET", "/hosts/box", None, m.HostShow(host="box")),
     ("POST", "/agents/HMS%20Beagle/cordon", None, m.AgentCordon(agent="HMS Beagle")),
     ("POST", "/agents/Beagle/uncordon", None, m.AgentCordon(agent="Beagle", cordoned=False)),
     ("GET", "/hosts", None, m.HostList()),

@@ -77,7 +77,7 @@ def test_the_commands_have_the_names_of_the_contract() -> None:
         ),
         *(f"dead {verb}" for verb in ("list", "retry", "purge")),
         *(f"agent {verb}" for verb in ("list", "remove", "cordon", "uncordon")),
-        *(f"host {verb}" for verb in ("list", "invite", "remove", "drain")),
+        *(f"host {verb}" for verb in ("list", "show", "invite", "remove", "drain")),
         *(f"endpoint {verb}" for verb in ("list", "add", "update", "remove", "probe")),
         *(f"queue {verb}" for verb in ("pause", "resume", "stats")),
         *(f"queue {noun} {verb}" for noun in ("limit", "weight") for verb in ("set", "unset", "list")),
@@ -113,6 +113,7 @@ READS = [
     (["dead", "list"], "dead_list", {"tasks": [task(7, state="dead", result=None)], "next_cursor": None}),
     (["agent", "list"], "agent_list", {"agents": [{"name": "Grey Area", "host": "box", "state": "idle"}]}),
     (["host", "list"], "host_list", {"hosts": [{"name": "box", "state": "online", "resources": None}]}),
+    (["host", "show", "box"], "host_show", {"name": "box", "state": "online", "resources": None, "trend": {"cpu": []}}),
     (
         ["endpoint", "list"],
         "endpoint_list",

@@ -218,3 +218,30 @@ def test_vram_is_what_loaded_models_hold_where_no_gpu_tells_it(rig: Rig) -> None
     warm = endpoint_model("one", warm=True, vram_bytes=5 * GIB)
     box.see(sighting(probe=endpoint_probe(warm, endpoint_model("two", vram_bytes=GIB))))
     assert shown(rig)["vram"] == {"used_bytes": 5 * GIB, "total_bytes": None, "source": "api_ps"}
+
+
+# --- one host -------------------------------------------------------------------------------------------------
+
+
+def test_one_host_is_shown_with_its_last_figures_however_old_and_its_history(rig: Rig) -> None:
+    box = rig.host("box")
+    box.beat(resources=resources(cpu_percent=7.0))
+    rig.advance(16_000)
+    shown = rig.admin.ask(m.HostShow(host="box"))
+    assert (shown["resources"], shown["resources_age_s"]) == (None, 16.0)
+    assert shown["last_resources"]["cpu_percent"] == 7.0
+    assert shown["trend"]["cpu"] == [7]
+    assert len(shown["trend"]["at"]) == 1
+    assert rig.admin.refusal(rig.admin.request(m.HostShow(host="nowhere"))).code == "not_found"
+
+
+def test_the_page_is_told_when_figures_have_become_too_old(rig: Rig) -> None:
+    rig.listen(rig.web)
+    box = rig.host("box")
+    box.beat(resources=resources())
+    told = []
+    for _ in range(4):
+        rig.advance(5_000)
+        told += [e["host"] for e in rig.published("host") if e["event"] == "host_changed"]
+        box.beat()
+    assert [(host["resources"], host["resources_age_s"]) for host in told] == [(None, 20.0)]

@@ -47,6 +47,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "agent_cordon": OPERATORS,
     "agent_remove": OPERATORS,
     "host_list": READERS,
+    "host_show": READERS,
     "host_invite": ADMINS,
     "host_remove": ADMINS,
     "host_drain": ADMINS,

@@ -38,6 +38,13 @@ def hosts() -> Response:
     return answer(query(m.HostList))
 
 
+@fleet.get("/hosts/<host>")
+@described("view, operate, admin")
+def host(host: str) -> Response:
+    """A host with what it last told of its resources, however old, and with its last 15 minutes."""
+    return answer(query(m.HostShow, host=host))
+
+
 @fleet.post("/hosts/<host>/drain")
 @described("admin", body=(m.HostDrain,), fixed=("host",))
 def drain(host: str) -> Response:

@@ -3,7 +3,8 @@
 // Text reaches the page through textContent only. The token lives in sessionStorage and travels in the
 // Authorization header, the stream's too, which is why it is read with fetch and not with EventSource.
 
-import { ago, chip, facts, gauge, gib, h, lasted, say, show, sureButton, time } from "./dom.js";
+import { ago, chip, facts, h, lasted, say, show, sureButton, time } from "./dom.js";
+import { hostRow } from "./hosts.js";
 
 const TOKEN = "agentcom-token";
 const API = "/api/v1";
@@ -419,36 +420,6 @@ function drawHosts() {
   const online = hosts.filter((host) => host.state === "online").length;
   $("hosts-note").textContent = hosts.length ? `${online} of ${hosts.length} online` : "";
   empty($("hosts-empty"), hosts.length === 0, [h("p", {}, "No host has joined. Make a code for another machine:"), h("code", {}, "agentcom host invite")]);
-}
-
-function hostRow(host) {
-  const figures = host.resources;
-  const gauges = figures ? gaugesOf(figures) : [];
-  const stale = host.state === "online" && !figures ? "no current figures" : null;
-  const sandbox = host.sandbox === "none" ? `commands are not isolated${host.sandbox_note ? `: ${host.sandbox_note}` : ""}` : null;
-  const seen = host.state !== "online" && host.last_seen ? h("p", { class: "minor" }, "last seen ", time(host.last_seen, " ago")) : null;
-  return h("li", {},
-    h("p", { class: "line" }, h("span", {}, host.name), chip(host.state, host.state === "online" ? "good" : null, host.state === "online")),
-    [stale, host.draining && "draining", host.paused && "paused", sandbox].filter(Boolean).map((text) => h("p", { class: "minor wait" }, text)),
-    seen,
-    h("div", { class: "gauges" }, gauges));
-}
-
-function gaugesOf(figures) {
-  const found = [];
-  if (Number.isFinite(figures.cpu_percent)) found.push(gauge("CPU", figures.cpu_percent, `${Math.round(figures.cpu_percent)} %`));
-  if (figures.ram_total_bytes && Number.isFinite(figures.ram_available_bytes)) {
-    const used = figures.ram_total_bytes - figures.ram_available_bytes;
-    found.push(gauge("RAM", (100 * used) / figures.ram_total_bytes, `${gib(used)} / ${gib(figures.ram_total_bytes)} GiB`));
-  }
-  (figures.gpus ?? []).forEach((gpu, n) => {
-    const name = figures.gpus.length > 1 ? `GPU ${n}` : "GPU";
-    if (Number.isFinite(gpu.utilisation_percent)) found.push(gauge(name, gpu.utilisation_percent, `${Math.round(gpu.utilisation_percent)} %`));
-    if (gpu.vram_total_bytes && Number.isFinite(gpu.vram_used_bytes)) {
-      found.push(gauge("VRAM", (100 * gpu.vram_used_bytes) / gpu.vram_total_bytes, `${gib(gpu.vram_used_bytes)} / ${gib(gpu.vram_total_bytes)} GiB`));
-    }
-  });
-  return found;
 }
 
 function drawEndpoints() {
