@@ -23,11 +23,20 @@ Found = EndpointProbe | ModelAnswer
 
 class ProbeThread:
     """`ask` starts a check, or with a model in its target a question, unless the same is running; `take` returns what
-    has ended. The time-outs may be changed: they hold for what starts then."""
+    has ended. The time-outs may be changed: they hold for what starts then. `may_be_loopback` is for tests and
+    benchmarks: the hub itself calls no address of its own machine."""
 
-    def __init__(self, wake: Wake, timeout_s: float, question_s: float, key_of: KeyOf) -> None:
+    def __init__(
+        self,
+        wake: Wake,
+        timeout_s: float,
+        question_s: float,
+        key_of: KeyOf,
+        *,
+        may_be_loopback: bool = False,
+    ) -> None:
         self._wake, self.timeout_s, self.question_s = wake, timeout_s, question_s
-        self._key_of = key_of
+        self._key_of, self._may_be_loopback = key_of, may_be_loopback
         self._done: deque[tuple[int, Target, Found]] = deque()
         self._running: set[tuple[int, str]] = set()
         self._loop = asyncio.new_event_loop()
@@ -56,7 +65,7 @@ class ProbeThread:
         asyncio.set_event_loop(self._loop)
         self._slots = asyncio.Semaphore(CONCURRENCY_MAX)
         self._questions = asyncio.Semaphore(QUESTIONS_MAX)
-        self._prober = Prober(may_be_loopback=False, key_of=self._key_of)
+        self._prober = Prober(may_be_loopback=self._may_be_loopback, key_of=self._key_of)
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop.run_forever()
         for task in self._tasks:

@@ -38,10 +38,10 @@ def list_endpoints(invocation: Invocation) -> None:
             (
                 each["id"],
                 each["name"],
-                each["kind"],
+                each.get("flavour") or each["kind"],
                 each["url"],
                 each.get("host") or each.get("seen_from") or "hub",
-                "ok" if each["healthy"] else f"down: {each.get('reason', '')}",
+                health(each),
                 f"{sum((each.get('in_flight') or {}).values())}/{each.get('cap', 1)}",
                 ", ".join(f"{m['name']}{'*' if m.get('warm') else ''}" for m in each.get("models") or []),
             )
@@ -51,9 +51,24 @@ def list_endpoints(invocation: Invocation) -> None:
     )
 
 
+def health(each: JsonObject) -> str:
+    """Whether it gets work, and if not, why, in a few words."""
+    if each.get("draining"):
+        return "draining"
+    if not each["healthy"]:
+        return f"down: {each.get('reason', '')}"
+    breaker = each.get("breaker") or {}
+    if breaker.get("state", "closed") != "closed":
+        return f"{breaker['state'].replace('_', '-')}: {breaker.get('reason') or ''}"
+    hangs = ", ".join(one["model"] for one in each.get("quarantined") or [])
+    unreached = ", ".join(one["host"] for one in each.get("unreachable_from") or [])
+    troubles = [f"{hangs} hangs" if hangs else "", f"not from {unreached}" if unreached else ""]
+    return "; ".join(filter(None, troubles)) or "ok"
+
+
 @endpoint.command()
 @click.argument("url", metavar="URL")
-@click.option("--kind", default="ollama", show_default=True, metavar="KIND")
+@click.option("--kind", default="ollama", show_default=True, metavar="KIND", help="ollama or openai.")
 @click.option("--name", default="", metavar="NAME")
 @click.option("--host", metavar="HOST", help="The host that sees it; this machine's for a loopback URL.")
 @cap_option

@@ -15,22 +15,23 @@ from agentcom.core.registry import Registry
 
 
 class EndpointWatch:
-    """`turn` is called with each tick of timers; it is True when something may run now that could not before."""
+    """`turn` is called with each tick of timers; it is True when something may run now that could not before.
+    `due_ms`: when the next cycle begins."""
 
     def __init__(self, out: Outlet, registry: Registry, settings: Settings) -> None:
         self._out = out
         self._registry = registry
         self.settings = settings
-        self._due_ms = 0
+        self.due_ms = 0
         self._questions: dict[int, list[m.Question]] = {}  # by host
 
     def adopt(self, old: EndpointWatch) -> None:
-        self._due_ms = old._due_ms
+        self.due_ms = old.due_ms
         self._questions = old._questions
 
     def hurry(self, now: Now) -> None:
         """The cycle may have become shorter."""
-        self._due_ms = min(self._due_ms, now.mono_ms + self._every_ms)
+        self.due_ms = min(self.due_ms, now.mono_ms + self._every_ms)
 
     def turn(self, now: Now) -> bool:
         is_open = self._registry.circuits.look(now)
@@ -63,9 +64,9 @@ class EndpointWatch:
 
     def _cycle(self, now: Now) -> bool:
         """One cycle of checks, when it is time."""
-        if now.mono_ms < self._due_ms:
+        if now.mono_ms < self.due_ms:
             return False
-        self._due_ms = now.mono_ms + self._every_ms
+        self.due_ms = now.mono_ms + self._every_ms
         is_changed = self._registry.expire(self._every_ms, now)
         self._registry.save_measures(now)
         for endpoint in self._registry.hub_seen():

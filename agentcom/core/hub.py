@@ -70,6 +70,7 @@ from agentcom.model import (
     TaskRow,
 )
 
+LOOK_MS = 1000  # how often silent hosts and the like are looked for, while there are hosts
 GREETINGS = (
     m.Hello,
     m.Enrol,
@@ -139,6 +140,7 @@ class Hub:
         self.addresses: JsonObject = {}
         self.feed_address = ""
         self.feed_key = ""
+        self._looked_ms = 0
         self._jumped_ms = 0  # by which the wall clock was set, and people were not told yet
 
     # --- at start ---------------------------------------------------------------------------------------
@@ -146,6 +148,7 @@ class Hub:
     def load(self, loaded: Loaded, now: Now, old: Hub | None = None) -> list[Effect]:
         """Take over what the store holds; open attempts get a fresh lease. `old` is a core whose last changes
         could not be stored: what no record holds is taken over from it."""
+        self._looked_ms = now.mono_ms
         self.out.wall_ms = now.wall_ms
         self.out.next_event = max(1, loaded.numbers.get(NEXT_EVENT, 1))
         settings = self.configuration.load(loaded.config)
@@ -285,8 +288,11 @@ class Hub:
         circuit_ms = self.registry.circuits.next_due_ms()
         if circuit_ms is not None:
             due.append(circuit_ms)
+        # Counted from the last look, not from now: ticks that come more often must not put it off for ever.
         if any(h.online for h in self.fleet.hosts.values()):
-            due.append(now.mono_ms + 1000)
+            due.append(self._looked_ms + LOOK_MS)
+        if self.registry.endpoints:
+            due.append(self.watch.due_ms)
         return min(due) if due else None
 
     def end_tick(self) -> None:
@@ -503,6 +509,7 @@ class Hub:
     # --- time -------------------------------------------------------------------------------------------
 
     def _timers(self, event: Timers, now: Now) -> None:
+        self._looked_ms = now.mono_ms
         if event.gap_ms:
             self.attempts.away(event.gap_ms)
             self.registry.away(event.gap_ms, now)

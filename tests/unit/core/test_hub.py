@@ -176,3 +176,25 @@ def test_the_walk_finds_an_index_that_does_not_fit(breakage: Any) -> None:
     breakage(rig.hub)
     with pytest.raises(AssertionError):
         invariants.check(rig.hub)
+
+
+def test_ticks_that_come_more_often_than_timers_do_not_put_them_off() -> None:
+    """A hub that was never quiet for a second checked no endpoint: the next look was counted from each tick anew."""
+    rig = Rig()
+    box = rig.host()
+    rig.admin.ask(m.EndpointAdd(url="http://10.0.0.5:11434"))
+    rig.advance(0)
+    due_ms = rig.hub.next_due_ms(rig.clock.now())
+    assert due_ms is not None
+    for _ in range(5):
+        rig.clock.advance(300)
+        box.beat()
+        assert rig.hub.next_due_ms(rig.clock.now()) == due_ms
+
+
+def test_endpoints_are_checked_where_no_host_is_there() -> None:
+    rig = Rig()
+    rig.admin.ask(m.EndpointAdd(url="http://10.0.0.5:11434"))
+    rig.advance(0)
+    now = rig.clock.now()
+    assert rig.hub.next_due_ms(now) == now.mono_ms + 10_000
