@@ -1,6 +1,7 @@
-"""The processes at the other end of the hub's benchmark: a bare ROUTER echo, and hosts that do no work.
+"""The processes at the other end of the hub's benchmark: a bare ROUTER echo, hosts that do no work, and a crowd
+of hosts that have none.
 
-Both take their orders as one JSON line on stdin, answer with one JSON line when ready, and end with SIGTERM, or
+All take their orders as one JSON line on stdin, answer with one JSON line when ready, and end with SIGTERM, or
 when the benchmark that started them is gone.
 """
 
@@ -21,16 +22,38 @@ import zmq
 from agentcom import lifeline, limits
 from agentcom import messages as m
 from agentcom.auth import KeyPair
+from agentcom.figures import Gpu, Resources
 from agentcom.model import Backend, ResultStatus, TaskResult
 
 FRAME_MESSAGES: Final = 500  # stays well below what the hub reads in a frame
 HEARTBEAT_MS: Final = 5000
 ANSWER_MS_MAX: Final = 10_000
+SOCKETS_BESIDE: Final = 16
+FIGURES: Final = Resources(
+    cpu_percent=3.0,
+    cpu_per_logical=(3.0,) * 8,
+    logical_cpus=8,
+    load_1m=0.2,
+    ram_total_bytes=32 << 30,
+    ram_available_bytes=24 << 30,
+    gpus=(Gpu(vram_total_bytes=24 << 30, vram_used_bytes=1 << 30, utilisation_percent=0.0, source="nvml"),),
+)
 RESULT: Final = TaskResult(status=ResultStatus.unchecked, backend=Backend.shell, model="none", cost_usd=0.0)
 
 
 class EchoOrder(TypedDict):
+    """`secret`: of the echo's own key; without one it does no CURVE."""
+
     secret: str
+
+
+class CrowdOrder(TypedDict):
+    """One host for each key, which is enrolled; `tells`: beats carry figures of the host, as a sidecar's do."""
+
+    hub: str
+    hub_key: str
+    secrets: list[str]
+    tells: bool
 
 
 class HostOrder(TypedDict):
@@ -47,14 +70,15 @@ class HostOrder(TypedDict):
 def dealer(
     context: zmq.Context[zmq.Socket[bytes]], address: str, server_key: str, own: KeyPair
 ) -> zmq.Socket[bytes]:
-    """A DEALER with CURVE that drops nothing by itself."""
+    """A DEALER that drops nothing by itself, with CURVE where the server has a key."""
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, 0)
     socket.setsockopt(zmq.RCVHWM, 0)
-    socket.setsockopt_string(zmq.CURVE_SERVERKEY, server_key)
-    socket.setsockopt_string(zmq.CURVE_PUBLICKEY, own.public)
-    socket.setsockopt_string(zmq.CURVE_SECRETKEY, own.secret)
+    if server_key:
+        socket.setsockopt_string(zmq.CURVE_SERVERKEY, server_key)
+        socket.setsockopt_string(zmq.CURVE_PUBLICKEY, own.public)
+        socket.setsockopt_string(zmq.CURVE_SECRETKEY, own.secret)
     socket.connect(address)
     return socket
 
@@ -99,8 +123,9 @@ def serve_echo(order: EchoOrder) -> None:
     router.setsockopt(zmq.LINGER, 0)
     router.setsockopt(zmq.SNDHWM, 0)
     router.setsockopt(zmq.RCVHWM, 0)
-    router.setsockopt(zmq.CURVE_SERVER, 1)
-    router.setsockopt_string(zmq.CURVE_SECRETKEY, order["secret"])
+    if order["secret"]:
+        router.setsockopt(zmq.CURVE_SERVER, 1)
+        router.setsockopt_string(zmq.CURVE_SECRETKEY, order["secret"])
     router.bind("tcp://127.0.0.1:*")
     _ready(address=router.getsockopt_string(zmq.LAST_ENDPOINT))
     poller = zmq.Poller()
@@ -182,6 +207,41 @@ class IdleHost:
             self._hub.send(m.encode_many(some))
 
 
+class Crowd:
+    """Idle hosts, each with a key and a connection of its own, whose heartbeats are spread evenly over their time."""
+
+    def __init__(self, order: CrowdOrder) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context.setsockopt(zmq.MAX_SOCKETS, len(order["secrets"]) + SOCKETS_BESIDE)
+        self._hosts: list[tuple[zmq.Socket[bytes], bytes]] = []
+        self._resources = FIGURES if order["tells"] else None
+        for n, secret in enumerate(order["secrets"]):
+            socket = dealer(self._context, order["hub"], order["hub_key"], KeyPair.of_secret(secret))
+            self._hosts.append((socket, hello(socket, f"idle{n}", 1)))
+
+    def run(self) -> None:
+        """Beats until it is killed."""
+        beat = 0
+        while True:
+            beat += 1
+            begun = time.monotonic()
+            for n, (socket, session) in enumerate(self._hosts):
+                wait_s = begun + HEARTBEAT_MS / 1000 * n / len(self._hosts) - time.monotonic()
+                time.sleep(max(wait_s, 0))
+                said = m.Heartbeat(session=session, beat=beat, resources=self._resources)
+                socket.send(m.encode(said))
+                self._drain(socket)
+            time.sleep(max(begun + HEARTBEAT_MS / 1000 - time.monotonic(), 0))
+
+    @staticmethod
+    def _drain(socket: zmq.Socket[bytes]) -> None:
+        """The answers to the beats before."""
+        while socket.poll(0):
+            answer = m.decode_from_hub(socket.recv(zmq.NOBLOCK))
+            if isinstance(answer, m.Error):
+                raise RuntimeError(f"the hub refused: {answer.code}: {answer.message}")
+
+
 def _ready(**fields: object) -> None:
     print(json.dumps({"ready": True, "pid": os.getpid(), **fields}), flush=True)
 
@@ -192,6 +252,10 @@ def main() -> int:
     order = json.loads(sys.stdin.readline())
     if sys.argv[1:] == ["echo"]:
         serve_echo(order)
+    if sys.argv[1:] == ["crowd"]:
+        crowd = Crowd(order)
+        _ready()
+        crowd.run()
     host = IdleHost(order)
     _ready(name=order["name"])
     host.run()

@@ -1,12 +1,13 @@
 """The hub beside the bare ROUTER echo that it is built on and the disk that it waits for, in one run.
 
-`echo`: one Python thread sends messages of 255 bytes back, CURVE on. `submit`: tasks of the same size to a real hub
-(`agentcom hub`, with its logs, in a process of its own), each validated and on disk before it is answered; no
-host has joined, so they stay queued. `end_to_end`: from submit to acknowledged result, on a second hub with two
-host processes that accept each task and bring its result at once; there, as a sidecar may, both ends put what they have
-to say at one moment into one frame (`many`). `echo` and `submit` have a frame for each message.
+`echo`: one Python thread sends messages of 255 bytes back, CURVE on; `plain` is the same without. `submit`: tasks of
+the same size to a real hub (`agentcom hub`, with its logs, in a process of its own), each validated and on disk before
+it is answered; no host has joined, so they stay queued. `end_to_end`: from submit to acknowledged result, on a second
+hub with two host processes that accept each task and bring its result at once; there, as a sidecar may, both ends put
+what they have to say at one moment into one frame (`many`). The others have a frame for each message. `idle` is what
+many idle hosts cost a hub of their own: see idle.py.
 
-The three take turns, several rounds for each number in flight, and before each turn a few fdatasync and LMDB
+All but `idle` take turns, several rounds for each number in flight, and before each turn a few fdatasync and LMDB
 commits on the same disk say how fast it was then. A row has the medians of its rounds; `ratio_to_echo` compares
 with the echo of the same round. Latencies are the caller's, those of `end_to_end` up to the moment in which the
 host has its acknowledgement; `start_p50_us` is from submit to the moment in which the host has the assignment.
@@ -36,13 +37,13 @@ import zmq
 from agentcom import auth, limits
 from agentcom import messages as m
 from agentcom.model import TaskSpec
-from bench import flushes, gauges
+from bench import flushes, gauges, idle
 from bench.consumer import ANSWER_MS_MAX, FRAME_MESSAGES, ask, dealer
 from bench.goals import Goal, at_least, at_most, told
 from bench.machine import commit, machine, table
 from bench.stage import HubAt, Socket, Stage
 
-IMPLS: Final = ("echo", "submit", "end_to_end")
+IMPLS: Final = ("plain", "echo", "submit", "end_to_end")
 IN_FLIGHT: Final = (1, 16, 64, 100, 256, 1000)
 ROUNDS: Final = 3
 SECONDS: Final = 3.0
@@ -55,6 +56,8 @@ WARM_IN_FLIGHT: Final = 16
 FLUSH_S: Final = 0.5
 FLUSH_IN_FLIGHT: Final = 64
 PROFILE_LINES: Final = 30
+IDLE_S: Final = 20.0
+CURVE_RATIO: Final = 0.6  # P9
 RESERVE_US: Final = 400  # P4: what may be spent beyond two commits
 
 
@@ -125,11 +128,13 @@ class Echo:
 
     store: Path | None = None
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, *, is_plain: bool = False) -> None:
         keys = auth.KeyPair.make()
-        ready = stage.start("-m", "bench.consumer", "echo", order={"secret": keys.secret})
+        ready = stage.start("-m", "bench.consumer", "echo", order={"secret": "" if is_plain else keys.secret})
         self.pid: int = ready["pid"]
-        self._socket = dealer(stage.context, ready["address"], keys.public, auth.KeyPair.make())
+        self._socket = dealer(
+            stage.context, ready["address"], "" if is_plain else keys.public, auth.KeyPair.make()
+        )
         self._body = b"x" * BODY_BYTES
 
     def run(self, in_flight: int, run_s: float) -> Ran:
@@ -272,8 +277,8 @@ def runners_of(stage: Stage, plan: Plan) -> dict[str, Runner]:
     """Each with its processes, warm: the first messages pay for the handshake."""
     found: dict[str, Runner] = {}
     for impl in plan.impls:
-        if impl == "echo":
-            found[impl] = Echo(stage)
+        if impl in ("plain", "echo"):
+            found[impl] = Echo(stage, is_plain=impl == "plain")
         elif impl == "submit":
             found[impl] = Submit(stage.hub(impl))
         else:
@@ -374,6 +379,12 @@ def goals(rows: list[Row], pairs: Pairs | None) -> list[Goal]:
     submit = found.get(("submit", 1000))
     if submit is not None and submit["ratio_to_echo"] is not None:
         said.append(at_least("P1 submit / echo at 1,000 in flight", submit["ratio_to_echo"], 0.12))
+    for in_flight in sorted({n for _, n in found}, reverse=True):
+        plain = found.get(("plain", in_flight))
+        if plain is not None and plain["ratio_to_echo"] is not None:
+            name = f"P9 echo with CURVE / without, at {in_flight:,} in flight"
+            said.append(at_least(name, round(1 / plain["ratio_to_echo"], 3), CURVE_RATIO))
+            break
     if pairs is not None:
         name = "P4 submit to start, us, against two LMDB commits + 400"
         said.append(at_most(name, pairs["start_p50_us"], 2 * pairs["lmdb_commit_us"] + RESERVE_US))
@@ -395,13 +406,26 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.hub", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--json", action="store_true", help="one JSON document instead of the table")
     parser.add_argument("--quick", action="store_true", help="one short round: the shape, not the figures")
-    parser.add_argument("--only", action="append", choices=IMPLS, help="one implementation; more than once")
+    parser.add_argument(
+        "--only", action="append", choices=(*IMPLS, "idle"), help="one implementation; more than once"
+    )
     parser.add_argument("--in-flight", action="append", type=int, help="one number; may be given repeatedly")
     parser.add_argument("--seconds", type=float, help=f"time of one row, by default {SECONDS:g}")
     parser.add_argument("--agents", type=int, default=AGENTS, help="agents of each of the two hosts")
+    help_idle = f"how many idle hosts, by default {idle.SIDECARS}; 0 leaves them out"
+    parser.add_argument("--sidecars", type=int, default=idle.SIDECARS, help=help_idle)
     parser.add_argument("--dir", type=Path, help="the disk to measure on; the temporary folder by default")
     parser.add_argument("--profile", type=Path, help="run the hubs under cProfile and keep its files there")
     return parser.parse_args(arguments)
+
+
+def has_idle(options: argparse.Namespace) -> bool:
+    return bool(options.sidecars) and (options.only is None or "idle" in options.only)
+
+
+def idle_s(options: argparse.Namespace) -> float:
+    """Several times the heartbeat, unless the figures do not matter."""
+    return float(options.seconds or QUICK_SECONDS) if options.quick else IDLE_S
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
@@ -421,11 +445,21 @@ def main(arguments: list[str] | None = None) -> int:
         options.profile.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="agentcom-bench-", dir=options.dir) as folder:
         rows, pairs, counted = measure(Path(folder), plan_of(options))
-    found: dict[str, Any] = {"rows": rows, "goals": goals(rows, pairs), "pairs": pairs, "flushes": counted}
+        crowd = idle.measure(Path(folder), options.sidecars, idle_s(options)) if has_idle(options) else []
+    found: dict[str, Any] = {
+        "rows": rows,
+        "idle": crowd,
+        "goals": goals(rows, pairs) + idle.goals(crowd),
+        "pairs": pairs,
+        "flushes": counted,
+    }
     if options.json:
         print(json.dumps({**found, "machine": machine(), "commit": commit()}))
         return 0
-    print(table(list(Row.__annotations__), [list(row.values()) for row in rows]))
+    if rows:
+        print(table(list(Row.__annotations__), [list(row.values()) for row in rows]))
+    if crowd:
+        print(f"\n{table(list(idle.IdleRow.__annotations__), [list(row.values()) for row in crowd])}")
     print(told(found["goals"]))
     if pairs is not None:
         print(f"one task, then one commit: {pairs}")

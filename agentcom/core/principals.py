@@ -154,6 +154,11 @@ class Principals:
         for invite in [i for i in self.invites.values() if i.expires_ms <= now.wall_ms]:
             self._drop_invite(invite)
         if len(self.invites) >= limits.INVITES_MAX:
+            # Kept so that a joining whose answer was lost can be said again: the oldest has least need of that.
+            used = next((i for i in self.invites.values() if i.bound_key), None)
+            if used is not None:
+                self._drop_invite(used)
+        if len(self.invites) >= limits.INVITES_MAX:
             raise Refused(
                 "limit", f"there are already {limits.INVITES_MAX} open invitations; they end after an hour"
             )

@@ -14,7 +14,7 @@ from agentcom.messages import decode_to_hub
 from bench import flushes, gauges, hub
 from bench.stage import Stage
 
-IMPLS = ["echo", "submit", "end_to_end"]
+IMPLS = ["plain", "echo", "submit", "end_to_end"]
 
 
 @pytest.fixture
@@ -27,11 +27,14 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_implementation_has_a_row_for_each_number_in_flight(
     brief: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = hub.main(["--json", "--quick", "--seconds", "0.05", "--agents", "2", "--dir", str(tmp_path)])
+    quick = ["--json", "--quick", "--seconds", "0.05", "--agents", "2", "--sidecars", "3"]
+    code = hub.main([*quick, "--dir", str(tmp_path)])
 
     document = json.loads(capsys.readouterr().out)
     assert code == 0
-    assert set(document) == {"rows", "pairs", "goals", "flushes", "machine", "commit"}
+    assert set(document) == {"rows", "idle", "pairs", "goals", "flushes", "machine", "commit"}
+    assert [(row["sidecars"], row["carries"]) for row in document["idle"]] == [(3, "nothing"), (3, "figures")]
+    assert all(list(row) == list(hub.idle.IdleRow.__annotations__) for row in document["idle"])
     rows = document["rows"]
     assert [(row["in_flight"], row["impl"]) for row in rows] == [(n, impl) for n in (1, 8) for impl in IMPLS]
     for row in rows:
@@ -41,13 +44,13 @@ def test_each_implementation_has_a_row_for_each_number_in_flight(
         assert 0 < row["p50_us"] <= row["p99_us"]
         assert row["fdatasync_us"] > 0
         assert row["lmdb_commit_us"] > 0
-        assert (row["flushes"] is None) is (row["impl"] == "echo")
+        assert (row["flushes"] is None) is (row["impl"] in ("plain", "echo"))
         assert (row["start_p50_us"] is None) is (row["impl"] != "end_to_end")
     assert [row["ratio_to_echo"] for row in rows if row["impl"] == "echo"] == [1, 1]
     assert document["flushes"]["per_commit"] >= 2
     assert list(document["pairs"]) == list(hub.Pairs.__annotations__)
     assert min(document["pairs"].values()) > 0
-    assert [goal["goal"][:2] for goal in document["goals"]] == ["P4"]
+    assert [goal["goal"][:2] for goal in document["goals"]] == ["P9", "P4"]
     assert list(tmp_path.iterdir()) == []
     assert psutil.Process().children(recursive=True) == []
 
@@ -74,14 +77,25 @@ def test_goals_are_told_with_their_floors_and_whether_they_hold() -> None:
     rows = [
         row("submit", 1000, ratio_to_echo=0.2, flushes=0.006),
         row("submit", 64, flushes=0.05),
+        row("plain", 1000, ratio_to_echo=2),
     ]
     pairs = hub.Pairs(tasks=9, start_p50_us=1001, lmdb_commit_us=300)
     assert [(goal["goal"][:2], goal["bound"], goal["holds"]) for goal in hub.goals(rows, pairs)] == [
         ("P1", 0.12, True),
+        ("P9", 0.6, False),
         ("P4", 1000, False),
         ("P5", 0.06, True),
         ("P5", 0.005, False),
     ]
+
+
+def test_idle_sidecars_have_a_goal_when_there_are_enough_of_them() -> None:
+    def row(sidecars: int, cpu_percent: float) -> hub.idle.IdleRow:
+        figures = {"cpu_percent": cpu_percent, "main_percent": 1, "us_per_beat": 1, "over_s": 1}
+        return hub.idle.IdleRow(sidecars=sidecars, carries="nothing", **figures)  # type: ignore[typeddict-item]
+
+    goals = hub.idle.goals([row(500, 4.9), row(500, 5.1), row(499, 1)])
+    assert [(goal["goal"][:3], goal["holds"]) for goal in goals] == [("P10", True), ("P10", False)]
 
 
 def test_a_write_to_a_synced_file_is_a_flush_and_a_plain_write_is_none() -> None:

@@ -135,6 +135,17 @@ def test_invitations_are_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> N
     assert code(rig, m.HostInvite(key=public_key("next"))) == "limit"
 
 
+def test_at_the_bound_the_oldest_invitation_that_was_used_makes_room(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "INVITES_MAX", 1)
+    joining = invite(rig, name="ann")
+    joining.send(m.Enrol(name="ann", key=KEY))
+    rig.admin.ask(m.HostInvite(key=public_key("next")))
+    assert list(rig.hub.principals.invites) == [public_key("next")]
+    assert KEY in rig.hub.principals.by_key
+
+
 def test_a_taken_name_gets_a_number(rig: Rig) -> None:
     joining = invite(rig, name="admin")
     joining.send(m.Enrol(name="admin", key=KEY))
