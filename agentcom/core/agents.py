@@ -180,13 +180,14 @@ class Fleet:
             lambda _host: ()
         )  # by a host's own endpoints
         self.touched: set[int] = set()  # hosts that the scheduler's rows do not follow yet; see board.py
+        self.offers_touched: set[int] = set()  # of these the ones of which other agents can do other work
         self.preferred: set[int] = set()  # hosts that are online and to be preferred
         self._blocked: dict[int, Host] = {}  # hosts with a backend that they cannot use now
 
     def load_host(self, record: HostRecord) -> Host:
         host = Host(record, load=load_of(record.resources, is_ours=True).aged(), trend=Trend(record.trend))
         self.hosts[record.id] = host
-        self.touched.add(record.id)
+        self._reoffer(host)
         self.host_by_name[record.name] = host
         self.next_host = max(self.next_host, record.id + 1)
         return host
@@ -194,7 +195,7 @@ class Fleet:
     def load_agent(self, record: AgentRecord) -> Agent:
         agent = Agent(record, self.hosts[record.host])
         agent.host.agents[record.id] = agent
-        self.touched.add(record.host)
+        self._reoffer(agent.host)
         self.agents[record.id] = agent
         self.agent_by_name[record.name] = agent
         self._next_agent = max(self._next_agent, record.id + 1)
@@ -202,8 +203,8 @@ class Fleet:
 
     def adopt(self, old: Fleet, sessions: Sessions) -> None:
         """Take over who is connected, in those of the sessions that were taken over."""
-        self.touched.update(self.hosts)
         for number, host in self.hosts.items():
+            self._reoffer(host)
             before = old.hosts.get(number)
             if before is None:
                 continue
@@ -271,7 +272,13 @@ class Fleet:
             return None
         return min(b.until_ms for host in self._blocked.values() for b in host.blocks.values())
 
+    def _reoffer(self, host: Host) -> None:
+        """Its agents can do other work than the scheduler's rows say."""
+        self.touched.add(host.record.id)
+        self.offers_touched.add(host.record.id)
+
     def _blocks_changed(self, host: Host, now: Now) -> None:
+        self._reoffer(host)
         if host.blocks:
             self._blocked[host.record.id] = host
         else:
@@ -319,6 +326,7 @@ class Fleet:
             self.preferred.add(record.id)
         else:
             self.preferred.discard(record.id)
+        self._reoffer(host)
         host.blocks.clear()  # it may have another key now
         self._blocked.pop(record.id, None)
         if not was_online:
@@ -548,7 +556,7 @@ class Fleet:
         assert not agent.task, f"{agent.record.name} holds task {agent.task}"
         del self.agents[agent.record.id], self.agent_by_name[agent.record.name]
         del agent.host.agents[agent.record.id]
-        self.touched.add(agent.host.record.id)
+        self._reoffer(agent.host)
         self._out.delete("agents", key_u64(agent.record.id))
         self._out.publish("agent", "agent_removed", name=agent.record.name)
 

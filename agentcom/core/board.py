@@ -36,6 +36,7 @@ from agentcom.core.score import (
     model_preference_us,
     plain_run_us,
 )
+from agentcom.core.tally import Tally
 from agentcom.core.wanted import Wanted, claude_lacks, is_offered, missing_need, model_of
 from agentcom.model import (
     BACKEND_OF_KIND,
@@ -51,6 +52,7 @@ from agentcom.model import (
 
 NO_CALL: Final = 0  # the row in the place of an endpoint, for work that calls none
 VARIANTS_MAX: Final = 16  # of a pool; agents of any more count as those of the last
+NEVER: Final = (OUT, -1)  # the state of an agent that has no row yet
 OWN_PARTS: Final = ("run", "load", "wait", "recent_failure", "repository")
 
 Variant = tuple[
@@ -77,6 +79,7 @@ class Pool:
     variants: dict[Variant, int] = field(default_factory=dict)
     of_agent: dict[int, tuple[int, ...]] = field(default_factory=dict)
     shared: dict[int, EndpointCost] = field(default_factory=dict)  # endpoints that all hosts reach
+    tally: Tally = field(default_factory=lambda: Tally(()))
     used: int = 0  # the tick that used it last
 
     @property
@@ -90,8 +93,8 @@ class Seen:
 
     agents: dict[int, tuple[int, int]] = field(default_factory=dict)  # state, since when
     load: Load | None = None
+    capabilities: tuple[str, ...] = ()
     is_preferred: bool = True
-    offers: object = None
     repos: frozenset[str] = frozenset()
     variants: set[int] = field(default_factory=set)  # rows of pools with an agent here
 
@@ -116,15 +119,18 @@ class Board:
         self._rows: Scheduler = sched.make_scheduler()
         self._rows.set_endpoint(NO_CALL, ANY_HOST, SLOTS_MAX, 0)
         self.pools.clear()
+        self._of_group: dict[tuple[int, bool], tuple[Group, Pool]] = {}
         self._free_pools: list[int] = []
         self._next_pool = 0
         self._seen: dict[int, Seen] = {}
         self._place_row: dict[Place, int] = {}
         self._places: list[Place | None] = [None]  # by row
+        self._costs: dict[int, EndpointCost] = {}  # by row, as they are set
         self._spare_rows: list[int] = []
         self._rows_of: dict[int, dict[str, int]] = {NO_ENDPOINT: {"": NO_CALL}}
         self._at_host: dict[int, set[int]] = {}  # endpoints that one host alone reaches
-        self._home: dict[int, int] = {}  # and where
+        self._home: dict[int, int] = {}  # and where; 0 for all
+        self._shared: set[int] = set()
         self._held: dict[int, tuple[tuple[EndpointModel, ...], frozenset[str]]] = {}
         self._repos: dict[str, tuple[int, set[int]]] = {}
         self._failing: dict[tuple[int, int], int] = {}
@@ -133,6 +139,7 @@ class Board:
         self._ticks = 0
         self.free_count = 0
         self._fleet.touched.update(self._fleet.hosts)
+        self._fleet.offers_touched.update(self._fleet.hosts)
         self._registry.touched.update(self._registry.endpoints)
 
     # --- a tick -----------------------------------------------------------------------------------------
@@ -140,7 +147,7 @@ class Board:
     def place(self, wanted: list[Wanted], order: list[int], now: Now) -> list[Placed]:
         """Where tasks go, each given as an index of what is wanted. O(what has changed + tasks)."""
         self._ticks += 1
-        pools = [self._pool(_plain(each), now).first for each in wanted]
+        pools = [self._pool(each, now).first for each in wanted]
         rows = [self._repo(group.repo) for group, _ in wanted]
         count = len(order)
         agents, endpoints = array("i", bytes(4 * count)), array("i", bytes(4 * count))
@@ -151,13 +158,22 @@ class Board:
 
     def has_way(self, wanted: Wanted, now: Now) -> bool:
         """Whether a task could start now, if it were the only one."""
-        return bool(self._rows.tops(self._pool(_plain(wanted), now).first, NO_REPO, 1))
+        return bool(self._rows.tops(self._pool(wanted, now).first, NO_REPO, 1))
 
     def best(self, wanted: Wanted, now: Now) -> list[Candidate]:
         """The best ways that are open, the best first; one more than a decision shows."""
-        pool = self._pool(_plain(wanted), now)
+        pool = self._pool(wanted, now)
         tops = self._rows.tops(pool.first, self._repo(wanted[0].repo), limits.HISTORY_OTHERS_MAX + 1)
         return [self.candidate(wanted, Placed(agent, row), now) for _, agent, row in tops]
+
+    def refused(self, wanted: Wanted, now: Now) -> dict[str, int]:
+        """How many hosts fail which condition. O(hosts that have changed)."""
+        pool = self._pool(wanted, now)
+        tally, registry = pool.tally, self._registry
+        if tally.unsure:
+            numbers = {n for host in tally.unsure for n in self._at_host.get(host, ())} | self._shared
+            tally.ask(self._refusals, pool.wanted, [registry.endpoints[n] for n in sorted(numbers)])
+        return tally.counts()
 
     def candidate(self, wanted: Wanted, placed: Placed, now: Now) -> Candidate:
         """The way, with its cost by parts."""
@@ -166,13 +182,11 @@ class Board:
         place = self._places[placed.endpoint]
         if place is None:
             return self.scores.without_endpoint(group, agent, now)
-        record = self._registry.endpoints[place[0]]
-        at = self.scores.of_endpoint(record, place[1], self._fleet.hosts.get(record.seen_from))
-        return self.scores.with_endpoint(agent, group, at, now)
+        return self.scores.with_endpoint(agent, group, self._costs[placed.endpoint], now)
 
     def tops(self, wanted: Wanted, count: int) -> list[tuple[int, int, int]]:
         """(cost, agent, endpoint or 0) as the rows say; for checks."""
-        pool = self.pools[_plain(wanted)]
+        pool = self.pools[wanted]
         found = self._rows.tops(pool.first, self._repo(wanted[0].repo), count)
         return [(cost, agent, (self._places[row] or (NO_ENDPOINT, ""))[0]) for cost, agent, row in found]
 
@@ -191,6 +205,7 @@ class Board:
             for number in sorted(hosts):
                 self._set_host(number, now)
             hosts.clear()
+            self._fleet.offers_touched.clear()
         if endpoints:
             for number in sorted(endpoints):
                 self._set_endpoint(number, now)
@@ -214,13 +229,16 @@ class Board:
                 del self._failing[pair]
             for row in self._rows_of.get(pair[0], {}).values():
                 self._rows.set_failure(row, pair[1], cost_us)
+            for pool in self.pools.values():
+                pool.tally.unsure.add(pair[1])
 
     def _look_at_trouble(self) -> None:
         """Endpoints of which little can be used now change with time, too."""
         circuits = self._registry.circuits
-        now = {*self._retries.spent, *circuits.endpoints.circuits, *(e for e, _ in circuits.models.circuits)}
-        if now or self._troubled:
-            self._registry.touched.update(now | self._troubled)
+        spent, troubled = self._retries.spent, self._troubled
+        if spent or troubled or circuits.endpoints.circuits or circuits.models.circuits:
+            now = {*spent, *circuits.endpoints.circuits, *(e for e, _ in circuits.models.circuits)}
+            self._registry.touched.update(now | troubled)
             self._troubled = now
 
     # --- hosts and agents -------------------------------------------------------------------------------
@@ -228,17 +246,20 @@ class Board:
     def _set_host(self, number: int, now: Now) -> None:
         host = self._fleet.hosts.get(number)
         seen = self._seen.setdefault(number, Seen())
+        for pool in self.pools.values():
+            pool.tally.unsure.add(number)
         if host is None:
-            self._set_agents(number, {}, seen)
+            self._drop_agents(number, list(seen.agents), seen.agents)
             del self._seen[number]
             return
         self._rows.set_host(number, self.scores.busy_us(host), self.scores.busy_step_us)
-        self._set_agents(number, host.agents, seen)
-        offers = _offers(host)
+        self._set_agents(number, host.agents, seen.agents)
         is_preferred = not self._preferred or number in self._preferred
-        has_new_offers = offers != seen.offers
+        capabilities = host.record.capabilities
+        has_new_offers = number in self._fleet.offers_touched or capabilities is not seen.capabilities
         if has_new_offers:
-            seen.offers = offers
+            seen.capabilities = capabilities
+            self._drop_agents(number, [each for each in seen.agents if each not in host.agents], seen.agents)
             for pool in self.pools.values():
                 before = len(pool.variants)
                 self._sort_agents(pool, host)
@@ -252,19 +273,21 @@ class Board:
         if self._repos and host.repos.keys() != seen.repos:
             self._set_repos(number, frozenset(host.repos), seen)
 
-    def _set_agents(self, number: int, agents: dict[int, Agent], seen: Seen) -> None:
-        states = {}
+    def _set_agents(self, number: int, agents: dict[int, Agent], seen: dict[int, tuple[int, int]]) -> None:
         for each, agent in agents.items():
             state = FREE if agent.takes_work else BUSY if agent.is_open else OUT
-            states[each] = state, max(0, agent.since_ms)
-            if seen.agents.get(each) != states[each]:
-                self._rows.set_agent(each, number, *states[each])
-        for gone in seen.agents.keys() - states.keys():
-            self._rows.set_agent(gone, number, OUT, 0)
+            before, now = seen.get(each, NEVER), (state, max(0, agent.since_ms))
+            if before != now:
+                seen[each] = now
+                self._rows.set_agent(each, number, *now)
+                self.free_count += (state == FREE) - (before[0] == FREE)
+
+    def _drop_agents(self, number: int, gone: list[int], seen: dict[int, tuple[int, int]]) -> None:
+        for each in gone:
+            self._rows.set_agent(each, number, OUT, 0)
+            self.free_count -= seen.pop(each)[0] == FREE
             for pool in self.pools.values():
-                self._set_variants(pool, gone, ())
-        self.free_count += _count_free(states) - _count_free(seen.agents)
-        seen.agents = states
+                self._set_variants(pool, each, ())
 
     def _set_repos(self, number: int, repos: frozenset[str], seen: Seen) -> None:
         for repo in repos ^ seen.repos:
@@ -277,11 +300,17 @@ class Board:
     # --- pools ------------------------------------------------------------------------------------------
 
     def _pool(self, wanted: Wanted, now: Now) -> Pool:
-        pool = self.pools.get(wanted)
-        if pool is None:
-            pool = self._new_pool(wanted, now)
-        pool.used = self._ticks
-        return pool
+        group, is_retry = wanted
+        # Groups are kept once, so which one it is costs less to ask than what it says.
+        known = self._of_group.get((id(group), is_retry))
+        if known is None:
+            asked = (msgspec.structs.replace(group, repo="") if group.repo else group), is_retry
+            pool = self.pools.get(asked) or self._new_pool(asked, now)
+            if len(self._of_group) >= limits.SCHEDULED_POOLS_MAX:
+                self._of_group.clear()
+            known = self._of_group[id(group), is_retry] = group, pool
+        known[1].used = self._ticks
+        return known[1]
 
     def _new_pool(self, wanted: Wanted, now: Now) -> Pool:
         if len(self.pools) >= limits.SCHEDULED_POOLS_MAX:
@@ -291,6 +320,7 @@ class Board:
         else:
             first, self._next_pool = self._next_pool, self._next_pool + VARIANTS_MAX
         pool = self.pools[wanted] = Pool(wanted, model_of(wanted[0], self.scores.settings), first)
+        pool.tally.unsure.update(self._fleet.hosts)
         for host in self._fleet.hosts.values():
             self._sort_agents(pool, host)
         if pool.is_local:
@@ -302,6 +332,7 @@ class Board:
 
     def _drop_pool(self, pool: Pool) -> None:
         del self.pools[pool.wanted]
+        self._of_group.clear()
         for row in range(pool.first, pool.first + VARIANTS_MAX):
             self._rows.drop_pool(row)
         self._free_pools.append(pool.first)
@@ -366,12 +397,20 @@ class Board:
         if record is None:
             self._drop_endpoint(number)
             return
-        if record.seen_from and number not in self._home:
+        if number not in self._home:
             self._home[number] = record.seen_from
-            self._at_host.setdefault(record.seen_from, set()).add(number)
+            at = self._at_host.setdefault(record.seen_from, set()) if record.seen_from else self._shared
+            at.add(number)
         for pool in self.pools.values():
             if pool.is_local:
                 self._set_way(pool, record, now)
+        self._doubt(record.seen_from)
+
+    def _doubt(self, home: int) -> None:
+        """Hosts that use an endpoint there may fail another condition now."""
+        for pool in self.pools.values():
+            if pool.is_local:
+                pool.tally.unsure.update((home,) if home else self._fleet.hosts)
 
     def _drop_endpoint(self, number: int) -> None:
         for model, row in self._rows_of.pop(number, {}).items():
@@ -383,11 +422,14 @@ class Board:
                 self._rows.set_failure(row, pair[1], 0)
             del self._place_row[number, model]
             self._places[row] = None
+            self._costs.pop(row, None)
             self._spare_rows.append(row)
         for pair in [pair for pair in self._failing if pair[0] == number]:
             del self._failing[pair]
         self._held.pop(number, None)
-        self._at_host.get(self._home.pop(number, 0), set()).discard(number)
+        home = self._home.pop(number, 0)
+        self._at_host.get(home, self._shared).discard(number)
+        self._doubt(home)
 
     def _drop_ways(self, pool: Pool, row: int) -> None:
         for variant in pool.variants.values():
@@ -409,6 +451,7 @@ class Board:
                 self._drop_ways(pool, row)
             return
         row = self._row(record.id, pool.model)
+        self._costs[row] = at
         free = record.cap - self._registry.in_flight.get((record.id, pool.model), 0)
         slots = self._registry.room(record.id, free)
         self._rows.set_endpoint(row, record.seen_from or ANY_HOST, slots, at.run_us // record.cap)
@@ -476,22 +519,6 @@ class Board:
             for number, host in self._fleet.hosts.items():
                 self._seen.setdefault(number, Seen()).repos = frozenset(host.repos)
         return known[0]
-
-
-def _plain(wanted: Wanted) -> Wanted:
-    """The pool's key: what is asked for, without the repository."""
-    group, is_retry = wanted
-    return (msgspec.structs.replace(group, repo="") if group.repo else group), is_retry
-
-
-def _offers(host: Host) -> object:
-    """All that decides which pools its agents work for."""
-    agents = [(n, a.record.backends, a.record.capabilities, a.record.name) for n, a in host.agents.items()]
-    return agents, host.record.capabilities, host.record.name, list(host.blocks)
-
-
-def _count_free(states: dict[int, tuple[int, int]]) -> int:
-    return sum(state == FREE for state, _ in states.values())
 
 
 def _variants(group: Group, agent: Agent) -> list[Variant]:

@@ -123,7 +123,8 @@ class Dispatch:
         choices = {}
         for group in dict.fromkeys(group for _, group, _ in starts):
             best = [asked[group].told(way) for way in self.board.best(asked[group].now, now)]
-            choices[group] = self._router.choices(asked[group].wanted, best)
+            refused = self.board.refused(asked[group].wanted, now)
+            choices[group] = self._router.choices(asked[group].wanted, best, refused)
         is_limited = False
         for task, group, chosen in starts:
             slot = self._tasks.table.slot_of[task]

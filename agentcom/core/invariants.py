@@ -231,6 +231,8 @@ def _check_board(hub: Hub) -> None:
     for wanted in list(board.pools):
         anew = [way for way in router.ways(*wanted, now) if way.has_slot]
         _check_pool(board.tops(wanted, TOPS_MAX), anew, wanted)
+        refused, refused_anew = board.refused(wanted, now), router.refusals.counts(*wanted)
+        assert refused == refused_anew, f"{wanted}: refused by {refused}, anew by {refused_anew}"
 
 
 def _check_pool(tops: list[tuple[int, int, int]], anew: list[Candidate], wanted: Wanted) -> None:

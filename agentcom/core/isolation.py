@@ -78,7 +78,8 @@ class Isolation:
         best = ways[0]
         if not self._has_room(slot, best):
             return True
-        self._assign(slot, self._router.choices(wanted, ways), best, now)
+        refused = self._router.refusals.counts(*wanted)
+        self._assign(slot, self._router.choices(wanted, ways, refused), best, now)
         return True
 
     def _reserve(self, slot: int) -> None:

@@ -6,7 +6,7 @@ would mend them; the first that fails speaks for the host.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from agentcom.clock import rfc3339
 from agentcom.config import Settings
@@ -63,13 +63,28 @@ class Refusals:
             refused = self._host_refusal(group, host, ways)
             yield refused[0] if refused is not None else ""
 
-    def _ways(self, group: Group, is_retry: bool) -> Ways:
+    def conditions_of(
+        self, group: Group, is_retry: bool, hosts: Iterable[int], endpoints: Iterable[EndpointRecord]
+    ) -> dict[int, str]:
+        """The condition that fails on each of these hosts, where they can use these endpoints at most."""
+        ways = self._ways(group, is_retry, endpoints)
+        found = {}
+        for number in hosts:
+            host = self._fleet.hosts.get(number)
+            refused = self._host_refusal(group, host, ways) if host is not None else None
+            if refused is not None:
+                found[number] = refused[0]
+        return found
+
+    def _ways(
+        self, group: Group, is_retry: bool, endpoints: Iterable[EndpointRecord] | None = None
+    ) -> Ways:
         """What stands in the way of each endpoint, by where it is seen; asked once for all hosts."""
         ways: Ways = {}
         if STRATEGY_OF[group.tier] is not Strategy.local_llm:
             return ways
         model = model_of(group, self.settings)
-        for endpoint in self._registry.endpoints.values():
+        for endpoint in self._registry.endpoints.values() if endpoints is None else endpoints:
             if endpoint.kind is not EndpointKind.anthropic:
                 home = self._fleet.hosts.get(endpoint.seen_from)
                 refused = self.of_endpoint(endpoint, home, group, model, is_retry)

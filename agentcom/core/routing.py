@@ -222,12 +222,12 @@ class Router:
         board.cand_endpoint.append(self._slot(board, slots, candidate))
         board.cand_cost_us.append(candidate.cost_us)
 
-    def choices(self, wanted: Wanted, ways: list[Candidate]) -> Choices:
+    def choices(self, wanted: Wanted, ways: list[Candidate], refused: dict[str, int]) -> Choices:
         """What every decision for the group in this tick has in common; made once per group and tick. Of the ways
         the best come first, and one more than is shown counts, since the chosen one is left out of its own
         alternatives."""
         best = [(way, score_part(way)) for way in ways[: limits.HISTORY_OTHERS_MAX + 1]]
-        return Choices(wanted[0], best, self.refusals.counts(*wanted))
+        return Choices(wanted[0], best, refused)
 
     def route(self, choices: Choices, chosen: Candidate, reason: str) -> Route:
         """The decision as it is stored, sent and published."""
