@@ -9,6 +9,7 @@ import httpx2
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.standins.gpu import GIB, StandInGpu
 from tests.world import World, eventually
 
 pytestmark = pytest.mark.browser
@@ -52,3 +53,32 @@ def test_a_link_works_once(page: Page, world: World) -> None:
     page.goto(link)
     expect(page.locator("form").first).to_be_visible(timeout=15_000)
     expect(page.locator("#connection")).not_to_have_text("live")
+
+
+def test_phase_18_criterion_4_the_page_shows_the_resources_that_each_sidecar_reports(page: Page, world: World) -> None:
+    each_second = {"AGENTCOM_SIDECAR_RESOURCES_S": "1", "AGENTCOM_QUEUE_HEARTBEAT_S": "1"}
+    gpu = StandInGpu(world.folder / "gpu")
+    world.start("home", "up", "--json", "--http", "127.0.0.1:0", "--hub-port", "0", **each_second)
+    world.join("gpu-box", hub="home")
+    sidecar = world.sidecar("gpu-box", **each_second, **gpu.environment)
+    page.goto(world.json("home", "token", "link")["link"])
+    hosts = page.locator("#hosts > li")
+    expect(hosts).to_have_count(2, timeout=15_000)
+    box = hosts.filter(has_text="gpu-box")
+    other = hosts.filter(has_not_text="gpu-box")
+
+    for row in (box, other):
+        for name in ("CPU", "RAM"):
+            expect(row.get_by_role("meter", name=name, exact=True)).to_be_visible(timeout=15_000)
+        expect(row.get_by_role("img", name=re.compile("CPU over the last minutes"))).to_be_visible(timeout=30_000)
+    expect(box.get_by_role("meter", name="GPU", exact=True)).to_have_attribute("aria-valuenow", "40", timeout=15_000)
+    expect(box.get_by_role("meter", name="VRAM")).to_have_attribute("aria-valuetext", "6.0 / 24 GiB")
+    expect(other.get_by_role("meter", name="GPU", exact=True)).to_have_count(0)
+
+    gpu.set(utilisation=93, vram_used=22 * GIB)
+    expect(box.get_by_role("meter", name="GPU", exact=True)).to_have_attribute("aria-valuenow", "93", timeout=15_000)
+    expect(box.get_by_role("meter", name="VRAM")).to_have_attribute("aria-valuetext", "22 / 24 GiB")
+
+    sidecar.kill()
+    expect(box).to_contain_text("offline", timeout=30_000)
+    expect(box.get_by_role("meter")).to_have_count(0, timeout=15_000)
