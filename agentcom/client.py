@@ -24,6 +24,7 @@ from agentcom.config import Home, home_path
 from agentcom.errors import HubUnreachable, ProtocolViolation, Refused
 from agentcom.model import (
     FINAL,
+    BudgetPeriod,
     CheckKind,
     EndpointKind,
     JsonObject,
@@ -41,7 +42,7 @@ FOLLOW_POLL_S = 0.3
 CHORE_S = 3600.0  # a backup, a check, a compaction
 _CHOICES: dict[str, type[StrEnum]] = {
     "lane": Lane, "tier": Tier, "state": State, "role": Role, "checks.kind": CheckKind,
-    "kind": EndpointKind,
+    "kind": EndpointKind, "per": BudgetPeriod,
 }  # fmt: skip
 
 
@@ -397,6 +398,15 @@ class Client(Caller):
     def queue_rules(self) -> JsonObject:
         """{paused, pauses, limits, weights}, each with its key, who set it and when."""
         return _object(self.call(m.QueueRules()))
+
+    def budget_list(self) -> JsonObject:
+        """{budgets, attempt_usd, counted_usd, reserved_usd, held}: each budget with what is spent, reserved, left."""
+        return _object(self.call(m.BudgetList()))
+
+    def budget_set(self, key: str, usd: float | None, per: BudgetPeriod | str = BudgetPeriod.day) -> JsonObject:
+        """What paid work of `all`, `repo:URL` or `submitter:NAME` may cost per day, month or ever; None takes it
+        back."""
+        return _object(self._ask(m.BudgetSet, key=key, usd=usd, per=per))
 
     def event_list(
         self, *, topic: str = "", event: str = "", cursor: int | None = None, limit: int = 50

@@ -134,6 +134,12 @@ class EndpointSettings(Struct, frozen=True, forbid_unknown_fields=True):
     cooldown_max_s: Seconds = 300
 
 
+class BudgetSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[budgets]: money. What an attempt on a paid backend may cost at most where a budget concerns it."""
+
+    attempt_usd: Annotated[float, Meta(gt=0, le=10_000)] = 2
+
+
 class SidecarSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[sidecar]: local to a host. `agents` are made on first start, named after ships."""
 
@@ -211,6 +217,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     models: ModelSettings = ModelSettings()
     endpoints: EndpointSettings = EndpointSettings()
     routing: RoutingSettings = RoutingSettings()
+    budgets: BudgetSettings = BudgetSettings()
     sidecar: SidecarSettings = SidecarSettings()
     sandbox: SandboxSettings = SandboxSettings()
     anthropic: AnthropicSettings = AnthropicSettings()

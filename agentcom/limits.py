@@ -102,6 +102,7 @@ BREAKER_REASON_CHARS_MAX: Final = 300
 QUESTIONS_PER_BEAT_MAX: Final = 16  # of models that are asked for a token; further ones with the next
 PROBE_ANSWER_BYTES_MAX: Final = 4 * MIB
 INVITES_MAX: Final = 200
+BUDGET_USD_MAX: Final = 1_000_000  # above it somebody mistook the unit
 QUEUE_RULES_MAX: Final = 1000  # pauses, limits and weights together; one more is refused
 PRINCIPALS_MAX: Final = 10_000
 INVITE_TTL_S: Final = 3600

@@ -14,6 +14,7 @@ from agentcom.core.effects import key_u64, key_u64x2
 from agentcom.core.fallbacks import PREFIX as FALLBACK
 from agentcom.core.groups import PREFIX as GROUP
 from agentcom.core.hub import Loaded
+from agentcom.core.ledger import PREFIX as BUDGET
 from agentcom.core.outlet import NEXT_EVENT, Outlet
 from agentcom.core.principals import Principals
 from agentcom.core.story import NEXT_NOTE
@@ -37,6 +38,7 @@ from agentcom.model import (
     State,
     TaskRow,
 )
+from agentcom.money import BudgetRecord, LedgerRecord
 from agentcom.store.base import Batch, Store, pages
 
 T = TypeVar("T")
@@ -81,11 +83,22 @@ def load(store: Store) -> Loaded:
             for key, _ in store.scan("depends")
         ],
         clock=_clock(store),
+        budgets=[
+            msgspec.msgpack.decode(body, type=BudgetRecord)
+            for _, body in store.scan("meta", BUDGET, BUDGET + b"\xff" * 17)
+        ],
+        ledger=_ledger(store),
         fallbacks=[
             (int.from_bytes(key[len(FALLBACK) :], "big"), msgspec.msgpack.decode(body, type=FallbackWait))
             for key, body in store.scan("meta", FALLBACK, FALLBACK + b"\xff" * 9)
         ],
     )
+
+
+def _ledger(store: Store) -> Iterator[LedgerRecord]:
+    for page in pages(store, "ledger"):
+        for _, body in page:
+            yield msgspec.msgpack.decode(body, type=LedgerRecord)
 
 
 def first_principals(store: Store, admin: KeyPair, web: KeyPair, now: Now) -> None:

@@ -312,6 +312,7 @@ class Assign(Struct, tag_field="type", tag="assign", kw_only=True):
     max_fix_attempts: int
     timeout_s: int
     cloud_model: str = ""
+    budget_usd: float | None = None
 
 
 class Cancel(Struct, tag_field="type", tag="cancel", frozen=True, kw_only=True):

@@ -233,6 +233,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     start_by: Moment | None = None
     complete_by: Moment | None = None
     ttl_s: Annotated[int, Meta(ge=1, le=limits.TTL_S_MAX)] | None = None
+    budget_usd: Annotated[float, Meta(gt=0, le=limits.BUDGET_USD_MAX)] | None = None
     depends_on: Annotated[tuple[Reference, ...], Meta(max_length=limits.DEPENDS_MAX)] = ()
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=limits.KEY_CHARS_MAX)] | None = None
     labels: Annotated[tuple[Label, ...], Meta(max_length=limits.LABELS_MAX)] = ()
@@ -279,6 +280,7 @@ class TaskRow(Struct, array_like=True):
     finished_term_ms: int = 0  # by the clock of terms
     status: str = ""  # of its result, once that is kept no longer
     retired: int = 0  # what is kept no longer: core/retention.Gone
+    budget: int = 0  # of its own, in millionths of a dollar; 0: none
 
 
 class ClockNote(Struct, array_like=True):
@@ -343,6 +345,14 @@ class QueueRule(Struct, frozen=True, kw_only=True):
         """Hashed, because an address may be longer than a store's key."""
         place = "\0".join((self.kind, self.scope, self.key))
         return hashlib.blake2b(place.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+class BudgetPeriod(Term):
+    """What a budget is for; days and months in UTC."""
+
+    day = "day"
+    month = "month"
+    ever = "ever"
 
 
 class Letters(Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from agentcom import limits
 from agentcom.model import (
     AttemptNo,
+    BudgetPeriod,
     Count,
     EndpointKind,
     Label,
@@ -330,6 +331,22 @@ class HubStatus(Struct, tag_field="op", tag="hub_status", frozen=True, kw_only=T
     """Version, scheduler in use, start time, store figures: what `doctor` prints."""
 
 
+BudgetKey = Annotated[str, Meta(min_length=3, max_length=limits.URL_CHARS_MAX + 20)]
+
+
+class BudgetList(Struct, tag_field="op", tag="budget_list", frozen=True, kw_only=True):
+    """All budgets with what is spent, reserved and left of each."""
+
+
+class BudgetSet(Struct, tag_field="op", tag="budget_set", frozen=True, kw_only=True):
+    """Sets what paid work may cost in a period: all of it, or that of `repo:URL` or `submitter:NAME`. None takes the
+    budget back."""
+
+    key: BudgetKey
+    usd: Annotated[float, Meta(ge=0, le=limits.BUDGET_USD_MAX)] | None
+    per: BudgetPeriod = BudgetPeriod.day
+
+
 class BackupList(Struct, tag_field="op", tag="backup_list", frozen=True, kw_only=True):
     """The backups, the newest first, the schedule, and the last chores on the store with what came of them."""
 
@@ -357,6 +374,7 @@ Operation = (
     | TaskHold | TaskRelease | DeadList | DeadRetry | DeadPurge | AgentList | AgentCordon | AgentRemove
     | HostList | HostShow | HostInvite | HostRemove | HostDrain | EndpointList | EndpointAdd | EndpointUpdate
     | EndpointRemove | EndpointProbeNow | EventList | QueueStats | QueuePause | QueueLimit | QueueWeight
-    | QueueRules | BackupList | BackupNow | BackupVerify | Compact | StoreAcknowledge | ConfigGet | ConfigChange
+    | QueueRules | BudgetList | BudgetSet
+    | BackupList | BackupNow | BackupVerify | Compact | StoreAcknowledge | ConfigGet | ConfigChange
     | TokenAdd | TokenList | TokenRevoke | TokenLink | LinkTrade | Whoami | Snapshot | HubStatus
 )  # fmt: skip

@@ -82,6 +82,7 @@ class Queries:
             m.EventList: self._event_list,
             m.QueueStats: lambda _op, _mine: {**self.counts(), "store": self._store_view()},
             m.QueueRules: lambda _op, _mine: self.hub.gates.view(),
+            m.BudgetList: lambda _op, _mine: self.hub.ledger.view(self._clock.now()),
             m.TokenList: self._token_list,
             m.Snapshot: self._snapshot,
             **dict.fromkeys(OF_THE_STORE, self._of_the_store),

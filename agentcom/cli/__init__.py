@@ -17,6 +17,7 @@ from agentcom import __version__
 from agentcom.cli import (
     agent,
     backup,
+    budget,
     daemons,
     dead,
     demo,
@@ -52,7 +53,8 @@ def root() -> None:
 
 for noun in (
     *daemons.COMMANDS, submit.submit, task.task, dead.dead, agent.agent, host.host, join.join, endpoint.endpoint,
-    queue.queue, events.events, backup.backup, backup.compact, token.token, settings.config, doctor.doctor, demo.demo,
+    queue.queue, budget.budget, events.events,
+    backup.backup, backup.compact, token.token, settings.config, doctor.doctor, demo.demo,
 ):  # fmt: skip
     root.add_command(noun)
 

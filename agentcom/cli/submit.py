@@ -43,6 +43,7 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
 )
 @click.option("--no-verify", is_flag=True, help="Run no checks.")
 @click.option("--command", metavar="CMD", help="Run this by sh; the task is then trivial and uses no model.")
+@click.option("--budget", "budget_usd", type=float, metavar="USD", help="What all its paid attempts may cost.")
 @click.option("--needs", multiple=True, metavar="CAP", help="A capability that the agent must have.")
 @click.option(
     "--prefers", multiple=True, metavar="CAP", help="The same, but it costs time where it is missing."

@@ -20,6 +20,7 @@ from agentcom.core.aftermath import Aftermath
 from agentcom.core.agents import Agent, Fleet, Host
 from agentcom.core.effects import LogPiece, RecordKey, SendAssign, key_u64x2
 from agentcom.core.gates import Gates
+from agentcom.core.ledger import Ledger
 from agentcom.core.losses import lost
 from agentcom.core.outlet import Outlet
 from agentcom.core.registry import Call, Registry, canonical_model
@@ -31,6 +32,7 @@ from agentcom.core.tasks import OPEN, Jitter, Move, Tasks
 from agentcom.errors import Refused
 from agentcom.model import (
     AttemptRecord,
+    Backend,
     FailureClass,
     Group,
     PrincipalRecord,
@@ -68,9 +70,11 @@ class Attempts:
         registry: Registry,
         gates: Gates,
         retries: RetryBudgets,
+        ledger: Ledger,
         jitter: Jitter,
     ) -> None:
         self._out = out
+        self.ledger = ledger
         self._gates = gates
         self._retries = retries
         self._tasks = tasks
@@ -222,7 +226,10 @@ class Attempts:
         self._out.put("routes", key_u64x2(task, attempt), route)
         self._out.publish("route", "task_routed", task=task, attempt=attempt, route=route)
         assert agent.host.session is not None, "a free agent's host has a session"
-        self._out.add(SendAssign(agent.host.session.peer, self._assignment(slot, agent, route, submitter)))
+        assignment = self._assignment(slot, agent, route, submitter)
+        if route.backend is Backend.claude:
+            assignment.budget_usd = self.ledger.reserve(slot, attempt, route.model, now)
+        self._out.add(SendAssign(agent.host.session.peer, assignment))
 
     def _assignment(
         self, slot: int, agent: Agent, route: Route, submitter: PrincipalRecord | None
@@ -385,6 +392,9 @@ class Attempts:
             self._out.put("reports", key_u64x2(message.task, message.attempt), message.result)
             if message.outcome != "completed":
                 self._tasks.story.stir(message.task)
+        if self.ledger.open:
+            usd = message.result.cost_usd if message.result is not None else None
+            self.ledger.settle(message.task, message.attempt, usd, now)
         if message.outcome == "completed":
             if message.result is not None:
                 self._learn(message.task, message.attempt, message.result)
@@ -582,6 +592,9 @@ class Attempts:
 
     def _close(self, slot: int, outcome: Outcome, error: TaskError | None, now: Now) -> None:
         task, attempt = self._table.id[slot], self._table.attempt[slot]
+        if self.ledger.open:
+            unused = outcome in ("declined", "unaccepted")
+            self.ledger.settle(task, attempt, None, now, unused=unused)
         self._out.put("attempts", key_u64x2(task, attempt), self._record(slot, outcome, error, now.wall_ms))
 
     def _end_call(self, task: int, attempt: int) -> None:
@@ -599,7 +612,10 @@ class Attempts:
     def _late(
         self, host: Host, message: m.Result, now: Now, found: Mapping[RecordKey, bytes]
     ) -> Literal["duplicate", "stale", "unknown"]:
-        return evidence.keep(self._out, self._tasks, host, message, now, found)
+        answer = evidence.keep(self._out, self._tasks, host, message, now, found)
+        if answer != "unknown" and message.result is not None:
+            self.ledger.late(message.task, message.attempt, message.result.cost_usd, now)
+        return answer
 
     def log(self, host: Host, message: m.Log) -> None:
         """Output of an open attempt; of any other it is dropped."""

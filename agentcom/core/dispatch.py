@@ -17,12 +17,13 @@ from agentcom.core.attempts import Attempts
 from agentcom.core.board import Board, Placed
 from agentcom.core.gates import Gates
 from agentcom.core.lanes import task_of
+from agentcom.core.ledger import Ledger
 from agentcom.core.outlet import Outlet
 from agentcom.core.principals import Principals
 from agentcom.core.registry import Registry
 from agentcom.core.retries import RetryBudgets
 from agentcom.core.routing import Choices, Router
-from agentcom.core.rows import SOURCES, TaskTable
+from agentcom.core.rows import SOURCES, TIERS, TaskTable
 from agentcom.core.score import Candidate
 from agentcom.core.tasks import Tasks
 from agentcom.core.wanted import Wanted
@@ -56,6 +57,7 @@ class Dispatch:
         principals: Principals,
         attempts: Attempts,
         router: Router,
+        ledger: Ledger,
     ) -> None:
         self._out = out
         self._tasks = tasks
@@ -66,6 +68,8 @@ class Dispatch:
         self._principals = principals
         self._attempts = attempts
         self._router = router
+        self._ledger = ledger
+        self.now = Now(0, 0)  # of the tick that gives out
         self.board = Board(fleet, registry, retries, router.scores, router.refusals)
 
     def once(self, now: Now) -> bool:
@@ -146,7 +150,11 @@ class Dispatch:
                 return False
             if endpoint.id in self._retries.spent and self._tasks.is_retry(slot):
                 return False
-        return self._gates.may_start(slot)
+        if not self._gates.may_start(slot):
+            return False
+        if not self._ledger.is_used:
+            return True
+        return self._ledger.may_start(slot, chosen.stepped or TIERS[self._tasks.table.tier[slot]], self.now)
 
     def assign(self, slot: int, choices: Choices, chosen: Candidate, now: Now) -> None:
         table = self._tasks.table

@@ -7,8 +7,7 @@ is an AssertionError and ends the process, whose supervisor restarts it from wha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
 from agentcom import __version__, limits
 from agentcom import messages as m
@@ -18,7 +17,6 @@ from agentcom.core import invariants
 from agentcom.core.agents import Fleet, Host
 from agentcom.core.attempts import Attempts
 from agentcom.core.configuration import Configuration
-from agentcom.core.depends import Edge
 from agentcom.core.dispatch import Dispatch
 from agentcom.core.effects import (
     Answered,
@@ -39,6 +37,8 @@ from agentcom.core.effects import (
 from agentcom.core.endpoint_watch import EndpointWatch
 from agentcom.core.gates import Gates
 from agentcom.core.isolation import Isolation
+from agentcom.core.ledger import Ledger
+from agentcom.core.loaded import Loaded as Loaded
 from agentcom.core.outlet import NEXT_EVENT, Outlet
 from agentcom.core.principals import Principals
 from agentcom.core.registry import Registry
@@ -47,27 +47,16 @@ from agentcom.core.requests import Requests
 from agentcom.core.retention import Retention
 from agentcom.core.retries import RetryBudgets
 from agentcom.core.routing import Router
+from agentcom.core.rule_names import RuleNames
 from agentcom.core.sessions import Session, Sessions
 from agentcom.core.story import NEXT_NOTE
 from agentcom.core.succession import NoSubmits, succeed
 from agentcom.core.tasks import OPEN, Jitter, Tasks
 from agentcom.errors import Refused
 from agentcom.model import (
-    AgentRecord,
-    ClockNote,
-    EndpointRecord,
-    FallbackWait,
-    Group,
-    HostRecord,
-    InviteRecord,
     JsonObject,
-    PrincipalRecord,
-    QueueRule,
     Role,
-    Route,
-    SettingRecord,
     State,
-    TaskRow,
 )
 
 LOOK_MS = 1000  # how often silent hosts and the like are looked for, while there are hosts
@@ -75,27 +64,6 @@ GREETINGS = (
     m.Hello,
     m.Enrol,
 )  # what needs no session; a union written in place is made anew for each message
-
-
-class Loaded(NamedTuple):
-    """Everything that the core needs from the store at start. `rows` is read once, a page at a time; only then
-    are `routes` and `finals` complete."""
-
-    groups: list[tuple[int, Group]]
-    principals: list[PrincipalRecord]
-    invites: list[InviteRecord]
-    hosts: list[HostRecord]
-    agents: list[AgentRecord]
-    endpoints: list[EndpointRecord]
-    rules: list[QueueRule]
-    rows: Iterable[TaskRow]
-    routes: dict[int, Route]
-    numbers: dict[str, int]
-    finals: dict[State, int]
-    config: dict[str, SettingRecord]
-    depends: Iterable[Edge] = ()
-    clock: ClockNote | None = None
-    fallbacks: Sequence[tuple[int, FallbackWait]] = ()
 
 
 class Hub:
@@ -115,15 +83,18 @@ class Hub:
         self.retries = RetryBudgets(settings)
         self.gates = Gates(self.out, self.tasks, self.fleet, self.registry, self.principals)
         self.gates.may_retry = lambda group: self.router.may_retry(self.tasks.groups[group])
+        names = RuleNames(self.fleet, self.registry, self.principals)
+        self.ledger = Ledger(self.out, self.tasks, names)
         self.attempts = Attempts(
-            self.out, self.tasks, self.fleet, self.registry, self.gates, self.retries, jitter
+            self.out, self.tasks, self.fleet, self.registry, self.gates, self.retries, self.ledger, jitter
         )
         self.router = Router(self.out, self.tasks, self.fleet, self.registry, self.retries, settings)
         self.router.fallbacks.clock_ms = self.attempts.clock_ms
+        self.router.fallbacks.may_pay = self.ledger.may_pay
         self.attempts.may_escalate = self.router.may_escalate
         self.dispatch = Dispatch(
             self.out, self.tasks, self.fleet, self.registry, self.retries, self.gates, self.principals,
-            self.attempts, self.router,
+            self.attempts, self.router, self.ledger,
         )  # fmt: skip
         self.board = self.dispatch.board
         self.isolation = Isolation(
@@ -175,7 +146,9 @@ class Hub:
         self.tasks.story.next_number = max(1, loaded.numbers.get(NEXT_NOTE, 1))
         for edge in loaded.depends:
             self.tasks.waiting.depends.load(edge)
+        self.ledger.load(loaded.budgets, loaded.ledger)
         slots = [self.tasks.load(row, now) for row in loaded.rows]
+        self.ledger.loaded()
         self.tasks.counts.update(loaded.finals)
         self.tasks.begin(now, loaded.clock)
         for slot in slots:
@@ -253,8 +226,11 @@ class Hub:
 
     def schedule(self, now: Now) -> list[Effect]:
         """Give ready tasks to free agents; does nothing if nothing has changed since the last call."""
+        if self.ledger.changed and self.ledger.turn(now):
+            self.tasks.changed = True
         if not self.tasks.changed or self.gates.paused:
-            return []
+            return self.out.take()
+        self.dispatch.now = now
         self.tasks.changed = False
         self.isolation.dispatch(now)
         if not self.tasks.counts[State.ready]:
@@ -288,6 +264,9 @@ class Hub:
         circuit_ms = self.registry.circuits.next_due_ms()
         if circuit_ms is not None:
             due.append(circuit_ms)
+        budget_ms = self.ledger.next_due_ms(now)
+        if budget_ms is not None:
+            due.append(budget_ms)
         # Counted from the last look, not from now: ticks that come more often must not put it off for ever.
         if any(h.online for h in self.fleet.hosts.values()):
             due.append(self._looked_ms + LOOK_MS)
@@ -524,6 +503,7 @@ class Hub:
             self._look_at_retries(now)
         if self.router.fallbacks.waits and self.router.fallbacks.expire(now):
             self.tasks.changed = True
+        self.ledger.look_at_day(now)
         if event.drained:
             self.attempts.expire(now)
             self._silent_hosts(now)

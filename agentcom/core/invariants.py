@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 def check(hub: Hub) -> None:
     """All of the checks below."""
     _check_rows(hub)
+    _check_ledger(hub)
     _check_depends(hub)
     _check_ready(hub)
     _check_interned(hub)
@@ -35,6 +36,22 @@ def check(hub: Hub) -> None:
     _check_fleet(hub)
     _check_sessions(hub)
     _check_principals(hub)
+
+
+def _check_ledger(hub: Hub) -> None:
+    """Each open entry is an open attempt, every held task that waits for a budget is known to the ledger, and sums hold
+    at least what is reserved."""
+    ledger, table = hub.ledger, hub.tasks.table
+    for task, attempt in ledger.open:
+        assert hub.attempts.is_open(task, attempt), f"attempt {attempt} of task {task} is over and not settled"
+    for task, error in table.errors.items():
+        if error.code == "budget" and table.state_of(table.slot_of[task]) is State.held:
+            assert task in ledger.waiting, f"task {task} waits for a budget, and nobody would let it go"
+    for place, reserved in ledger.recounted().items():
+        assert ledger.sums[place] >= reserved, f"{place} counts {ledger.sums[place]}, {reserved} are reserved"
+    assert all(amount >= 0 for amount in ledger.sums.values()), "a sum fell below zero"
+    for names in (table.budgets, table.paid):
+        assert set(names) <= set(table.slot_of), "money is kept for a task that is not live"
 
 
 def _check_rows(hub: Hub) -> None:

@@ -65,6 +65,8 @@ RIGHTS: dict[type, frozenset[Role]] = {
     m.QueueLimit: OPERATORS,
     m.QueueWeight: OPERATORS,
     m.QueueRules: READERS,
+    m.BudgetList: READERS,
+    m.BudgetSet: OPERATORS,
     m.TokenAdd: ADMINS,
     m.TokenList: ADMINS,
     m.TokenRevoke: ADMINS,

@@ -42,8 +42,8 @@ Found = Mapping[RecordKey, bytes]
 OF_THE_STORE = (m.BackupList, m.BackupNow, m.BackupVerify, m.Compact, m.StoreAcknowledge)
 READS = frozenset({
     m.TaskGet, m.TaskList, m.TaskWhy, m.TaskStory, m.TaskLog, m.TaskReports, m.DeadList, m.AgentList, m.HostList,
-    m.HostShow, m.EndpointList, m.EventList, m.QueueStats, m.QueueRules, m.ConfigGet, m.TokenList, m.Snapshot,
-    m.HubStatus, *OF_THE_STORE,
+    m.HostShow, m.EndpointList, m.EventList, m.QueueStats, m.QueueRules, m.BudgetList, m.ConfigGet, m.TokenList,
+    m.Snapshot, m.HubStatus, *OF_THE_STORE,
 })  # fmt: skip
 
 
@@ -73,6 +73,7 @@ class Requests:
             m.QueuePause: self._pause,
             m.ConfigChange: self._config_change,
             m.QueueLimit: self._limit,
+            m.BudgetSet: self._budget,
             m.QueueWeight: self._weight,
             m.TokenAdd: self._token_add,
             m.TokenRevoke: self._token_revoke,
@@ -344,6 +345,12 @@ class Requests:
 
     def _weight(self, op: m.QueueWeight, caller: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
         return self._rule(RuleKind.weight, op, caller, now)
+
+    def _budget(self, op: m.BudgetSet, caller: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
+        done = self._hub.ledger.set(op.key, op.usd, op.per, caller.name, now)
+        fields = {"key": op.key, "usd": op.usd, "per": op.per.value}
+        self._out.publish("queue", "budget_set", **fields, by=caller.name)
+        return done
 
     def _rule(
         self, kind: RuleKind, op: m.QueueLimit | m.QueueWeight, caller: PrincipalRecord, now: Now

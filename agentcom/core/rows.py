@@ -89,6 +89,8 @@ class TaskTable:
         self.slot_of: dict[int, int] = {}
         self.errors: dict[int, TaskError] = {}
         self.stepped: dict[int, Tier] = {}  # by task: the tier of its open attempt, where that is not its own
+        self.budgets: dict[int, int] = {}  # by task: its own budget, of those that have one
+        self.paid: dict[int, int] = {}  # by task: what its paid attempts have cost, and may cost still
         self.label_sets: Interned[tuple[str, ...]] = Interned()
         self._free: list[int] = []
 
@@ -116,6 +118,8 @@ class TaskTable:
         for column, value in zip(self._columns, values, strict=True):
             column[slot] = value
         self.slot_of[record.id] = slot
+        if record.budget:
+            self.budgets[record.id] = record.budget
         return slot
 
     def _grow(self) -> None:
@@ -131,6 +135,10 @@ class TaskTable:
         self.errors.pop(task, None)
         if self.stepped:
             self.stepped.pop(task, None)
+        if self.paid:
+            self.paid.pop(task, None)
+        if self.budgets:
+            self.budgets.pop(task, None)
         self.id[slot] = 0
         self._free.append(slot)
 
@@ -142,8 +150,7 @@ class TaskTable:
         and the struct with its enums would cost twice as much."""
         task = self.id[slot]
         error = self.errors.get(task)
-        return _encode(
-            (
+        fields = (
                 task,
                 STATE_NAMES[self.state[slot]],
                 LANE_NAMES[self.lane[slot]],
@@ -177,8 +184,9 @@ class TaskTable:
                 self.unaccepted[slot],
                 self.stall_s[slot],
                 finished_term_ms,
-            )
         )
+        budget = self.budgets.get(task) if self.budgets else None
+        return _encode(fields if budget is None else (*fields, "", 0, budget))
 
     def record(self, slot: int) -> TaskRow:
         """The row as a struct. For what happens now and then."""

@@ -44,6 +44,7 @@ from agentcom.model import (
     Tier,
     TierSource,
 )
+from agentcom.money import micro
 
 
 class Move(Term):
@@ -424,6 +425,7 @@ class Tasks:
             complete_by_ms=one.complete_by_ms,
             stall_s=one.spec.stall_s or 0,
             labels=tuple(sorted(set(spec.labels))),
+            budget=micro(spec.budget_usd) if spec.budget_usd is not None else 0,
         )
         slot = self._store_new(record, spec, now)
         if plan.unmet:

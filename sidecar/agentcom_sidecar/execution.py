@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agentcom import limits, logs
 from agentcom.endpoint_keys import key_for
@@ -42,6 +42,7 @@ from agentcom_sidecar.backends.ollama import OllamaBackend
 from agentcom_sidecar.backends.openai import OpenAIBackend
 from agentcom_sidecar.isolation import Isolation
 from agentcom_sidecar.prices import PriceList
+from agentcom_sidecar.purse import Purse, purse_of
 from agentcom_sidecar.sandbox import isolation_of
 from agentcom_sidecar.verify import fix_loop
 from agentcom_sidecar.verify.report import Stopwatch, cut, evidence_of, fit, result_status, text_of
@@ -188,7 +189,17 @@ async def _ask_claude(work: Work, progress: Progress) -> None:
         first_byte_s=settings.sidecar.first_byte_s,
         idle_s=settings.sidecar.idle_s,
     )
-    await _ask_model(work, progress, backend)
+    purse = purse_of(
+        work.assign.budget_usd, work.assign.route.model, _prices(work), settings.sidecar.max_output_tokens
+    )
+    await _ask_model(work, progress, backend, purse)
+
+
+def _prices(work: Work) -> PriceList:
+    try:
+        return prices.load(work.settings.anthropic.prices_file)
+    except ConfigError as error:
+        raise configuration("bad_prices", error.message) from error
 
 
 _STRATEGIES: dict[Strategy, Callable[[Work, Progress], Awaitable[None]]] = {
@@ -198,7 +209,9 @@ _STRATEGIES: dict[Strategy, Callable[[Work, Progress], Awaitable[None]]] = {
 }
 
 
-async def _ask_model(work: Work, progress: Progress, backend: ModelBackend) -> None:
+async def _ask_model(
+    work: Work, progress: Progress, backend: ModelBackend, purse: Purse | None = None
+) -> None:
     """The task goes to the model; what fails its checks goes back to it, `max_fix_attempts` times at most."""
     if work.spec.verify and any(check.kind in COMMAND_CHECKS for check in work.spec.checks):
         _refuse_commands(work)  # before the model has cost anything
@@ -206,6 +219,8 @@ async def _ask_model(work: Work, progress: Progress, backend: ModelBackend) -> N
     conversation = Conversation(prompt.SYSTEM)
     toolbox = Toolbox(work.workspace.path)
     hooks = Hooks(work.log, work.progress, work.heard, work.hub_gate)
+    if purse is not None:
+        hooks = replace(hooks, may_spend=purse.refuses)
     tally, tier = progress.tally, work.assign.tier
     left_s = float(work.assign.timeout_s)
 

@@ -81,6 +81,7 @@ def test_the_commands_have_the_names_of_the_contract() -> None:
         *(f"endpoint {verb}" for verb in ("list", "add", "update", "remove", "probe")),
         *(f"queue {verb}" for verb in ("pause", "resume", "stats")),
         *(f"queue {noun} {verb}" for noun in ("limit", "weight") for verb in ("set", "unset", "list")),
+        *(f"budget {verb}" for verb in ("show", "set", "unset")),
         *(f"backup {verb}" for verb in ("now", "list", "verify", "restore", "acknowledge")),
         "compact",
         *(f"token {verb}" for verb in ("add", "list", "revoke", "link")),

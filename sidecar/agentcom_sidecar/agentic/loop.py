@@ -21,6 +21,7 @@ from agentcom_sidecar.backends.base import (
     ToolCall,
     Turn,
     Usage,
+    configuration,
     task_error,
 )
 
@@ -31,12 +32,14 @@ CALLS_MAX = 64  # tools run for one answer; the rest are told to come in the nex
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What the loop tells, and whom it asks: see work.Work."""
+    """What the loop tells, and whom it asks: see work.Work. `may_spend` says why a call with a prompt of so many bytes
+    would cost too much, if it would."""
 
     log: Callable[[str], None]
     progress: Callable[[], None]
     heard: Callable[[], None]
     hub_gate: Callable[[], Awaitable[None]]
+    may_spend: Callable[[int, Tally], str | None] = lambda _prompt_bytes, _tally: None
 
 
 @dataclass(slots=True)
@@ -81,6 +84,13 @@ async def converse(
     repeats = 0
     has_acted = False
     for number in range(1, rounds_max + 1):
+        too_much = hooks.may_spend(size_of(conversation, toolbox), tally)
+        if too_much is not None:
+            if not tally.usages:
+                raise configuration("budget_too_small", too_much)
+            tally.stop_reason = "budget"
+            tally.warn(f"stopped: {too_much}")
+            return
         turn = await _ask(backend, conversation, toolbox, tally, hooks)
         _note(turn, tally, hooks, number)
         if turn.tool_calls:
@@ -100,6 +110,11 @@ async def converse(
         await asyncio.sleep(0)  # a point where a cancel can land, whatever the backend does
     tally.stop_reason = "rounds"
     tally.warn(f"stopped after {rounds_max} rounds, the limit of this tier, before the model was done")
+
+
+def size_of(conversation: Conversation, toolbox: Toolbox) -> int:
+    """Bytes of what the next call sends, roughly and never less."""
+    return len(repr((conversation.system, conversation.messages, toolbox.specs)).encode("utf-8", "replace"))
 
 
 async def _ask(

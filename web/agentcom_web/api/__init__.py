@@ -2,6 +2,7 @@
 
 from flask import Blueprint
 
+from agentcom_web.api.budgets import budgets
 from agentcom_web.api.config import config
 from agentcom_web.api.dead import dead
 from agentcom_web.api.description import description
@@ -15,5 +16,7 @@ from agentcom_web.api.store import store
 from agentcom_web.api.tasks import tasks
 
 PREFIX = "/api/v1"
-SUBJECTS: tuple[Blueprint, ...] = (tasks, dead, fleet, endpoints, queue, store, config, session, live, description)
+SUBJECTS: tuple[Blueprint, ...] = (
+    tasks, dead, fleet, endpoints, queue, budgets, store, config, session, live, description,
+)  # fmt: skip
 UNPREFIXED: tuple[Blueprint, ...] = (health,)

@@ -1,0 +1,417 @@
+"""Money: what paid attempts may spend, what they have spent, and the budgets that both stay within.
+
+An attempt on a paid backend is given an allowance when it is assigned, and its host makes no model call that could
+cost more than what is left of it. The allowance is reserved in the batch of the assignment; the end of the attempt
+settles it by what the host says was spent, in that batch, or by all of it while nobody knows (`estimated`, until a
+late result says better). So what is settled and reserved under a budget never exceeds it, whatever dies. Amounts are
+integers, in millionths of a dollar; a period is a day or a month in UTC, that of the reservation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
+
+from agentcom import limits
+from agentcom.clock import Now, rfc3339
+from agentcom.core.effects import key_u64x2
+from agentcom.core.outlet import Outlet
+from agentcom.core.rule_names import RuleNames
+from agentcom.core.tasks import Tasks
+from agentcom.errors import NotFound, Refused
+from agentcom.model import (
+    BACKEND_OF,
+    STRATEGY_OF,
+    Backend,
+    BudgetPeriod,
+    FailureClass,
+    Group,
+    JsonObject,
+    RuleScope,
+    State,
+    TaskError,
+    Tier,
+)
+from agentcom.money import MICRO, BudgetRecord, LedgerRecord, micro, shown
+
+PREFIX: Final = b"budget"  # of the records of budgets, in `meta`
+CODE: Final = "budget"
+RELEASED_MAX: Final = 100  # held tasks that are let go in one tick
+ESTIMATED_MAX: Final = 10_000  # settled without a figure, which a late result may still bring
+LOW_PERCENT: Final = 80  # of a budget: people are told
+ALL: Final = "all"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+Attempt = tuple[int, int]
+Scope = tuple[str, str]  # ("all", ""), ("repo", URL), ("submitter", id)
+Place = tuple[str, str, BudgetPeriod]
+
+
+class Shortage(NamedTuple):
+    """What a task needs and a budget does not have."""
+
+    message: str
+    change: str
+
+
+class Ledger:
+    """Open and settled attempts, their sums by scope and period, budgets, and the tasks that wait for one."""
+
+    def __init__(self, out: Outlet, tasks: Tasks, names: RuleNames) -> None:
+        self._out = out
+        self._tasks = tasks
+        self._names = names
+        self.budgets: dict[Place, BudgetRecord] = {}
+        self.open: dict[Attempt, LedgerRecord] = {}
+        self.estimated: dict[Attempt, LedgerRecord] = {}
+        self.sums: Counter[tuple[Scope, str]] = Counter()  # settled and reserved, by scope and period
+        self.waiting: dict[int, None] = {}
+        self.changed = False
+        self._paid: Counter[int] = Counter()  # by task, between `load` and `loaded`
+        self._day = ""
+        self._told: dict[
+            tuple[Place, str], int
+        ] = {}  # percent of a budget at which people were told, by period
+
+    # --- at start ---------------------------------------------------------------------------------------
+
+    def load(self, budgets: Iterable[BudgetRecord], records: Iterable[LedgerRecord]) -> None:
+        """Before the tasks are loaded."""
+        for budget in budgets:
+            self.budgets[budget.scope, budget.key, budget.per] = budget
+        for record in records:
+            self._count(record, record.amount)
+            self._paid[record.task] += record.amount
+            if record.settled is None:
+                self.open[record.task, record.attempt] = record
+            elif record.estimated:
+                self._keep_estimated(record)
+
+    def loaded(self) -> None:
+        """After the tasks: what live ones have cost, and which of them wait for a budget."""
+        table = self._tasks.table
+        table.paid = {task: amount for task, amount in self._paid.items() if task in table.slot_of}
+        self._paid.clear()
+        for task, error in table.errors.items():
+            if error.code == CODE and table.state_of(table.slot_of[task]) is State.held:
+                self.waiting[task] = None
+        self.changed = bool(self.waiting)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anybody has set a budget."""
+        return bool(self.budgets or self._tasks.table.budgets)
+
+    # --- before an attempt ------------------------------------------------------------------------------
+
+    def shortage(self, slot: int, now: Now, promised: Counter[Scope] | None = None) -> Shortage | None:
+        """Why the task may not start a paid attempt now. `promised`: what others get before it in this tick."""
+        if not self.is_used:
+            return None
+        table = self._tasks.table
+        task = table.id[slot]
+        need = self.need(slot)
+        if need <= 0:
+            cap, spent = table.budgets[task], table.paid.get(task, 0)
+            said = f"its own budget is spent: {shown(spent)} of {shown(cap)} USD"
+            return Shortage(said, "cancel it, and submit it with a larger --budget")
+        for scope in self._scopes(slot):
+            for per in BudgetPeriod:
+                budget = self.budgets.get((*scope, per))
+                if budget is None:
+                    continue
+                left = budget.limit - self.sums[scope, period_of(per, now.wall_ms)]
+                left -= promised[scope] if promised else 0
+                if left < need:
+                    return self._short(budget, need, max(0, left), now)
+        return None
+
+    def may_pay(self, group: Group) -> bool:
+        """Whether one more paid attempt of such tasks, whoever they are from, has room: before a step up."""
+        need = micro(self._tasks.settings.budgets.attempt_usd)
+        for scope in ((ALL, ""), (str(RuleScope.repo), group.repo)):
+            for per in BudgetPeriod:
+                budget = self.budgets.get((*scope, per))
+                if budget and budget.limit - self.sums[scope, period_of(per, self._out.wall_ms)] < need:
+                    return False
+        return True
+
+    def need(self, slot: int) -> int:
+        """What the next paid attempt of the task is given: the setting's, or what its own budget has left of that."""
+        table, task = self._tasks.table, self._tasks.table.id[slot]
+        allowance = micro(self._tasks.settings.budgets.attempt_usd)
+        own = table.budgets.get(task)
+        return allowance if own is None else min(allowance, own - table.paid.get(task, 0))
+
+    def may_start(self, slot: int, tier: Tier, now: Now) -> bool:
+        """Whether the budgets allow an attempt on that tier, if that is a paid one; else the task is held until they
+        do."""
+        if BACKEND_OF[STRATEGY_OF[tier]] is not Backend.claude:
+            return True
+        why = self.shortage(slot, now)
+        if why is not None:
+            self.hold(slot, why, now)
+        return why is None
+
+    def hold(self, slot: int, why: Shortage, now: Now) -> None:
+        """Take the task out of the queue until there is room."""
+        error = TaskError(
+            failure_class=FailureClass.configuration, code="budget", message=f"{why.message}; {why.change}"
+        )
+        self._tasks.hold(slot, error, now)
+        self.waiting[self._tasks.table.id[slot]] = None
+
+    def reserve(self, slot: int, attempt: int, model: str, now: Now) -> float | None:
+        """Open the book for a paid attempt; the allowance in USD, None when no budget concerns it."""
+        table, task = self._tasks.table, self._tasks.table.id[slot]
+        scopes = list(self._scopes(slot))
+        is_bound = task in table.budgets or any(
+            (*s, per) in self.budgets for s in scopes for per in BudgetPeriod
+        )
+        record = LedgerRecord(
+            task=task,
+            attempt=attempt,
+            reserved=max(0, self.need(slot)) if is_bound else 0,
+            repo=scopes[1][1] if len(scopes) > 2 else "",
+            submitter=table.submitter[slot],
+            model=model,
+            at_ms=now.wall_ms,
+        )
+        self.open[task, attempt] = record
+        self._count(record, record.reserved)
+        table.paid[task] = table.paid.get(task, 0) + record.reserved
+        self._save(record)
+        self._tell(record, now)
+        return record.reserved / MICRO if is_bound else None
+
+    # --- after it ---------------------------------------------------------------------------------------
+
+    def settle(self, task: int, attempt: int, usd: float | None, now: Now, *, unused: bool = False) -> None:
+        """The attempt has ended. `usd` None: nobody knows, so it counts as all that it was given; `unused`: nobody has
+        worked on it, so far as is known."""
+        record = self.open.pop((task, attempt), None)
+        if record is None:
+            return
+        record.settled = 0 if unused and usd is None else record.reserved if usd is None else micro(usd)
+        record.estimated = usd is None
+        self._correct(record, record.settled - record.reserved, now)
+        if record.estimated:
+            self._keep_estimated(record)
+
+    def late(self, task: int, attempt: int, usd: float | None, now: Now) -> None:
+        """A result came after the attempt had ended: it changes nothing but the bill."""
+        record = self.estimated.pop((task, attempt), None) if usd is not None else None
+        if record is None or usd is None or record.settled is None:
+            return
+        before, record.settled, record.estimated = record.settled, micro(usd), False
+        self._correct(record, record.settled - before, now)
+
+    # --- tasks that wait --------------------------------------------------------------------------------
+
+    def look_at_day(self, now: Now) -> None:
+        """Another day has another budget."""
+        if self.is_used and (day := period_of(BudgetPeriod.day, now.wall_ms)) != self._day:
+            self._day, self.changed = day, True
+            self._forget_old(now)
+
+    def turn(self, now: Now) -> bool:
+        """Let go those of the waiting tasks that have room now, the oldest first; whether there were any."""
+        self.changed = False
+        promised: Counter[Scope] = Counter()
+        released = 0
+        table = self._tasks.table
+        for task in sorted(self.waiting):
+            slot = table.slot_of.get(task)
+            error = table.errors.get(task)
+            if slot is None or error is None or error.code != CODE or table.state_of(slot) is not State.held:
+                del self.waiting[task]
+                continue
+            if self.shortage(slot, now, promised) is not None:
+                continue
+            if released == RELEASED_MAX:
+                self.changed = True
+                break
+            for scope in self._scopes(slot):
+                promised[scope] += self.need(slot)
+            del self.waiting[task]
+            released += 1
+            self._tasks.release(slot, now, by="its budget")
+        return released > 0
+
+    def next_due_ms(self, now: Now) -> int | None:
+        """When the next day begins, for tasks that wait for it; in monotonic ms."""
+        if not self.waiting:
+            return None
+        at = _EPOCH + timedelta(milliseconds=now.wall_ms)
+        tomorrow = datetime(at.year, at.month, at.day, tzinfo=UTC) + timedelta(days=1)
+        return now.mono_ms + max(1000, (tomorrow - at) // timedelta(milliseconds=1))
+
+    # --- budgets ----------------------------------------------------------------------------------------
+
+    def set(self, key: str, usd: float | None, per: BudgetPeriod, by: str, now: Now) -> JsonObject:
+        """Set a budget by its key as people write it (`all`, `repo:URL`, `submitter:NAME`); None takes it back."""
+        scope = self._parsed(key)
+        place: Place = (*scope, per)
+        self.changed = True
+        if usd is None:
+            if place not in self.budgets:
+                raise NotFound(
+                    f"key: no budget is set for {key} per {per}; see `agentcom budget show`", field="key"
+                )
+            self._out.delete("meta", _record_key(place))
+            del self.budgets[place]
+            return {"key": key, "per": per.value, "usd": None}
+        if place not in self.budgets and len(self.budgets) >= limits.QUEUE_RULES_MAX:
+            raise Refused("limit", f"this hub already has {limits.QUEUE_RULES_MAX} budgets; unset some")
+        budget = BudgetRecord(
+            scope=scope[0], key=scope[1], per=per, limit=micro(usd), set_by=by, set_ms=now.wall_ms
+        )
+        self.budgets[place] = budget
+        self._out.put("meta", _record_key(place), budget)
+        return self._view(budget, now)
+
+    def view(self, now: Now) -> JsonObject:
+        """All budgets with what is left of them, what was spent in all, and how many tasks wait."""
+        total: Scope = (ALL, "")
+        spent = {per.value: self.sums[total, period_of(per, now.wall_ms)] / MICRO for per in BudgetPeriod}
+        return {
+            "budgets": [self._view(budget, now) for _, budget in sorted(self.budgets.items())],
+            "attempt_usd": self._tasks.settings.budgets.attempt_usd,
+            "counted_usd": spent,
+            "reserved_usd": sum(record.reserved for record in self.open.values()) / MICRO,
+            "held": len(self.waiting),
+        }
+
+    def _view(self, budget: BudgetRecord, now: Now) -> JsonObject:
+        scope: Scope = (budget.scope, budget.key)
+        period = period_of(budget.per, now.wall_ms)
+        counted = self.sums[scope, period]
+        reserved = sum(
+            record.reserved
+            for record in self.open.values()
+            if scope in scopes_of(record) and period_of(budget.per, record.at_ms) == period
+        )
+        return {
+            "key": self._name(budget),
+            "per": budget.per.value,
+            "usd": budget.limit / MICRO,
+            "spent_usd": (counted - reserved) / MICRO,
+            "reserved_usd": reserved / MICRO,
+            "left_usd": max(0, budget.limit - counted) / MICRO,
+            "set_by": budget.set_by,
+            "set_at": rfc3339(budget.set_ms),
+        }
+
+    def _parsed(self, key: str) -> Scope:
+        if key == ALL:
+            return ALL, ""
+        kind, colon, name = key.partition(":")
+        if not colon or not name or kind not in (RuleScope.repo, RuleScope.submitter):
+            said = f"key: {key!r} has no budget; give all, repo:URL or submitter:NAME"
+            raise Refused("invalid", said, field="key")
+        return kind, self._names.key_of(RuleScope(kind), name)
+
+    def _name(self, budget: BudgetRecord) -> str:
+        if budget.scope == ALL:
+            return ALL
+        return f"{budget.scope}:{self._names.name_of(RuleScope(budget.scope), budget.key)}"
+
+    # --- sums -------------------------------------------------------------------------------------------
+
+    def recounted(self) -> Counter[tuple[Scope, str]]:
+        """What is reserved, counted anew from the open attempts. For checks."""
+        found: Counter[tuple[Scope, str]] = Counter()
+        for record in self.open.values():
+            for scope in scopes_of(record):
+                for per in BudgetPeriod:
+                    found[scope, period_of(per, record.at_ms)] += record.reserved
+        return found
+
+    def _scopes(self, slot: int) -> tuple[Scope, ...]:
+        table = self._tasks.table
+        repo = self._tasks.groups[table.group[slot]].repo
+        own: Scope = ("submitter", str(table.submitter[slot]))
+        return ((ALL, ""), ("repo", repo), own) if repo else ((ALL, ""), own)
+
+    def _count(self, record: LedgerRecord, by: int) -> None:
+        for scope in scopes_of(record):
+            for per in BudgetPeriod:
+                self.sums[scope, period_of(per, record.at_ms)] += by
+
+    def _correct(self, record: LedgerRecord, by: int, now: Now) -> None:
+        table = self._tasks.table
+        if record.task in table.slot_of:
+            table.paid[record.task] = table.paid.get(record.task, 0) + by
+        self._count(record, by)
+        self._save(record)
+        if by < 0:
+            self.changed = True
+        elif by > 0:
+            self._tell(record, now)
+
+    def _save(self, record: LedgerRecord) -> None:
+        self._out.put("ledger", key_u64x2(record.task, record.attempt), record)
+
+    def _keep_estimated(self, record: LedgerRecord) -> None:
+        self.estimated[record.task, record.attempt] = record
+        if len(self.estimated) > ESTIMATED_MAX:
+            del self.estimated[next(iter(self.estimated))]
+
+    def _tell(self, record: LedgerRecord, now: Now) -> None:
+        """Once per budget and period when it is low, and once when it is reached."""
+        for scope in scopes_of(record):
+            for per in BudgetPeriod:
+                budget = self.budgets.get((*scope, per))
+                if budget is None or not budget.limit:
+                    continue
+                period = period_of(per, now.wall_ms)
+                percent = self.sums[scope, period] * 100 // budget.limit
+                told = self._told.get(((*scope, per), period), 0)
+                step = 100 if percent >= 100 else LOW_PERCENT if percent >= LOW_PERCENT else 0
+                if step > told:
+                    self._told[(*scope, per), period] = step
+                    event = "budget_reached" if step == 100 else "budget_low"
+                    self._out.publish("queue", event, **self._view(budget, now))
+
+    def _forget_old(self, now: Now) -> None:
+        """Periods that are over need no sums: their records are in the book."""
+        current = {period_of(per, now.wall_ms) for per in BudgetPeriod}
+        open_periods = {period_of(per, r.at_ms) for r in self.open.values() for per in BudgetPeriod}
+        kept = {period_of(per, r.at_ms) for r in self.estimated.values() for per in BudgetPeriod}
+        for place in [p for p in self.sums if p[1] not in current | open_periods | kept]:
+            del self.sums[place]
+        for told in [t for t in self._told if t[1] not in current]:
+            del self._told[told]
+
+    def _short(self, budget: BudgetRecord, need: int, left: int, now: Now) -> Shortage:
+        name, per = self._name(budget), budget.per
+        whose = "the hub's budget" if name == ALL else f"the budget of {name}"
+        when = {BudgetPeriod.day: " today", BudgetPeriod.month: " this month", BudgetPeriod.ever: ""}[per]
+        has = f"{shown(left)} of {shown(budget.limit)}"
+        said = f"an attempt may cost up to {shown(need)} USD, {whose} has {has} left{when}"
+        raise_to = shown(budget.limit + need - left)
+        change = f"agentcom budget set {name} {raise_to} --per {per}"
+        if per is not BudgetPeriod.ever:
+            change += f", or wait until the next {per} (UTC)"
+        return Shortage(said, change)
+
+
+def scopes_of(record: LedgerRecord) -> tuple[Scope, ...]:
+    own: Scope = ("submitter", str(record.submitter))
+    return ((ALL, ""), ("repo", record.repo), own) if record.repo else ((ALL, ""), own)
+
+
+def period_of(per: BudgetPeriod, wall_ms: int) -> str:
+    """The day or month (UTC) of that moment, by name; empty for all time."""
+    if per is BudgetPeriod.ever:
+        return ""
+    day = (_EPOCH + timedelta(days=wall_ms // 86_400_000)).date().isoformat()
+    return day if per is BudgetPeriod.day else day[:7]
+
+
+def _record_key(place: Place) -> bytes:
+    name = "\0".join(place)
+    return PREFIX + hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,0 +1,47 @@
+"""What the core takes over from the store at start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from agentcom.core.depends import Edge
+from agentcom.model import (
+    AgentRecord,
+    ClockNote,
+    EndpointRecord,
+    FallbackWait,
+    Group,
+    HostRecord,
+    InviteRecord,
+    PrincipalRecord,
+    QueueRule,
+    Route,
+    SettingRecord,
+    State,
+    TaskRow,
+)
+from agentcom.money import BudgetRecord, LedgerRecord
+
+
+class Loaded(NamedTuple):
+    """Everything that the core needs from the store at start. `rows` is read once, a page at a time; only then
+    are `routes` and `finals` complete."""
+
+    groups: list[tuple[int, Group]]
+    principals: list[PrincipalRecord]
+    invites: list[InviteRecord]
+    hosts: list[HostRecord]
+    agents: list[AgentRecord]
+    endpoints: list[EndpointRecord]
+    rules: list[QueueRule]
+    rows: Iterable[TaskRow]
+    routes: dict[int, Route]
+    numbers: dict[str, int]
+    finals: dict[State, int]
+    config: dict[str, SettingRecord]
+    depends: Iterable[Edge] = ()
+    clock: ClockNote | None = None
+    fallbacks: Sequence[tuple[int, FallbackWait]] = ()
+    budgets: Iterable[BudgetRecord] = ()
+    ledger: Iterable[LedgerRecord] = ()

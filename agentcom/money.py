@@ -1,0 +1,55 @@
+"""Money: budgets, and what attempts cost, in integers: millionths of a dollar."""
+
+from __future__ import annotations
+
+from decimal import ROUND_CEILING, Decimal
+from typing import Final
+
+from msgspec import Struct
+
+from agentcom.model import BudgetPeriod
+
+MICRO: Final = 1_000_000  # of a dollar
+
+
+class BudgetRecord(Struct, frozen=True, array_like=True, kw_only=True):
+    """A budget, in millionths of a dollar. `scope` is `all`, `repo` or `submitter`; `key` an address or a number."""
+
+    scope: str
+    key: str
+    per: BudgetPeriod
+    limit: int
+    set_by: str = ""
+    set_ms: int = 0
+
+
+class LedgerRecord(Struct, array_like=True, kw_only=True):
+    """What one attempt on a paid backend was given and has cost, in millionths of a dollar. Not settled while it runs;
+    `estimated`: nobody has said what it cost."""
+
+    task: int
+    attempt: int
+    reserved: int
+    repo: str
+    submitter: int
+    model: str
+    at_ms: int
+    settled: int | None = None
+    estimated: bool = False
+
+    @property
+    def amount(self) -> int:
+        """What it counts as."""
+        return self.reserved if self.settled is None else self.settled
+
+
+def micro(usd: float) -> int:
+    """Millionths of a dollar, rounded up: a budget is never passed for a fraction."""
+    return int((Decimal(str(usd)) * MICRO).to_integral_value(ROUND_CEILING))
+
+
+def shown(amount: int) -> str:
+    """In dollars, with cents, and further where there is more to it."""
+    text = f"{Decimal(amount) / MICRO:.6f}".rstrip("0")
+    whole, _, cents = text.partition(".")
+    return f"{whole}.{cents:0<2}"

@@ -1,0 +1,327 @@
+"""Budgets: what is settled and reserved never passes one, nothing is booked twice, and who waits goes on by itself."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentcom import messages as m
+from agentcom.core.ledger import period_of
+from agentcom.errors import Refused
+from agentcom.model import Backend, BudgetPeriod, FailureClass, ResultStatus, Role
+from agentcom.money import MICRO, micro, shown
+from tests.core_rig import HostEnd, Rig
+from tests.factories import agent_offer, complex_task, error, result, shell_task
+
+REPO, OTHER = "https://git.example/one.git", "https://git.example/two.git"
+DAY_MS = 86_400_000
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def cloud(rig: Rig, agents: int = 1, name: str = "box") -> HostEnd:
+    offers = tuple(agent_offer(f"a{n}", backends=(Backend.shell, Backend.claude)) for n in range(agents))
+    return rig.host(name, agents=offers)
+
+
+def budget(rig: Rig, key: str, usd: float | None, per: str = "ever") -> Any:
+    return rig.admin.ask(m.BudgetSet(key=key, usd=usd, per=BudgetPeriod(per)))
+
+
+def shown_budgets(rig: Rig) -> dict[str, tuple[float, float, float]]:
+    found = rig.admin.ask(m.BudgetList())["budgets"]
+    return {f"{b['key']} {b['per']}": (b["spent_usd"], b["reserved_usd"], b["left_usd"]) for b in found}
+
+
+def paid(box: HostEnd, assign: m.Assign, usd: float | None) -> str:
+    fields = {"backend": Backend.claude, "model": "claude-sonnet-5-5", "status": ResultStatus.unchecked}
+    return box.complete(assign, cost_usd=usd, **fields)
+
+
+# --- allowances -----------------------------------------------------------------------------------------
+
+
+def test_without_a_budget_an_attempt_has_no_allowance_and_its_cost_is_booked(rig: Rig) -> None:
+    box = cloud(rig)
+    rig.admin.submit(complex_task())
+    assign = box.take()
+    assert assign.budget_usd is None
+    paid(box, assign, 0.25)
+    assert rig.admin.ask(m.BudgetList())["counted_usd"] == {"day": 0.25, "month": 0.25, "ever": 0.25}
+
+
+def test_local_work_writes_nothing_into_the_book(rig: Rig) -> None:
+    box = cloud(rig)
+    budget(rig, "all", 1)
+    rig.admin.submit(shell_task())
+    assign = box.take()
+    assert (assign.budget_usd, rig.hub.ledger.open) == (None, {})
+    box.complete(assign)
+    assert rig.store.count("ledger") == 0
+
+
+def test_an_attempt_reserves_what_it_may_cost_and_settles_what_it_has(rig: Rig) -> None:
+    box = cloud(rig)
+    budget(rig, "all", 5)
+    rig.admin.submit(complex_task(repo=REPO))
+    assign = box.take()
+    assert assign.budget_usd == 2
+    assert shown_budgets(rig)["all ever"] == (0, 2, 3)
+    paid(box, assign, 0.125)
+    assert shown_budgets(rig)["all ever"] == (0.125, 0, 4.875)
+
+
+def test_a_task_without_room_is_held_with_the_figure_that_would_let_it_go(rig: Rig) -> None:
+    box = cloud(rig, agents=2)
+    budget(rig, f"repo:{REPO}", 3.5)
+    first = rig.admin.submit(complex_task(repo=REPO))
+    second = rig.admin.submit(complex_task(repo=REPO))
+    third = rig.admin.submit(complex_task(repo=OTHER))
+    given = {box.take().task, box.take().task}
+    assert given == {first, third}
+    told = rig.admin.task(second)
+    assert (told["state"], told["error"]["code"]) == ("held", "budget")
+    assert told["error"]["message"] == (
+        f"an attempt may cost up to 2.00 USD, the budget of repo:{REPO} has 1.50 of 3.50 left; "
+        f"agentcom budget set repo:{REPO} 4.00 --per ever"
+    )
+    assert "4.00" in rig.admin.ask(m.TaskWhy(task=second))["reason"]
+
+
+def test_a_raised_budget_lets_it_go_by_itself(rig: Rig) -> None:
+    box = cloud(rig)
+    budget(rig, "all", 1)
+    number = rig.admin.submit(complex_task())
+    assert rig.admin.state(number) == "held"
+    budget(rig, "all", 2)
+    assert box.take().task == number
+
+
+def test_an_attempt_that_was_cheaper_makes_room(rig: Rig) -> None:
+    box = cloud(rig, agents=2)
+    budget(rig, "all", 3)
+    rig.admin.submit(complex_task())
+    second = rig.admin.submit(complex_task())
+    assign = box.take()
+    assert rig.admin.state(second) == "held"
+    paid(box, assign, 0.5)
+    assert box.take().task == second
+
+
+def test_the_next_day_makes_room(rig: Rig) -> None:
+    box = cloud(rig)
+    budget(rig, "all", 2, "day")
+    rig.admin.submit(complex_task())
+    second = rig.admin.submit(complex_task())
+    paid(box, box.take(), 1.5)
+    assert rig.admin.state(second) == "held"
+    due_ms = rig.hub.next_due_ms(rig.clock.now())
+    assert due_ms is not None
+    rig.clock.advance(DAY_MS)
+    rig.tick()
+    box.hello()
+    rig.advance(0)
+    assert box.take().task == second
+
+
+def test_a_tasks_own_budget_is_for_all_its_attempts(rig: Rig) -> None:
+    box = cloud(rig)
+    number = rig.admin.submit(complex_task(budget_usd=0.75))
+    assign = box.take()
+    assert assign.budget_usd == 0.75
+    spent = result(backend=Backend.claude, model="m", cost_usd=0.5, status=ResultStatus.partial_pass)
+    box.report(box.ended(assign, "failed", spent, error(FailureClass.task_error)))
+    rig.advance(600_000)
+    box.hello()
+    again = box.take()
+    assert (again.task, again.budget_usd) == (number, 0.25)
+    spent = result(backend=Backend.claude, model="m", cost_usd=0.25, status=ResultStatus.partial_pass)
+    box.report(box.ended(again, "failed", spent, error(FailureClass.task_error)))
+    rig.advance(600_000)
+    box.hello()
+    told = rig.admin.task(number)
+    assert (told["state"], told["error"]["code"]) == ("held", "budget")
+    assert "its own budget is spent: 0.75 of 0.75 USD" in told["error"]["message"]
+
+
+# --- what is not known ----------------------------------------------------------------------------------
+
+
+def test_a_lost_worker_counts_as_all_that_it_was_given_until_its_late_result(rig: Rig) -> None:
+    box = cloud(rig)
+    budget(rig, "all", 10)
+    rig.admin.submit(complex_task())
+    assign = box.take()
+    box.leave()
+    rig.advance(3_600_000)
+    assert shown_budgets(rig)["all ever"] == (2, 0, 8)
+    box.move()
+    box.hello()
+    late = box.ended(assign, "completed", result(backend=Backend.claude, model="m", cost_usd=0.3))
+    assert box.report(late) == "stale"
+    assert shown_budgets(rig)["all ever"][0] == pytest.approx(0.3 + 0)
+    assert box.report(late) == "stale"
+    assert shown_budgets(rig)["all ever"][0] == pytest.approx(0.3)
+
+
+def test_an_assignment_that_was_declined_has_cost_nothing(rig: Rig) -> None:
+    box = cloud(rig)
+    budget(rig, "all", 10)
+    rig.admin.submit(complex_task())
+    assign = box.assigned()
+    decline = m.Decline(
+        session=box.token, task=assign.task, attempt=assign.attempt, code="no_room", message="",
+        failure_class=FailureClass.infrastructure,
+    )  # fmt: skip
+    box.send(decline)
+    assert shown_budgets(rig)["all ever"] == (0, 0, 10)
+
+
+def test_a_cancelled_attempt_is_booked_when_its_host_says_what_it_has_cost(rig: Rig) -> None:
+    box = cloud(rig)
+    budget(rig, "all", 10)
+    number = rig.admin.submit(complex_task())
+    assign = box.take()
+    rig.admin.ask(m.TaskCancel(task=number))
+    assert shown_budgets(rig)["all ever"] == (2, 0, 8)
+    spent = result(backend=Backend.claude, model="m", cost_usd=0.01)
+    box.report(box.ended(assign, "cancelled", spent))
+    assert shown_budgets(rig)["all ever"] == (0.01, 0, 9.99)
+
+
+def test_a_restart_knows_what_is_reserved_spent_and_held(rig: Rig) -> None:
+    box = cloud(rig, agents=2)
+    budget(rig, "all", 5)
+    paid_first = rig.admin.submit(complex_task())
+    paid(box, box.take(), 0.5)
+    rig.admin.submit(complex_task(budget_usd=1.5))
+    second = box.take()
+    held = [rig.admin.submit(complex_task()) for _ in range(2)]
+    third = box.take()
+    assert third.task == held[0]
+    before = shown_budgets(rig)
+    assert before["all ever"] == (0.5, 3.5, 1.0)
+    budget(rig, "all", 4)
+    rig.start()
+    rig.admin.hello()
+    assert shown_budgets(rig)["all ever"] == (0.5, 3.5, 0)
+    assert rig.hub.tasks.table.budgets == {second.task: 1_500_000}
+    box.hello(attempts=(box.held(second), box.held(third)))
+    paid(box, second, 0.5)
+    paid(box, third, 0.5)
+    assert shown_budgets(rig)["all ever"][0] == 1.5
+    assert box.take().task == held[1]
+    assert paid_first not in rig.hub.tasks.table.paid
+
+
+# --- rights and bad input -------------------------------------------------------------------------------
+
+
+def test_a_budget_by_submitter_holds_theirs_alone(rig: Rig) -> None:
+    box = cloud(rig, agents=2)
+    ann = rig.member(Role.submit, "ann")
+    budget(rig, "submitter:ann", 1)
+    hers, mine = ann.submit(complex_task()), rig.admin.submit(complex_task())
+    assert box.take().task == mine
+    assert rig.admin.state(hers) == "held"
+
+
+@pytest.mark.parametrize("key", ["label:x", "repo:", "everything", "submitter:nobody", "host:box"])
+def test_a_budget_of_nothing_is_refused(rig: Rig, key: str) -> None:
+    with pytest.raises(Refused) as found:
+        budget(rig, key, 1)
+    assert found.value.field == "key"
+
+
+def test_a_budget_that_is_not_set_cannot_be_taken_back(rig: Rig) -> None:
+    budget(rig, "all", 1, "day")
+    with pytest.raises(Refused, match="no budget is set for all per month"):
+        budget(rig, "all", None, "month")
+    assert budget(rig, "all", None, "day") == {"key": "all", "per": "day", "usd": None}
+    assert shown_budgets(rig) == {}
+
+
+def test_people_are_told_once_when_a_budget_is_low_and_once_when_it_is_reached(rig: Rig) -> None:
+    box = cloud(rig)
+    budget(rig, "all", 2.4)
+    told = []
+    for usd in (0.0, 0.4, 0.0, 0.0):
+        rig.admin.submit(complex_task())
+        told += [e["event"] for e in rig.published("queue") if str(e["event"]).startswith("budget_")]
+        paid(box, box.take(), usd)
+    assert told == ["budget_low", "budget_reached"]
+
+
+def test_money_is_rounded_up_and_shown_with_its_cents() -> None:
+    assert [micro(usd) for usd in (0.1, 1e-7, 2, 0.0000011)] == [100_000, 1, 2_000_000, 2]
+    assert [shown(amount) for amount in (2_000_000, 100_000, 1, 1_234_500)] == [
+        "2.00",
+        "0.10",
+        "0.000001",
+        "1.2345",
+    ]
+
+
+def test_periods_are_days_and_months_in_utc() -> None:
+    at = 1_795_651_199_999  # 2026-11-25T23:59:59.999Z
+    assert [period_of(per, at) for per in BudgetPeriod] == ["2026-11-25", "2026-11", ""]
+    assert period_of(BudgetPeriod.day, at + 1) == "2026-11-26"
+
+
+# --- at random ------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32))
+def test_no_budget_is_passed_and_nothing_is_booked_twice_whatever_happens(seed: int) -> None:
+    rng = random.Random(seed)
+    rig = Rig()
+    box = cloud(rig, agents=3)
+    limit = rng.choice([1, 3, 7])
+    budget(rig, "all", limit)
+    costs: dict[tuple[int, int], int] = {}
+    ended: list[tuple[m.Assign, float]] = []
+    running: list[m.Assign] = []
+    for _ in range(rng.randint(5, 40)):
+        running += [box.accept(one) for one in box.received if isinstance(one, m.Assign)]
+        box.received = [one for one in box.received if not isinstance(one, m.Assign)]
+        match rng.choice(["submit", "submit", "end", "end", "fail", "again", "restart", "time", "lower"]):
+            case "submit":
+                own = rng.choice([None, None, 0.5, 3.0])
+                rig.admin.submit(complex_task(**({} if own is None else {"budget_usd": own})))
+            case "end" | "fail" as how if running:
+                one = running.pop(rng.randrange(len(running)))
+                assert one.budget_usd is not None
+                usd = round(rng.uniform(0, one.budget_usd), 6)
+                costs[one.task, one.attempt] = micro(usd)
+                ended.append((one, usd))
+                spent = result(backend=Backend.claude, model="m", cost_usd=usd)
+                why = None if how == "end" else error()
+                box.report(box.ended(one, "completed" if how == "end" else "failed", spent, why))
+            case "again" if ended:
+                one, usd = rng.choice(ended)
+                box.report(
+                    box.ended(one, "completed", result(backend=Backend.claude, model="m", cost_usd=usd))
+                )
+            case "restart":
+                rig.start()
+                rig.admin.hello()
+                box.received.clear()
+                box.hello(attempts=tuple(box.held(one) for one in running))
+            case "time":
+                rig.advance(rng.choice([1_000, 4_000]))
+                if running:
+                    box.beat(*running)
+            case "lower":
+                limit = rng.choice([limit, limit + 2])
+                budget(rig, "all", limit)
+        spent, reserved, _ = shown_budgets(rig)["all ever"]
+        assert micro(spent) + micro(reserved) <= limit * MICRO
+        known = sum(costs.values())
+        assert micro(spent) == known, "what is spent is what hosts have said, once"
