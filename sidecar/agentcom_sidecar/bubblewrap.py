@@ -3,6 +3,7 @@
 Rules it keeps:
 * Every namespace is the command's own; the network's too, unless its view says otherwise. No further user
   namespace can be made inside, no capability is left, no set-user-id bit counts.
+* Key rings, the kernel's log and a hypervisor's sockets belong to no namespace: syscalls.py refuses their calls.
 * The root is assembled from nothing: the system's programs (read-only), the few files of /etc that programs
   need, Python for the guard, then what the view names. Not there: homes, /run, /sys, /var, the keys and the store.
 * /proc/sys and the like are read-only and kernel secrets empty. bubblewrap covers what it may not write by the
@@ -16,10 +17,10 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from agentcom_sidecar import guard
+from agentcom_sidecar import guard, syscalls
 from agentcom_sidecar.command import CommandSpec
 
 PROGRAM = "bwrap"
@@ -65,10 +66,18 @@ def find() -> str | None:
     return path if path and path.startswith("/") else None
 
 
-def arguments(spec: CommandSpec, passwd_fd: int, group_fd: int) -> list[str]:
-    """Everything that stands before the program: for `--args`. The two descriptors hold PASSWD and GROUP."""
+def contents() -> dict[str, bytes]:
+    """What bubblewrap reads from descriptors, by the option or the path that names one."""
+    refused = syscalls.program()
+    made = {"/etc/passwd": PASSWD.encode(), "/etc/group": GROUP.encode()}
+    return made if refused is None else {"--seccomp": refused, **made}
+
+
+def arguments(spec: CommandSpec, files: Mapping[str, int]) -> list[str]:
+    """Everything that stands before the program: for `--args`. `files` are descriptors with those contents."""
     made = [*NAMESPACES, *_system()]
-    made += ["--ro-bind-data", str(passwd_fd), "/etc/passwd", "--ro-bind-data", str(group_fd), "/etc/group"]
+    for name, fd in files.items():
+        made += [name, str(fd)] if name.startswith("--") else ["--ro-bind-data", str(fd), name]
     if spec.view.network:
         # Often a link to where a resolver daemon keeps it: the file itself.
         made += ["--ro-bind-try", os.path.realpath("/etc/resolv.conf"), "/etc/resolv.conf"]

@@ -374,15 +374,15 @@ class _GuardedRun:
             if self.using.holds:
                 raise OSError("bubblewrap was removed after it had been tried out: install it again")
             return [sys.executable, "-I", "-S", guard.__file__, str(status), str(job)], [job]
-        contents = (bubblewrap.PASSWD, bubblewrap.GROUP)
-        passwd, group = (
-            handed_over.enter_context(_unnamed_file(each.encode())).fileno() for each in contents
-        )
-        # Not as arguments: the list of processes would show what lies where.
-        options = "\0".join(bubblewrap.arguments(self.spec, passwd, group))
+        # In files without a name: nothing to clean up, and the list of processes does not show what lies where.
+        files = {
+            name: handed_over.enter_context(_unnamed_file(content)).fileno()
+            for name, content in bubblewrap.contents().items()
+        }
+        options = "\0".join(bubblewrap.arguments(self.spec, files))
         listed = handed_over.enter_context(_unnamed_file(os.fsencode(options))).fileno()
         command = [program, "--args", str(listed), "--", *bubblewrap.guard_command(status, job)]
-        return command, [job, passwd, group, listed]
+        return command, [job, listed, *files.values()]
 
     def begin(self, job: guard.Job, on_start: Callable[[ProcessMark], None] | None) -> None:
         self.mark = mark_of(self.guard.pid)
