@@ -67,6 +67,7 @@ bench: .venv/.test
 	$(BIN)/python -m bench.hub
 	$(BIN)/python -m bench.depth
 	$(BIN)/python -m bench.probes
+	$(BIN)/python -m bench.sampling
 	$(BIN)/python -m bench.peers
 	$(BIN)/python -m bench.scheduler
 	$(BIN)/python -m bench.fleet
