@@ -2,7 +2,7 @@
 # Needs: Python 3.11 or newer with venv and headers, a C compiler, make, git.
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := pyproject.toml setup.py agentcom/_fastsched.pyx agentcom/_fastboard.pyx
+SOURCES := pyproject.toml setup.py agentcom/_fastsched.pyx
 
 .PHONY: run test sim coverage faults soak lint check bench docs clean
 
@@ -76,4 +76,4 @@ docs: .venv/.run
 	$(BIN)/python -m agentcom.protocol_doc > docs/protocol.md
 
 clean:
-	rm -rf .venv build *.egg-info agentcom/*.so agentcom/_fast*.c
+	rm -rf .venv build *.egg-info agentcom/*.so agentcom/_fastsched.c

@@ -12,10 +12,7 @@ from setuptools import Extension, setup
 FLAGS = ["-O3", "-ffp-contract=off", "-g0"]
 
 extensions = cythonize(
-    [
-        Extension(f"agentcom.{name}", [f"agentcom/{name}.pyx"], extra_compile_args=FLAGS)
-        for name in ("_fastsched", "_fastboard")
-    ],
+    [Extension("agentcom._fastsched", ["agentcom/_fastsched.pyx"], extra_compile_args=FLAGS)],
     build_dir="build",  # keeps the generated .c out of the package, so out of the wheel
     compiler_directives={"language_level": "3"},
 )

@@ -1,217 +1,357 @@
-"""The scheduling core in plain Python: the readable twin of `_fastsched.pyx`.
+"""The incremental scheduler in plain Python: the readable twin of `_fastsched.pyx`.
 
-Both give exactly equal answers; tests/unit/test_sched.py holds them together, so a change here is a change
-there. This one scans every candidate for every task, O(tasks x candidates); it runs where no compiler was.
-`check` is the one source of refusals: the compiled core calls it to say what is wrong.
+It keeps what the core knows of hosts, agents, endpoints and pools (tasks that ask the same of a place to run) between
+ticks, and places the tasks of a tick by expected finish time. Both give exactly equal answers; tests/unit/test_sched.py
+holds them together, so a change here is a change there. This one looks at every way for every task; the compiled one
+keeps heaps, so that a tick costs by what has changed since the last and by what it places.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
-from typing import Final, TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple, TypeAlias
 
 Buffer: TypeAlias = "array[int] | memoryview[int]"
 
-NO_ENDPOINT: Final = -1
-NOT_ASSIGNED: Final = -1
-WAITS: Final = -2  # the choice of a task that waits for candidate 0; for the next ones it is lower
-INT64_MAX: Final = 2**63 - 1
-
-# Name, bytes per item, whether `assign` writes to it; in the order of the arguments.
-ARGUMENTS: Final = (
-    ("task_group", 4, False),
-    ("cand_start", 4, False),
-    ("cand_agent", 4, False),
-    ("cand_endpoint", 4, False),
-    ("cand_cost_us", 8, False),
-    ("agent_rank", 8, False),
-    ("agent_free", 4, True),
-    ("endpoint_free", 4, True),
-    ("endpoint_step_us", 8, False),
-    ("choice", 4, True),
-)
-SIGNED_FORMATS: Final = frozenset("ilq")
+ROWS_MAX: Final = 1 << 20  # of each kind
+POOLS_MAX: Final = 1 << 16
+COST_US_MAX: Final = 10**15  # of one part: some 30 years
+STEP_US_MAX: Final = 10**11
+SINCE_MS_MAX: Final = 1 << 43
+SLOTS_MAX: Final = 1 << 30
+TASKS_MAX: Final = 10**7  # of one tick
+CLOSED_US: Final = COST_US_MAX  # as the cost of a failure: agents of that host do not reach the endpoint
+TOPS_MAX: Final = 16
+ANY_HOST: Final = -1
+NO_REPO: Final = -1
+NO_POOL: Final = -1
+OUT, BUSY, FREE = 0, 1, 2  # states of an agent: it gets no work; it has some; it can take one task
 
 
-def assign(
-    task_group: Buffer,
-    cand_start: Buffer,
-    cand_agent: Buffer,
-    cand_endpoint: Buffer,
-    cand_cost_us: Buffer,
-    agent_rank: Buffer,
-    agent_free: Buffer,
-    endpoint_free: Buffer,
-    endpoint_step_us: Buffer,
-    choice: Buffer,
-) -> int:
-    """Give each task, in the order given, the best candidate of its group; return how many got one.
+class Parts(NamedTuple):
+    """What a way costs, in microseconds; the score is the sum."""
 
-    All are one-dimensional contiguous buffers of signed integers, 8 bytes where a cost, a step or a rank is
-    held (`array("q")`), else 4 (`array("i")`); none may share memory with one that is written.
+    wait: int
+    load: int
+    run: int
+    host_load: int
+    recent_failure: int
+    repo: int
 
-    - task_group[n]: the requirement group of each task.
-    - cand_start[groups + 1]: group g has the candidates cand_start[g] to cand_start[g + 1] - 1.
-    - cand_agent, cand_endpoint, cand_cost_us [candidates]: an agent's index; an endpoint's index, or -1 where
-      none is needed; the expected finish time, never negative.
-    - agent_rank[agents]: smaller was idle longer. agent_free[agents]: not 0 when free; set to 0 when chosen.
-    - endpoint_free[endpoints]: slots left, counted down; 0 or less is full. endpoint_step_us[endpoints]: what
-      every task of this call that starts or waits there adds to the cost of further candidates on that endpoint,
-      never negative; nobody waits for an endpoint whose step is 0.
-    - choice[n]: out, the index of the chosen candidate; -1 for none; -2 - index for one that the task waits for.
 
-    The best has the least (cost + step x those of this call, agent rank, endpoint index, candidate index) among
-    those that can run (free agent, free slot) and those on a full endpoint that can be waited for, whose cost must
-    have the expected wait in it; their agents need not be free. A task that waits takes no agent and is not counted
-    in the answer: each makes its endpoint dearer, until one that can run is cheaper. A group of which none can run
-    any more is exhausted: capacity only shrinks during a call, and its tasks behind are not looked at.
+class Host(NamedTuple):
+    cost_us: int = 0
+    step_us: int = 0
 
-    Raises TypeError for what is no buffer, BufferError for one that cannot be written where it must, and
-    ValueError for all else that breaks the above; then nothing has been written.
-    """
-    tick = _Tick(
-        task_group,
-        cand_start,
-        cand_agent,
-        cand_endpoint,
-        cand_cost_us,
-        agent_rank,
-        agent_free,
-        endpoint_free,
-        endpoint_step_us,
-        choice,
-    )
-    return tick.assign()
+
+class Agent(NamedTuple):
+    host: int
+    state: int
+    since_ms: int
+
+
+class Endpoint(NamedTuple):
+    host: int = ANY_HOST
+    slots: int = 0
+    step_us: int = 0
+
+
+class Run(NamedTuple):
+    """A way that can be taken now; the least is the best."""
+
+    cost_us: int
+    since_ms: int
+    agent_in_turn: int
+    endpoint: int
+
+
+class Scheduler:
+    """Rows, and the tasks of a tick placed by them. Rows are numbered by the caller, from 0; one that was never set
+    offers nothing. All raise ValueError for a number out of its bounds, and have changed nothing then."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[int, Host] = {}
+        self._agents: dict[int, Agent] = {}
+        self._endpoints: dict[int, Endpoint] = {}
+        self._failures: dict[tuple[int, int], int] = {}
+        self._able: dict[int, set[int]] = {}
+        self._ways: dict[int, dict[int, tuple[int, int, int, int]]] = {}
+        self._reach: dict[int, dict[int, int]] = {}
+        self._also: dict[int, int] = {}
+        self._repos: dict[int, tuple[int, frozenset[int]]] = {}
+
+    def set_host(self, host: int, cost_us: int, step_us: int) -> None:
+        """What the host's load adds to the cost of work there, and what each start of the same tick adds more."""
+        check("host", host, 0, ROWS_MAX - 1)
+        check("cost_us", cost_us, 0, COST_US_MAX)
+        check("step_us", step_us, 0, STEP_US_MAX)
+        self._hosts[host] = Host(cost_us, step_us)
+
+    def set_agent(self, agent: int, host: int, state: int, since_ms: int) -> None:
+        """OUT, BUSY or FREE. Of equally good ones the least (since_ms, agent) is taken."""
+        check("agent", agent, 0, ROWS_MAX - 1)
+        check("host", host, 0, ROWS_MAX - 1)
+        check("state", state, OUT, FREE)
+        check("since_ms", since_ms, 0, SINCE_MS_MAX)
+        self._agents[agent] = Agent(host, state, since_ms)
+
+    def set_endpoint(self, endpoint: int, host: int, slots: int, step_us: int) -> None:
+        """Reached by the agents of that host, or of ANY_HOST; 0 or fewer slots are free when it is full. Each task that
+        starts or waits there adds the step for the others of the tick; nobody waits where it is 0."""
+        check("endpoint", endpoint, 0, ROWS_MAX - 1)
+        check("host", host, ANY_HOST, ROWS_MAX - 1)
+        check("slots", slots, -SLOTS_MAX, SLOTS_MAX)
+        check("step_us", step_us, 0, STEP_US_MAX)
+        self._endpoints[endpoint] = Endpoint(host, slots, step_us)
+
+    def set_failure(self, endpoint: int, host: int, cost_us: int) -> None:
+        """What recent failures add where agents of that host call the endpoint; CLOSED_US where they may not."""
+        check("endpoint", endpoint, 0, ROWS_MAX - 1)
+        check("host", host, 0, ROWS_MAX - 1)
+        check("cost_us", cost_us, 0, COST_US_MAX)
+        if cost_us:
+            self._failures[endpoint, host] = cost_us
+        else:
+            self._failures.pop((endpoint, host), None)
+
+    def set_able(self, pool: int, agent: int, is_able: bool) -> None:
+        """Whether the agent offers what tasks of the pool need."""
+        check("pool", pool, 0, POOLS_MAX - 1)
+        check("agent", agent, 0, ROWS_MAX - 1)
+        able = self._able.setdefault(pool, set())
+        (able.add if is_able else able.discard)(agent)
+
+    def set_way(
+        self, pool: int, endpoint: int, wait_us: int, load_us: int, run_us: int, host_us: int = 0
+    ) -> None:
+        """Tasks of the pool can run on the endpoint, at that cost; `host_us` is what the load of its own host adds."""
+        check("pool", pool, 0, POOLS_MAX - 1)
+        check("endpoint", endpoint, 0, ROWS_MAX - 1)
+        for cost in (wait_us, load_us, run_us, host_us):
+            check("cost_us", cost, 0, COST_US_MAX)
+        self._ways.setdefault(pool, {})[endpoint] = (wait_us, load_us, run_us, host_us)
+
+    def set_reach(self, pool: int, host: int, cost_us: int) -> None:
+        """What that host adds for tasks of the pool where they use an endpoint of ANY_HOST."""
+        check("pool", pool, 0, POOLS_MAX - 1)
+        check("host", host, 0, ROWS_MAX - 1)
+        check("cost_us", cost_us, 0, COST_US_MAX)
+        self._reach.setdefault(pool, {})[host] = cost_us
+
+    def set_also(self, pool: int, other: int) -> None:
+        """Tasks of the pool may also go where those of that one may, whose number is higher; -1 for none."""
+        check("pool", pool, 0, POOLS_MAX - 1)
+        if other != NO_POOL:
+            check("other", other, pool + 1, POOLS_MAX - 1)
+        self._also[pool] = other
+
+    def drop_way(self, pool: int, endpoint: int) -> None:
+        """They can no longer."""
+        self._ways.get(pool, {}).pop(endpoint, None)
+
+    def drop_pool(self, pool: int) -> None:
+        """Forget which agents are able, and all its ways."""
+        for rows in (self._able, self._ways, self._reach, self._also):
+            rows.pop(pool, None)
+
+    def set_repo(self, repo: int, missing_us: int, hosts: Iterable[int]) -> None:
+        """What it costs to fetch the repository first, wherever it is not there yet: on all hosts but these."""
+        check("repo", repo, 0, ROWS_MAX - 1)
+        check("missing_us", missing_us, 0, COST_US_MAX)
+        there = sorted(set(hosts))
+        for host in there:
+            check("host", host, 0, ROWS_MAX - 1)
+        self._repos[repo] = missing_us, frozenset(there)
+
+    def parts(self, pool: int, repo: int, endpoint: int, host: int) -> Parts | None:
+        """What the way costs for agents of that host, as of now; None where there is no such way."""
+        way = self._ways.get(pool, {}).get(endpoint)
+        is_reached = self._endpoint(endpoint).host in (ANY_HOST, host) and 0 <= host < ROWS_MAX
+        if way is None or not is_reached:
+            return None
+        host_us = way[3] + self._host(host).cost_us
+        if self._endpoint(endpoint).host == ANY_HOST:
+            host_us += self._reach.get(pool, {}).get(host, 0)
+        failed_us = self._failures.get((endpoint, host), 0)
+        return Parts(*way[:3], host_us, failed_us, self._missing(repo, host))
+
+    def tops(self, pool: int, repo: int, count: int) -> list[tuple[int, int, int]]:
+        """(cost_us, agent, endpoint) of the best ways that are free now, `count` at most, the best first; of a host
+        with several free agents the one whose turn it is stands for all."""
+        check("count", count, 0, TOPS_MAX)
+        tick = _Tick(self)
+        runs = sorted(run for each in self._with_others(pool) for run in tick.runs(each, repo))
+        return [(run.cost_us, run.agent_in_turn, run.endpoint) for run in runs[:count]]
+
+    def tick(
+        self, task_pool: Buffer, task_repo: Buffer, chosen_agent: Buffer, chosen_endpoint: Buffer
+    ) -> int:
+        """Place the tasks, in the order given; return how many start.
+
+        All are contiguous buffers of signed 4-byte integers, one item a task: its pool; its repository or NO_REPO; out,
+        the agent that takes it and the endpoint. Where it waits for an endpoint the agent is -1, where there is no
+        place for it both are.
+
+        The best way has the least (cost, since_ms, agent, endpoint) of those with a free agent and a free slot. A task
+        waits if a full endpoint with a step costs less than that: for one on a host some able agent is not OUT, for one
+        of any host some able agent is free (the cheapest counts) and nothing failed lately. A pool without a way that
+        is free now, in it or in those that it also uses, is exhausted: its tasks behind are not looked at.
+
+        No row changes: what was placed counts during the tick only, and from then on as far as the caller sets it.
+        """
+        views = tick_views(task_pool, task_repo, chosen_agent, chosen_endpoint)
+        return _Tick(self).place(*views)
+
+    def _host(self, host: int) -> Host:
+        return self._hosts.get(host, Host())
+
+    def _endpoint(self, endpoint: int) -> Endpoint:
+        return self._endpoints.get(endpoint, Endpoint())
+
+    def _missing(self, repo: int, host: int) -> int:
+        missing_us, there = self._repos.get(repo, (0, frozenset()))
+        return 0 if host in there else missing_us
+
+    def _with_others(self, pool: int) -> list[int]:
+        pools = [pool]
+        while (other := self._also.get(pools[-1], NO_POOL)) != NO_POOL:
+            pools.append(other)
+        return pools
 
 
 class _Tick:
-    """One call: the checked arguments, and how many started or wait per endpoint so far."""
+    """What has been placed so far."""
 
-    def __init__(self, *buffers: Buffer) -> None:
-        views = check(*buffers)
-        self.groups, self.starts, self.agents, self.endpoints, self.costs = views[:5]
-        self.ranks, self.free, self.slots, self.steps, self.choice = views[5:]
-        self.made = [0] * len(self.slots)
+    def __init__(self, rows: Scheduler) -> None:
+        self.rows = rows
+        self.taken: set[int] = set()
+        self.starts: dict[int, int] = {}  # by host
+        self.started: dict[int, int] = {}  # by endpoint
+        self.waiting: dict[int, int] = {}
+        self.failing = {endpoint for endpoint, _ in rows._failures}
+        self._able: dict[int, dict[int, list[tuple[int, int, int]]]] = {}
 
-    def assign(self) -> int:
-        for task in range(len(self.groups)):
-            self.choice[task] = NOT_ASSIGNED
-        agents_free = sum(1 for each in self.free if each)
+    def place(
+        self,
+        pools: memoryview[int],
+        repos: memoryview[int],
+        agents: memoryview[int],
+        endpoints: memoryview[int],
+    ) -> int:
         exhausted: set[int] = set()
-        assigned = 0
-        for task, group in enumerate(self.groups):
-            if assigned == agents_free:
-                break
-            if group in exhausted:
+        for task, (pool, repo) in enumerate(zip(pools, repos, strict=True)):
+            agents[task] = endpoints[task] = -1
+            if pool in exhausted:
                 continue
-            best = self.best(group)
-            if best == NOT_ASSIGNED:
-                exhausted.add(group)
+            pools_of_it = self.rows._with_others(pool)
+            run = min((run for each in pools_of_it for run in self.runs(each, repo)), default=None)
+            if run is None:
+                exhausted.add(pool)
                 continue
-            if self.can_run(best):
-                self.choice[task] = best
-                self.take(best)
-                assigned += 1
+            wait = min((wait for each in pools_of_it for wait in self.waits(each, repo)), default=None)
+            if wait is not None and wait[0] < run.cost_us:
+                endpoints[task] = wait[1]
+                self.waiting[wait[1]] = self.waiting.get(wait[1], 0) + 1
             else:
-                self.choice[task] = WAITS - best
-                self.made[self.endpoints[best]] += 1
-        return assigned
+                agents[task], endpoints[task] = run.agent_in_turn, run.endpoint
+                self.start(run)
+        return len(self.taken)
 
-    def best(self, group: int) -> int:
-        candidates = range(self.starts[group], self.starts[group + 1])
-        able = list(filter(self.can_run, candidates))
-        if not able:
-            return NOT_ASSIGNED
-        return min(able + list(filter(self.can_be_waited_for, candidates)), key=self.key)
+    def start(self, run: Run) -> None:
+        host = self.rows._agents[run.agent_in_turn].host
+        self.taken.add(run.agent_in_turn)
+        self.starts[host] = self.starts.get(host, 0) + 1
+        self.started[run.endpoint] = self.started.get(run.endpoint, 0) + 1
 
-    def can_be_waited_for(self, candidate: int) -> bool:
-        endpoint = self.endpoints[candidate]
-        return endpoint != NO_ENDPOINT and self.slots[endpoint] <= 0 and self.steps[endpoint] > 0
+    def runs(self, pool: int, repo: int) -> Iterator[Run]:
+        able = self.able(pool)
+        for endpoint in self.rows._ways.get(pool, ()):
+            if self.slots(endpoint) <= 0:
+                continue
+            for host in self.hosts_of(endpoint, able):
+                first = self.first_free(able[host])
+                if first is not None and not self.is_closed(endpoint, host):
+                    yield Run(self.cost(pool, repo, endpoint, host), *first, endpoint)
 
-    def can_run(self, candidate: int) -> bool:
-        endpoint = self.endpoints[candidate]
-        return bool(self.free[self.agents[candidate]]) and (
-            endpoint == NO_ENDPOINT or self.slots[endpoint] > 0
-        )
+    def waits(self, pool: int, repo: int) -> Iterator[tuple[int, int]]:
+        able = self.able(pool)
+        for endpoint in self.rows._ways.get(pool, ()):
+            row = self.rows._endpoint(endpoint)
+            if self.slots(endpoint) > 0 or not row.step_us:
+                continue
+            if row.host == ANY_HOST and endpoint in self.failing:
+                continue
+            for host in self.hosts_of(endpoint, able):
+                is_able = row.host != ANY_HOST or self.first_free(able[host]) is not None
+                if is_able and not self.is_closed(endpoint, host):
+                    yield self.cost(pool, repo, endpoint, host), endpoint
 
-    def key(self, candidate: int) -> tuple[int, int, int, int]:
-        endpoint = self.endpoints[candidate]
-        added = 0 if endpoint == NO_ENDPOINT else self.steps[endpoint] * self.made[endpoint]
-        return self.costs[candidate] + added, self.ranks[self.agents[candidate]], endpoint, candidate
+    def able(self, pool: int) -> dict[int, list[tuple[int, int, int]]]:
+        """(since_ms, agent, state) of those that are not OUT, in their turn, by host."""
+        if pool not in self._able:
+            by_host = self._able[pool] = {}
+            agents = self.rows._agents
+            for agent in self.rows._able.get(pool, ()):
+                if agent in agents and agents[agent].state != OUT:
+                    row = agents[agent]
+                    by_host.setdefault(row.host, []).append((row.since_ms, agent, row.state))
+            for turn in by_host.values():
+                turn.sort()
+        return self._able[pool]
 
-    def take(self, candidate: int) -> None:
-        self.free[self.agents[candidate]] = 0
-        endpoint = self.endpoints[candidate]
-        if endpoint != NO_ENDPOINT:
-            self.slots[endpoint] -= 1
-            self.made[endpoint] += 1
+    def hosts_of(self, endpoint: int, able: dict[int, list[tuple[int, int, int]]]) -> Iterable[int]:
+        """The hosts with able agents that reach the endpoint."""
+        host = self.rows._endpoint(endpoint).host
+        return able if host == ANY_HOST else (host,) if host in able else ()
 
+    def first_free(self, turn: list[tuple[int, int, int]]) -> tuple[int, int] | None:
+        for since_ms, agent, state in turn:
+            if state == FREE and agent not in self.taken:
+                return since_ms, agent
+        return None
 
-def check(*buffers: Buffer) -> tuple[memoryview[int], ...]:
-    """Views of the ten arguments of `assign`, when all of them are as it demands; else ValueError."""
-    views = tuple(_view(buffer, *argument) for buffer, argument in zip(buffers, ARGUMENTS, strict=True))
-    _check_memory(views)
-    _check_lengths(views)
-    groups, starts, agents, endpoints, costs, ranks, _free, slots, steps, _chosen = views
-    _check_starts(starts, len(agents))
-    _check_range("task_group", groups, 0, len(starts) - 2)
-    _check_range("cand_agent", agents, 0, len(ranks) - 1)
-    _check_range("cand_endpoint", endpoints, NO_ENDPOINT, len(slots) - 1)
-    _check_range("cand_cost_us", costs, 0, INT64_MAX)
-    _check_range("endpoint_step_us", steps, 0, INT64_MAX)
-    highest = max(costs, default=0) + max(steps, default=0) * len(groups)
-    if highest > INT64_MAX:
-        raise ValueError(f"a cost could reach {highest} us, more than an int64 holds: lower cost or step")
-    return views
+    def cost(self, pool: int, repo: int, endpoint: int, host: int) -> int:
+        parts = self.rows.parts(pool, repo, endpoint, host)
+        assert parts is not None, "asked for a way that there is"
+        counted = self.started.get(endpoint, 0) + self.waiting.get(endpoint, 0)
+        added = self.rows._endpoint(endpoint).step_us * counted
+        return sum(parts) + added + self.rows._host(host).step_us * self.starts.get(host, 0)
 
+    def is_closed(self, endpoint: int, host: int) -> bool:
+        return self.rows._failures.get((endpoint, host)) == CLOSED_US
 
-def _view(buffer: Buffer, name: str, item_bytes: int, written: bool) -> memoryview[int]:
-    view = memoryview(buffer)
-    if written and view.readonly:
-        raise BufferError(f"{name} is read-only; answers are written there")
-    if view.ndim != 1 or not view.c_contiguous:
-        raise ValueError(f"{name} must be one contiguous run of integers")
-    if view.format not in SIGNED_FORMATS or view.itemsize != item_bytes:
-        raise ValueError(f"{name} must hold signed {item_bytes}-byte integers, not format {view.format!r}")
-    return view
-
-
-def _check_memory(views: Sequence[memoryview[int]]) -> None:
-    """Refuse one object given twice where it is written: an index checked before could change after."""
-    for at, view in enumerate(views):
-        for other in range(at):
-            written = ARGUMENTS[at][2] or ARGUMENTS[other][2]
-            if written and len(view) and len(views[other]) and view.obj is views[other].obj:
-                raise ValueError(f"{ARGUMENTS[at][0]} and {ARGUMENTS[other][0]} share memory")
-
-
-def _check_lengths(views: Sequence[memoryview[int]]) -> None:
-    groups, starts, agents, endpoints, costs, ranks, free, slots, steps, chosen = views
-    if not len(starts):
-        raise ValueError("cand_start is empty; it holds one more than there are groups")
-    _check_same("choice", chosen, "task_group", groups)
-    _check_same("cand_endpoint", endpoints, "cand_agent", agents)
-    _check_same("cand_cost_us", costs, "cand_agent", agents)
-    _check_same("agent_free", free, "agent_rank", ranks)
-    _check_same("endpoint_step_us", steps, "endpoint_free", slots)
+    def slots(self, endpoint: int) -> int:
+        return self.rows._endpoint(endpoint).slots - self.started.get(endpoint, 0)
 
 
-def _check_same(name: str, view: memoryview[int], other_name: str, other: memoryview[int]) -> None:
-    if len(view) != len(other):
-        raise ValueError(f"{name} has {len(view)} items and {other_name} {len(other)}; they belong together")
+def check(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}; the bounds are {low} to {high}")
 
 
-def _check_starts(starts: memoryview[int], candidates: int) -> None:
-    if starts[0] != 0 or starts[-1] != candidates:
-        raise ValueError(f"cand_start runs from {starts[0]} to {starts[-1]}, not from 0 to {candidates}")
-    for group in range(len(starts) - 1):
-        here, after = starts[group], starts[group + 1]
-        if here > after:
-            raise ValueError(f"cand_start[{group}] is {here}, more than the next: {after}")
+def tick_views(*buffers: Buffer) -> tuple[memoryview[int], memoryview[int], memoryview[int], memoryview[int]]:
+    """Views of the arguments of `tick`, when all of them are as it demands."""
+    pools, repos, agents, endpoints = (memoryview(buffer) for buffer in buffers)
+    for name, view in zip(("task_pool", "task_repo"), (pools, repos), strict=True):
+        _check_view(name, view)
+    for name, view in zip(("chosen_agent", "chosen_endpoint"), (agents, endpoints), strict=True):
+        _check_view(name, view)
+        if view.readonly:
+            raise BufferError(f"{name} is read-only; answers are written there")
+    if not len(pools) == len(repos) == len(agents) == len(endpoints):
+        raise ValueError("the four arguments of a tick have one item a task each")
+    for at, written in enumerate((agents, endpoints)):
+        if len(pools) and any(written.obj is other.obj for other in (pools, repos, agents)[: 2 + at]):
+            raise ValueError("arguments of a tick share memory where one of them is written")
+    check("tasks", len(pools), 0, TASKS_MAX)
+    for pool in pools:
+        check("task_pool", pool, 0, POOLS_MAX - 1)
+    for repo in repos:
+        check("task_repo", repo, NO_REPO, ROWS_MAX - 1)
+    return pools, repos, agents, endpoints
 
 
-def _check_range(name: str, view: memoryview[int], low: int, high: int) -> None:
-    for at, each in enumerate(view):
-        if not low <= each <= high:
-            raise ValueError(f"{name}[{at}] is {each}; the bounds are {low} to {high}")
+def _check_view(name: str, view: memoryview[int]) -> None:
+    if view.ndim != 1 or not view.c_contiguous or view.format not in ("i", "l") or view.itemsize != 4:
+        raise ValueError(f"{name} must hold signed 4-byte integers in one contiguous run")

@@ -23,8 +23,8 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple, TypedDict
 
-from agentcom import _pyboard, sched
-from agentcom._pyboard import FREE, Scheduler
+from agentcom import _pysched, sched
+from agentcom._pysched import FREE, Scheduler
 from bench.goals import Goal, at_least, at_most, told
 from bench.machine import commit, machine, table
 
@@ -128,7 +128,7 @@ class Fleet:
             for group in range(groups):
                 board.set_able(group, agent, True)
         self.task_pool = array("i", (task % groups for task in range(queue)))
-        self.task_repo = array("i", [_pyboard.NO_REPO]) * queue
+        self.task_repo = array("i", [_pysched.NO_REPO]) * queue
         self.agent, self.endpoint = array("i", [0]) * queue, array("i", [0]) * queue
 
     def set_endpoint(self, number: int) -> None:
@@ -258,7 +258,7 @@ def rows(quick: bool) -> Iterator[Row]:
             tick = of_rows(sched.make_scheduler, *shape, agents)
             yield measure("cython", tick, *shape, run_s)
         if is_short("python", *shape, quick):
-            tick = of_rows(_pyboard.Scheduler, *shape, max(endpoints, queue))
+            tick = of_rows(_pysched.Scheduler, *shape, max(endpoints, queue))
             yield measure("python", tick, *shape, run_s)
         if "numpy" not in missing() and is_short("numpy", *shape, quick):
             yield measure("numpy", of_numpy(*shape), *shape, run_s)

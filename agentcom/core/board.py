@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from agentcom import limits, sched
-from agentcom._pyboard import ANY_HOST, BUSY, CLOSED_US, FREE, NO_REPO, OUT, SLOTS_MAX, Scheduler
+from agentcom._pysched import ANY_HOST, BUSY, CLOSED_US, FREE, NO_REPO, OUT, SLOTS_MAX, Scheduler
 from agentcom.clock import Now
 from agentcom.core.agents import Agent, Fleet, Host
 from agentcom.core.capabilities import unmet

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from agentcom._pyboard import TOPS_MAX
+from agentcom._pysched import TOPS_MAX
 from agentcom.core.lanes import ReadyQueue, key_of, task_of
 from agentcom.core.rows import LANES
 from agentcom.core.score import Candidate

@@ -37,7 +37,7 @@ SHARES = {
     "journal segments": 0.08,
     "config.toml": 0.07,
     "keys and codes": 0.03,
-    "scheduler arguments": 0.1,
+    "scheduler calls": 0.1,
     "messages to the core": 0.02,
 }
 

@@ -198,49 +198,64 @@ def keys(rng: random.Random, folder: Path) -> Target:
     return Target("keys and codes", seeds, accepts)
 
 
-ARGUMENT_LENGTHS = 12
-INT32 = 2**31 - 1
 NO_ARRAYS = (None, 3, b"", b"1234", "text", [1, 2])
-EDGES = {"i": (-1, -2, INT32, -INT32 - 1), "q": (-1, -2, INT32, 2**63 - 1, -(2**63))}
+NUMBERS = (0, 1, 2, 5, 40, -1, -2, 15, 16, 2**12, 2**16, 2**20, 2**31, 10**15, 10**15 + 1, 2**63 - 1, -(2**63))
+ARGUMENTS = {
+    "set_host": 3, "set_agent": 4, "set_endpoint": 4, "set_failure": 3, "set_able": 3, "set_way": 6, "drop_way": 2,
+    "drop_pool": 1, "set_repo": 2, "set_reach": 3, "set_also": 2, "parts": 4, "tops": 3,
+}  # fmt: skip
+CALLS = 40
+EDGES = {"i": (-1, -2, 2**31 - 1, -(2**31)), "q": (-1, -2, 2**31 - 1, 2**63 - 1, -(2**63))}
 
 
 def scheduler(rng: random.Random) -> Target:
-    """Arguments of the compiled scheduler: it answers as its twin in Python does, or refuses with it. An input is
-    the seed of a call; most calls are wrong in one place or two."""
+    """Calls of the compiled scheduler: it answers as its twin in Python does, or refuses with it. An input is the
+    seed of some calls; most have a number at the edge of its bounds, and most ticks are wrong in one place or two."""
 
     def accepts(content: bytes) -> bool:
-        compiled = _outcome(sched.assign, _call(random.Random(content)))
-        twin = _outcome(_pysched.assign, _call(random.Random(content)))
-        assert compiled == twin, f"the compiled scheduler says {compiled}, its twin {twin}"
-        return compiled is not None
+        compiled, twin = sched.make_scheduler(), _pysched.Scheduler()
+        calls = random.Random(content)
+        taken = False
+        for _ in range(CALLS):
+            seed = calls.random()  # each gets buffers of its own: some are views of others
+            name, arguments = _call(random.Random(seed))
+            said = [_outcome(getattr(one, name), _call(random.Random(seed))[1]) for one in (compiled, twin)]
+            assert said[0] == said[1], f"{name}{arguments}: compiled {said[0]}, its twin {said[1]}"
+            taken |= name == "tick" and said[0] is not None
+        return taken
 
-    return Target("scheduler arguments", [rng.randbytes(8) for _ in range(SAMPLES)], accepts)
+    return Target("scheduler calls", [rng.randbytes(8) for _ in range(SAMPLES)], accepts)
 
 
-def _outcome(assign: Callable[..., int], arguments: list[Any]) -> tuple[int, list[list[int]]] | None:
+def _outcome(call: Callable[..., Any], arguments: list[Any]) -> tuple[Any, list[list[int]]] | None:
     """What it answered and wrote, or None when it refused."""
     try:
-        return assign(*arguments), [list(each) for each in arguments]
+        return call(*arguments), [list(each) for each in arguments if isinstance(each, array)]
     except (TypeError, BufferError, ValueError):
         return None
 
 
-def _call(rng: random.Random) -> list[Any]:
-    tasks, groups, agents, endpoints = (rng.randrange(ARGUMENT_LENGTHS) for _ in range(4))
-    sizes = [rng.randrange(5) if agents else 0 for _ in range(groups)]
-    candidates = sum(sizes)
-    starts = [sum(sizes[:at]) for at in range(groups + 1)]
+def _call(rng: random.Random) -> tuple[str, list[Any]]:
+    if rng.random() < 0.2:
+        return "tick", _tick(rng)
+    name = rng.choice(tuple(ARGUMENTS))
+    arguments: list[Any] = [
+        rng.choice(NUMBERS) if rng.random() < 0.1 else rng.randrange(3) for _ in range(ARGUMENTS[name])
+    ]
+    if name == "set_repo":
+        arguments.append([rng.choice((0, 1, 2, 2, -1, 2**20)) if rng.random() < 0.3 else 1])
+    if name == "tops" and arguments[1] > 2:
+        arguments[1] = -1
+    return name, arguments
+
+
+def _tick(rng: random.Random) -> list[Any]:
+    tasks = rng.randrange(8)
     made: list[Any] = [
-        array("i", [rng.randrange(groups) for _ in range(tasks if groups else 0)]),
-        array("i", starts),
-        array("i", [rng.randrange(agents) for _ in range(candidates)]),
-        array("i", [rng.randrange(-1, endpoints) for _ in range(candidates)]),
-        array("q", [rng.choice((0, 5, 2**40)) for _ in range(candidates)]),
-        array("q", [rng.randrange(-(2**63), 2**63) for _ in range(agents)]),
-        array("i", [rng.randrange(2) for _ in range(agents)]),
-        array("i", [rng.randrange(-1, 4) for _ in range(endpoints)]),
-        array("q", [rng.choice((0, 7, 2**50)) for _ in range(endpoints)]),
-        array("i", [-7] * (tasks if groups else 0)),
+        array("i", [rng.randrange(4) for _ in range(tasks)]),
+        array("i", [rng.randrange(-1, 3) for _ in range(tasks)]),
+        array("i", [-7] * tasks),
+        array("i", [-7] * tasks),
     ]
     for _ in range(rng.choice((0, 1, 1, 2))):
         _spoil(made, rng)
