@@ -71,7 +71,7 @@ class Isolation:
     def _start(self, slot: int, now: Now) -> bool:
         wanted = (self._tasks.groups[self._tasks.table.group[slot]], self._tasks.is_retry(slot))
         idle = [a for a in self._fleet.agents.values() if a.takes_work and not a.host.busy_count]
-        ways = [way for way in self._router.board([wanted], idle, now).candidates if way.has_slot]
+        ways = self._router.ways_of(wanted, idle, now)
         if not ways:
             return False
         ways.sort(key=lambda way: (way.cost_us, way.agent.record.id))

@@ -6,8 +6,6 @@ Why a host cannot take a task is said in core/refusal.py.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -20,12 +18,11 @@ from agentcom.core.fallbacks import Fallbacks
 from agentcom.core.groups import raised
 from agentcom.core.outlet import Outlet
 from agentcom.core.refusal import ENDPOINT_FULL, Refusals
-from agentcom.core.registry import Registry, canonical_model
+from agentcom.core.registry import Registry
 from agentcom.core.retries import RetryBudgets
 from agentcom.core.score import Candidate, EndpointCost, Scores, score_part
 from agentcom.core.tasks import Tasks
 from agentcom.core.wanted import Wanted, claude_lacks, held_model, is_offered, missing_need, model_of
-from agentcom.core.ways import Ways
 from agentcom.model import (
     BACKEND_OF,
     BACKEND_OF_KIND,
@@ -75,35 +72,24 @@ class Router:
         for part in (self, self.scores, self.refusals, self.fallbacks):
             part.settings = settings
 
-    def board(self, groups: list[Wanted], agents: list[Agent], now: Now) -> Ways:
-        """The scheduler's input for these groups, in their order, over the agents that are free now."""
-        board = Ways()
-        board.agents = sorted(agents, key=lambda a: (a.since_ms, a.record.id))
-        board.agent_rank = array("q", range(len(agents)))
-        board.agent_free = array("i", [1] * len(agents))
-        slots: dict[tuple[int, str], int] = {}
-        for group, is_retry in groups:
-            start = len(board.candidates)
-            self._add(board, group, is_retry, slots, now)
-            if self.fallbacks.is_on:
-                step = self.fallbacks.look(group, is_retry, len(board.candidates) > start, now)
-                if step is not None:
-                    self._add(board, step, is_retry, slots, now)
-                    board.candidates[start:] = [
-                        msgspec.structs.replace(way, stepped=step.tier) for way in board.candidates[start:]
-                    ]
-            board.cand_start.append(len(board.candidates))
-        return board
+    def ways_of(self, wanted: Wanted, agents: list[Agent], now: Now) -> list[Candidate]:
+        """How a task could start on one of these agents, which are free, or one step between tiers on where nobody can
+        run it at all."""
+        found = self._ways(*wanted, agents, now)
+        if self.fallbacks.is_on:
+            step = self.fallbacks.look(*wanted, bool(found), now)
+            if step is not None:
+                found = [
+                    msgspec.structs.replace(way, stepped=step.tier)
+                    for way in self._ways(step, wanted[1], agents, now)
+                ]
+        return [way for way in found if way.has_slot]
 
     def ways(self, group: Group, is_retry: bool, now: Now) -> list[Candidate]:
         """How a task of the group could run now, or what it could wait for, the best first. Changes nothing."""
-        board = Ways()
         free = [agent for agent in self._fleet.agents.values() if agent.takes_work]
-        board.agents = sorted(free, key=lambda agent: (agent.since_ms, agent.record.id))
-        board.agent_rank = array("q", range(len(free)))
-        board.agent_free = array("i", [1] * len(free))
-        self._add(board, group, is_retry, {}, now)
-        return sorted(board.candidates, key=lambda way: (way.cost_us, way.agent.record.id))
+        found = self._ways(group, is_retry, free, now)
+        return sorted(found, key=lambda way: (way.cost_us, way.agent.record.id))
 
     def may_escalate(self, group: Group) -> bool:
         """Whether tasks of the group may go on one tier above now: they allow it, somebody could run them, and a budget
@@ -113,13 +99,11 @@ class Router:
         above = raised(group)
         return self.fallbacks.may_pay(above) and not self.fallbacks.is_stranded(above)
 
-    def _add(
-        self, board: Ways, group: Group, is_retry: bool, slots: dict[tuple[int, str], int], now: Now
-    ) -> None:
+    def _ways(self, group: Group, is_retry: bool, agents: list[Agent], now: Now) -> list[Candidate]:
+        agents = sorted(agents, key=lambda agent: (agent.since_ms, agent.record.id))
         if STRATEGY_OF[group.tier] is Strategy.local_llm:
-            self._add_local(board, group, is_retry, slots, now)
-        else:
-            self._add_plain(board, group, now)
+            return self._local_ways(group, is_retry, agents, now)
+        return self._plain_ways(group, agents, now)
 
     def is_able(self, group: Group, agent: Agent) -> bool:
         """Whether the agent offers what the group needs, endpoints and other work aside."""
@@ -127,49 +111,35 @@ class Router:
         has_backend = any(backend in offered for backend in BACKENDS_OF[STRATEGY_OF[group.tier]])
         return has_backend and missing_need(group, agent) is None
 
-    def _able(self, board: Ways, group: Group) -> Iterator[tuple[int, Agent]]:
-        """Index and agent of those that offer what the group needs, endpoints aside."""
-        for index, agent in enumerate(board.agents):
-            if is_offered(group, agent) and missing_need(group, agent) is None:
-                yield index, agent
+    def _able(self, group: Group, agents: list[Agent]) -> list[Agent]:
+        """Those that offer what the group needs, endpoints aside."""
+        return [one for one in agents if is_offered(group, one) and missing_need(group, one) is None]
 
-    def _add_plain(self, board: Ways, group: Group, now: Now) -> None:
-        """Work that needs no endpoint: one way per agent, at a cost that the agents of a host share."""
-        model = model_of(group, self.settings) or "none"
+    def _plain_ways(self, group: Group, agents: list[Agent], now: Now) -> list[Candidate]:
+        """Work that calls no endpoint: one way per agent."""
         if claude_lacks(group):
-            return
-        costs: dict[int, tuple[int, dict[str, int]]] = {}
-        for index, agent in self._able(board, group):
-            cost = costs.get(agent.host.record.id)
-            if cost is None:
-                cost = costs[agent.host.record.id] = self.scores.plain(group, agent.host, now)
-            if group.prefers:
-                cost = self.scores.preferring(group, agent, cost)
-            board.candidates.append(Candidate(agent, None, model, *cost))
-            board.cand_agent.append(index)
-            board.cand_endpoint.append(-1)
-            board.cand_cost_us.append(cost[0])
+            return []
+        return [self.scores.without_endpoint(group, agent, now) for agent in self._able(group, agents)]
 
-    def _add_local(
-        self, board: Ways, group: Group, is_retry: bool, slots: dict[tuple[int, str], int], now: Now
-    ) -> None:
+    def _local_ways(self, group: Group, is_retry: bool, agents: list[Agent], now: Now) -> list[Candidate]:
         """Work on a local model: one way per agent and endpoint that can take it, and one per full endpoint for tasks
         to wait for."""
         by_place = self._endpoint_costs(group, is_retry)
-        if not by_place:
-            return
-        start = len(board.candidates)
-        for index, agent in self._able(board, group):
-            for place in (0, agent.host.record.id):
-                for at in by_place.get(place, ()):
-                    if at.has_slot and self._may_call(agent, at):
-                        self._add_call(board, slots, index, self.scores.with_endpoint(agent, group, at, now))
-        if len(board.candidates) == start:
-            return  # nobody waits where none can run
+        found = [
+            self.scores.with_endpoint(agent, group, at, now)
+            for agent in (self._able(group, agents) if by_place else ())
+            for place in (0, agent.host.record.id)
+            for at in by_place.get(place, ())
+            if at.has_slot and self._may_call(agent, at)
+        ]
+        if not found:
+            return found  # nobody waits where none can run
         for place, costs in by_place.items():
             for at in costs:
-                if not at.has_slot:
-                    self._add_wait(board, group, slots, place, at, now)
+                agent = None if at.has_slot else self._one_at(group, place, agents)
+                if agent is not None:
+                    found.append(self.scores.with_endpoint(agent, group, at, now))
+        return found
 
     def _may_call(self, agent: Agent, at: EndpointCost) -> bool:
         """Whether the agent speaks the endpoint's language and its host reaches it."""
@@ -192,35 +162,11 @@ class Router:
                 by_place.setdefault(endpoint.seen_from, []).append(cost)
         return by_place
 
-    def _add_wait(
-        self,
-        board: Ways,
-        group: Group,
-        slots: dict[tuple[int, str], int],
-        place: int,
-        at: EndpointCost,
-        now: Now,
-    ) -> None:
-        """A full endpoint: somebody who could use it later stands for all, busy or not."""
+    def _one_at(self, group: Group, place: int, agents: list[Agent]) -> Agent | None:
+        """Somebody who could use a full endpoint there later stands for all, busy or not."""
         host = self._fleet.hosts.get(place)
-        agents = host.agents.values() if host is not None else board.agents
-        agent = next((one for one in agents if one.is_open and self.is_able(group, one)), None)
-        if agent is None:
-            return
-        index = next((n for n, one in enumerate(board.agents) if one is agent), len(board.agents))
-        if index == len(board.agents):
-            board.agents.append(agent)
-            board.agent_rank.append(index)
-            board.agent_free.append(0)
-        self._add_call(board, slots, index, self.scores.with_endpoint(agent, group, at, now))
-
-    def _add_call(
-        self, board: Ways, slots: dict[tuple[int, str], int], index: int, candidate: Candidate
-    ) -> None:
-        board.candidates.append(candidate)
-        board.cand_agent.append(index)
-        board.cand_endpoint.append(self._slot(board, slots, candidate))
-        board.cand_cost_us.append(candidate.cost_us)
+        near = host.agents.values() if host is not None else agents
+        return next((one for one in near if one.is_open and self.is_able(group, one)), None)
 
     def choices(self, wanted: Wanted, ways: list[Candidate], refused: dict[str, int]) -> Choices:
         """What every decision for the group in this tick has in common; made once per group and tick. Of the ways
@@ -268,16 +214,3 @@ class Router:
             and held_model(endpoint, model) is not None
             for endpoint in self._registry.endpoints.values()
         )
-
-    def _slot(self, board: Ways, index: dict[tuple[int, str], int], candidate: Candidate) -> int:
-        if candidate.endpoint is None:
-            return -1
-        model = canonical_model(candidate.model)
-        slot = (candidate.endpoint.id, model)
-        if slot not in index:
-            index[slot] = len(board.slots)
-            board.slots.append(slot)
-            free = candidate.endpoint.cap - self._registry.in_flight.get(slot, 0)
-            board.endpoint_free.append(self._registry.room(candidate.endpoint.id, free))
-            board.endpoint_step_us.append(candidate.parts["run"] // candidate.endpoint.cap)
-        return index[slot]
