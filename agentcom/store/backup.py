@@ -139,7 +139,7 @@ class CheckRun(ChildRun):
 def list_backups(folder: Path | str) -> list[Backup]:
     """All backups in the folder, the newest first (by batch, then time)."""
     try:
-        files = [file for file in Path(folder).iterdir() if _NAME.fullmatch(file.name)]
+        files = [file for file in Path(folder).iterdir() if _named(file) is not None]
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -214,18 +214,28 @@ def is_as_written(backup: Backup) -> bool:
 
 
 def _read_manifest(file: Path) -> Backup:
-    match = _NAME.fullmatch(file.name)
-    if match is None:
+    named = _named(file)
+    if named is None:
         raise StoreError(f"{file} is not named like a backup: backup-<batch>-<time>.mdb")
-    when = datetime.strptime(match[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     size = file.stat().st_size if file.exists() else 0
-    bare = Backup(path=str(file), sequence=int(match[1]), time=_rfc3339(when), bytes=size)
+    bare = Backup(path=str(file), sequence=named[0], time=_rfc3339(named[1]), bytes=size)
     told = _told(file)
     if told is None:
         return bare
     if (told.sequence, told.bytes) == (bare.sequence, bare.bytes):
-        return msgspec.structs.replace(told, path=str(file))
+        return msgspec.structs.replace(told, path=str(file), time=bare.time)
     return msgspec.structs.replace(bare, condition=Condition.damaged) if told.is_damaged else bare
+
+
+def _named(file: Path) -> tuple[int, datetime] | None:
+    """Batch and time of a backup by its file's name; None for any other file."""
+    match = _NAME.fullmatch(file.name)
+    if match is None:
+        return None
+    try:
+        return int(match[1]), datetime.strptime(match[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def _told(file: Path) -> Backup | None:

@@ -71,6 +71,20 @@ def test_a_backup_with_a_damaged_manifest_counts_as_not_verified(tmp_path: Path,
     assert [one.verified for one in backup.list_backups(paths.backups)] == [False]
 
 
+def test_the_time_of_a_backup_is_that_of_its_name_whatever_its_manifest_says(tmp_path: Path) -> None:
+    paths = start.StorePaths.of_home(tmp_path)
+    start.open_store(paths).close()
+    made = backup.make_backup(paths.store, paths.backups)
+    manifest = Path(made.path).with_suffix(".json")
+    manifest.write_bytes(manifest.read_bytes().replace(made.time.encode(), made.time[:-3].encode() + b"t6Z"))
+    assert [(one.time, one.verified) for one in backup.list_backups(paths.backups)] == [(made.time, True)]
+
+
+def test_a_file_that_is_named_almost_like_a_backup_is_none(tmp_path: Path) -> None:
+    (tmp_path / f"backup-{1:020}-20269999T000000Z.mdb").write_bytes(b"x")
+    assert backup.list_backups(tmp_path) == []
+
+
 def test_a_task_that_cannot_be_read_is_refused_with_its_field() -> None:
     with pytest.raises(Refused, match="description"):
         m.decode_spec(msgspec.msgpack.encode({"description": 7}))
