@@ -128,7 +128,8 @@ class World:
         """From the settings: how long until these tasks have ended once nothing fails any more.
 
         What is left of each task's budget, one after the other on one agent, and before that the longest time
-        until the hub knows what is gone.
+        until the hub knows what is gone. A task that stops its sidecar in order, again and again, ends only with the
+        last of the attempts that such failures are allowed.
         """
         queue = self.settings.queue
         lease_s = max(queue.lease_s, *CHANGED["queue.lease_s"])
@@ -140,7 +141,9 @@ class World:
         parked_ms = max(queue.park_s, 90) * 1000
         stalls_ms = 2 * queue.stall_s * 1000
         waits_ms = waits_s * 1000 + parked_ms + stalls_ms + 4 * HELP_EVERY_MS
-        return int(settle_ms + HANG_MS_MAX + attempts * each_ms + waits_ms)
+        stoppers = sum(self.checker.rows[row.id].error_code == "sidecar_stopped" for row in live)
+        again_ms = queue.max_infrastructure * (each_ms + queue.backoff_max_s * 1000)
+        return int(settle_ms + HANG_MS_MAX + attempts * each_ms + waits_ms + stoppers * again_ms)
 
     # --- making it --------------------------------------------------------------------------------------
 
