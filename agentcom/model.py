@@ -8,34 +8,30 @@ lives in records of its own. Change a stored Struct only by adding fields with d
 from __future__ import annotations
 
 import hashlib
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
 from agentcom import limits
+from agentcom.fields import AttemptNo as AttemptNo
+from agentcom.fields import Count as Count
+from agentcom.fields import Label as Label
+from agentcom.fields import Moment as Moment
+from agentcom.fields import Name as Name
+from agentcom.fields import Reason as Reason
+from agentcom.fields import Reference as Reference
+from agentcom.fields import TaskId as TaskId
+from agentcom.fields import Term as Term
+from agentcom.fields import Url as Url
+from agentcom.fields import Word as Word
 from agentcom.figures import Gpu as Gpu
 from agentcom.figures import Resources as Resources
-
-Name = Annotated[
-    str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._'-]*$(?!\n)")
-]
-Label = Annotated[str, Meta(min_length=1, max_length=limits.LABEL_CHARS_MAX)]
-Word = Annotated[str, Meta(min_length=1, max_length=limits.WORD_CHARS_MAX)]
-Url = Annotated[str, Meta(min_length=1, max_length=limits.URL_CHARS_MAX)]
-Reason = Annotated[str, Meta(max_length=limits.REASON_CHARS_MAX)]
-TaskId = Annotated[int, Meta(ge=1, le=2**62)]
-Reference = Annotated[int, Meta(ge=-limits.BATCH_TASKS_MAX, le=2**62)]
-AttemptNo = Annotated[int, Meta(ge=0, le=2**31)]
-Count = Annotated[int, Meta(ge=0, le=2**62)]
-Moment = Annotated[str, Meta(max_length=40)]  # RFC 3339 with a zone
-
-
-class Term(StrEnum):
-    """Words of the wire. Hashed as the text that they are, in C: Enum's own hash is a call of Python, and a task
-    is looked up by its state and lane some thirty times."""
-
-    __hash__ = str.__hash__
+from agentcom.servers import EndpointKind as EndpointKind
+from agentcom.servers import EndpointModel as EndpointModel
+from agentcom.servers import EndpointProbe as EndpointProbe
+from agentcom.servers import EndpointRecord as EndpointRecord
+from agentcom.servers import ModelAnswer as ModelAnswer
+from agentcom.servers import ModelMeasure as ModelMeasure
 
 
 class Lane(Term):
@@ -502,110 +498,11 @@ class StoryNote(Struct, array_like=True, kw_only=True):
     is_during: bool = False
 
 
-class EndpointModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A model on an endpoint: `warm` means loaded now. Sizes in bytes."""
-
-    name: Annotated[str, Meta(min_length=1, max_length=400)]
-    digest: Annotated[str, Meta(max_length=100)] = ""
-    size_bytes: Count = 0
-    warm: bool = False
-    vram_bytes: Count = 0
-    context_length: Count = 0
-    remote: bool = False
-    parameter_size: Annotated[str, Meta(max_length=40)] = ""
-    quantization: Annotated[str, Meta(max_length=40)] = ""
-    capabilities: Annotated[tuple[Word, ...], Meta(max_length=limits.MODEL_CAPABILITIES_MAX)] = ()
-    loaded_bytes: Count = 0  # in all; `vram_bytes` of them on GPUs
-    context_max: Count = 0  # that it was trained for; `context_length` is what it gets
-    fault: Annotated[str, Meta(max_length=200)] = ""  # why its server cannot run it
-
-
-class EndpointProbe(Struct, frozen=True, kw_only=True):
-    """What one health check found. `models` is None when the list could not be read this time, `warm_known` false
-    when which of them are loaded could not. `running` and `waiting` are calls of everybody, None where the server does
-    not say; `slots` 0 likewise."""
-
-    healthy: bool
-    reason: Reason = ""
-    version: Annotated[str, Meta(max_length=100)] = ""
-    models: Annotated[tuple[EndpointModel, ...], Meta(max_length=limits.MODELS_PER_ENDPOINT_MAX)] | None = (
-        None
-    )
-    warm_known: bool = False
-    duration_ms: Count = 0
-    flavour: Annotated[str, Meta(max_length=20)] = ""
-    running: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
-    waiting: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
-    slots: Annotated[int, Meta(ge=0, le=1000)] = 0
-
-
-class ModelAnswer(Struct, frozen=True, kw_only=True):
-    """Whether a model gave a token when it was asked for one: an empty `reason` says that it did."""
-
-    url: Url
-    model: Annotated[str, Meta(min_length=1, max_length=400)]
-    reason: Reason = ""
-    duration_ms: Count = 0
-
-
-class ModelMeasure(Struct, kw_only=True, omit_defaults=True):
-    """Moving averages of a model on an endpoint, each with its count of samples; see core/measures.py.
-    `tokens_per_ks`: per 1,000 s."""
-
-    tokens_per_ks: int = 0
-    rate_samples: int = 0
-    first_byte_ms: int = 0
-    first_byte_samples: int = 0
-    load_ms: int = 0
-    load_samples: int = 0
-
-
-class EndpointKind(Term):
-    """How an endpoint is spoken to: Ollama's own way, as OpenAI's API, or a cloud account of Anthropic."""
-
-    ollama = "ollama"
-    openai = "openai"
-    anthropic = "anthropic"
-
-
 BACKEND_OF_KIND = {
     EndpointKind.ollama: Backend.ollama,
     EndpointKind.openai: Backend.openai,
     EndpointKind.anthropic: Backend.claude,
 }
-
-
-class EndpointRecord(Struct, kw_only=True):
-    """An LLM server as the registry keeps it. `seen_from` is 0 for the hub, otherwise a host id."""
-
-    id: int
-    name: str
-    kind: EndpointKind
-    url: str
-    seen_from: int = 0
-    cap: int = 1
-    num_ctx: int = 0
-    found: bool = False
-    created_ms: int = 0
-    healthy: bool = False
-    reason: str = "not checked yet"
-    since_ms: int = 0
-    checked_ms: int = 0
-    version: str = ""
-    models: tuple[EndpointModel, ...] = ()
-    flavour: str = ""
-    slots: int = 0
-    measures: dict[str, ModelMeasure] = {}  # by canonical model
-    hung: dict[str, str] = {}  # models that gave no byte, and the reason, so that a start of the hub knows
-    draining: bool = False  # it gets no new work and goes when the last call has ended
-
-
-class TrendRecord(Struct, frozen=True, array_like=True):
-    """A host's figures over the last minutes; see core/trend.py. `gaps_s` lie before each point."""
-
-    start_s: int
-    gaps_s: tuple[int, ...]
-    percents: tuple[int, ...]
 
 
 class HostRecord(Struct, kw_only=True):
@@ -625,6 +522,14 @@ class HostRecord(Struct, kw_only=True):
     removing: bool = False  # it goes when its last attempt has ended
     removed_by: str = ""
     sandbox_note: str = ""
+
+
+class TrendRecord(Struct, frozen=True, array_like=True):
+    """A host's figures over the last minutes; see core/trend.py. `gaps_s` lie before each point."""
+
+    start_s: int
+    gaps_s: tuple[int, ...]
+    percents: tuple[int, ...]
 
 
 class AgentRecord(Struct, kw_only=True):
