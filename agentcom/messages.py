@@ -86,6 +86,14 @@ class EndpointSighting(Struct, frozen=True, kw_only=True):
     probe: EndpointProbe
 
 
+class AccountOffer(Struct, frozen=True, kw_only=True):
+    """A cloud account that a host has a key for: where its calls go, and a fingerprint of the key by which hosts with
+    the same one are known. The key itself never leaves the host."""
+
+    url: Url
+    fingerprint: Annotated[str, Meta(min_length=8, max_length=64)]
+
+
 class HostOffer(Struct, frozen=True, kw_only=True):
     name: Name
     agents: Annotated[tuple[AgentOffer, ...], Meta(max_length=limits.AGENTS_PER_HOST_MAX)]
@@ -96,6 +104,7 @@ class HostOffer(Struct, frozen=True, kw_only=True):
     quiet_until_ms: WallMs = 0
     preferred: bool = False
     sandbox_note: Annotated[str, Meta(max_length=limits.REASON_CHARS_MAX)] = ""
+    account: AccountOffer | None = None
 
 
 # --- to the hub: connections ----------------------------------------------------------------------------

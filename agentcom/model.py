@@ -421,7 +421,8 @@ class TaskResult(Struct, frozen=True, kw_only=True):
     read from a cache. `cloud_cost_usd` is what the same tokens would have cost at `cloud_model`.
     `spec_sha256` is over the task's bytes as the sidecar received them. `tampered` are files that judge the work, which
     the task does not name and the attempt has changed. `sandbox` is what isolated its commands ("bubblewrap" or
-    "none"), `sandbox_reason` why nothing did, and the remedy.
+    "none"), `sandbox_reason` why nothing did, and the remedy. `provider_limits` is what a cloud provider said of its
+    own limits with the last answer, as `requests_remaining`.
     """
 
     status: ResultStatus
@@ -449,6 +450,7 @@ class TaskResult(Struct, frozen=True, kw_only=True):
     stop_reason: str | None = None
     warnings: tuple[str, ...] = ()
     spec_sha256: str | None = None
+    provider_limits: Annotated[dict[Word, Count], Meta(max_length=limits.PROVIDER_LIMITS_MAX)] = {}
     iterations: tuple[Iteration, ...] = ()
     evidence: Evidence | None = None
     tampered: tuple[str, ...] = ()
@@ -521,6 +523,7 @@ class HostRecord(Struct, kw_only=True):
     trend: TrendRecord | None = None
     removing: bool = False  # it goes when its last attempt has ended
     removed_by: str = ""
+    account: int = 0  # the endpoint that is its cloud account
     sandbox_note: str = ""
 
 

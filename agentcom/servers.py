@@ -99,3 +99,4 @@ class EndpointRecord(Struct, kw_only=True):
     measures: dict[str, ModelMeasure] = {}  # by canonical model
     hung: dict[str, str] = {}  # models that gave no byte, and the reason, so that a start of the hub knows
     draining: bool = False  # it gets no new work and goes when the last call has ended
+    account: str = ""  # of a cloud account: the fingerprint of its key

@@ -74,7 +74,7 @@ class Aftermath:
             )
         else:
             if call is not None and error.code != "timed_out":
-                self._registry.call_answered(call)
+                self._registry.call_answered(call, now)
             table.retries_used[slot] += 1
             self._again(slot, table.retries_used[slot], table.max_retries[slot], error.code, now)
 

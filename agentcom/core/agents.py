@@ -135,6 +135,7 @@ class Host:
     paused: bool = False  # by a rule of the queue, which is a record of its own
     alone: int = 0  # attempts here that have to be the only one
     reserved_for: int = 0  # the task that is to run here alone as soon as the others have ended
+    account_shut: str = ""  # why its cloud account takes no more calls now
     blocks: dict[Backend, Block] = field(default_factory=dict)
     agents: dict[int, Agent] = field(default_factory=dict)
     quiet_until_ms: int = 0  # wall time by its own clock; 0: it takes work

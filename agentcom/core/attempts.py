@@ -191,6 +191,8 @@ class Attempts:
             endpoint = self._registry.reached(route.endpoint_url, agent.host.record.id)
             if endpoint is not None:
                 self._count_call(slot, endpoint.id, route.model)
+        elif route is not None and route.backend is Backend.claude:
+            self._count_account(slot, agent.host, route.model)
         self._renew(slot, now)
         table.accept_ms[slot] = progress.NEVER_MS  # a worker may be on it
         self._remind(slot, table.lease_ms[slot])
@@ -217,6 +219,8 @@ class Attempts:
             if chosen.parts.get("load"):
                 self._registry.loads.began((chosen.endpoint.id, canonical_model(chosen.model)), now)
             self._retries.called(chosen.endpoint.id, self._tasks.is_retry(slot), now)
+        elif agent.host.record.account and route.backend is Backend.claude:
+            self._count_account(slot, agent.host, route.model)
         if chosen.stepped is not None:
             table.stepped[task] = chosen.stepped
         elif table.stepped:
@@ -397,7 +401,7 @@ class Attempts:
             self.ledger.settle(message.task, message.attempt, usd, now)
         if message.outcome == "completed":
             if message.result is not None:
-                self._learn(message.task, message.attempt, message.result)
+                self._learn(message.task, message.attempt, message.result, now)
             self._completed(slot, message.result, now)
         elif message.outcome == "failed":
             error = message.error or TaskError(
@@ -517,11 +521,11 @@ class Attempts:
             self._table.agent[slot] = self._table.unaccepted[slot] = 0
             self._tasks.move(slot, Move.back, now)
 
-    def _learn(self, task: int, attempt: int, result: TaskResult) -> None:
+    def _learn(self, task: int, attempt: int, result: TaskResult, now: Now) -> None:
         """What a complete call says of its endpoint and its model."""
         call = self.calls.get((task, attempt))
         if call is not None:
-            self._registry.call_answered(call)
+            self._registry.call_answered(call, now)
             self._registry.measured(call, result)
 
     def _completed(self, slot: int, result: TaskResult | None, now: Now) -> None:
@@ -646,6 +650,13 @@ class Attempts:
         if due_ms < self._table.lease_ms[slot]:
             self._remind(slot, due_ms)  # leases have become shorter: the timer that is set comes too late
         self._table.lease_ms[slot] = due_ms
+
+    def _count_account(self, slot: int, host: Host, model: str) -> None:
+        """The call goes to the host's cloud account, where it is known."""
+        if host.record.account in self._registry.endpoints:
+            call = (host.record.account, model, host.record.id)
+            self.calls[self._table.id[slot], self._table.attempt[slot]] = call
+            self._registry.started(*call)
 
     def _count_call(self, slot: int, endpoint: int, model: str) -> None:
         call = (endpoint, canonical_model(model), self._table.host[slot])

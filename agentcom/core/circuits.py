@@ -16,7 +16,7 @@ from agentcom.clock import Now
 from agentcom.config import Settings
 from agentcom.core.breaker import Breakers
 from agentcom.core.outlet import Outlet
-from agentcom.model import EndpointRecord, JsonObject
+from agentcom.model import EndpointKind, EndpointRecord, JsonObject
 
 HANGS: Final = "no_first_byte"
 UNREACHABLE: Final = "endpoint_unreachable"
@@ -50,7 +50,7 @@ class Circuits:
 
     def failed(self, record: EndpointRecord, model: str, host: int, code: str, reason: str, now: Now) -> bool:
         """A call of an agent on the host has failed; True when a circuit opened."""
-        if code == HANGS and record.healthy:
+        if code == HANGS and record.healthy and record.kind is not EndpointKind.anthropic:
             if not self.models.failed((record.id, model), reason, now):
                 return False
             self._tell("model_quarantined", record, model=model, reason=reason)

@@ -27,7 +27,7 @@ from agentcom.core.rows import SOURCES, TIERS, TaskTable
 from agentcom.core.score import Candidate
 from agentcom.core.tasks import Tasks
 from agentcom.core.wanted import Wanted
-from agentcom.model import Tier, TierSource
+from agentcom.model import STRATEGY_OF, Strategy, Tier, TierSource
 
 
 class Asked(NamedTuple):
@@ -150,11 +150,17 @@ class Dispatch:
                 return False
             if endpoint.id in self._retries.spent and self._tasks.is_retry(slot):
                 return False
+        elif chosen.agent.host.account_shut and self._is_cloud(slot, chosen):
+            return False
         if not self._gates.may_start(slot):
             return False
         if not self._ledger.is_used:
             return True
         return self._ledger.may_start(slot, chosen.stepped or TIERS[self._tasks.table.tier[slot]], self.now)
+
+    def _is_cloud(self, slot: int, chosen: Candidate) -> bool:
+        tier = chosen.stepped or Tier(self._tasks.tier_of(slot))
+        return STRATEGY_OF[tier] is Strategy.cloud_llm
 
     def assign(self, slot: int, choices: Choices, chosen: Candidate, now: Now) -> None:
         table = self._tasks.table

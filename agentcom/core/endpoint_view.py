@@ -30,6 +30,7 @@ def endpoint_view(registry: Registry, record: EndpointRecord) -> JsonObject:
         "num_ctx": record.num_ctx or None,
         "found": record.found,
         "draining": record.draining,
+        "provider_limits": registry.provider_limits.get(record.id),
         "in_flight": in_flight,
         "models": [_model_view(model) for model in record.models],
         "load": registry.seen_load.get(record.id),

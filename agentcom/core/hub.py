@@ -14,6 +14,7 @@ from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.config import Settings
 from agentcom.core import invariants
+from agentcom.core.accounts import Accounts
 from agentcom.core.agents import Fleet, Host
 from agentcom.core.attempts import Attempts
 from agentcom.core.configuration import Configuration
@@ -78,6 +79,7 @@ class Hub:
         self.fleet = Fleet(self.out)
         self.registry = Registry(self.out, self._host_name, settings)
         self.watch = EndpointWatch(self.out, self.registry, settings)
+        self.accounts = Accounts(self.fleet, self.registry)
         self.fleet.loaded_on = self.registry.models_on
         self.tasks = Tasks(self.out, settings, boot)
         self.retries = RetryBudgets(settings)
@@ -401,6 +403,7 @@ class Hub:
             return (), {}
         host = self.fleet.connect(session, hello.host, hello.software, now)
         self.attempts.beats_at(host, self.pace.heartbeat_s)
+        self.accounts.offered(host, hello.host.account, now)
         verdicts = self.attempts.reconcile(host, hello.host.attempts, is_repeat, now)
         self.tasks.changed = True
         return verdicts, {a.record.local_name: a.record.name for a in self.fleet.agents_of(host) if a.offered}
@@ -508,6 +511,7 @@ class Hub:
             self.attempts.expire(now)
             self._silent_hosts(now)
         if self.watch.turn(now):
+            self.accounts.judge_all()
             self.tasks.changed = True
 
     def _look_at_clock(self, now: Now) -> None:

@@ -20,6 +20,7 @@ from agentcom.model import (
     BACKEND_OF,
     BACKENDS_OF,
     STRATEGY_OF,
+    Backend,
     EndpointKind,
     EndpointModel,
     EndpointRecord,
@@ -139,6 +140,9 @@ class Refusals:
                 f"{backend} on {name} cannot be used until {rfc3339(block.until_wall_ms)}: {block.reason}",
                 "wait, or give another host a key",
             )
+        if backend is Backend.claude and host.account_shut:
+            change = "wait, or raise its cap: agentcom endpoint update NAME --cap N"
+            return "account_shut", f"the cloud account of {name}: {host.account_shut}", change
         fitting = [a for a in able if missing_need(group, a) is None]
         if not fitting:
             nearest, lacks = missing_needs(group, able)

@@ -115,6 +115,9 @@ class Registry:
         self.settings = settings
         self.circuits = Circuits(out, host_name, settings)
         self.loads = Loads()
+        self.accounts: set[int] = set()  # endpoints that are cloud accounts
+        self.judge_account: Callable[[int], None] = lambda _endpoint: None
+        self.provider_limits: dict[int, JsonObject] = {}  # what providers said last of their own limits
         self.seen_load: dict[int, JsonObject | None] = {}  # calls of everybody, as the servers count them
         self._unsaved: set[int] = set()  # endpoints with measures that their records do not have yet
         self.endpoints: dict[int, EndpointRecord] = {}
@@ -129,6 +132,8 @@ class Registry:
     def load(self, record: EndpointRecord) -> None:
         self.endpoints[record.id] = record
         self.touched.add(record.id)
+        if record.kind is EndpointKind.anthropic:
+            self.accounts.add(record.id)
         self._next = max(self._next, record.id + 1)
 
     def begin(self, now: Now) -> None:
@@ -213,6 +218,8 @@ class Registry:
         if op.num_ctx is not None:
             record.num_ctx = op.num_ctx
         self.save(record, now)
+        if record.id in self.accounts:
+            self.judge_account(record.id)
         return record
 
     def remove(self, record: EndpointRecord) -> None:
@@ -225,6 +232,10 @@ class Registry:
             del self.failed_ms[failed]
         self.circuits.forget(record.id)
         self.loads.forget(record.id)
+        self.provider_limits.pop(record.id, None)
+        if record.id in self.accounts:
+            self.accounts.discard(record.id)
+            self.judge_account(record.id)
         self.seen_load.pop(record.id, None)
         self._unsaved.discard(record.id)
         self._out.delete("endpoints", key_u64(record.id))
@@ -309,6 +320,8 @@ class Registry:
         changed = False
         for record in self.endpoints.values():
             heard = self.heard_ms.setdefault(record.id, now.mono_ms)
+            if record.id in self.accounts:
+                continue
             if record.healthy and now.mono_ms - heard > UNHEARD_CYCLES * probe_every_ms:
                 self.probed(
                     record, EndpointProbe(healthy=False, reason="no health check for three cycles"), now
@@ -326,15 +339,17 @@ class Registry:
         self.failed_ms[endpoint, host] = now.mono_ms
         if self.circuits.failed(record, model, host, error.code, error.message, now):
             self._note_hung(record, model)
-        if record.seen_from == 0:
+        self._judge(record, now)
+        if record.seen_from == 0 and endpoint not in self.accounts:
             self._out.add(ProbeEndpoint(endpoint))
 
-    def call_answered(self, call: Call) -> None:
+    def call_answered(self, call: Call, now: Now) -> None:
         """The endpoint has answered a call of an agent on the host."""
         endpoint, model, host = call
         record = self.endpoints.get(endpoint)
         if record is not None and self.circuits.succeeded(record, model, host):
             self._note_hung(record, model)
+            self._judge(record, now)
 
     def measured(self, call: Call, result: TaskResult) -> None:
         """What a complete call has shown of its model. It is saved with the next cycle of checks: a record for each
@@ -344,6 +359,8 @@ class Registry:
         is_cold = self.loads.answered((endpoint, model)) if self.loads else False
         if record is None:
             return
+        if result.provider_limits:
+            self.provider_limits[endpoint] = dict(result.provider_limits)
         self.touched.add(endpoint)
         measure = record.measures.get(model)
         if measure is None:
@@ -412,6 +429,8 @@ class Registry:
         self.in_flight[endpoint, model] = self.in_flight.get((endpoint, model), 0) + 1
         self.touched.add(endpoint)
         self.circuits.began(endpoint, host)
+        if endpoint in self.accounts:
+            self.judge_account(endpoint)
 
     def ended(self, endpoint: int, model: str, host: int) -> None:
         left = self.in_flight.get((endpoint, model), 0) - 1
@@ -423,6 +442,8 @@ class Registry:
             if self.loads:
                 self.loads.ended((endpoint, model))
         self.circuits.ended(endpoint, host)
+        if endpoint in self.accounts:
+            self.judge_account(endpoint)
 
     def calls_on(self, endpoint: int) -> int:
         """Calls in flight on the endpoint, of all models."""
@@ -469,6 +490,26 @@ class Registry:
     def view(self, record: EndpointRecord) -> JsonObject:
         return endpoint_view(self, record)
 
+    def add_account(self, url: str, fingerprint: str, cap: int, now: Now) -> EndpointRecord:
+        """A cloud account that a host has a key for: healthy until calls say otherwise."""
+        kind = EndpointKind.anthropic
+        url = checked_url(url)[0]
+        record = self._add(kind, url, 0, kind.value, cap=cap, num_ctx=0, found=True, now=now)
+        record.account, record.healthy, record.reason, record.since_ms = fingerprint, True, "", now.wall_ms
+        self.save(record, now)
+        return record
+
+    def _judge(self, record: EndpointRecord, now: Now) -> None:
+        """The health of an account is what its calls say."""
+        if record.id not in self.accounts:
+            return
+        circuit = self.circuits.endpoints.circuits.get(record.id)
+        reason = circuit.reason if circuit is not None and circuit.state != "closed" else ""
+        if record.healthy != (not reason):
+            record.healthy, record.reason, record.since_ms = not reason, reason, now.wall_ms
+            self.save(record, now)
+        self.judge_account(record.id)
+
     def _add(
         self,
         kind: EndpointKind,
@@ -497,7 +538,7 @@ class Registry:
         self.load(record)
         self.save(record, now)
         self._out.publish("endpoint", "endpoint_added", id=record.id, name=record.name, url=url)
-        if seen_from == 0:
+        if seen_from == 0 and kind is not EndpointKind.anthropic:
             self._out.add(ProbeEndpoint(record.id))
         return record
 

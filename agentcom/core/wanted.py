@@ -9,6 +9,7 @@ from agentcom.core.registry import canonical_model
 from agentcom.model import (
     BACKENDS_OF,
     STRATEGY_OF,
+    Backend,
     EndpointKind,
     EndpointModel,
     EndpointRecord,
@@ -32,9 +33,9 @@ def model_of(group: Group, settings: Settings) -> str:
 def is_offered(group: Group, agent: Agent) -> bool:
     """Whether the agent offers a backend for such tasks that its host can use now."""
     offered, blocks = agent.record.backends, agent.host.blocks
-    for backend in BACKENDS_OF[STRATEGY_OF[group.tier]]:  # noqa: SIM110 - asked of each free agent in each tick
+    for backend in BACKENDS_OF[STRATEGY_OF[group.tier]]:
         if backend in offered and backend not in blocks:
-            return True
+            return backend is not Backend.claude or not agent.host.account_shut
     return False
 
 

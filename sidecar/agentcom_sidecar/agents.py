@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -11,9 +12,12 @@ from pathlib import Path
 from agentcom import limits, logs
 from agentcom.config import Home, Settings, write_private
 from agentcom.errors import ConfigError
+from agentcom.messages import AccountOffer
 from agentcom.model import Backend
 from agentcom.names import agent_name
 from agentcom_sidecar.anthropic_key import find_key
+
+FINGERPRINT_CHARS = 16
 
 
 def host_name(settings: Settings) -> str:
@@ -59,3 +63,16 @@ def backends(settings: Settings) -> tuple[Backend, ...]:
         logs.get().error("claude_not_offered", reason=error.message)
         has_key = False
     return (Backend.shell, Backend.ollama, Backend.openai, *((Backend.claude,) if has_key else ()))
+
+
+def account(settings: Settings) -> AccountOffer | None:
+    """The cloud account that this host has a key for. Hosts with the same key give the same fingerprint, from which
+    nobody finds the key."""
+    try:
+        key = find_key(settings)
+    except ConfigError:
+        return None
+    if key is None:
+        return None
+    fingerprint = hashlib.sha256(b"agentcom account\0" + key.encode()).hexdigest()[:FINGERPRINT_CHARS]
+    return AccountOffer(url=settings.anthropic.base_url, fingerprint=fingerprint)

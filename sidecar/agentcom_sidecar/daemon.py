@@ -214,6 +214,7 @@ class Daemon:
             preferred=self.settings.sidecar.preferred,
             sandbox=isolated_by.name,
             sandbox_note=isolated_by.note[: limits.REASON_CHARS_MAX],
+            account=agents.account(self.settings),
         )
 
     def quiet_until_ms(self) -> int:

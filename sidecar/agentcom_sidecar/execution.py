@@ -331,6 +331,7 @@ def _result(work: Work, progress: Progress) -> TaskResult:
             stop_reason=tally.stop_reason,
             warnings=tuple(tally.warnings),
             spec_sha256=work.spec_sha256,
+            provider_limits=tally.provider_limits,
             iterations=tuple(progress.iterations),
             evidence=evidence_of(progress.iterations[-1].checks) if progress.iterations else None,
             tampered=progress.tampered,

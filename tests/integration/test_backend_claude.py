@@ -15,7 +15,7 @@ from agentcom.config import Settings
 from agentcom.errors import ConfigError
 from agentcom.model import Backend, FailureClass, ResultStatus, Strategy, TaskSpec
 from agentcom_sidecar.anthropic_key import find_key
-from agentcom_sidecar.backends.claude import classify, retry_after_s
+from agentcom_sidecar.backends.claude import classify, provider_limits, retry_after_s
 from agentcom_sidecar.execution import execute
 from tests.standins import StandIn, standin
 from tests.works import Ran, check, repository, run_attempt, settings, work_of
@@ -92,6 +92,21 @@ def test_a_price_file_that_cannot_be_read_makes_costs_unknown_and_loses_no_work(
     result = ran(tmp_path, server, {"content": "ok"}, given=given).completed
     assert result.cost_usd is None
     assert any("nowhere.toml" in warning for warning in result.warnings)
+
+
+def test_what_the_provider_says_of_its_own_limits_is_in_the_result(tmp_path: Path, server: StandIn) -> None:
+    result = ran(tmp_path, server, {"content": "ok"}).completed
+    assert result.provider_limits == {
+        "requests_limit": 50,
+        "requests_remaining": 49,
+        "input_tokens_limit": 30_000,
+        "input_tokens_remaining": 29_000,
+    }
+
+
+def test_limits_that_make_no_sense_are_left_out() -> None:
+    headers = {"anthropic-ratelimit-tokens-limit": "many", "anthropic-ratelimit-tokens-remaining": "-4"}
+    assert provider_limits(headers) == {}
 
 
 def test_what_is_sent_is_the_task_the_tool_and_the_token_limit(tmp_path: Path, server: StandIn) -> None:

@@ -55,6 +55,13 @@ STOP_FAULTS = frozenset({"max_tokens", "refusal", "pause_turn", "model_context_w
 FAULTS = (
     frozenset(STATUS_FAULTS) | STOP_FAULTS | {"hang", "stall", "cut", "mid_stream_error", "empty", "rubbish"}
 )
+RATE_LIMITS = {
+    "anthropic-ratelimit-requests-limit": "50",
+    "anthropic-ratelimit-requests-remaining": "49",
+    "anthropic-ratelimit-input-tokens-limit": "30000",
+    "anthropic-ratelimit-input-tokens-remaining": "29000",
+    "anthropic-ratelimit-requests-reset": "2026-11-22T00:00:00Z",
+}
 DEFAULT_RETRY_AFTER_S = 1.0
 DEFAULT_MODELS = (
     "claude-fable-5-2",
@@ -260,7 +267,7 @@ class AnthropicStandIn(Application):
             }
 
     def _stream(self, exchange: Exchange, call: Call) -> None:
-        exchange.start_stream("text/event-stream; charset=utf-8", self._request_id())
+        exchange.start_stream("text/event-stream; charset=utf-8", self._request_id() | RATE_LIMITS)
         events = [*_events(call)]
         broken_at = max(2, len(events) // 2)
         for number, event in enumerate(events):

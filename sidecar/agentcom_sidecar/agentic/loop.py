@@ -56,6 +56,7 @@ class Tally:
     load_ms: int = 0
     first_byte_ms: int = 0  # of the first call that says it
     generate_ms: int = 0
+    provider_limits: dict[str, int] = field(default_factory=dict)  # as of the last call
     model_ms: int = 0
     warnings: list[str] = field(default_factory=list)
 
@@ -145,6 +146,7 @@ def _note(turn: Turn, tally: Tally, hooks: Hooks, number: int) -> None:
     tally.load_ms += turn.load_ms
     tally.first_byte_ms = tally.first_byte_ms or turn.first_byte_ms
     tally.generate_ms += turn.generate_ms
+    tally.provider_limits = turn.provider_limits or tally.provider_limits
     tally.stop_reason = turn.stop_reason
     if turn.text.strip():
         tally.text = turn.text

@@ -130,6 +130,7 @@ class Turn:
     load_ms: int = 0
     first_byte_ms: int = 0
     generate_ms: int = 0
+    provider_limits: dict[str, int] = field(default_factory=dict)
     native: Any = None
 
 

@@ -10,6 +10,7 @@ Rules it keeps:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -155,7 +156,9 @@ class ClaudeBackend:
             raise self._with_usage(
                 infrastructure("stream_cut", f"{self._base_url} ended its answer before the end"), snapshot
             )
-        return self._turn(snapshot[0])
+        return dataclasses.replace(
+            self._turn(snapshot[0]), provider_limits=provider_limits(stream.response.headers)
+        )
 
     def _turn(self, message: Any) -> Turn:
         usage = _usage(message)
@@ -228,6 +231,20 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         if 0 <= seconds < float("inf"):
             return seconds
     return None
+
+
+def provider_limits(headers: Mapping[str, str]) -> dict[str, int]:
+    """What the provider says of its own limits: of requests and tokens, how many there are and how many are left."""
+    found = {}
+    for what in ("requests", "tokens", "input-tokens", "output-tokens"):
+        for part in ("limit", "remaining"):
+            try:
+                value = int(headers[f"anthropic-ratelimit-{what}-{part}"])
+            except (KeyError, ValueError):
+                continue
+            if 0 <= value <= 2**53:
+                found[f"{what.replace('-', '_')}_{part}"] = value
+    return found
 
 
 async def _read(
