@@ -25,10 +25,10 @@ cdef enum:
     TOPS_MAX = 16
 cdef int64_t COST_US_MAX = 1_000_000_000_000_000
 cdef int64_t CLOSED_US = COST_US_MAX
-cdef int64_t STEP_US_MAX = 100_000_000_000
+cdef int64_t STEP_US_MAX = 1_000_000_000_000
 cdef int64_t SINCE_MS_MAX = <int64_t> 1 << 43
 cdef int64_t SLOTS_MAX = 1 << 30
-cdef int64_t TASKS_MAX = 10_000_000
+cdef int64_t TASKS_MAX = 1_000_000
 cdef int64_t RELEASE_ABOVE = 5_000  # tasks; shorter ticks are over before another thread could be woken
 cdef enum:
     ANY_HOST = -1

@@ -220,7 +220,7 @@ REFUSED: list[tuple[Callable[[Scheduler], object], str]] = [
     (lambda b: b.set_host(-1, 0, 0), "host is -1"),
     (lambda b: b.set_host(1 << 20, 0, 0), "host is 1048576; the bounds are 0 to 1048575"),
     (lambda b: b.set_host(0, -1, 0), "cost_us is -1"),
-    (lambda b: b.set_host(0, 0, 10**12), "step_us is"),
+    (lambda b: b.set_host(0, 0, 10**13), "step_us is"),
     (lambda b: b.set_agent(0, 0, 3, 0), "state is 3"),
     (lambda b: b.set_agent(0, -1, FREE, 0), "host is -1"),
     (lambda b: b.set_agent(0, 0, FREE, 1 << 44), "since_ms is"),
