@@ -165,6 +165,21 @@ class SandboxSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     mode: Literal["require", "auto", "off"] = "auto"
     accept_unisolated: bool = False
+    readable: Annotated[tuple[str, ...], Meta(max_length=50)] = ()
+    memory_mib: Annotated[int, Meta(ge=0, le=16 * 1024 * 1024)] = 0
+    processes_max: Annotated[int, Meta(ge=8, le=1_000_000)] = 4096
+    file_mib: Annotated[int, Meta(ge=1, le=16 * 1024 * 1024)] = 16 * 1024
+
+
+class PolicySettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[policy]: what this host does for whom; local to it, the hub cannot widen it. `trusted` are tasks from `operate`
+    and `admin`. Empty lists allow everything; patterns are those of file names."""
+
+    repositories: Annotated[tuple[str, ...], Meta(max_length=200)] = ()
+    tiers: Annotated[tuple[Literal["trivial", "standard", "complex"], ...], Meta(max_length=3)] = ()
+    models: Annotated[tuple[str, ...], Meta(max_length=200)] = ()
+    commands: Literal["all", "trusted", "nobody"] = "all"
+    network: Literal["all", "trusted", "nobody"] = "trusted"
 
 
 class AnthropicSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -220,6 +235,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     budgets: BudgetSettings = BudgetSettings()
     sidecar: SidecarSettings = SidecarSettings()
     sandbox: SandboxSettings = SandboxSettings()
+    policy: PolicySettings = PolicySettings()
     anthropic: AnthropicSettings = AnthropicSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()

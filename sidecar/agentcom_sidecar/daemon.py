@@ -29,7 +29,7 @@ from agentcom.config import Home, Settings
 from agentcom.errors import AgentComError, ConfigError, Refused
 from agentcom.messages import Assign, AttemptBeat, AttemptHeld, Beat, Cancel, HostOffer, ResultAck, Welcome
 from agentcom.model import FailureClass, Resources, TaskError, TaskSpec
-from agentcom_sidecar import agents, capabilities, isolation, quiet, workspace
+from agentcom_sidecar import agents, capabilities, isolation, policy, quiet, workspace
 from agentcom_sidecar.attempts import Attempts, Leftover
 from agentcom_sidecar.endpoints import EndpointWatch
 from agentcom_sidecar.outbox import Entry, Key, Outbox
@@ -303,6 +303,8 @@ class Daemon:
             self._hub_names.get(run.assign.agent, run.assign.agent) == agent for run in self.runs.values()
         ):
             self._decline(assign, "agent_busy", f"{assign.agent} works on another attempt")
+        elif why := policy.refusal_of(assign, spec, self.settings.policy):
+            self._decline(assign, "policy_refused", why)
         else:
             run = self._run_of(assign, spec)
             self.runs[key] = run

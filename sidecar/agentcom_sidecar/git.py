@@ -19,6 +19,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -144,22 +145,23 @@ class Remote:
         )
 
 
-async def allowed_remote(url: str, role: Role) -> Remote:
+async def allowed_remote(url: str, role: Role, named: tuple[str, ...] = ()) -> Remote:
     """`url` if a task of `role` may name it; else WorkspaceError (configuration) that says what may.
 
-    https and ssh for everyone; a local path, `file:` or a private address for `operate` and `admin` only;
-    link-local, multicast and metadata addresses for nobody.
+    https and ssh for everyone; a local path, `file:` or a private address for `operate` and `admin` only, or where
+    this host's policy has named it by a pattern; link-local, multicast and metadata addresses for nobody.
     """
     is_trusted = role in TRUSTED
+    is_named = any(fnmatchcase(url, pattern) for pattern in named if pattern.strip("*"))
     protocol, host, port = _parts_of(url)
     if protocol == "file":
-        if not is_trusted:
+        if not is_trusted and not is_named:
             raise configuration(
                 "repository_refused",
                 f"{url}: a local repository may only be named by operate or admin; use https or ssh",
             )
         return Remote(url=_local_path(url), protocol="file", is_trusted=True)
-    await _check_addresses(host, port, is_trusted)
+    await _check_addresses(host, port, is_trusted or is_named)
     return Remote(url=url, protocol=protocol, is_trusted=is_trusted)
 
 

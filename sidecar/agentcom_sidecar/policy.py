@@ -1,14 +1,21 @@
 """What this host allows, whatever the hub says. Read from this host's own settings only.
 
 Without isolation a command can read this user's keys, so only people who may operate the hub can have
-commands run, unless the host's owner has accepted the risk. An isolated command is anybody's.
+commands run, unless the host's owner has accepted the risk. An isolated command is anybody's, within [policy].
 """
 
 from __future__ import annotations
 
-from agentcom.model import FailureClass, Role, TaskError
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from agentcom import limits
+from agentcom.config import PolicySettings, Settings
+from agentcom.messages import Assign
+from agentcom.model import Allowance, FailureClass, Role, Strategy, TaskError, TaskSpec
 from agentcom_sidecar import isolation
-from agentcom_sidecar.command import View
+from agentcom_sidecar.backends.base import configuration
+from agentcom_sidecar.command import CommandLimits, View
 from agentcom_sidecar.isolation import Isolation
 from agentcom_sidecar.work import Work
 
@@ -21,8 +28,62 @@ def isolation_of(work: Work) -> Isolation:
 
 
 def view(work: Work) -> View:
-    """What this attempt's commands see where they are isolated."""
-    return work.workspace.view
+    """What this attempt's commands see where they are isolated. BackendError (configuration) where
+    `sandbox.readable` would show them this sidecar's home."""
+    own = work.workspace.view
+    return View(
+        readable=(*_shown(work), *own.readable),
+        hidden=own.hidden,
+        writable=own.writable,
+        network=Allowance.network in work.spec.allow,  # the policy was asked before the attempt began
+    )
+
+
+def _shown(work: Work) -> list[Path]:
+    """The paths of `sandbox.readable` that are there."""
+    named = [Path(each).expanduser() for each in work.settings.sandbox.readable]
+    home = work.home.path.resolve()
+    for path in named:
+        if not path.is_absolute() or home.is_relative_to(path.resolve()) or path.resolve().is_relative_to(home):
+            raise configuration(
+                "bad_setting",
+                f"sandbox.readable names {path}: it must be absolute, and neither hold nor lie in {home} (keys)",
+            )
+    return [path for path in named if path.exists()]
+
+
+def command_limits(settings: Settings) -> CommandLimits:
+    sandbox = settings.sandbox
+    return CommandLimits(
+        file_bytes_max=sandbox.file_mib * limits.MIB,
+        tree_processes_max=sandbox.processes_max,
+        tree_memory_bytes_max=sandbox.memory_mib * limits.MIB or None,
+    )
+
+
+def refusal_of(assign: Assign, spec: TaskSpec, allowed: PolicySettings) -> str | None:
+    """Why this host does not take the assignment at all, in words that name the setting; None when it does."""
+    wants_network = Allowance.network in spec.allow
+    if allowed.tiers and assign.tier not in allowed.tiers:
+        return f"policy.tiers of this host has no {assign.tier}"
+    if spec.repo is not None and allowed.repositories and not _matches(spec.repo, allowed.repositories):
+        return f"policy.repositories of this host has nothing that fits {spec.repo}"
+    is_model = assign.route.strategy is not Strategy.trivial
+    if is_model and allowed.models and not _matches(assign.route.model, allowed.models):
+        return f"policy.models of this host has nothing that fits {assign.route.model}"
+    if spec.command is not None and not _is_for(allowed.commands, assign.submitter_role):
+        return f"policy.commands of this host is {allowed.commands!r}, and a task of {assign.submitter!r} is a command"
+    if wants_network and not _is_for(allowed.network, assign.submitter_role):
+        return f"policy.network of this host is {allowed.network!r}, and a task of {assign.submitter!r} wants it"
+    return None
+
+
+def _matches(text: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(text, pattern) for pattern in patterns)
+
+
+def _is_for(who: str, role: Role) -> bool:
+    return who == "all" or (who == "trusted" and role in TRUSTED)
 
 
 def check_commands(work: Work) -> TaskError | None:
@@ -37,6 +98,13 @@ def check_model_commands(work: Work) -> TaskError | None:
 
 def _refusal(work: Work, *, is_chosen_by_model: bool) -> TaskError | None:
     sandbox, found = work.settings.sandbox, isolation_of(work)
+    commands = work.settings.policy.commands
+    if not _is_for(commands, work.assign.submitter_role):
+        return TaskError(
+            failure_class=FailureClass.configuration,
+            code="policy_refused",
+            message=f"policy.commands of this host is {commands!r}: a task of {work.assign.submitter!r} runs none",
+        )
     if found.holds:
         return None
     if sandbox.mode == "require":

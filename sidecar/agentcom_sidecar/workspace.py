@@ -39,7 +39,7 @@ from agentcom_sidecar.git import (
     check_branch,
     configuration,
 )
-from agentcom_sidecar.sandbox import ProcessMark, View
+from agentcom_sidecar.sandbox import ProcessMark, SandboxMode, View
 
 __all__ = ["Changes", "CommitInfo", "Workspace", "WorkspaceError", "prepare", "sweep"]
 
@@ -250,7 +250,13 @@ async def prepare(
     allowed to `submitter_role`; infrastructure for the network and the disk.
     """
     private = home.sidecar / "scratch" / f"{task}-{attempt}"
-    git = Git(home=private, grace_s=settings.sidecar.kill_grace_s, on_process=on_process, on_output=on_output)
+    git = Git(
+        home=private,
+        mode=_mode_outside(settings),
+        grace_s=settings.sidecar.kill_grace_s,
+        on_process=on_process,
+        on_output=on_output,
+    )
     try:
         private.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = _free_path(home.sidecar / "work", f"{task}-{attempt}")
@@ -270,11 +276,16 @@ async def prepare(
         ) from error
 
 
+def _mode_outside(settings: Settings) -> SandboxMode:
+    """For git in a mirror: isolated where that works, also in mode `require`, since nobody's program runs there."""
+    return "off" if settings.sandbox.mode == "off" else "auto"
+
+
 async def _worktree(
     spec: TaskSpec, path: Path, branch: str, git: Git, settings: Settings, home: Home, role: Role
 ) -> Workspace:
     assert spec.repo is not None
-    remote = await allowed_remote(spec.repo, role)
+    remote = await allowed_remote(spec.repo, role, settings.policy.repositories)
     wanted = check_branch(spec.branch) if spec.branch else None
     mirror = home.sidecar / "mirrors" / f"{hashlib.sha256(remote.url.encode()).hexdigest()}.git"
     async with _locked(mirror):
@@ -443,7 +454,8 @@ async def sweep(home: Home, settings: Settings, in_use: Container[str]) -> int:
     """
     folder, removed = home.sidecar / "work", 0
     too_old = time.time() - settings.sidecar.keep_worktrees_s
-    git = Git(home=home.sidecar / "scratch" / "sweep", view=View(readable=(folder,)))
+    private = home.sidecar / "scratch" / "sweep"
+    git = Git(home=private, mode=_mode_outside(settings), view=View(readable=(folder,)))
     mirrors: set[Path] = set()
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name in in_use or path.lstat().st_mtime > too_old:

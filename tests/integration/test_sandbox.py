@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +29,7 @@ from agentcom_sidecar.sandbox import (
     Outcome,
     ProcessMark,
     SandboxUnavailable,
+    View,
     kill_marked,
     kill_stale,
     mark_of,
@@ -297,6 +299,45 @@ class TestWhatACommandSees:
         for name in ("os", "signal", "select", "ctypes", "resource"):
             (tmp_path / f"{name}.py").write_text("raise SystemExit('planted')\n")
         assert run(tmp_path, "true").succeeded
+
+
+class TestWhatAnIsolatedCommandMayHave:
+    @only(ISOLATED)
+    def test_the_network_when_its_view_has_it(self, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            call = f"import socket; socket.create_connection(('127.0.0.1', {listener.getsockname()[1]}), 3)"
+            found = [
+                run(tmp_path, sys.executable, "-I", "-c", call, view=View(network=network)).succeeded
+                for network in (False, True)
+            ]
+        assert found == [False, True]
+
+    @only(ISOLATED)
+    def test_paths_that_its_view_names_and_what_is_hidden_in_them_is_empty(self, tmp_path: Path) -> None:
+        place = tmp_path / "place"
+        for path in ("place", "shown/kept", "shown/own"):
+            (tmp_path / path).mkdir(parents=True)
+            (tmp_path / path / "file").write_text("text\n")
+        shown = tmp_path / "shown"
+        view = View(readable=(shown,), hidden=(shown / "kept",), writable=(shown / "own",))
+        text = "cat ../shown/own/file; ls ../shown/kept; echo x > ../shown/own/new; echo x > ../shown/new; ls /"
+        result = run(tmp_path, "sh", "-c", text, cwd=place, home=tmp_path / "home", view=view)
+        assert result.output.startswith(b"text\n")
+        assert b"file" not in result.output.replace(b"Read-only file system", b"")
+        assert (tmp_path / "shown/own/new").exists()
+        assert not (tmp_path / "shown/new").exists()
+
+    @only(ISOLATED)
+    def test_no_more_processes_or_memory_than_its_bounds(self, tmp_path: Path) -> None:
+        few = CommandLimits(tree_processes_max=12)
+        result = sh(tmp_path, "for i in $(seq 40); do sleep 2 & done; wait", limits=few)
+        # The kernel refuses the thirteenth to an ordinary user; of root the guard kills them all.
+        assert b"fork" in result.output.lower() or result.error == "killed: more than 12 processes at once"
+        little = CommandLimits(tree_memory_bytes_max=64 << 20)
+        text = "a = [bytearray(b'x') * (1 << 20) for _ in range(200)]; import time; time.sleep(30)"
+        result = run(tmp_path, sys.executable, "-I", "-c", text, limits=little)
+        assert (result.outcome, result.signal) == (Outcome.EXITED, signal.SIGKILL)
+        assert result.error == f"killed: more than {64 << 20} bytes of memory at once"
 
 
 class TestNothingIsLeft:

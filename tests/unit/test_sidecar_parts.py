@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from agentcom import limits, messages
-from agentcom.config import AnthropicSettings, Home, SandboxSettings, Settings, SidecarSettings
+from agentcom.config import (
+    AnthropicSettings,
+    Home,
+    PolicySettings,
+    SandboxSettings,
+    Settings,
+    SidecarSettings,
+)
 from agentcom.errors import ConfigError
-from agentcom.model import Backend, FailureClass, Role, TaskSpec
+from agentcom.model import Allowance, Backend, FailureClass, Role, Strategy, TaskSpec
 from agentcom_sidecar import agents, isolation, policy
+from agentcom_sidecar.backends.base import BackendError
 from agentcom_sidecar.endpoints import is_loopback
 from agentcom_sidecar.git import Git, WorkspaceError, check_branch
 from agentcom_sidecar.log_stream import PIECES_PER_FLUSH_MAX, LogStream
@@ -97,6 +107,90 @@ def test_a_host_that_requires_isolation_refuses_every_command_where_nothing_isol
     assert (error.failure_class, error.code) == (FailureClass.configuration, "sandbox_unavailable")
     assert "sandbox.mode" in error.message
     assert "bubblewrap is not installed: install it" in error.message
+
+
+def assigned(spec: TaskSpec, role: Role = Role.submit, **route: Any) -> messages.Assign:
+    made = assignment(1, 1, "agent", spec, submitter_role=role)
+    return msgspec.structs.replace(made, route=msgspec.structs.replace(made.route, **route))
+
+
+COMMAND = TaskSpec(description="x", command="true")
+NETWORK = TaskSpec(description="x", command="true", allow=(Allowance.network,))
+REPOSITORY = TaskSpec(description="x", repo="https://git.example/team/one")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "spec", "role", "setting"),
+    [
+        ({}, COMMAND, Role.submit, None),
+        ({}, NETWORK, Role.submit, "policy.network"),
+        ({}, NETWORK, Role.operate, None),
+        ({"network": "nobody"}, NETWORK, Role.admin, "policy.network"),
+        ({"network": "all"}, NETWORK, Role.submit, None),
+        ({"commands": "trusted"}, COMMAND, Role.submit, "policy.commands"),
+        ({"commands": "trusted"}, COMMAND, Role.admin, None),
+        ({"commands": "nobody"}, COMMAND, Role.admin, "policy.commands"),
+        ({"tiers": ("standard",)}, COMMAND, Role.admin, "policy.tiers"),
+        ({"repositories": ("https://git.example/team/*",)}, REPOSITORY, Role.submit, None),
+        ({"repositories": ("https://git.example/other/*",)}, REPOSITORY, Role.submit, "policy.repositories"),
+        ({"repositories": ("https://git.example/other/*",)}, COMMAND, Role.submit, None),
+    ],
+)
+def test_a_host_takes_what_its_policy_allows_and_says_which_setting_does_not(
+    allowed: dict[str, Any], spec: TaskSpec, role: Role, setting: str | None
+) -> None:
+    why = policy.refusal_of(assigned(spec, role), spec, PolicySettings(**allowed))
+    assert (why or "").split(" ")[0] == (setting or "")
+
+
+def test_a_host_calls_the_models_of_its_policy_only() -> None:
+    spec = TaskSpec(description="x")
+    allowed = PolicySettings(models=("qwen*",))
+    one = assigned(spec, strategy=Strategy.local_llm, model="qwen2.5-coder:7b")
+    assert policy.refusal_of(one, spec, allowed) is None
+    one = assigned(spec, strategy=Strategy.local_llm, model="llama3")
+    assert "policy.models" in (policy.refusal_of(one, spec, allowed) or "")
+
+
+def test_where_nobodys_commands_run_no_check_runs_one_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "_found", isolation.BUBBLEWRAP)
+    one = work(tmp_path, Role.admin, SandboxSettings())
+    one = replace(one, settings=msgspec.structs.replace(one.settings, policy=PolicySettings(commands="nobody")))
+    for refusal in (policy.check_commands(one), policy.check_model_commands(one)):
+        assert refusal is not None
+        assert refusal.code == "policy_refused"
+
+
+def test_a_command_sees_what_the_settings_name_but_never_the_sidecars_home(tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    home = tmp_path / "state"
+    home.mkdir()
+
+    def shown(*named: Path | str) -> tuple[Path, ...]:
+        one = work(home, Role.admin, SandboxSettings(readable=tuple(map(str, named))))
+        return policy.view(one).readable
+
+    assert shown(tools, tmp_path / "gone") == (tools,)
+    for wrong in (tmp_path, home, home / "keys", "relative"):
+        with pytest.raises(BackendError, match=r"sandbox\.readable") as refusal:
+            shown(wrong)
+        assert refusal.value.code == "bad_setting"
+
+
+def test_a_command_gets_the_network_only_when_its_task_asks(tmp_path: Path) -> None:
+    one = work(tmp_path, Role.admin, SandboxSettings())
+    assert not policy.view(one).network
+    assert policy.view(replace(one, spec=NETWORK)).network
+
+
+def test_limits_of_a_command_are_the_hosts() -> None:
+    made = policy.command_limits(Settings(sandbox=SandboxSettings(memory_mib=5, processes_max=9, file_mib=7)))
+    assert (made.tree_memory_bytes_max, made.tree_processes_max) == (5 << 20, 9)
+    assert made.file_bytes_max == 7 << 20
+    assert policy.command_limits(Settings()).tree_memory_bytes_max is None
 
 
 class Wire:

@@ -40,6 +40,7 @@ async def run(
         grace_s=work.settings.sidecar.kill_grace_s,
         mode=work.settings.sandbox.mode,
         view=policy.view(work),
+        limits=policy.command_limits(work.settings),
     )
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
