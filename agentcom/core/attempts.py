@@ -531,7 +531,7 @@ class Attempts:
     def _completed(self, slot: int, result: TaskResult | None, now: Now) -> None:
         """The end of the task, unless its checks failed and it allows another attempt one tier above."""
         failed = result is not None and result.status is ResultStatus.partial_pass
-        if result is None or not failed or not self.may_escalate(self._tasks.groups[self._table.group[slot]]):
+        if result is None or not failed or not self._escalates(slot, now):
             self._complete(slot, now)
             return
         self._fleet.count(self._fleet.agents[self._table.agent[slot]], completed=False)
@@ -540,6 +540,11 @@ class Attempts:
         )
         self._end(slot, "failed", code, now)
         self.aftermath.escalate(slot, result, now)
+
+    def _escalates(self, slot: int, now: Now) -> bool:
+        if not self.may_escalate(self._tasks.groups[self._table.group[slot]]):
+            return False
+        return not self.ledger.is_used or self.ledger.shortage(slot, now) is None
 
     def _complete(self, slot: int, now: Now) -> None:
         agent = self._fleet.agents[self._table.agent[slot]]

@@ -132,11 +132,18 @@ class Dispatch:
         is_limited = False
         for task, group, chosen in starts:
             slot = self._tasks.table.slot_of[task]
+            if chosen.stepped is Tier.complex and not self._is_paid(slot, now):
+                continue
             if self.has_room(slot, chosen):
                 self.assign(slot, choices[group], chosen, now)
             else:
                 is_limited = True
         return is_limited
+
+    def _is_paid(self, slot: int, now: Now) -> bool:
+        """Whether a step up is paid for. Where it is not the task waits for its own tier; it is not held for want of
+        money that it never asked for."""
+        return not self._ledger.is_used or self._ledger.shortage(slot, now) is None
 
     def _wanted(self, entry: int, group: int) -> int:
         """The group, or its complement for a task that has failed before: for those some endpoints are closed."""

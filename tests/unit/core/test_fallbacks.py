@@ -276,3 +276,27 @@ def test_an_escalation_survives_a_restart_and_is_told(both: tuple[Rig, HostEnd, 
     cloud.complete(busy)
     assert cloud.take().route.reason == "escalated"
     assert "escalated" in [one["event"] for one in rig.admin.ask(m.TaskStory(task=number))["entries"]]
+
+
+# --- money ----------------------------------------------------------------------------------------------
+
+
+def test_a_step_up_that_its_submitter_cannot_pay_waits_and_holds_nothing() -> None:
+    rig = rig_with("up")
+    cloud = host(rig, "cloud", Backend.claude)
+    rig.admin.ask(m.BudgetSet(key="submitter:admin", usd=1))
+    number = rig.admin.submit(task())
+    rig.advance(60_000)
+    assert rig.admin.state(number) == "ready"
+    rig.admin.ask(m.BudgetSet(key="submitter:admin", usd=10))
+    cloud.beat()
+    rig.advance(1_000)
+    assert cloud.take().route.reason == "fallback_up"
+
+
+def test_a_task_ends_with_what_it_has_where_nobody_pays_for_the_tier_above(
+    both: tuple[Rig, HostEnd, HostEnd],
+) -> None:
+    rig, local, _ = both
+    rig.admin.ask(m.BudgetSet(key="submitter:admin", usd=1))
+    assert rig.admin.state(failed_checks(rig, local, allow=(Allowance.up,))) == "completed"
