@@ -353,7 +353,7 @@ class Client(Caller):
         kind: EndpointKind | str = EndpointKind.ollama,
         name: str = "",
         host: str | None = None,
-        cap: int = 1,
+        cap: int = 0,
         num_ctx: int = 0,
     ) -> JsonObject:
         """Register an LLM server. One on loopback needs `host`; `num_ctx` 0 takes the hub's setting."""

@@ -197,13 +197,14 @@ class EndpointList(Struct, tag_field="op", tag="endpoint_list", frozen=True, kw_
 
 
 class EndpointAdd(Struct, tag_field="op", tag="endpoint_add", frozen=True, kw_only=True):
-    """Registers an LLM server. One on loopback needs `host`, the host that can reach it."""
+    """Registers an LLM server. One on loopback needs `host`, the host that can reach it. `cap` 0 follows what the
+    server says of its slots, where it does, and is 1 otherwise."""
 
     url: Url
     kind: EndpointKind = EndpointKind.ollama
     name: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)] = ""
     host: Name | None = None
-    cap: Annotated[int, Meta(ge=1, le=1000)] = 1
+    cap: Annotated[int, Meta(ge=0, le=1000)] = 0
     num_ctx: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
 
 

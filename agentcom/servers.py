@@ -99,4 +99,5 @@ class EndpointRecord(Struct, kw_only=True):
     measures: dict[str, ModelMeasure] = {}  # by canonical model
     hung: dict[str, str] = {}  # models that gave no byte, and the reason, so that a start of the hub knows
     draining: bool = False  # it gets no new work and goes when the last call has ended
+    has_own_cap: bool = False  # somebody has set it: it does not follow the server's slots
     account: str = ""  # of a cloud account: the fingerprint of its key

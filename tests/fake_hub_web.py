@@ -391,7 +391,7 @@ class FakeWebHub:
         endpoint = {
             "id": number, "name": op.name or f"ollama-{number}", "kind": "ollama", "url": op.url,
             "seen_from": "hub", "host": op.host, "healthy": False, "reason": "not checked yet", "since": None,
-            "checked": None, "version": "", "cap": op.cap, "num_ctx": None, "in_flight": {}, "models": [],
+            "checked": None, "version": "", "cap": op.cap or 1, "num_ctx": None, "in_flight": {}, "models": [],
         }  # fmt: skip
         self.endpoints.append(endpoint)
         self._publish("endpoint", {"event": "endpoint_changed", "endpoint": endpoint})

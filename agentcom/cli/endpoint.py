@@ -14,7 +14,7 @@ from agentcom.enrolment import default_name, joined
 from agentcom.model import JsonObject
 
 endpoint_name = click.argument("name", metavar="NAME|ID")
-cap_option = click.option("--cap", type=int, metavar="N", help="Requests at once; 1 by default.")
+cap_option = click.option("--cap", type=int, metavar="N", help="Calls of one model at once; the server's slots, or 1.")
 num_ctx_option = click.option("--num-ctx", type=int, metavar="N", help="Context length sent with each call.")
 
 
@@ -88,7 +88,7 @@ def add(
         host = _this_host(invocation)
     with invocation.client() as client:
         found = client.endpoint_add(
-            url, kind=kind, name=name, host=host, cap=1 if cap is None else cap, num_ctx=num_ctx or 0
+            url, kind=kind, name=name, host=host, cap=cap or 0, num_ctx=num_ctx or 0
         )
     _done(invocation, found, f"endpoint {found['id']} is {output.plain(found['name'])} at {found['url']}")
 

@@ -89,6 +89,13 @@ def _seen(record: EndpointRecord) -> tuple[object, ...]:
     return record.healthy, record.reason, record.version, record.models, record.flavour, record.slots
 
 
+def _is_same(one: str, other: str) -> bool:
+    """Whether two loopback addresses of one host are one server: 127.0.0.1 and ::1 at the same port."""
+    first, second = urlsplit(one), urlsplit(other)
+    same = (first.scheme, first.port, first.path) == (second.scheme, second.port, second.path)
+    return same and _check_host(first.hostname or "")
+
+
 def _load_of(probe: EndpointProbe) -> JsonObject | None:
     """What the server counts of everybody's calls; None where it counts nothing."""
     if probe.running is None and probe.waiting is None:
@@ -198,7 +205,8 @@ class Registry:
                     raise Refused(
                         "endpoint_known", f"url: {url} is already registered as {other.name}", field="url"
                     )
-                other.found, other.cap, other.num_ctx = False, op.cap, op.num_ctx
+                other.found, other.cap, other.num_ctx = False, op.cap or other.slots or 1, op.num_ctx
+                other.has_own_cap = op.cap > 0
                 other.draining = False
                 other.name = self._free_name(op.name, other) if op.name else other.name
                 self.save(other, now)
@@ -214,7 +222,7 @@ class Registry:
                 raise Refused("name_taken", f"name: an endpoint is already named {op.name}", field="name")
             record.name = op.name
         if op.cap is not None:
-            record.cap = op.cap
+            record.cap, record.has_own_cap = op.cap, True
         if op.num_ctx is not None:
             record.num_ctx = op.num_ctx
         self.save(record, now)
@@ -248,8 +256,9 @@ class Registry:
         except Refused:
             return
         for record in self.endpoints.values():
-            if record.url == url and record.seen_from == host:
-                self.probed(record, sighting.probe, now)
+            if record.seen_from == host and (record.url == url or (loopback and _is_same(record.url, url))):
+                if record.url == url or sighting.probe.healthy:
+                    self.probed(record, sighting.probe, now)
                 return
         # A host may tell of servers on itself; those elsewhere are for people to add.
         loopback = loopback and sighting.kind is not EndpointKind.anthropic
@@ -259,7 +268,7 @@ class Registry:
                 url,
                 host,
                 f"{sighting.kind}-{host_name}",
-                cap=1,
+                cap=0,
                 num_ctx=0,
                 found=True,
                 now=now,
@@ -279,6 +288,8 @@ class Registry:
         record.version = probe.version or record.version
         record.flavour = probe.flavour or record.flavour
         record.slots = probe.slots or record.slots
+        if probe.slots and not record.has_own_cap:
+            record.cap = probe.slots
         if probe.models is not None:
             record.models = probe.models if probe.warm_known else _still_warm(probe.models, record.models)
         self._look_at_models(record, now, is_back=probe.healthy and not before[0])
@@ -530,7 +541,8 @@ class Registry:
             kind=kind,
             url=url,
             seen_from=seen_from,
-            cap=cap,
+            cap=cap or 1,
+            has_own_cap=cap > 0,
             num_ctx=num_ctx,
             found=found,
             created_ms=now.wall_ms,

@@ -315,3 +315,25 @@ def test_what_was_counted_of_a_removed_endpoint_goes_with_it(rig: Rig) -> None:
     assert ProbeEndpoint(1) in rig.effects
     rig.admin.ask(m.EndpointRemove(endpoint="1"))
     assert (rig.hub.registry.failed_ms, rig.hub.registry.in_flight, rig.hub.registry.heard_ms) == ({}, {}, {})
+
+
+def test_two_reports_of_one_server_are_one_endpoint(rig: Rig) -> None:
+    """One that listens on both loopback addresses would get twice its share of work."""
+    box = rig.host()
+    box.see(sighting("http://127.0.0.1:11434"), sighting("http://[::1]:11434"), sighting("http://localhost:11434"))
+    assert [e.url for e in rig.hub.registry.endpoints.values()] == ["http://127.0.0.1:11434"]
+    box.see(sighting("http://[::1]:11434", endpoint_probe(healthy=False)))
+    assert rig.hub.registry.endpoints[1].healthy
+    box.see(sighting("http://[::1]:11435"))
+    assert len(rig.hub.registry.endpoints) == 2
+
+
+def test_a_cap_that_nobody_has_set_follows_the_slots_of_the_server(rig: Rig) -> None:
+    number = add(rig)
+    record = rig.hub.registry.endpoints[number]
+    assert record.cap == 1
+    rig.probed(number, endpoint_probe(slots=4))
+    assert record.cap == 4
+    rig.admin.ask(m.EndpointUpdate(endpoint=str(number), cap=2))
+    rig.probed(number, endpoint_probe(slots=6))
+    assert record.cap == 2
