@@ -2,7 +2,7 @@
 # Needs: Python 3.11 or newer with venv and headers, a C compiler, make, git.
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := pyproject.toml setup.py agentcom/_fastsched.pyx
+SOURCES := pyproject.toml setup.py $(wildcard agentcom/_fastsched*.px[iy])
 
 .PHONY: run test sim coverage faults soak lint check bench docs clean
 
