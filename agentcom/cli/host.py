@@ -35,7 +35,7 @@ def list_hosts(invocation: Invocation) -> None:
                 len(each.get("agents") or []),
                 *host_report.load(each),
                 each.get("sandbox"),
-                " ".join(flag for flag in ("draining", "paused") if each.get(flag)),
+                host_report.flags(each),
             )
             for each in found["hosts"]
         ],

@@ -26,11 +26,18 @@ def load(host: JsonObject) -> tuple[str, str, str]:
     )
 
 
+def flags(host: JsonObject) -> str:
+    """What keeps work from a host, or brings it there."""
+    known = [flag for flag in ("removing", "draining", "paused", "preferred") if host.get(flag)]
+    return " ".join([*known, *(["quiet"] if host.get("quiet_until") else [])])
+
+
 def lines(host: JsonObject) -> Iterator[tuple[str, object]]:
     """Labelled values of `host show`."""
     yield "last seen", output.since(host.get("last_seen"))
     yield "agents", ", ".join(host.get("agents") or [])
-    yield "flags", " ".join(flag for flag in ("draining", "paused") if host.get(flag))
+    yield "flags", flags(host)
+    yield "quiet until", host.get("quiet_until")
     yield "sandbox", host.get("sandbox")
     yield "software", host.get("software")
     age = host.get("resources_age_s")

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from agentcom import limits
 from agentcom._pysched import TOPS_MAX
 from agentcom.core.lanes import ReadyQueue, key_of, task_of
 from agentcom.core.rows import LANES
 from agentcom.core.score import Candidate
 from agentcom.core.wanted import Wanted
+from agentcom.figures import plausible
 from agentcom.model import FINAL, OPEN_ATTEMPT, RuleKind, RuleScope, State
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def check(hub: Hub) -> None:
     _check_removals(hub)
     _check_board(hub)
     _check_fleet(hub)
+    _check_reports(hub)
     _check_sessions(hub)
     _check_principals(hub)
 
@@ -285,6 +288,17 @@ def _check_fleet(hub: Hub) -> None:
             assert host.session.principal.id == host.record.principal, (
                 f"{host.record.name}: another's session"
             )
+
+
+def _check_reports(hub: Hub) -> None:
+    """What a host reports is bounded, in order, and free of figures that contradict each other."""
+    for host in hub.fleet.hosts.values():
+        name, record, times = host.record.name, host.record, host.trend.times_s()
+        assert len(times) <= limits.TREND_POINTS_MAX, f"{name} has {len(times)} points"
+        assert list(times) == sorted(times), f"{name} has points out of order"
+        if host.reported_ms:
+            assert record.resources is not None, f"{name} reported nothing"
+            assert plausible(record.resources) is record.resources, f"{name} has figures that cannot be"
 
 
 def _check_sessions(hub: Hub) -> None:

@@ -37,6 +37,10 @@ class Trend:
     def __len__(self) -> int:
         return len(self._points) // WIDTH
 
+    def times_s(self) -> array[int]:
+        """When each point is of, the oldest first."""
+        return self._points[::WIDTH]
+
     def add(self, resources: Resources, wall_ms: int) -> None:
         """One more point, unless the last one is of just now. After a clock that was set back, and after a silence, the
         line begins anew."""
@@ -56,7 +60,7 @@ class Trend:
         """As it is stored."""
         if not self._points:
             return None
-        times = self._points[::WIDTH]
+        times = self.times_s()
         percents = [each for n, each in enumerate(self._points) if n % WIDTH]
         gaps = (0, *(later - earlier for earlier, later in pairwise(times)))
         return TrendRecord(start_s=times[0], gaps_s=gaps, percents=tuple(percents))

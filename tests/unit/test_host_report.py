@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentcom.cli.host_report import lines, load, sparkline
+from agentcom.cli.host_report import flags, lines, load, sparkline
 
 GIB = 1 << 30
 FIGURES: dict[str, Any] = {
@@ -76,3 +76,11 @@ def test_vram_by_loaded_models_names_its_source() -> None:
 def test_a_line_of_bars_has_a_dot_where_nothing_is_known() -> None:
     assert sparkline([None, 0, 12.6, 100, 250, -3]) == "·▁▂██▁"
     assert sparkline([None, None]) == sparkline([]) == ""
+
+
+def test_flags_say_what_keeps_work_from_a_host_or_brings_it_there() -> None:
+    assert flags(host()) == ""
+    assert (
+        flags(host(draining=True, preferred=True, quiet_until="2027-01-01T07:00:00.000Z"))
+        == "draining preferred quiet"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 
 from agentcom import limits, messages
+from agentcom.auth import KeyPair
 from agentcom.config import (
     AnthropicSettings,
     Home,
@@ -23,10 +25,11 @@ from agentcom.errors import ConfigError
 from agentcom.model import Allowance, Backend, FailureClass, Role, Strategy, TaskSpec
 from agentcom_sidecar import agents, isolation, policy
 from agentcom_sidecar.backends.base import BackendError
+from agentcom_sidecar.daemon import Daemon
 from agentcom_sidecar.endpoints import is_loopback
 from agentcom_sidecar.git import Git, WorkspaceError, check_branch
 from agentcom_sidecar.log_stream import PIECES_PER_FLUSH_MAX, LogStream
-from agentcom_sidecar.work import Work
+from agentcom_sidecar.work import Outcome, Work
 from agentcom_sidecar.workspace import Workspace
 from tests.fake_hub import assignment
 
@@ -345,3 +348,40 @@ def test_agents_json_holds_plain_names(tmp_path: Path) -> None:
     home = Home(tmp_path / "home").prepare()
     names = agents.agent_names(home, 2)
     assert json.loads((home.sidecar / "agents.json").read_text()) == {"agents": list(names)}
+
+
+# --- what the daemon tells of its host --------------------------------------------------------------------------
+
+
+def daemon_of(home: Path) -> Daemon:
+    """A daemon that has neither a hub nor a loop that goes on."""
+
+    async def make() -> Daemon:
+        made = Daemon(Home(home).prepare(), Settings(), KeyPair(public="p" * 40, secret="s" * 40), no_execute)
+        made.session._context.destroy()
+        return made
+
+    async def no_execute(work: Work) -> Outcome:
+        raise NotImplementedError
+
+    return asyncio.run(make())
+
+
+def test_a_sample_that_is_old_is_not_told_as_a_new_one(tmp_path: Path) -> None:
+    """Older than two reports: what it comes from hangs."""
+    daemon = daemon_of(tmp_path)
+    assert daemon.resources() is None
+    asyncio.run(daemon._take_sample())
+    assert daemon.resources() is not None
+    daemon._sampled_at -= 2 * Settings().sidecar.resources_s + 1
+    assert daemon.resources() is None
+
+
+def test_capabilities_are_told_again_only_when_they_have_changed(tmp_path: Path) -> None:
+    daemon = daemon_of(tmp_path)
+    daemon._tools.known = ["tool:node=18.0.0"]
+    assert "tool:node=18.0.0" in daemon.offer().capabilities
+    assert daemon.new_capabilities() is None
+    daemon._tools.known = ["tool:node=20.0.0"]
+    assert "tool:node=20.0.0" in (daemon.new_capabilities() or ())
+    assert daemon.new_capabilities() is None
