@@ -141,7 +141,8 @@ class World:
         parked_ms = max(queue.park_s, 90) * 1000
         stalls_ms = 2 * queue.stall_s * 1000
         waits_ms = waits_s * 1000 + parked_ms + stalls_ms + 4 * HELP_EVERY_MS
-        stoppers = sum(self.checker.rows[row.id].error_code == "sidecar_stopped" for row in live)
+        now = [self.checker.rows.get(row.id, row) for row in live]  # retention may have taken one
+        stoppers = sum(row.error_code == "sidecar_stopped" for row in now)
         again_ms = queue.max_infrastructure * (each_ms + queue.backoff_max_s * 1000)
         return int(settle_ms + HANG_MS_MAX + attempts * each_ms + waits_ms + stoppers * again_ms)
 
