@@ -119,6 +119,7 @@ class Dispatch:
     ) -> bool:
         """One assignment per place, unless the ones before it have used up what a limit allows. Whether that
         happened."""
+        placed = _first_first([group for _, group in queued], placed)
         starts = [
             (task_of(entry), group, asked[group].told(self.board.candidate(asked[group].now, each, now)))
             for (entry, group), each in zip(queued, placed, strict=True)
@@ -191,6 +192,22 @@ class Dispatch:
         self._out.publish(
             "task", "task_fell_back", task=table.id[slot], tier=tier, to=to.value, because=because
         )
+
+
+def _first_first(groups: list[int], placed: list[Placed]) -> list[Placed]:
+    """The same places, but of the tasks of one group, which are alike, those ahead in the queue start and those behind
+    wait for a full endpoint: the scheduler says how many do which."""
+    if not any(each.agent < 0 <= each.endpoint for each in placed):
+        return placed
+    of_group: dict[int, list[int]] = {}
+    for at, group in enumerate(groups):
+        of_group.setdefault(group, []).append(at)
+    ordered = list(placed)
+    for places in of_group.values():
+        told = sorted((placed[at] for at in places), key=lambda each: each.agent < 0)  # stable
+        for at, each in zip(places, told, strict=True):
+            ordered[at] = each
+    return ordered
 
 
 def _reason(table: TaskTable, slot: int) -> str:
