@@ -30,6 +30,7 @@ class Call:
 
     task: SimTask
     done: Callable[[Call], None]
+    called_ms: int = 0
     begun_ms: int = 0
     load_ms: int = 0
     first_byte_ms: int = 0
@@ -48,6 +49,7 @@ class Machine:
     loads: int = 0
 
     def call(self, call: Call) -> None:
+        call.called_ms = self.now_ms()
         self.waiting.append(call)
         self._go_on()
 

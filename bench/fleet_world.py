@@ -223,11 +223,8 @@ class Fleet:
 
     def _called(self, end: End, key: tuple[int, int], number: int, call: Call) -> None:
         self.stories[number].begun_ms = call.begun_ms
-        waited_ms = call.begun_ms + call.first_byte_ms - self.now_ms + call.generate_ms
-        durations = {
-            "first_byte": max(call.first_byte_ms + max(waited_ms, 0), 1),
-            "generate": call.generate_ms,
-        }
+        first_ms = call.begun_ms - call.called_ms - call.load_ms + call.first_byte_ms
+        durations = {"first_byte": first_ms, "generate": call.generate_ms}
         if call.load_ms:
             durations["load"] = call.load_ms
         self._ended(end, key, number, durations)

@@ -11,6 +11,8 @@ import ipaddress
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
+import msgspec
+
 from agentcom import limits
 from agentcom import messages as m
 from agentcom.clock import Now
@@ -373,6 +375,7 @@ class Registry:
         if result.provider_limits:
             self.provider_limits[endpoint] = dict(result.provider_limits)
         self.touched.add(endpoint)
+        self._loaded(record, model)
         measure = record.measures.get(model)
         if measure is None:
             if len(record.measures) >= limits.MODELS_PER_ENDPOINT_MAX:
@@ -384,7 +387,21 @@ class Registry:
     def heard(self, call: Call) -> None:
         """The first byte of an answer has come: the model is loaded."""
         if self.loads and self.loads.heard(call[:2]) and call[0] in self.endpoints:
+            self._loaded(self.endpoints[call[0]], call[1])
             self.changed(self.endpoints[call[0]])
+
+    def _loaded(self, record: EndpointRecord, model: str) -> None:
+        """A call shows that the model is loaded, with the context that calls ask for; the next check says it anew."""
+        if any(one.warm and canonical_model(one.name) == model for one in record.models):
+            return
+        num_ctx = record.num_ctx or self.settings.models.num_ctx
+        self.touched.add(record.id)
+        record.models = tuple(
+            msgspec.structs.replace(one, warm=True, context_length=min(num_ctx, one.context_max or num_ctx))
+            if canonical_model(one.name) == model and record.kind is EndpointKind.ollama
+            else one
+            for one in record.models
+        )
 
     def answered(self, record: EndpointRecord, answer: ModelAnswer, now: Now) -> bool:
         """A model was asked for a token; True when it may get work again."""

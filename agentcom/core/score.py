@@ -13,7 +13,9 @@ from msgspec import Struct
 
 from agentcom.clock import Now
 from agentcom.config import Settings
+from agentcom.core import estimates
 from agentcom.core.agents import Agent, Fleet, Host
+from agentcom.core.estimates import S_US, TOKENS_EXPECTED, TOKENS_PER_S
 from agentcom.core.registry import NO_ENDPOINT, Registry
 from agentcom.core.wanted import held_model, is_warm, missing_preferences, model_misses, model_of
 from agentcom.model import (
@@ -21,27 +23,17 @@ from agentcom.model import (
     EndpointModel,
     EndpointRecord,
     Group,
-    ModelMeasure,
     ScorePart,
     Strategy,
     Tier,
 )
 
-S_US: Final = 1_000_000
 SHELL_US: Final = 1 * S_US  # expected time of a shell task, until there is a measured one
-TOKENS_EXPECTED: Final = 1_000  # of a standard task's answer
-TOKENS_PER_S: Final = 30  # of a local model, until there is a measured rate
 CLOUD_US: Final = 30 * S_US
 LOCAL_RUN_US: Final = TOKENS_EXPECTED * S_US // TOKENS_PER_S
 BUSY_STEP_US: Final = S_US // 4  # what each task that a host runs adds to the time of the next
-LOAD_BYTES_PER_S: Final = 500_000_000  # a cold model is read from disk at about this speed
-LOAD_US_MIN: Final = 2 * S_US
-RUN_US_MIN: Final = S_US // 10
-RUN_US_MAX: Final = 24 * 3600 * S_US
-LOAD_US_MAX: Final = 3600 * S_US
 WAIT_US_MAX: Final = 7 * 24 * 3600 * S_US
 PENALTY_US: Final = 60 * S_US  # an endpoint, or a host without one, that failed in the last minute
-SPILL_FACTOR: Final = 4  # a model that is partly in RAM takes about as many times as long
 UNKNOWN_FIT_US: Final = 5 * S_US  # whether a cold model fits its host is not known
 EVICTION_US: Final = 5 * S_US  # until other models have left the memory that a cold one needs
 PREFERENCE_US: Final = 20 * S_US  # each thing that a task prefers and does not find
@@ -120,17 +112,12 @@ class Scores:
         """The endpoint's side; it has the model. `home` is the host that it is on, where that is known."""
         held = held_model(endpoint, model)
         assert held is not None, f"{endpoint.name} lost {model} within one tick"
-        measured = endpoint.measures.get(model)
-        run_us = _run_us(measured)
+        run_us = estimates.run_us(endpoint, held, home)
         load_us = 0
         num_ctx = endpoint.num_ctx or self.settings.models.num_ctx
         if not is_warm(endpoint, held, num_ctx):
-            read_us = held.size_bytes * S_US // LOAD_BYTES_PER_S
-            if measured is not None and measured.load_samples:
-                read_us = measured.load_ms * 1000
-            load_us = min(max(LOAD_US_MIN, read_us), LOAD_US_MAX) + _eviction_us(held, home)
-        if home is not None and 0 < home.load.vram_bytes < held.size_bytes:
-            run_us *= SPILL_FACTOR
+            load_us = estimates.load_us(endpoint, held)
+            load_us += _eviction_us(held, home) + estimates.displaced_us(endpoint, held, home)
         mine, others = 0, 0
         for (number, other), calls in self._registry.in_flight.items():
             if number == endpoint.id:
@@ -177,15 +164,6 @@ def plain_run_us(group: Group) -> int:
 def model_preference_us(group: Group, model: EndpointModel) -> int:
     """What the model lacks of what the group prefers, whoever calls it."""
     return model_misses(group, model) * PREFERENCE_US if group.prefers else 0
-
-
-def _run_us(measured: ModelMeasure | None) -> int:
-    """The expected tokens at the measured rate, after the measured wait for the first byte."""
-    if measured is None:
-        return TOKENS_EXPECTED * S_US // TOKENS_PER_S
-    rate = measured.tokens_per_ks if measured.rate_samples else TOKENS_PER_S * 1000
-    run_us = measured.first_byte_ms * 1000 + TOKENS_EXPECTED * 1000 * S_US // max(rate, 1)
-    return min(max(run_us, RUN_US_MIN), RUN_US_MAX)
 
 
 def _eviction_us(model: EndpointModel, home: Host | None) -> int:

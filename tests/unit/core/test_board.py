@@ -9,7 +9,8 @@ import pytest
 from agentcom import limits
 from agentcom import messages as m
 from agentcom._pysched import COST_US_MAX, STEP_US_MAX
-from agentcom.core.score import RUN_US_MAX, SPILL_FACTOR, WAIT_US_MAX
+from agentcom.core.estimates import RUN_US_MAX, SPILL_FACTOR
+from agentcom.core.score import WAIT_US_MAX
 from agentcom.model import FailureClass
 from tests.core_rig import HostEnd, Rig
 from tests.factories import (

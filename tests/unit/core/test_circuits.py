@@ -297,6 +297,7 @@ def test_the_score_uses_what_was_measured(rig: Rig) -> None:
     box, _ = rig.host(), shared(rig)
     rig.admin.submit(task())
     box.complete(box.take(), tokens_out=500, durations_ms=DURATIONS)
+    rig.probed(1, endpoint_probe(endpoint_model()))  # it was unloaded since
     rig.admin.submit(task())
     score = box.assigned().route.score
     assert score is not None

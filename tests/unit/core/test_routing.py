@@ -9,15 +9,13 @@ import pytest
 from agentcom import limits
 from agentcom import messages as m
 from agentcom.clock import rfc3339
+from agentcom.core.estimates import LOAD_US_MAX, LOAD_US_MIN, SPILL_FACTOR
 from agentcom.core.score import (
     EVICTION_US,
-    LOAD_US_MAX,
-    LOAD_US_MIN,
     PENALTY_US,
     PREFERENCE_US,
-    SPILL_FACTOR,
 )
-from agentcom.model import Backend, EndpointKind, FailureClass, Gpu, Role, Strategy, Tier
+from agentcom.model import Backend, EndpointKind, FailureClass, Gpu, ModelMeasure, Role, Strategy, Tier
 from tests.core_rig import HostEnd, Rig
 from tests.factories import (
     MODEL,
@@ -44,6 +42,13 @@ def gpu(rig: Rig, host: str, agents: int = 1, **model: Any) -> HostEnd:
     box = rig.host(host, agents)
     box.see(sighting(probe=endpoint_probe(endpoint_model(**model))))
     return box
+
+
+def loads_in(rig: Rig, endpoint: str, load_ms: int) -> None:
+    """A load of the usual model was measured there."""
+    record = rig.hub.registry.named(endpoint)
+    record.measures[MODEL] = ModelMeasure(load_ms=load_ms, load_samples=1)
+    rig.hub.registry.touched.add(record.id)
 
 
 def one_backend(rig: Rig, name: str, *backends: Backend) -> HostEnd:
@@ -144,7 +149,8 @@ def test_tasks_wait_for_a_warm_endpoint_until_a_cold_one_is_sooner_for_those_beh
     """The cold one loads for 40 s and a task runs for 33 s, so one of them waits for the first, and one does not. They
     are alike, so the one that came earlier starts."""
     gpu(rig, "warm", warm=True)
-    gpu(rig, "cold", size_bytes=20_000_000_000)
+    gpu(rig, "cold")
+    loads_in(rig, "ollama-cold", 40_000)
     rig.admin.submit(task(), task(), task())
     assert [(one.task, one.route.host) for one in rig.sent(m.Assign)] == [(1, "warm"), (2, "cold")]
     assert rig.admin.state(3) == "ready"
@@ -412,7 +418,8 @@ def test_a_task_waits_for_a_full_endpoint_whose_only_agent_is_busy(rig: Rig) -> 
     """The cold one would load for 40 s; the warm one is free in 33 s, and then its agent is too."""
     warm = gpu(rig, "warm", warm=True)
     first = rig.admin.submit(task())
-    gpu(rig, "cold", size_bytes=20_000_000_000)
+    gpu(rig, "cold")
+    loads_in(rig, "ollama-cold", 40_000)
     second = rig.admin.submit(task())
     assert rig.admin.state(second) == "ready"
     third = rig.admin.submit(task())
@@ -428,7 +435,8 @@ def test_a_task_with_nobody_to_wait_for_goes_to_the_cold_host(rig: Rig) -> None:
     gpu(rig, "warm", warm=True)
     rig.admin.submit(task())
     rig.admin.ask(m.HostDrain(host="warm"))
-    gpu(rig, "cold", size_bytes=20_000_000_000)
+    gpu(rig, "cold")
+    loads_in(rig, "ollama-cold", 40_000)
     rig.admin.submit(task())
     assert [one.route.host for one in rig.sent(m.Assign)] == ["cold"]
 
