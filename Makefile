@@ -70,6 +70,7 @@ bench: .venv/.test
 	$(BIN)/python -m bench.sampling
 	$(BIN)/python -m bench.peers
 	$(BIN)/python -m bench.scheduler
+	$(BIN)/python -m bench.sidecar
 	$(BIN)/python -m bench.fleet
 
 docs: .venv/.run
