@@ -25,9 +25,10 @@ def server(warm: bool = True, **script: Any) -> dict[str, Any]:
 
 def see(client: Client, count: int) -> None:
     def healthy() -> bool:
-        return sum(each["healthy"] for each in client.endpoint_list()["endpoints"]) == count
+        found = client.endpoint_list()["endpoints"]
+        return sum(each["healthy"] for each in found if each["kind"] == "ollama") == count
 
-    eventually(f"{count} endpoints are healthy", healthy)
+    eventually(f"{count} Ollama servers are healthy", healthy)
 
 
 def host(world: World, name: str, url: str, agents: int = 2) -> None:
