@@ -100,7 +100,11 @@ def test_a_complex_task_goes_to_claude_with_its_cost(world: World) -> None:
     assert task["state"] == "completed", task["error"]
     assert task["route"]["strategy"] == "cloud_llm"
     result = task["result"]
-    assert (result["status"], result["backend"], result["model"]) == ("unchecked", "claude", "claude-opus-5-5")
+    assert (result["status"], result["backend"], result["model"]) == (
+        "unchecked",
+        "claude",
+        "claude-opus-5-5",
+    )
     assert (result["tokens_in"], result["tokens_out"]) == (1000, 100)
     # 1,000 tokens in at 4 USD and 100 out at 20 USD a million: the price table of the model.
     assert result["cost_usd"] == pytest.approx(0.006)
@@ -148,8 +152,14 @@ def test_what_a_task_carries_arrives_unchanged_over_every_door(world: World, tmp
         "files": [{"path": "a.txt", "reason": "the ä first"}, {"path": "naïve 名.txt", "reason": ""}],
         "success_criteria": ["it works ✓", "nothing else  changes "],
         "checks": [
-            {"kind": "file_exists", "target": "naïve 名.txt", "timeout_s": 300},
-            {"kind": "command_succeeds", "target": "test  -f 'a.txt' && echo \"ok ✓\"", "timeout_s": 300},
+            {"kind": "file_exists", "target": "naïve 名.txt", "timeout_s": 300, "expect": "", "command": ""},
+            {
+                "kind": "command_succeeds",
+                "target": "test  -f 'a.txt' && echo \"ok ✓\"",
+                "timeout_s": 300,
+                "expect": "",
+                "command": "",
+            },
         ],
         "command": "true",
         "labels": ["über"],
@@ -163,7 +173,10 @@ def test_what_a_task_carries_arrives_unchanged_over_every_door(world: World, tmp
     by_python = by_client.wait(taken["id"], timeout_s=30)
     first = by_cli[0] if isinstance(by_cli, list) else by_cli.get("tasks", [by_cli])[0]
     for task in (first, by_python):
-        sent = {**fields, "idempotency_key": task["idempotency_key"]}  # the client adds one, so that it may repeat
+        sent = {
+            **fields,
+            "idempotency_key": task["idempotency_key"],
+        }  # the client adds one, so that it may repeat
         digest = hashlib.sha256(msgspec.msgpack.encode(msgspec.convert(sent, TaskSpec))).hexdigest()
         assert {name: task[name] for name in fields} == fields
         assert task["result"]["status"] == "verified", task["result"]
