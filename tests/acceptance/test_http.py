@@ -48,7 +48,7 @@ def test_a_task_over_http_arrives_unchanged_and_comes_back_verified(world: World
         "branch": "main",
         "files": [{"path": "a.txt", "reason": "the ä first"}],
         "success_criteria": ["it works ✓"],
-        "checks": [{"kind": "file_exists", "target": "a.txt", "timeout_s": 300}],
+        "checks": [{"kind": "file_exists", "target": "a.txt", "timeout_s": 300, "expect": "", "command": ""}],
         "command": "true",
     }
     with api(world) as client:
@@ -81,9 +81,14 @@ def test_bad_tasks_are_refused_by_field(world: World, fields: dict[str, Any], co
         problem = refused.json()
         assert refused.status_code in (400, 422), refused.text
         assert refused.headers["content-type"].startswith("application/problem+json")
-        assert (problem["code"], problem["field"].removeprefix("tasks[0].")) == (code, field.removeprefix("tasks[0]."))
+        assert (problem["code"], problem["field"].removeprefix("tasks[0].")) == (
+            code,
+            field.removeprefix("tasks[0]."),
+        )
         assert problem["detail"]
-        assert client.post("/api/v1/tasks", json={"description": "fine", "command": "true"}).status_code == 201
+        assert (
+            client.post("/api/v1/tasks", json={"description": "fine", "command": "true"}).status_code == 201
+        )
 
 
 def test_an_endpoint_is_registered_over_http_and_seen_with_its_models(world: World) -> None:
@@ -157,7 +162,10 @@ def test_a_revoked_token_ends_its_streams_within_a_second(world: World) -> None:
             for _ in lines:
                 pass
             assert time.monotonic() - revoked < 2.5, "1 s, and what a busy machine adds"
-        assert httpx2.get(client.base_url.join("/api/v1/agents"), headers=headers, trust_env=False).status_code == 401
+        assert (
+            httpx2.get(client.base_url.join("/api/v1/agents"), headers=headers, trust_env=False).status_code
+            == 401
+        )
 
 
 def test_ctrl_c_is_over_within_three_seconds_with_streams_open(world: World) -> None:
