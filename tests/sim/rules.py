@@ -61,6 +61,7 @@ class Deadlines:
         self._unsure: set[int] = (
             set()
         )  # the wall clock was set while no hub ran: terms may be shorter by a day
+        self._vague: set[int] = set()  # retried by a batch told late: which moments had passed then is not known
         self._noted_offset_ms: int | None = None
         self.is_told_late = False  # of a batch that was stored some time ago, by another wall clock
 
@@ -88,6 +89,9 @@ class Deadlines:
         wall_ms = self._line.now().wall_ms
         old = self._moments[task]
         start_by, complete_by = (ms if ms > wall_ms else 0 for ms in (old.start_by, old.complete_by))
+        if self.is_told_late:
+            start_by = complete_by = 0
+            self._vague.add(task)
         self._moments[task] = Moments(0, start_by, complete_by, old.ttl_ms)
         self._began_ms[task] = self._line.now_ms
         self._tried.discard(task)
@@ -152,7 +156,7 @@ class Deadlines:
 
     def _check_expired(self, row: TaskRow, moments: Moments, now: Now) -> None:
         self._line.reach(f"expired_{row.error_code}")
-        if self.is_told_late:
+        if self.is_told_late or (row.id in self._vague and row.error_code != "ttl"):
             return
         what = f"task {row.id} was expired by {row.error_code} before its time"
         if row.error_code in ("start_by", "complete_by"):
