@@ -182,6 +182,12 @@ class PolicySettings(Struct, frozen=True, forbid_unknown_fields=True):
     network: Literal["all", "trusted", "nobody"] = "trusted"
 
 
+class GitSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[git]: local to a host. `push`: branches go to where their base came from before a task is done."""
+
+    push: bool = True
+
+
 class AnthropicSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[anthropic]: local to a host. `key_file` is a 0600 file; ANTHROPIC_API_KEY comes first. The key is sent
     to `base_url` only."""
@@ -236,6 +242,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     sidecar: SidecarSettings = SidecarSettings()
     sandbox: SandboxSettings = SandboxSettings()
     policy: PolicySettings = PolicySettings()
+    git: GitSettings = GitSettings()
     anthropic: AnthropicSettings = AnthropicSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()

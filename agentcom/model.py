@@ -422,7 +422,8 @@ class TaskResult(Struct, frozen=True, kw_only=True):
     `spec_sha256` is over the task's bytes as the sidecar received them. `tampered` are files that judge the work, which
     the task does not name and the attempt has changed. `sandbox` is what isolated its commands ("bubblewrap" or
     "none"), `sandbox_reason` why nothing did, and the remedy. `provider_limits` is what a cloud provider said of its
-    own limits with the last answer, as `requests_remaining`.
+    own limits with the last answer, as `requests_remaining`. `pushed`: the branch lies where its base
+    came from.
     """
 
     status: ResultStatus
@@ -455,6 +456,7 @@ class TaskResult(Struct, frozen=True, kw_only=True):
     evidence: Evidence | None = None
     tampered: tuple[str, ...] = ()
     sandbox_reason: str = ""
+    pushed: bool = False
 
 
 class TaskError(Struct, frozen=True, kw_only=True):

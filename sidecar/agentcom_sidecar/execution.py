@@ -25,7 +25,7 @@ from agentcom.model import (
     TaskError,
     TaskResult,
 )
-from agentcom_sidecar import policy, prices, prompt, verify
+from agentcom_sidecar import policy, prices, prompt, push, verify
 from agentcom_sidecar.agentic.loop import ROUNDS_MAX, Hooks, Tally, converse
 from agentcom_sidecar.agentic.tools import Toolbox
 from agentcom_sidecar.anthropic_key import KEY_VARIABLE, find_key
@@ -69,6 +69,7 @@ class Progress:
     iterations: list[Iteration] = field(default_factory=list)
     before: tuple[CheckStatus, ...] = ()
     tampered: tuple[str, ...] = ()
+    pushed_branch: str | None = None
     tally: Tally = field(default_factory=Tally)
     durations_ms: dict[str, int] = field(default_factory=dict)
     watch: Stopwatch = field(default_factory=Stopwatch)
@@ -86,6 +87,7 @@ async def execute(work: Work) -> Outcome:
     error: TaskError | None = None
     try:
         await _STRATEGIES[route.strategy](work, progress)
+        await _publish(work, progress)
     except BackendError as failure:
         error = failure.as_error()
     except WorkspaceError as failure:
@@ -282,6 +284,23 @@ def _timed_checks(work: Work, progress: Progress) -> fix_loop.Verify:
     return checks
 
 
+async def _publish(work: Work, progress: Progress) -> None:
+    """The branch goes to where its base came from, before the attempt is done."""
+    place, made = work.workspace, progress.commit
+    if made is None or place.mirror is None or place.remote is None or place.outside is None:
+        return
+    if reason := push.why_not(place.remote, is_wanted=work.settings.git.push):
+        work.log(f"[not pushed] {reason}\n")
+        return
+    await work.hub_gate()  # after a lease without the hub, the task may be another's by now
+    watch = Stopwatch()
+    progress.pushed_branch = await push.push(
+        place.mirror, place.remote, place.branch, made.commit, place.outside, work.settings.sidecar.fetch_s
+    )
+    progress.spend("push", watch.ms)
+    work.log(f"[pushed] {progress.pushed_branch}\n")
+
+
 # The result: from whatever there is.
 
 
@@ -325,7 +344,8 @@ def _result(work: Work, progress: Progress) -> TaskResult:
             exit_code=progress.exit_code,
             commit=progress.commit.commit if progress.commit else None,
             tree=progress.commit.tree if progress.commit else None,
-            branch=workspace.branch or None,
+            branch=progress.pushed_branch or workspace.branch or None,
+            pushed=progress.pushed_branch is not None,
             files_changed=progress.commit.files_changed if progress.commit else (),
             context_truncated=tally.context_truncated,
             stop_reason=tally.stop_reason,

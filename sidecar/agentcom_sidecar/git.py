@@ -52,6 +52,7 @@ _OPTIONS = (
     "submodule.recurse=false",
     "fetch.recurseSubmodules=no",
     "advice.addEmbeddedRepo=false",
+    "advice.pushUpdateRejected=false",
     "diff.external=",
     "init.defaultBranch=main",
 )
@@ -268,7 +269,8 @@ class Git:
         options = ("-c", f"http.followRedirects={'initial' if remote.is_trusted else 'false'}")
         variables = _network_environment(remote)
         named = (variables.get(name, "") for name in ("GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR"))
-        view = View(readable=tuple(Path(each) for each in named if os.path.isabs(each)), network=True)
+        certificates = tuple(Path(each) for each in named if os.path.isabs(each))
+        view = View(readable=(*self.view.readable, *certificates), network=True)
         mode: SandboxMode = "off" if remote.is_trusted else self.mode
         result = await self._call(arguments, cwd, timeout_s, variables, options, view, mode)
         return _text_or_error(result, arguments, timeout_s, remote)

@@ -117,7 +117,7 @@ class Run:
             return Outcome(outcome="failed", error=error.as_error())
         self.directory = place.path.name
         self._step()
-        bound_s = self.assign.timeout_s + self._checks_s + OVERTIME_S
+        bound_s = self.assign.timeout_s + self._checks_s + self._push_s + OVERTIME_S
         try:
             async with asyncio.timeout(bound_s) as clock:
                 return await self._execute(self._work_in(place))
@@ -132,6 +132,11 @@ class Run:
     def _checks_s(self) -> float:
         """What the checks may take by their own time-outs, after each try."""
         return float(sum(c.timeout_s for c in self._spec.checks) * (self.assign.max_fix_attempts + 1))
+
+    @property
+    def _push_s(self) -> float:
+        """What the push of its branch may take."""
+        return 3 * self._settings.sidecar.fetch_s if self._spec.repo else 0.0
 
     def _work_in(self, place: workspace.Workspace) -> Work:
         self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)

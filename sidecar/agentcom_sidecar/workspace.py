@@ -87,7 +87,7 @@ class Workspace:
     """An attempt's directory. Without a repository `branch` and `base_commit` are empty strings.
 
     `environment` belongs into every command that runs here: who commits, and that no repository above the
-    directory is taken for the task's own.
+    directory is taken for the task's own. `remote` is where its base came from, `outside` runs git apart from it.
     """
 
     path: Path
@@ -97,6 +97,8 @@ class Workspace:
     git: Git
     mirror: Path | None = None
     git_dir: Path | None = None
+    remote: Remote | None = None
+    outside: Git | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -307,6 +309,8 @@ async def _worktree(
         git=inside,
         mirror=mirror,
         git_dir=git_dir,
+        remote=remote,
+        outside=git,
     )
 
 
