@@ -9,7 +9,7 @@ the plain reckoning) belongs to the task, so that every policy meets the same wo
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 GB: Final = 1_000_000_000
@@ -98,7 +98,7 @@ def trace(seed: int, hosts: int, models: int, tasks: int) -> Trace:
     """The same arguments give the same trace."""
     rng = random.Random(seed)
     kinds = _models(rng, models)
-    fleet = tuple(_host(rng, n, kinds, hosts) for n in range(hosts))
+    fleet = _placed(rng, [_host(rng, n, kinds) for n in range(hosts)], kinds)
     return Trace(fleet, kinds, _tasks(rng, fleet, kinds, tasks))
 
 
@@ -116,15 +116,13 @@ def _models(rng: random.Random, count: int) -> tuple[SimModel, ...]:
     )
 
 
-def _host(rng: random.Random, number: int, models: tuple[SimModel, ...], hosts: int) -> SimHost:
+def _host(rng: random.Random, number: int, models: tuple[SimModel, ...]) -> SimHost:
     shares = [kind[0] for kind in HOST_KINDS]
     _, vram, ram, bandwidth, disk, cap = rng.choices(HOST_KINDS, shares)[0]
     fitting = [one for one in models if one.size_bytes <= (vram or 6) * GB]
     spilling = [one for one in models if (vram or 6) * GB < one.size_bytes <= (vram + ram // 2) * GB]
     own = rng.sample(fitting, min(len(fitting), rng.randint(4, 10)))
     own += rng.sample(spilling, min(len(spilling), 1)) if rng.random() < 0.2 else []
-    # Each model has some hosts that are sure to have it, so that no task waits for ever.
-    own += [one for n, one in enumerate(models) if n % hosts == number or (number + n) % 20 == 0]
     return SimHost(
         name=f"host-{number:03d}",
         vram_bytes=vram * GB,
@@ -135,6 +133,20 @@ def _host(rng: random.Random, number: int, models: tuple[SimModel, ...], hosts: 
         agents=cap + 1,
         has_cloud=number % 10 == 0,
         models=tuple(dict.fromkeys(own)),
+    )
+
+
+def _placed(rng: random.Random, hosts: list[SimHost], models: tuple[SimModel, ...]) -> tuple[SimHost, ...]:
+    """The hosts, with one in twenty more for each model, of those whose VRAM holds it; where none does, the largest:
+    no task waits for ever, and nobody keeps a model where it could hardly run."""
+    added: dict[str, list[SimModel]] = {host.name: [] for host in hosts}
+    largest = max(hosts, key=lambda host: host.vram_bytes)
+    for model in models:
+        able = [host for host in hosts if host.vram_bytes >= model.size_bytes] or [largest]
+        for host in rng.sample(able, min(len(able), max(1, len(hosts) // 20))):
+            added[host.name].append(model)
+    return tuple(
+        replace(host, models=tuple(dict.fromkeys((*host.models, *added[host.name])))) for host in hosts
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import msgspec
@@ -42,6 +43,7 @@ NO_ENDPOINT = 0  # in the place of an endpoint's number
 UNHEARD_CYCLES = 3  # a host's endpoint that no cycle has reported for so long is not healthy
 
 
+@lru_cache(maxsize=4096)  # asked for each model of each endpoint that a tick looks at; names are few
 def canonical_model(name: str) -> str:
     """An Ollama model name as a key: lower case, default library dropped, tag always there."""
     key = name.strip().lower()
