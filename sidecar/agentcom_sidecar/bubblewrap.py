@@ -121,14 +121,14 @@ def _system() -> tuple[str, ...]:
             made += ["--symlink", os.readlink(path), path]
         elif os.path.isdir(path):
             made += ["--ro-bind", path, path]
-    for path in _python():
-        made += ["--ro-bind", path, path]
     made += ["--ro-bind", guard.__file__, GUARD]
     for path in _etc():
         made += ["--ro-bind-try", path, path]
     made += ["--proc", "/proc", *_covered_proc(), "--dev", "/dev"]
     made += [*_memory("/dev/shm", SHM_BYTES_MAX), "--remount-ro", "/dev"]  # noqa: S108 (the command's own)
     made += [*_memory("/tmp", TMP_BYTES_MAX), "--symlink", "/tmp", "/var/tmp"]  # noqa: S108 (as above)
+    for path in _python():  # after /tmp, below which it may lie
+        made += ["--ro-bind", path, path]
     return tuple(made)
 
 

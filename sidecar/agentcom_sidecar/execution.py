@@ -191,17 +191,19 @@ async def _ask_claude(work: Work, progress: Progress) -> None:
         first_byte_s=settings.sidecar.first_byte_s,
         idle_s=settings.sidecar.idle_s,
     )
-    purse = purse_of(
-        work.assign.budget_usd, work.assign.route.model, _prices(work), settings.sidecar.max_output_tokens
-    )
-    await _ask_model(work, progress, backend, purse)
+    await _ask_model(work, progress, backend, _purse(work))
 
 
-def _prices(work: Work) -> PriceList:
+def _purse(work: Work) -> Purse | None:
+    """What the attempt may spend, where a budget concerns it: only then must prices be known."""
+    if work.assign.budget_usd is None:
+        return None
     try:
-        return prices.load(work.settings.anthropic.prices_file)
+        found = prices.load(work.settings.anthropic.prices_file)
     except ConfigError as error:
         raise configuration("bad_prices", error.message) from error
+    out_max = work.settings.sidecar.max_output_tokens
+    return purse_of(work.assign.budget_usd, work.assign.route.model, found, out_max)
 
 
 _STRATEGIES: dict[Strategy, Callable[[Work, Progress], Awaitable[None]]] = {

@@ -39,11 +39,9 @@ class Purse:
         )
 
 
-def purse_of(budget_usd: float | None, model: str, prices: PriceList, out_max: int) -> Purse | None:
-    """The purse of an attempt; None when no budget concerns it. Raises BackendError where the price is unknown: such
-    work cannot be kept within a budget."""
-    if budget_usd is None:
-        return None
+def purse_of(budget_usd: float, model: str, prices: PriceList, out_max: int) -> Purse:
+    """The purse of an attempt. Raises BackendError where the price is unknown: such work cannot be kept within a
+    budget."""
     price = prices.of(model)
     if price is None:
         said = f"the price of {model} is unknown, and a budget concerns the task; name it in anthropic.prices_file"
