@@ -33,6 +33,10 @@ Hours = Annotated[
         r"([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$(?!\n)",
     ),
 ]
+ForgePlace = Annotated[
+    str,
+    Meta(max_length=1000, pattern=r"^[^ \n]+ (github|gitea|gitlab) https?://[^ \n]+ [^\n]+$(?!\n)"),
+]
 LaneDelay = Annotated[int, Meta(ge=0, le=TERM_S_MAX)]
 
 
@@ -183,9 +187,13 @@ class PolicySettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GitSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """[git]: local to a host. `push`: branches go to where their base came from before a task is done."""
+    """[git]: local to a host. `push`: branches go to where their base came from before a task is done. `forges`
+    (`PREFIX KIND API TOKEN_FILE`) says where pull requests for repositories below a prefix are opened; `pull_requests`
+    is for tasks that do not say whether they want one."""
 
     push: bool = True
+    forges: Annotated[tuple[ForgePlace, ...], Meta(max_length=50)] = ()
+    pull_requests: bool = True
 
 
 class AnthropicSettings(Struct, frozen=True, forbid_unknown_fields=True):

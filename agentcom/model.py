@@ -204,7 +204,8 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
 
     `not_before`, `start_by` and `complete_by` are RFC 3339 and follow the wall clock; the other times are durations
     with the unit in the name, and do not. `verify` false asks for no checks to run (`--no-verify`). `needs` must be
-    there, what the task `prefers` costs time where it is not.
+    there, what the task `prefers` costs time where it is not. `pull_request` is up to the host
+    where it is not given.
     """
 
     description: Annotated[str, Meta(min_length=1, max_length=limits.DESCRIPTION_CHARS_MAX)]
@@ -236,6 +237,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     verify: bool = True
     prefers: Annotated[tuple[Label, ...], Meta(max_length=limits.NEEDS_MAX)] = ()
     allow: Annotated[tuple[Allowance, ...], Meta(max_length=len(Allowance))] = ()
+    pull_request: bool | None = None
 
 
 class TaskRow(Struct, array_like=True):

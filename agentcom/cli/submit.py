@@ -43,7 +43,9 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
 )
 @click.option("--no-verify", is_flag=True, help="Run no checks.")
 @click.option("--command", metavar="CMD", help="Run this by sh; the task is then trivial and uses no model.")
-@click.option("--budget", "budget_usd", type=float, metavar="USD", help="What all its paid attempts may cost.")
+@click.option(
+    "--budget", "budget_usd", type=float, metavar="USD", help="What all its paid attempts may cost."
+)
 @click.option("--needs", multiple=True, metavar="CAP", help="A capability that the agent must have.")
 @click.option(
     "--prefers", multiple=True, metavar="CAP", help="The same, but it costs time where it is missing."
@@ -53,6 +55,11 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
     multiple=True,
     metavar="WHAT",
     help="lower or raise: it may run on another tier; network: its commands may use the network.",
+)
+@click.option(
+    "--pull-request/--no-pull-request",
+    default=None,
+    help="Whether a pull request is opened; by default where the host knows the repository's forge.",
 )
 @click.option("--model", metavar="MODEL", help="The model wanted.")
 @click.option("--max-retries", type=int, metavar="N")

@@ -25,7 +25,7 @@ from agentcom.model import (
     TaskError,
     TaskResult,
 )
-from agentcom_sidecar import policy, prices, prompt, push, verify
+from agentcom_sidecar import policy, prices, prompt, pull_requests, push, verify
 from agentcom_sidecar.agentic.loop import ROUNDS_MAX, Hooks, Tally, converse
 from agentcom_sidecar.agentic.tools import Toolbox
 from agentcom_sidecar.anthropic_key import KEY_VARIABLE, find_key
@@ -40,6 +40,7 @@ from agentcom_sidecar.backends.base import (
 )
 from agentcom_sidecar.backends.ollama import OllamaBackend
 from agentcom_sidecar.backends.openai import OpenAIBackend
+from agentcom_sidecar.forges.base import ForgeError
 from agentcom_sidecar.isolation import Isolation
 from agentcom_sidecar.prices import PriceList
 from agentcom_sidecar.purse import Purse, purse_of
@@ -70,6 +71,7 @@ class Progress:
     before: tuple[CheckStatus, ...] = ()
     tampered: tuple[str, ...] = ()
     pushed_branch: str | None = None
+    pull_request: str | None = None
     tally: Tally = field(default_factory=Tally)
     durations_ms: dict[str, int] = field(default_factory=dict)
     watch: Stopwatch = field(default_factory=Stopwatch)
@@ -301,6 +303,30 @@ async def _publish(work: Work, progress: Progress) -> None:
     )
     progress.spend("push", watch.ms)
     work.log(f"[pushed] {progress.pushed_branch}\n")
+    wanted = work.spec.pull_request
+    if work.settings.git.pull_requests if wanted is None else wanted:
+        await _ask_to_merge(work, progress, progress.pushed_branch)
+
+
+async def _ask_to_merge(work: Work, progress: Progress, branch: str) -> None:
+    """A pull request for what was pushed. The work is safe by now: what a forge refuses is a warning."""
+    watch = Stopwatch()
+    try:
+        risk = pull_requests.risk_of(await work.workspace.line_counts())
+        opened = pull_requests.open_for(
+            work, branch, work.workspace.base_branch, _result(work, progress), risk
+        )
+        found, url = await opened
+    except (ForgeError, WorkspaceError) as error:
+        progress.tally.warn(f"no pull request ({error.code}): {error.message}")
+        work.log(f"[no pull request] {error.code}: {error.message}\n")
+        return
+    if url:
+        progress.pushed_branch, progress.pull_request = found, url
+        progress.spend("pull_request", watch.ms)
+        work.log(f"[pull request] {url}\n")
+    elif work.spec.pull_request:
+        progress.tally.warn("no pull request: git.forges of this host names no forge for this repository")
 
 
 # The result: from whatever there is.
@@ -348,6 +374,7 @@ def _result(work: Work, progress: Progress) -> TaskResult:
             tree=progress.commit.tree if progress.commit else None,
             branch=progress.pushed_branch or workspace.branch or None,
             pushed=progress.pushed_branch is not None,
+            pull_request=progress.pull_request,
             files_changed=progress.commit.files_changed if progress.commit else (),
             context_truncated=tally.context_truncated,
             stop_reason=tally.stop_reason,

@@ -99,6 +99,7 @@ class Workspace:
     git_dir: Path | None = None
     remote: Remote | None = None
     outside: Git | None = None
+    base_branch: str = ""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -292,7 +293,7 @@ async def _worktree(
     mirror = home.sidecar / "mirrors" / f"{hashlib.sha256(remote.url.encode()).hexdigest()}.git"
     async with _locked(mirror):
         await _make_mirror(mirror, git)
-        base = await _fetch(mirror, remote, wanted, git, settings.sidecar.fetch_s)
+        base, source = await _fetch(mirror, remote, wanted, git, settings.sidecar.fetch_s)
         branch = await _free_branch(mirror, branch, git)
         path.mkdir(mode=0o700)  # git takes an empty directory, and an isolated one can make no other
         await replace(git, view=View(writable=(path,))).run(
@@ -311,6 +312,7 @@ async def _worktree(
         git_dir=git_dir,
         remote=remote,
         outside=git,
+        base_branch=source.removeprefix("refs/heads/"),
     )
 
 
@@ -354,8 +356,10 @@ def _own_configuration(mirror: Path) -> None:
     temporary.replace(path)
 
 
-async def _fetch(mirror: Path, remote: Remote, wanted: str | None, git: Git, bound_s: float) -> str:
-    """Brings the base branch into the mirror; its commit id."""
+async def _fetch(
+    mirror: Path, remote: Remote, wanted: str | None, git: Git, bound_s: float
+) -> tuple[str, str]:
+    """Brings the base branch into the mirror; its commit id, and the name of its ref."""
     listing = await git.run_remote(
         remote,
         "ls-remote",
@@ -376,7 +380,7 @@ async def _fetch(mirror: Path, remote: Remote, wanted: str | None, git: Git, bou
         cwd=mirror,
         timeout_s=bound_s,
     )  # fmt: skip
-    return (await git.run("rev-parse", "--verify", f"{kept_as}^{{commit}}", cwd=mirror)).split()[-1]
+    return (await git.run("rev-parse", "--verify", f"{kept_as}^{{commit}}", cwd=mirror)).split()[-1], source
 
 
 def _source_ref(listing: str, wanted: str | None, remote: Remote) -> str:

@@ -26,7 +26,7 @@ READY_S_MAX = 20.0
 CONTROL_S_MAX = 10.0
 POLL_S = 0.01
 
-Kind = Literal["ollama", "openai", "anthropic"]
+Kind = Literal["ollama", "openai", "anthropic", "forge"]
 
 
 class StandIn:

@@ -1,0 +1,202 @@
+"""One pull request per task: real git with a bare repository as origin, and a stand-in forge over it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agentcom.config import GitSettings
+from agentcom.model import Strategy, TaskSpec
+from agentcom_sidecar import pull_requests
+from agentcom_sidecar.execution import execute
+from agentcom_sidecar.forges.base import ForgeError
+from tests.integration.test_workspace import git
+from tests.standins.forge import TOKEN
+from tests.standins.starter import StandIn
+from tests.works import Ran, check, repository, settings, work_of
+
+APIS = {"github": "", "gitea": "/api/v1", "gitlab": "/api/v4"}
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Path:
+    checkout = repository(tmp_path / "theirs")
+    (tmp_path / "team").mkdir()
+    git(tmp_path, "clone", "--quiet", "--bare", str(checkout), str(tmp_path / "team" / "project.git"))
+    return tmp_path / "team" / "project.git"
+
+
+@pytest.fixture
+def forge(origin: Path) -> Iterator[StandIn]:
+    server = StandIn("forge", None, "--repository", str(origin))
+    yield server
+    server.kill()
+
+
+def attempt(
+    folder: Path,
+    origin: Path,
+    forge: StandIn,
+    *,
+    kind: str = "github",
+    name: str = "one",
+    command: str = "echo hello > hello.txt",
+    mode: int = 0o600,
+    target: str = "hello.txt",
+    wanted: bool | None = None,
+) -> Ran:
+    """One attempt on a host of its own (`name`)."""
+    host = folder / name
+    host.mkdir()
+    file = host / "token"
+    file.write_text(f"{TOKEN}\n")
+    file.chmod(mode)
+    entry = f"{folder} {kind} {forge.url}{APIS[kind]} {file}"
+    given = msgspec.structs.replace(settings(), git=GitSettings(forges=(entry,)))
+    spec = TaskSpec(
+        description="Say hello",
+        repo=str(origin),
+        command=command,
+        checks=(check("file_exists", target),),
+        pull_request=wanted,
+    )
+
+    async def run() -> Ran:
+        work, ran = await work_of(host, Strategy.trivial, spec, given=given)
+        ran.outcome = await execute(work)
+        return ran
+
+    return asyncio.run(run())
+
+
+def requests_at(forge: StandIn) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = forge.state()["requests"]
+    return found
+
+
+@pytest.mark.parametrize("kind", APIS)
+def test_a_verified_attempt_opens_a_pull_request_with_its_evidence(
+    tmp_path: Path, origin: Path, forge: StandIn, kind: str
+) -> None:
+    result = attempt(tmp_path, origin, forge, kind=kind).completed
+    (found,) = requests_at(forge)
+    assert result.pull_request == found["html_url"]
+    assert (found["title"], found["branch"]) == ("Say hello", result.branch)
+    body = str(found["body"])
+    assert "| file_exists `hello.txt` | fail | pass |" in body
+    assert "Risk: low: 1 files, 1 lines" in body
+    for trailer in ("AgentCom-Task: 7", "AgentCom-Attempt: 1", f"AgentCom-Tree: {result.tree}"):
+        assert trailer in body.splitlines()
+
+
+@pytest.mark.parametrize("kind", APIS)
+def test_a_partial_attempt_opens_a_draft(tmp_path: Path, origin: Path, forge: StandIn, kind: str) -> None:
+    attempt(tmp_path, origin, forge, kind=kind, target="other.txt")
+    (found,) = requests_at(forge)
+    prefix = {"github": "", "gitea": "WIP: ", "gitlab": "Draft: "}[kind]
+    assert found["title"] == f"{prefix}Say hello"
+    assert found["draft"] is (True if kind == "github" else None)
+
+
+@pytest.mark.parametrize("kind", APIS)
+def test_a_later_attempt_whose_first_was_never_reported_opens_no_second_one(
+    tmp_path: Path, origin: Path, forge: StandIn, kind: str
+) -> None:
+    first = attempt(tmp_path, origin, forge, kind=kind).completed
+    second = attempt(
+        tmp_path, origin, forge, kind=kind, name="two", command="echo more > hello.txt"
+    ).completed
+    (found,) = requests_at(forge)
+    assert second.pull_request == first.pull_request == found["html_url"]
+    assert second.branch == first.branch == found["branch"]
+    assert git(origin, "rev-parse", str(first.branch)) == second.commit
+    assert f"AgentCom-Commit: {second.commit}" in str(found["body"])
+
+
+def test_commits_of_others_on_its_branch_are_never_replaced(
+    tmp_path: Path, origin: Path, forge: StandIn
+) -> None:
+    first = attempt(tmp_path, origin, forge).completed
+    theirs = git(origin, "commit-tree", "main^{tree}", "-p", str(first.commit), "-m", "by hand")
+    git(origin, "update-ref", f"refs/heads/{first.branch}", theirs)
+    second = attempt(tmp_path, origin, forge, name="two", command="echo more > hello.txt").completed
+    assert git(origin, "rev-parse", str(first.branch)) == theirs
+    assert len(requests_at(forge)) == 1
+    assert second.pushed
+    assert any("commits of others" in each for each in second.warnings)
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ({"status": 401}, "forge_denied"),
+        ({"status": 403}, "forge_denied"),
+        (
+            {"status": 403, "headers": {"x-ratelimit-remaining": "0", "retry-after": "3600"}},
+            "forge_rate_limited",
+        ),
+        ({"status": 404}, "forge_missing"),
+        ({"status": 302, "headers": {"location": "http://elsewhere.example/"}}, "forge_refused"),
+    ],
+)
+def test_what_a_forge_refuses_costs_no_work_but_a_warning(
+    tmp_path: Path, origin: Path, forge: StandIn, fault: dict[str, object], code: str
+) -> None:
+    forge.set_script({"next": [fault]})
+    ran = attempt(tmp_path, origin, forge)
+    assert ran.completed.pushed
+    assert (ran.result.pull_request, requests_at(forge)) == (None, [])
+    assert any(each.startswith(f"no pull request ({code})") for each in ran.result.warnings)
+    assert TOKEN not in repr(ran.outcome) + ran.log
+
+
+def test_a_forge_that_is_away_for_a_moment_is_asked_again(
+    tmp_path: Path, origin: Path, forge: StandIn
+) -> None:
+    forge.set_script({"next": [{"status": 502}, {"status": 429, "headers": {"retry-after": "0"}}]})
+    assert attempt(tmp_path, origin, forge).completed.pull_request is not None
+
+
+def test_a_token_that_others_can_read_is_not_sent(tmp_path: Path, origin: Path, forge: StandIn) -> None:
+    ran = attempt(tmp_path, origin, forge, mode=0o644)
+    assert ran.completed.pull_request is None
+    assert forge.log() == []
+
+
+def test_a_task_can_do_without(tmp_path: Path, origin: Path, forge: StandIn) -> None:
+    result = attempt(tmp_path, origin, forge, wanted=False).completed
+    assert (result.pushed, result.pull_request, forge.log()) == (True, None, [])
+
+
+def test_a_token_is_sent_by_https_only() -> None:
+    with pytest.raises(ForgeError, match="https only"):
+        pull_requests.place_of(
+            "https://git.example/a/b.git", ("git.example github http://git.example/api ~/t",)
+        )
+
+
+@pytest.mark.parametrize(
+    ("url", "repository"),
+    [
+        ("https://git.example/team/project.git", "team/project"),
+        ("ssh://git@git.example/team/project", "team/project"),
+        ("git@git.example:team/project.git", "team/project"),
+        ("https://git.example.evil/team/project", None),
+        ("https://evil/git.example/team/project", None),
+    ],
+)
+def test_a_forge_serves_the_repositories_below_its_prefix(url: str, repository: str | None) -> None:
+    found = pull_requests.place_of(url, ("git.example gitea https://git.example/api/v1 ~/t",))
+    assert (found.repository if found else None) == repository
+
+
+def test_the_risk_is_told_from_size_and_paths() -> None:
+    assert pull_requests.risk_of({"a.py": 3}).startswith("low")
+    assert pull_requests.risk_of({"a.py": 300}).startswith("medium")
+    assert pull_requests.risk_of({"a.py": 3000}).startswith("high")
+    assert pull_requests.risk_of({".github/workflows/ci.yml": 1}).startswith("high")
+    assert pull_requests.risk_of(None).startswith("high")
