@@ -195,6 +195,7 @@ class Ledger:
         record = self.open.pop((task, attempt), None)
         if record is None:
             return
+        usd = _credible(usd)
         record.settled = 0 if unused and usd is None else record.reserved if usd is None else micro(usd)
         record.estimated = usd is None
         self._correct(record, record.settled - record.reserved, now)
@@ -203,6 +204,7 @@ class Ledger:
 
     def late(self, task: int, attempt: int, usd: float | None, now: Now) -> None:
         """A result came after the attempt had ended: it changes nothing but the bill."""
+        usd = _credible(usd)
         record = self.estimated.pop((task, attempt), None) if usd is not None else None
         if record is None or usd is None or record.settled is None:
             return
@@ -397,6 +399,11 @@ class Ledger:
         if per is not BudgetPeriod.ever:
             change += f", or wait until the next {per} (UTC)"
         return Shortage(said, change)
+
+
+def _credible(usd: float | None) -> float | None:
+    """None for what no attempt can have cost: then nobody knows."""
+    return usd if usd is not None and 0 <= usd <= limits.BUDGET_USD_MAX else None
 
 
 def scopes_of(record: LedgerRecord) -> tuple[Scope, ...]:

@@ -171,6 +171,16 @@ def test_a_lost_worker_counts_as_all_that_it_was_given_until_its_late_result(rig
     assert shown_budgets(rig)["all ever"][0] == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize("usd", [float("inf"), 1e300, 1e14])
+def test_a_cost_that_cannot_be_counts_as_one_that_nobody_knows(rig: Rig, usd: float) -> None:
+    box = cloud(rig)
+    budget(rig, "all", 10)
+    number = rig.admin.submit(complex_task())
+    assert paid(box, box.take(), usd) == "accepted"
+    assert rig.admin.state(number) == "completed"
+    assert shown_budgets(rig)["all ever"] == (2, 0, 8)
+
+
 def test_an_assignment_that_was_declined_has_cost_nothing(rig: Rig) -> None:
     box = cloud(rig)
     budget(rig, "all", 10)
