@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def endpoint_view(registry: Registry, record: EndpointRecord) -> JsonObject:
-    in_flight = {model: n for (e, model), n in registry.in_flight.items() if e == record.id}
+    in_flight = dict(registry.calls.get(record.id, {}))
     return {
         "id": record.id,
         "name": record.name,

@@ -216,6 +216,8 @@ def _check_calls(hub: Hub) -> None:
     assert hub.registry.in_flight == dict(counted), (
         f"in flight {hub.registry.in_flight}, calls {dict(counted)}"
     )
+    by_endpoint = {(e, model): n for e, calls in hub.registry.calls.items() for model, n in calls.items()}
+    assert by_endpoint == hub.registry.in_flight, f"by endpoint {by_endpoint}"
 
 
 def _check_circuits(hub: Hub) -> None:

@@ -135,6 +135,7 @@ class Registry:
         self.own_ports: set[int] = set()
         self.touched: set[int] = set()  # endpoints that the scheduler's rows do not follow yet; see board.py
         self.in_flight: dict[tuple[int, str], int] = {}
+        self.calls: dict[int, dict[str, int]] = {}  # the same by endpoint: its score is asked for again and again
         self.limits: dict[int, int] = {}  # calls at once on an endpoint, whatever the model; see gates.py
         self.failed_ms: dict[tuple[int, int], int] = {}
         self.heard_ms: dict[int, int] = {}
@@ -240,6 +241,7 @@ class Registry:
         self.heard_ms.pop(record.id, None)
         for counted in [k for k in self.in_flight if k[0] == record.id]:
             del self.in_flight[counted]
+        self.calls.pop(record.id, None)
         for failed in [k for k in self.failed_ms if k[0] == record.id]:
             del self.failed_ms[failed]
         self.circuits.forget(record.id)
@@ -456,7 +458,8 @@ class Registry:
         return True
 
     def started(self, endpoint: int, model: str, host: int) -> None:
-        self.in_flight[endpoint, model] = self.in_flight.get((endpoint, model), 0) + 1
+        calls = self.in_flight.get((endpoint, model), 0) + 1
+        self.in_flight[endpoint, model] = self.calls.setdefault(endpoint, {})[model] = calls
         self.touched.add(endpoint)
         self.circuits.began(endpoint, host)
         if endpoint in self.accounts:
@@ -466,9 +469,12 @@ class Registry:
         left = self.in_flight.get((endpoint, model), 0) - 1
         self.touched.add(endpoint)
         if left > 0:
-            self.in_flight[endpoint, model] = left
+            self.in_flight[endpoint, model] = self.calls[endpoint][model] = left
         else:
-            self.in_flight.pop((endpoint, model), None)
+            if self.in_flight.pop((endpoint, model), None) is not None:
+                del self.calls[endpoint][model]
+                if not self.calls[endpoint]:
+                    del self.calls[endpoint]
             if self.loads:
                 self.loads.ended((endpoint, model))
         self.circuits.ended(endpoint, host)
@@ -477,7 +483,7 @@ class Registry:
 
     def calls_on(self, endpoint: int) -> int:
         """Calls in flight on the endpoint, of all models."""
-        return sum(n for (number, _), n in self.in_flight.items() if number == endpoint)
+        return sum(self.calls.get(endpoint, {}).values())
 
     def room(self, endpoint: int, at_most: int) -> int:
         """How many more calls its limit and its circuit allow, `at_most` of them."""

@@ -118,10 +118,9 @@ class Scores:
         if not is_warm(endpoint, held, num_ctx):
             load_us = estimates.load_us(endpoint, held)
             load_us += _eviction_us(held, home) + estimates.displaced_us(endpoint, held, home)
-        mine, others = 0, 0
-        for (number, other), calls in self._registry.in_flight.items():
-            if number == endpoint.id:
-                mine, others = (calls, others) if other == model else (mine, others + calls)
+        calls = self._registry.calls.get(endpoint.id, {})
+        mine = calls.get(model, 0)
+        others = sum(calls.values()) - mine
         # Another model's calls end before this one's begin: one loop of the server does all the loading.
         wait_us = mine * run_us // endpoint.cap + others * run_us
         return EndpointCost(endpoint, held, run_us, load_us, min(wait_us, WAIT_US_MAX), mine < endpoint.cap)
