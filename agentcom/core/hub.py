@@ -38,7 +38,7 @@ from agentcom.core.effects import (
 from agentcom.core.endpoint_watch import EndpointWatch
 from agentcom.core.gates import Gates
 from agentcom.core.isolation import Isolation
-from agentcom.core.ledger import Ledger
+from agentcom.core.ledger import HELD_MAX, Ledger
 from agentcom.core.loaded import Loaded as Loaded
 from agentcom.core.outlet import NEXT_EVENT, Outlet
 from agentcom.core.principals import Principals
@@ -228,7 +228,7 @@ class Hub:
 
     def schedule(self, now: Now) -> list[Effect]:
         """Give ready tasks to free agents; does nothing if nothing has changed since the last call."""
-        if self.ledger.changed and self.ledger.turn(now):
+        if self.ledger.has_to_look and self.ledger.turn(now):
             self.tasks.changed = True
         if not self.tasks.changed or self.gates.paused:
             return self.out.take()
@@ -240,9 +240,13 @@ class Hub:
         self._look_at_retries(now)
         # The timers may be a second old: nothing is given out after the moment by which it was to start.
         self.tasks.sweep(now, self.attempts.stop)
+        self.ledger.held_count = 0
         while self.dispatch.once(now):
-            # Tasks met under a limit: those behind them have their chance in the same tick. Each turn starts some.
-            pass
+            # Tasks met under a limit: those behind them have their chance in the same tick. Each turn starts some, or
+            # holds some for a budget, which is a record each.
+            if self.ledger.held_count >= HELD_MAX:
+                self.tasks.changed = True
+                break
         return self.out.take()
 
     def _look_at_retries(self, now: Now) -> None:

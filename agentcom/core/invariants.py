@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from agentcom import limits
 from agentcom._pysched import TOPS_MAX
 from agentcom.core.lanes import ReadyQueue, key_of, task_of
-from agentcom.core.rows import LANES
+from agentcom.core.rows import LANES, TIERS
 from agentcom.core.score import Candidate
 from agentcom.core.wanted import Wanted
 from agentcom.figures import plausible
-from agentcom.model import FINAL, OPEN_ATTEMPT, RuleKind, RuleScope, State
+from agentcom.model import FINAL, OPEN_ATTEMPT, RuleKind, RuleScope, State, Tier
 
 if TYPE_CHECKING:
     from agentcom.core.hub import Hub
@@ -42,9 +42,14 @@ def check(hub: Hub) -> None:
 
 
 def _check_ledger(hub: Hub) -> None:
-    """Each open entry is an open attempt, every held task that waits for a budget is known to the ledger, and sums hold
-    at least what is reserved."""
+    """Each open entry is an open attempt and each open paid attempt has one, every held task that waits for a budget is
+    known to the ledger, and sums hold at least what is reserved."""
     ledger, table = hub.ledger, hub.tasks.table
+    for task, slot in table.slot_of.items():
+        tier = table.stepped.get(task) or TIERS[table.tier[slot]]
+        if table.state_of(slot) in OPEN_ATTEMPT and tier is Tier.complex:
+            attempt = table.attempt[slot]
+            assert (task, attempt) in ledger.open, f"attempt {attempt} of task {task} is paid and not in the book"
     for task, attempt in ledger.open:
         assert hub.attempts.is_open(task, attempt), f"attempt {attempt} of task {task} is over and not settled"
     for task, error in table.errors.items():

@@ -39,7 +39,12 @@ from agentcom.money import MICRO, BudgetRecord, LedgerRecord, micro, shown
 
 PREFIX: Final = b"budget"  # of the records of budgets, in `meta`
 CODE: Final = "budget"
-RELEASED_MAX: Final = 100  # held tasks that are let go in one tick
+LOOKED_MAX: Final = 200  # held tasks that are looked at in one tick
+HELD_MAX: Final = 200  # tasks that are held for a budget in one tick; the next one goes on
+DAYS_KEPT: Final = (
+    64  # whose sums stay in memory, the newest by name: a clock that jumps must not lose today's
+)
+MONTHS_KEPT: Final = 13
 ESTIMATED_MAX: Final = 10_000  # settled without a figure, which a late result may still bring
 LOW_PERCENT: Final = 80  # of a budget: people are told
 ALL: Final = "all"
@@ -69,7 +74,9 @@ class Ledger:
         self.estimated: dict[Attempt, LedgerRecord] = {}
         self.sums: Counter[tuple[Scope, str]] = Counter()  # settled and reserved, by scope and period
         self.waiting: dict[int, None] = {}
+        self.held_count = 0  # in this tick
         self.changed = False
+        self._pass: list[int] = []  # of the waiting tasks, those that are still to be looked at
         self._paid: Counter[int] = Counter()  # by task, between `load` and `loaded`
         self._day = ""
         self._told: dict[
@@ -163,9 +170,11 @@ class Ledger:
         )
         self._tasks.hold(slot, error, now)
         self.waiting[self._tasks.table.id[slot]] = None
+        self.held_count += 1
 
     def reserve(self, slot: int, attempt: int, model: str, now: Now) -> float | None:
-        """Open the book for a paid attempt; the allowance in USD, None when no budget concerns it."""
+        """Open the book for a paid attempt; the allowance in USD, None when no budget concerns it. That much is
+        reserved all the same: a budget that is set while the attempt runs sees it."""
         table, task = self._tasks.table, self._tasks.table.id[slot]
         scopes = list(self._scopes(slot))
         is_bound = task in table.budgets or any(
@@ -174,7 +183,7 @@ class Ledger:
         record = LedgerRecord(
             task=task,
             attempt=attempt,
-            reserved=max(0, self.need(slot)) if is_bound else 0,
+            reserved=max(0, self.need(slot)),
             repo=scopes[1][1] if len(scopes) > 2 else "",
             submitter=table.submitter[slot],
             model=model,
@@ -215,36 +224,47 @@ class Ledger:
 
     def look_at_day(self, now: Now) -> None:
         """Another day has another budget."""
-        if self.is_used and (day := period_of(BudgetPeriod.day, now.wall_ms)) != self._day:
+        if (self.sums or self.waiting) and (day := period_of(BudgetPeriod.day, now.wall_ms)) != self._day:
             self._day, self.changed = day, True
-            self._forget_old(now)
+            self._forget_old()
 
     def turn(self, now: Now) -> bool:
-        """Let go those of the waiting tasks that have room now, the oldest first; whether there were any."""
-        self.changed = False
+        """Let go those of the waiting tasks that have room now, in the order in which they were held; whether there
+        were any. A pass over many goes on in the next ticks, and a new one begins only after it."""
+        if self.changed and not self._pass:
+            self.changed = False
+            self._pass = list(reversed(self.waiting))
         promised: Counter[Scope] = Counter()
         released = 0
-        table = self._tasks.table
-        for task in sorted(self.waiting):
-            slot = table.slot_of.get(task)
-            error = table.errors.get(task)
-            if slot is None or error is None or error.code != CODE or table.state_of(slot) is not State.held:
+        for _ in range(min(LOOKED_MAX, len(self._pass))):
+            task = self._pass.pop()
+            slot = self._waiting_slot(task)
+            if slot is None:
+                self.waiting.pop(task, None)
+            elif self.shortage(slot, now, promised) is None:
+                for scope in self._scopes(slot):
+                    promised[scope] += self.need(slot)
                 del self.waiting[task]
-                continue
-            if self.shortage(slot, now, promised) is not None:
-                continue
-            if released == RELEASED_MAX:
-                self.changed = True
-                break
-            for scope in self._scopes(slot):
-                promised[scope] += self.need(slot)
-            del self.waiting[task]
-            released += 1
-            self._tasks.release(slot, now, by="its budget")
+                released += 1
+                self._tasks.release(slot, now, by="its budget")
         return released > 0
+
+    @property
+    def has_to_look(self) -> bool:
+        """Whether waiting tasks may have room that they did not have before."""
+        return bool(self._pass) or (self.changed and bool(self.waiting))
+
+    def _waiting_slot(self, task: int) -> int | None:
+        """Of a task that is still held for a budget; people may have released or cancelled it meanwhile."""
+        table = self._tasks.table
+        slot, error = table.slot_of.get(task), table.errors.get(task)
+        is_held = slot is not None and table.state_of(slot) is State.held
+        return slot if is_held and error is not None and error.code == CODE else None
 
     def next_due_ms(self, now: Now) -> int | None:
         """When the next day begins, for tasks that wait for it; in monotonic ms."""
+        if self.has_to_look:
+            return now.mono_ms
         if not self.waiting:
             return None
         at = _EPOCH + timedelta(milliseconds=now.wall_ms)
@@ -284,7 +304,7 @@ class Ledger:
             "attempt_usd": self._tasks.settings.budgets.attempt_usd,
             "counted_usd": spent,
             "reserved_usd": sum(record.reserved for record in self.open.values()) / MICRO,
-            "held": len(self.waiting),
+            "held": sum(self._waiting_slot(task) is not None for task in self.waiting),
         }
 
     def _view(self, budget: BudgetRecord, now: Now) -> JsonObject:
@@ -378,14 +398,15 @@ class Ledger:
                     event = "budget_reached" if step == 100 else "budget_low"
                     self._out.publish("queue", event, **self._view(budget, now))
 
-    def _forget_old(self, now: Now) -> None:
-        """Periods that are over need no sums: their records are in the book."""
-        current = {period_of(per, now.wall_ms) for per in BudgetPeriod}
-        open_periods = {period_of(per, r.at_ms) for r in self.open.values() for per in BudgetPeriod}
-        kept = {period_of(per, r.at_ms) for r in self.estimated.values() for per in BudgetPeriod}
-        for place in [p for p in self.sums if p[1] not in current | open_periods | kept]:
+    def _forget_old(self) -> None:
+        """Periods that are long over need no sums: their records are in the book."""
+        periods = {period for _, period in self.sums} | {period for _, period in self._told}
+        days = sorted(period for period in periods if len(period) == len("2026-11-26"))
+        months = sorted(period for period in periods if len(period) == len("2026-11"))
+        old = {*days[:-DAYS_KEPT], *months[:-MONTHS_KEPT]}
+        for place in [place for place in self.sums if place[1] in old]:
             del self.sums[place]
-        for told in [t for t in self._told if t[1] not in current]:
+        for told in [told for told in self._told if told[1] in old]:
             del self._told[told]
 
     def _short(self, budget: BudgetRecord, need: int, left: int, now: Now) -> Shortage:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentcom import messages as m
-from agentcom.core.ledger import period_of
+from agentcom.core.ledger import HELD_MAX, LOOKED_MAX, period_of
 from agentcom.errors import Refused
-from agentcom.model import Backend, BudgetPeriod, FailureClass, ResultStatus, Role
+from agentcom.model import Backend, BudgetPeriod, FailureClass, ResultStatus, Role, State
 from agentcom.money import MICRO, micro, shown
 from tests.core_rig import HostEnd, Rig
 from tests.factories import agent_offer, complex_task, error, result, shell_task
@@ -229,6 +229,51 @@ def test_a_restart_knows_what_is_reserved_spent_and_held(rig: Rig) -> None:
     assert shown_budgets(rig)["all ever"][0] == 1.5
     assert box.take().task == held[1]
     assert paid_first not in rig.hub.tasks.table.paid
+
+
+def test_a_clock_that_jumps_ahead_and_back_forgets_nothing_of_today(rig: Rig) -> None:
+    box = cloud(rig)
+    budget(rig, "all", 3, "day")
+    rig.admin.submit(complex_task())
+    paid(box, box.take(), 2.5)
+    for days in (5000, -5000):
+        rig.clock.jump(days * DAY_MS)
+        rig.advance(1000)
+    assert shown_budgets(rig)["all day"] == (2.5, 0, 0.5)
+
+
+def test_a_budget_that_is_set_while_an_attempt_runs_sees_it(rig: Rig) -> None:
+    box = cloud(rig, agents=2)
+    rig.admin.submit(complex_task())
+    assign = box.take()
+    assert assign.budget_usd is None
+    budget(rig, "all", 3)
+    second = rig.admin.submit(complex_task())
+    assert (shown_budgets(rig)["all ever"], rig.admin.state(second)) == ((0, 2, 1), "held")
+    paid(box, assign, 0.5)
+    assert box.take().task == second
+
+
+def test_many_tasks_without_room_are_held_and_let_go_some_in_each_tick(rig: Rig) -> None:
+    rig.validates = False
+    box = cloud(rig, agents=4)
+    budget(rig, "all", 1)
+    for _ in range(3):
+        rig.admin.submit(*(complex_task() for _ in range(300)))
+    counts = rig.hub.tasks.counts
+    assert 0 < counts[State.held] < 900
+    while counts[State.ready]:
+        before = counts[State.held]
+        rig.tick()
+        assert 0 < counts[State.held] - before <= HELD_MAX + 64
+    budget(rig, "all", 2000)
+    assert box.received, "the first of them have begun"
+    while rig.hub.ledger.has_to_look:
+        before = counts[State.held]
+        rig.tick()
+        assert before - counts[State.held] <= LOOKED_MAX
+    assert counts[State.held] == 0
+    rig.hub.validate()
 
 
 # --- rights and bad input -------------------------------------------------------------------------------
