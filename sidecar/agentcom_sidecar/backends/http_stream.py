@@ -21,6 +21,7 @@ from agentcom_sidecar.backends.base import (
     CONNECT_S_MAX,
     BackendError,
     Patience,
+    ToolSpec,
     clean,
     configuration,
     infrastructure,
@@ -171,3 +172,22 @@ def _error_text(raw: bytes) -> str:
         error = body["error"]
         return str(error["message"] if isinstance(error, dict) and "message" in error else error)
     return raw.decode("utf-8", "replace").strip()
+
+
+def trouble_of(status: int, said: str, model: str) -> BackendError | None:
+    """What a status means whichever of these servers gives it; None for what its own driver has to say."""
+    if status == 404:
+        return infrastructure("model_missing", f"{said} (model {model})")
+    if status == 503:
+        return infrastructure("endpoint_busy", said)
+    if status >= 500:
+        return infrastructure("endpoint_error", said)
+    if 300 <= status < 400:
+        return configuration("redirected", f"{said}; give the endpoint's final address")
+    return None
+
+
+def tool_of(tool: ToolSpec) -> dict[str, Any]:
+    """A tool as both kinds of servers take it."""
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    return {"type": "function", "function": function}

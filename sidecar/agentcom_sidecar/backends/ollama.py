@@ -31,7 +31,14 @@ from agentcom_sidecar.backends.base import (
     reason_of,
     task_error,
 )
-from agentcom_sidecar.backends.http_stream import ModelServer, bad_answer, parsed, text_field
+from agentcom_sidecar.backends.http_stream import (
+    ModelServer,
+    bad_answer,
+    parsed,
+    text_field,
+    tool_of,
+    trouble_of,
+)
 
 KEEP_ALIVE = "10m"
 NANOSECONDS_MAX = 2**62
@@ -98,17 +105,14 @@ class OllamaBackend:
             "options": {"num_ctx": self._num_ctx, "num_predict": self._num_predict},
         }
         if tools:
-            body["tools"] = [_tool(tool) for tool in tools]
+            body["tools"] = [tool_of(tool) for tool in tools]
         return body
 
     def _classified(self, status: int, text: str, _headers: Mapping[str, str]) -> BackendError:
         said = f"{self._server.url} answered {status}: {text or 'no reason given'}"
-        if status == 404:
-            return infrastructure("model_missing", f"{said} (model {self.model})")
-        if status == 503:
-            return infrastructure("endpoint_busy", said)
-        if status >= 500:
-            return infrastructure("endpoint_error", said)
+        trouble = trouble_of(status, said, self.model)
+        if trouble is not None:
+            return trouble
         if status == 429:
             return BackendError(FailureClass.usage_window, "rate_limited", said)
         if status == 400 and "does not support tools" in text:
@@ -119,8 +123,6 @@ class OllamaBackend:
             return configuration("auth_refused", said)
         if status == 403:
             return configuration("forbidden", f"{said}; see OLLAMA_HOST and OLLAMA_ORIGINS on that machine")
-        if 300 <= status < 400:
-            return configuration("redirected", f"{said}; give the endpoint's final address")
         return configuration("bad_request", said)
 
     def _take(self, answer: _Answer, line: bytes) -> None:
@@ -196,10 +198,6 @@ def _wire(message: Message) -> list[dict[str, Any]]:
         for each in message
     ]
 
-
-def _tool(tool: ToolSpec) -> dict[str, Any]:
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-    return {"type": "function", "function": function}
 
 
 def _call(call: dict[str, Any], number: int) -> ToolCall:

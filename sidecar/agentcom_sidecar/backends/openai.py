@@ -32,7 +32,14 @@ from agentcom_sidecar.backends.base import (
     reason_of,
     task_error,
 )
-from agentcom_sidecar.backends.http_stream import ModelServer, bad_answer, parsed, text_field
+from agentcom_sidecar.backends.http_stream import (
+    ModelServer,
+    bad_answer,
+    parsed,
+    text_field,
+    tool_of,
+    trouble_of,
+)
 
 DONE = b"[DONE]"
 CALLS_MAX = 64  # tool calls of one answer; further ones are left out
@@ -114,7 +121,7 @@ class OpenAIBackend:
             "max_tokens": self._max_tokens,
         }
         if tools:
-            body["tools"] = [_tool(tool) for tool in tools]
+            body["tools"] = [tool_of(tool) for tool in tools]
         return body
 
     def _check_plain(self, line: bytes) -> None:
@@ -126,12 +133,9 @@ class OpenAIBackend:
         said = f"{self._server.url} answered {status}: {text or 'no reason given'}"
         if self._key:
             said = said.replace(self._key, "[redacted]")
-        if status == 404:
-            return infrastructure("model_missing", f"{said} (model {self.model})")
-        if status == 503:
-            return infrastructure("endpoint_busy", said)
-        if status >= 500:
-            return infrastructure("endpoint_error", said)
+        trouble = trouble_of(status, said, self.model)
+        if trouble is not None:
+            return trouble
         if status == 429:
             return BackendError(
                 FailureClass.usage_window, "rate_limited", said, retry_after_s=_seconds(headers)
@@ -141,8 +145,6 @@ class OpenAIBackend:
                 "auth_refused",
                 f"{said}; name the file with its key in endpoints.key_files, as URL=PATH, on this host",
             )
-        if 300 <= status < 400:
-            return configuration("redirected", f"{said}; give the endpoint's final address")
         if status == 413 or (status == 400 and any(word in text.lower() for word in TOO_LONG)):
             return task_error("prompt_too_large", said)
         if status == 400 and "tool" in text.lower():
@@ -274,8 +276,3 @@ def _wire(message: Message) -> list[dict[str, Any]]:
     if isinstance(message, Turn):
         return [message.native]
     return [{"role": "tool", "tool_call_id": each.call.id, "content": each.content} for each in message]
-
-
-def _tool(tool: ToolSpec) -> dict[str, Any]:
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-    return {"type": "function", "function": function}

@@ -109,7 +109,7 @@ class NvidiaGpus:
         nvml = self._nvml
         try:
             return float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
-        except Exception:
+        except (AttributeError, nvml.NVMLError):
             if not hasattr(nvml, "nvmlDeviceGetTemperatureV"):
                 raise
             return float(nvml.nvmlDeviceGetTemperatureV(handle, nvml.NVML_TEMPERATURE_GPU))
