@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests import isolating
 from tests.world import World
 from tests.world import world as make_world
+
+# No test judges a time, also not that of one example on a machine that others use.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture
