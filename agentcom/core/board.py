@@ -137,6 +137,7 @@ class Board:
         self._troubled: set[int] = set()  # endpoints with a circuit or without a retry left
         self._preferred: set[int] = set()
         self._ticks = 0
+        self._packed = -1  # the tick in which all pools were found to be in use
         self.free_count = 0
         self._fleet.touched.update(self._fleet.hosts)
         self._fleet.offers_touched.update(self._fleet.hosts)
@@ -314,7 +315,7 @@ class Board:
 
     def _new_pool(self, wanted: Wanted, now: Now) -> Pool:
         if len(self.pools) >= limits.SCHEDULED_POOLS_MAX:
-            self._drop_pool(min(self.pools.values(), key=lambda each: each.used))
+            self._make_room()
         if self._free_pools:
             first = self._free_pools.pop()
         else:
@@ -329,6 +330,19 @@ class Board:
         for host in self._fleet.hosts.values():
             self._set_reach(pool, host, now)
         return pool
+
+    def _make_room(self) -> None:
+        """Drop what was used longest ago, down to the bound. What this tick has used stays, above the bound too: its
+        rows are in use, and those of another pool in their place would send a task where it cannot run."""
+        if self._packed == self._ticks:
+            return
+        for pool in sorted(self.pools.values(), key=lambda each: each.used):
+            if len(self.pools) < limits.SCHEDULED_POOLS_MAX:
+                return
+            if pool.used == self._ticks:
+                break
+            self._drop_pool(pool)
+        self._packed = self._ticks
 
     def _drop_pool(self, pool: Pool) -> None:
         del self.pools[pool.wanted]

@@ -161,3 +161,17 @@ def test_a_failure_counts_until_its_minute_is_over_though_nothing_else_has_chang
 def test_the_longest_that_the_score_knows_fits_the_rows() -> None:
     assert RUN_US_MAX * SPILL_FACTOR <= STEP_US_MAX
     assert max(WAIT_US_MAX, RUN_US_MAX * SPILL_FACTOR) <= COST_US_MAX
+
+
+def test_more_pools_than_there_are_rows_for_are_never_taken_for_each_other(rig: Rig) -> None:
+    rig.validates = False
+    rig.admin.submit(*(shell_task(needs=(f"none-{n}",)) for n in range(300)))
+    rig.admin.submit(*(shell_task(needs=(f"none-{n}",)) for n in range(300, 600)))
+    able = rig.admin.submit(shell_task(needs=("there",)))
+    rig.admin.submit(*(shell_task(needs=(f"none-{n}",)) for n in range(600, 900)))
+    rig.host("box", agents=4, capabilities=("there",))
+    for _ in range(5):
+        rig.advance(1000)
+    assigned = [one.task for host in rig.hub.fleet.hosts.values() for one in host.agents.values() if one.task]
+    assert assigned == [able]
+    rig.hub.validate()
