@@ -62,3 +62,25 @@ def test_a_call_that_its_task_cannot_pay_is_not_made(world: World) -> None:
         assert "0.0010 USD are left to this attempt" in told["message"]
         assert server.log("/v1/messages") == []
         assert world.json("hub", "budget", "show")["counted_usd"]["ever"] == 0
+
+
+def test_a_hub_that_dies_while_an_attempt_is_paid_for_books_it_once(world: World) -> None:
+    hub = world.hub()
+    world.join("box")
+    slow = {**REPLY, "first_byte_delay_s": 4}
+    with standin("anthropic", {"replies": [slow]}, key=KEY) as server:
+        world.sidecar("box", ANTHROPIC_API_KEY=KEY, ANTHROPIC_BASE_URL=server.url)
+        world.json("hub", "budget", "set", "all", "3", "--per", "ever")
+        number = world.json("hub", "submit", "judge the design", "--tier", "complex")["id"]
+        eventually("the model is asked", lambda: server.log("/v1/messages"))
+        assert budgets(world)["all"]["reserved_usd"] == 2
+
+        hub.kill()
+        world.hub(AGENTCOM_HUB_PORT=hub.ready["hub"].rpartition(":")[2])
+        assert budgets(world)["all"]["reserved_usd"] == 2, "it is on disk with the assignment"
+        done = world.client().wait(number, timeout_s=60)
+
+        assert (done["state"], done["attempt"]) == ("completed", 1)
+        assert len(server.log("/v1/messages")) == 1
+        one = budgets(world)["all"]
+        assert (one["spent_usd"], one["reserved_usd"]) == (pytest.approx(0.006), 0)
