@@ -262,6 +262,7 @@ class Checker:
     def _latest(self, task: int) -> TaskRow:
         """The row as the tick has left it so far."""
         body = self._written.get(task)
+        assert body is not None or task in self.rows, f"task {task} was purged or retried, and has no row"
         return _row(body) if body is not None else self.rows[task]
 
     def _purge(self, tasks: tuple[int, ...]) -> None:

@@ -15,7 +15,7 @@ import msgspec
 from agentcom import messages as m
 from agentcom import retirement
 from agentcom.clock import Now
-from agentcom.core import attempts as core_attempts
+from agentcom.core import aftermath as core_aftermath
 from agentcom.core import progress
 from agentcom.core import retention as core_retention
 from agentcom.core.agents import Agent, Fleet, Host
@@ -342,7 +342,7 @@ def stalled_workers_are_left() -> Iterator[None]:
 @contextlib.contextmanager
 def neighbours_of_a_poison_stay() -> Iterator[None]:
     """A task that the next loss kills shares its host."""
-    with _patched(core_attempts, "must_run_alone", lambda _losses, _most: False):
+    with _patched(core_aftermath, "must_run_alone", lambda _losses, _most: False):
         yield
 
 
