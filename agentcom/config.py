@@ -105,12 +105,14 @@ class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """[models]: what a tier runs on when the task names no model; num_ctx is sent with every local call."""
+    """[models]: what a tier runs on when the task names no model; num_ctx is sent with every local call. `cloud_tiers`:
+    those whose tasks may be sent to models that a third party runs behind a local server."""
 
     standard: str = "qwen2.5-coder:7b"
     complex: str = "claude-opus-5-5"
     compare: str = "claude-sonnet-5-5"
     num_ctx: Annotated[int, Meta(ge=512, le=10_000_000)] = 8192
+    cloud_tiers: Annotated[tuple[Literal["standard", "complex"], ...], Meta(max_length=2)] = ()
 
 
 class RoutingSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -184,6 +186,7 @@ class PolicySettings(Struct, frozen=True, forbid_unknown_fields=True):
     models: Annotated[tuple[str, ...], Meta(max_length=200)] = ()
     commands: Literal["all", "trusted", "nobody"] = "all"
     network: Literal["all", "trusted", "nobody"] = "trusted"
+    cloud_models: Literal["all", "trusted", "nobody"] = "all"
 
 
 class GitSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -174,11 +174,13 @@ class Role(Term):
 
 
 class Allowance(Term):
-    """What a task lets be done to it: run on a lower tier, go on on a higher one, reach the network."""
+    """What a task lets be done to it: run on a lower tier, go on on a higher one, reach the network, be sent to a model
+    that a third party runs behind a local server."""
 
     down = "lower"
     up = "raise"
     network = "network"
+    cloud = "cloud"
 
 
 class FileRef(Struct, frozen=True, forbid_unknown_fields=True):
@@ -299,7 +301,7 @@ class Group(Struct, frozen=True, array_like=True):
     repo: str
     alone: bool = False
     prefers: tuple[str, ...] = ()
-    allow: tuple[str, ...] = ()  # of what concerns its tier: `lower` or `raise`
+    allow: tuple[str, ...] = ()  # of what concerns its tier: `lower` or `raise`, `cloud`
 
 
 class FallbackWait(Struct, frozen=True, array_like=True):
@@ -375,7 +377,8 @@ class ScorePart(Struct, frozen=True, omit_defaults=True):
 
 
 class Route(Struct, frozen=True, kw_only=True):
-    """Where a task was sent and why; stored per attempt, sent with the assignment, published."""
+    """Where a task was sent and why; stored per attempt, sent with the assignment, published. `remote`: a third party
+    runs the model, behind the endpoint."""
 
     strategy: Strategy
     backend: Backend
@@ -390,6 +393,7 @@ class Route(Struct, frozen=True, kw_only=True):
     score: ScorePart | None = None
     others: tuple[ScorePart, ...] = ()
     refused: dict[str, int] = {}
+    remote: bool = False
 
 
 class CheckReport(Struct, frozen=True, kw_only=True):

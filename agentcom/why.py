@@ -171,6 +171,9 @@ class Why:
             said = (
                 f"no endpoint that is there has {model}: {next(self._explained('model_missing'))['change']}"
             )
+        elif "cloud_model" in refused:
+            first = next(self._explained("cloud_model"))
+            said = f"{first['message']}; {first['change']}"
         step = why["fallback"]
         if step is None:
             way = self._hub.settings.routing.fallback

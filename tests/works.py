@@ -145,6 +145,7 @@ async def work_of(
     timeout_s: int = 60,
     given: Settings | None = None,
     backend: Backend | None = None,
+    remote: bool = False,
 ) -> tuple[Work, Ran]:
     given = given or settings()
     home = Home(folder / "home").prepare()
@@ -168,6 +169,7 @@ async def work_of(
         num_ctx=num_ctx,
         reason="test",
         tier=TIERS[strategy],
+        remote=remote,
     )
     assign = Assign(
         task=7,

@@ -54,7 +54,8 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
     "--allow",
     multiple=True,
     metavar="WHAT",
-    help="lower or raise: it may run on another tier; network: its commands may use the network.",
+    help="lower or raise: it may run on another tier; network: its commands may use the network; cloud: it may be "
+    "sent to a model that a third party runs behind a local server.",
 )
 @click.option(
     "--pull-request/--no-pull-request",

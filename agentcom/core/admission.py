@@ -89,14 +89,14 @@ def group_of(spec: TaskSpec, tier: Tier) -> Group:
     needs = tuple(sorted(set(spec.needs))) if spec.needs else ()
     if not spec.prefers and not spec.allow:
         return Group(tier, spec.model or "", needs, spec.repo or "")
-    step = STEP_OF.get(tier)
+    of_tier = (STEP_OF[tier], Allowance.cloud) if tier in STEP_OF else ()
     return Group(
         tier,
         spec.model or "",
         needs,
         spec.repo or "",
         prefers=tuple(sorted(set(spec.prefers))),
-        allow=(step.value,) if step in spec.allow else (),
+        allow=tuple(one.value for one in of_tier if one in spec.allow),
     )
 
 

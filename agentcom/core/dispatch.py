@@ -164,6 +164,8 @@ class Dispatch:
             return False
         if not self._ledger.is_used:
             return True
+        if chosen.remote and not self._ledger.may_call_unpriced(slot, chosen.model, self.now):
+            return False
         return self._ledger.may_start(slot, chosen.stepped or TIERS[self._tasks.table.tier[slot]], self.now)
 
     def _is_cloud(self, slot: int, chosen: Candidate) -> bool:

@@ -72,7 +72,7 @@ def displaced_us(endpoint: EndpointRecord, held: EndpointModel, home: Host | Non
 def _rate(endpoint: EndpointRecord, held: EndpointModel) -> int:
     """Tokens in 1,000 s of a model that was not measured there: by size, from the one that was measured most."""
     size, rate = USUAL_BYTES, TOKENS_PER_S * 1000
-    if not held.size_bytes:
+    if not held.size_bytes or held.remote:
         return rate
     other = max(
         ((measure.rate_samples, one.size_bytes, measure.tokens_per_ks) for one, measure in _others(endpoint, held)),
@@ -89,5 +89,5 @@ def _others(endpoint: EndpointRecord, held: EndpointModel) -> Iterator[tuple[End
         return
     for one in endpoint.models:
         measure = endpoint.measures.get(canonical_model(one.name))
-        if measure is not None and one.size_bytes and one is not held:
+        if measure is not None and one.size_bytes and one is not held and not one.remote:
             yield one, measure

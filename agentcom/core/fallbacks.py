@@ -19,6 +19,7 @@ from agentcom.core.effects import key_u64
 from agentcom.core.groups import Groups, raised
 from agentcom.core.outlet import Outlet
 from agentcom.core.refusal import Refusals
+from agentcom.core.wanted import may_leave
 from agentcom.model import Allowance, FallbackWait, Group, JsonObject, Tier
 
 PREFIX: Final = b"fallback"
@@ -63,7 +64,8 @@ class Fallbacks:
         if group.tier is Tier.standard and way in ("up", "both"):
             return raised(group)
         if group.tier is Tier.complex and way in ("down", "both") and Allowance.down in group.allow:
-            return msgspec.structs.replace(group, tier=Tier.standard, model="", allow=())
+            allow = (Allowance.cloud.value,) if may_leave(group, self.settings) else ()
+            return msgspec.structs.replace(group, tier=Tier.standard, model="", allow=allow)
         return None
 
     def look(self, group: Group, is_retry: bool, has_way: bool, now: Now) -> Group | None:

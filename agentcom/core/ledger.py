@@ -39,6 +39,7 @@ from agentcom.money import MICRO, BudgetRecord, LedgerRecord, micro, shown
 
 PREFIX: Final = b"budget"  # of the records of budgets, in `meta`
 CODE: Final = "budget"
+UNPRICED: Final = "price_unknown"
 LOOKED_MAX: Final = 200  # held tasks that are looked at in one tick
 HELD_MAX: Final = 200  # tasks that are held for a budget in one tick; the next one goes on
 DAYS_KEPT: Final = (
@@ -172,14 +173,30 @@ class Ledger:
         self.waiting[self._tasks.table.id[slot]] = None
         self.held_count += 1
 
+    def concerns(self, slot: int) -> bool:
+        """Whether any budget bounds what the task may cost."""
+        is_own = self._tasks.table.id[slot] in self._tasks.table.budgets
+        return is_own or any((*s, per) in self.budgets for s in self._scopes(slot) for per in BudgetPeriod)
+
+    def may_call_unpriced(self, slot: int, model: str, now: Now) -> bool:
+        """Whether the task may use a model that costs nobody knows what; one that a budget concerns waits for a
+        person."""
+        if not self.concerns(slot):
+            return True
+        said = (
+            f"{model} is a cloud model whose price is unknown, and a budget concerns the task: cancel it, and submit "
+            "it with a model that runs locally, or take the budget back and release it"
+        )
+        error = TaskError(failure_class=FailureClass.configuration, code=UNPRICED, message=said)
+        self._tasks.hold(slot, error, now)
+        self.held_count += 1
+        return False
+
     def reserve(self, slot: int, attempt: int, model: str, now: Now) -> float | None:
         """Open the book for a paid attempt; the allowance in USD, None when no budget concerns it. That much is
         reserved all the same: a budget that is set while the attempt runs sees it."""
         table, task = self._tasks.table, self._tasks.table.id[slot]
         scopes = list(self._scopes(slot))
-        is_bound = task in table.budgets or any(
-            (*s, per) in self.budgets for s in scopes for per in BudgetPeriod
-        )
         record = LedgerRecord(
             task=task,
             attempt=attempt,
@@ -194,7 +211,7 @@ class Ledger:
         table.paid[task] = table.paid.get(task, 0) + record.reserved
         self._save(record)
         self._tell(record, now)
-        return record.reserved / MICRO if is_bound else None
+        return record.reserved / MICRO if self.concerns(slot) else None
 
     # --- after it ---------------------------------------------------------------------------------------
 

@@ -15,11 +15,20 @@ from agentcom.core.breaker import Circuit, CircuitState
 from agentcom.core.capabilities import lack
 from agentcom.core.registry import Registry
 from agentcom.core.retries import RetryBudgets
-from agentcom.core.wanted import claude_lacks, held_model, missing_need, missing_needs, model_lacks, model_of
+from agentcom.core.wanted import (
+    claude_lacks,
+    held_model,
+    may_leave,
+    missing_need,
+    missing_needs,
+    model_lacks,
+    model_of,
+)
 from agentcom.model import (
     BACKEND_OF,
     BACKENDS_OF,
     STRATEGY_OF,
+    Allowance,
     Backend,
     EndpointKind,
     EndpointModel,
@@ -34,7 +43,7 @@ Ways = dict[int, list[tuple[EndpointRecord, Refusal | None]]]
 ENDPOINT_FULL = "endpoint_full"
 NEAREST = (
     ENDPOINT_FULL, "limit_reached", "retry_budget", "endpoint_tripped", "endpoint_unreachable", "model_quarantined",
-    "model_too_large", "model_lacks", "model_missing", "endpoint_unhealthy",
+    "model_too_large", "model_lacks", "cloud_model", "model_missing", "endpoint_unhealthy",
     "endpoint_draining",
 )  # fmt: skip
 
@@ -252,6 +261,8 @@ class Refusals:
                 if endpoint.kind is EndpointKind.ollama
                 else f"serve {model} at {endpoint.url}, or give the task a model that it serves",
             )
+        if held.remote and not may_leave(group, self.settings):
+            return _leaves(endpoint, held, group)
         lacks = model_lacks(group, held)
         if lacks:
             return _incapable(held, lacks, f"give the task another model that can do {lacks} (--model)")
@@ -286,6 +297,15 @@ class Refusals:
 def _incapable(model: EndpointModel, lacks: str, change: str) -> Refusal:
     can = ", ".join(model.capabilities)
     return "model_lacks", f"{model.name} cannot do {lacks}; it can do {can}", change
+
+
+def _leaves(endpoint: EndpointRecord, model: EndpointModel, group: Group) -> Refusal:
+    return (
+        "cloud_model",
+        f"{model.name} on {endpoint.name} is a cloud model: a third party would get the task and the files it works on",
+        f"submit it with --allow {Allowance.cloud}, or let all tasks of the tier: agentcom config set "
+        f"models.cloud_tiers {group.tier}; or give it a model that runs there",
+    )
 
 
 def _tried(circuit: Circuit) -> str:

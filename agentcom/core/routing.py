@@ -201,6 +201,7 @@ class Router:
             score=score_part(chosen),
             others=tuple(others[: limits.HISTORY_OTHERS_MAX]),
             refused=choices.refused,
+            remote=chosen.remote,
         )
 
     def may_retry(self, group: Group) -> bool:

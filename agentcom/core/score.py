@@ -51,6 +51,7 @@ class Candidate(Struct, frozen=True, gc=False):
     parts: dict[str, int]
     has_slot: bool = True  # else it can only be waited for
     stepped: Tier | None = None  # the tier that it is on, where that is not the task's own
+    remote: bool = False  # a third party runs the model, behind the endpoint
 
 
 class EndpointCost(NamedTuple):
@@ -138,7 +139,7 @@ class Scores:
             "recent_failure": PENALTY_US if failed else 0,
             "host_load": self.busy_us(host) + load_us_of(host, slowed_us),
         }
-        if host.load.gpu_percent and at.endpoint.seen_from and not at.wait_us:
+        if host.load.gpu_percent and at.endpoint.seen_from and not at.wait_us and not at.model.remote:
             # No call of ours keeps the GPU busy.
             parts["host_load"] += at.run_us * host.load.gpu_percent // 100
         if group.repo and group.repo not in host.repos:
@@ -147,7 +148,9 @@ class Scores:
             parts["preference"] = missing_preferences(group, agent, at.model) * PREFERENCE_US
         if self._fleet.preferred and host.record.id not in self._fleet.preferred:
             parts["not_preferred"] = NOT_PREFERRED_US
-        return Candidate(agent, at.endpoint, at.model.name, sum(parts.values()), parts, at.has_slot)
+        cost_us = sum(parts.values())
+        name, remote = at.model.name, at.model.remote
+        return Candidate(agent, at.endpoint, name, cost_us, parts, at.has_slot, remote=remote)
 
 
 def load_us_of(host: Host, run_us: int) -> int:

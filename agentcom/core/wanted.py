@@ -9,6 +9,7 @@ from agentcom.core.registry import canonical_model
 from agentcom.model import (
     BACKENDS_OF,
     STRATEGY_OF,
+    Allowance,
     Backend,
     EndpointKind,
     EndpointModel,
@@ -83,15 +84,22 @@ def held_model(endpoint: EndpointRecord, model: str) -> EndpointModel | None:
         (
             one
             for one in endpoint.models
-            if canonical_model(one.name) == model and not one.remote and not one.fault
+            if canonical_model(one.name) == model and not one.fault
         ),
         None,
     )
 
 
+def may_leave(group: Group, settings: Settings) -> bool:
+    """Whether tasks of the group may be sent to a third party that runs their model behind a local server."""
+    return Allowance.cloud in group.allow or group.tier.value in settings.models.cloud_tiers
+
+
 def is_warm(endpoint: EndpointRecord, held: EndpointModel, num_ctx: int) -> bool:
     """Whether a call that asks for this context finds the weights loaded for it. One runner serves all names of the
-    same weights; another context than it was loaded with makes it load anew."""
+    same weights; another context than it was loaded with makes it load anew. What a third party runs needs none."""
+    if held.remote:
+        return True
     loaded = held if held.warm else _same_weights(endpoint, held)
     if loaded is None:
         return False

@@ -411,6 +411,9 @@ def _costs(work: Work, progress: Progress) -> _Costs:
         return _Costs(usd, as_of=as_of)
     cloud_model = work.assign.cloud_model or work.settings.models.compare
     usd, as_of = _cost_at(price_list, cloud_model, progress.tally)
+    if work.assign.route.remote:
+        own, own_as_of = _cost_at(price_list, progress.model, progress.tally)
+        return _Costs(own, cloud_model, usd, own_as_of or as_of)
     return _Costs(0.0, cloud_model, usd, as_of)
 
 

@@ -71,6 +71,10 @@ def refusal_of(assign: Assign, spec: TaskSpec, allowed: PolicySettings) -> str |
     is_model = assign.route.strategy is not Strategy.trivial
     if is_model and allowed.models and not _matches(assign.route.model, allowed.models):
         return f"policy.models of this host has nothing that fits {assign.route.model}"
+    if assign.route.remote and not _is_for(allowed.cloud_models, assign.submitter_role):
+        return (
+            f"policy.cloud_models of this host is {allowed.cloud_models!r}, and a third party runs {assign.route.model}"
+        )
     if spec.command is not None and not _is_for(allowed.commands, assign.submitter_role):
         return f"policy.commands of this host is {allowed.commands!r}, and a task of {assign.submitter!r} is a command"
     if wants_network and not _is_for(allowed.network, assign.submitter_role):

@@ -153,3 +153,23 @@ def test_an_endpoint_that_dies_mid_stream_costs_no_retry_and_the_task_finishes_e
         attempts = client.task_reports(done["id"])["attempts"]
         assert attempts[0]["error"]["class"] == "infrastructure"
         assert len(sick.log("/api/chat")) == 1
+
+
+def test_a_model_that_a_third_party_runs_gets_only_tasks_that_allow_it_and_its_cost_is_unknown(
+    world: World,
+) -> None:
+    cloud = "gpt-oss:120b-cloud"
+    listed = {"models": [{"name": cloud, "size": 384, "remote_host": "https://cloud.invalid:443"}]}
+    world.hub()
+    with standin("ollama", {**listed, "replies": [{"content": "Done."}]}) as one:
+        host(world, "box", one.url)
+        client = world.client()
+        see(client, 1)
+        kept = client.submit(description="say something", model=cloud)["id"]
+        why = client.task_why(kept)
+        assert [each["fails"] for each in why["hosts"]] == ["cloud_model"]
+        assert "--allow cloud" in why["reason"]
+        sent = world.json("hub", "submit", "say it", "--model", cloud, "--allow", "cloud", "--wait")
+        assert (sent["state"], sent["route"]["remote"], sent["result"]["cost_usd"]) == ("completed", True, None)
+        assert client.task_get(kept)["state"] == "ready"
+        assert len(one.log("/api/chat")) == 1

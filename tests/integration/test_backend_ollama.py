@@ -84,6 +84,22 @@ def test_local_work_costs_nothing_and_says_what_it_would_have_cost_in_the_cloud(
     assert result.prices_as_of == "2026-11-22"
 
 
+def test_what_a_third_party_ran_costs_nobody_knows_what_unless_the_prices_name_it(
+    tmp_path: Path, server: StandIn
+) -> None:
+    """Never nothing: an unknown bill is not a free one."""
+    prices_file = tmp_path / "prices.toml"
+    rates = "input = 1.0\noutput = 5.0\ncache_read = 0.1\ncache_write_5m = 1.25\ncache_write_1h = 2.0\n"
+    prices_file.write_text(f'as_of = "2026-11-01"\n[models."{MODEL}"]\n{rates}')
+    for name, cost in (("", None), (str(prices_file), (1_000 * 1 + 100 * 5) / 1_000_000)):
+        folder = tmp_path / f"with-{bool(name)}"
+        folder.mkdir()
+        reply = {"content": "42", "tokens_in": 1_000, "tokens_out": 100}
+        one = ran(folder, server, reply, given=settings(prices_file=name), remote=True)
+        assert one.completed.cost_usd == cost
+        assert any(MODEL in warning for warning in one.completed.warnings) == (cost is None)
+
+
 def test_num_ctx_num_predict_and_keep_alive_are_in_every_call(tmp_path: Path, server: StandIn) -> None:
     before = len(server.log("/api/chat"))
     ran(tmp_path, server, {"tool_calls": [WRITE]}, {"content": "ok"}, num_ctx=4096)

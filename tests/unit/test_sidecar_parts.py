@@ -155,6 +155,23 @@ def test_a_host_calls_the_models_of_its_policy_only() -> None:
     assert "policy.models" in (policy.refusal_of(one, spec, allowed) or "")
 
 
+def test_a_host_says_for_whom_it_calls_models_that_a_third_party_runs() -> None:
+    spec = TaskSpec(description="x")
+    for who, role, is_taken in (
+        ("all", Role.submit, True),
+        ("trusted", Role.submit, False),
+        ("trusted", Role.operate, True),
+        ("nobody", Role.admin, False),
+    ):
+        allowed = PolicySettings(cloud_models=who)  # type: ignore[arg-type]
+        one = assigned(spec, role, strategy=Strategy.local_llm, model="gpt-oss:120b-cloud")
+        assert policy.refusal_of(one, spec, allowed) is None, "of its own machine"
+        one.route = msgspec.structs.replace(one.route, remote=True)
+        why = policy.refusal_of(one, spec, allowed)
+        assert (why is None) == is_taken
+        assert is_taken or "policy.cloud_models" in (why or "")
+
+
 def test_where_nobodys_commands_run_no_check_runs_one_either(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -375,7 +375,7 @@ def test_only_an_admin_changes_settings(rig: Rig) -> None:
 
 def test_a_section_is_told_alone(rig: Rig) -> None:
     names = set(rig.admin.ask(m.ConfigGet(name="models"))["settings"])
-    assert names == {f"models.{name}" for name in ("standard", "complex", "compare", "num_ctx")}
+    assert names == {f"models.{name}" for name in ("standard", "complex", "compare", "num_ctx", "cloud_tiers")}
 
 
 def test_a_text_is_read_as_the_environment_is(rig: Rig) -> None:

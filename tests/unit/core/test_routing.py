@@ -115,9 +115,9 @@ def test_a_wanted_model_goes_where_it_is(rig: Rig) -> None:
     assert [one.route.host for one in rig.sent(m.Assign)] == ["other"]
 
 
-def test_a_model_that_the_server_only_passes_on_is_not_there(rig: Rig) -> None:
+def test_a_model_that_the_server_only_passes_on_is_not_used_unasked(rig: Rig) -> None:
     gpu(rig, "box", remote=True)
-    assert why(rig, rig.admin.submit(task()), "box")[0] == "model_missing"
+    assert why(rig, rig.admin.submit(task()), "box")[0] == "cloud_model"
 
 
 # --- costs ----------------------------------------------------------------------------------------------
