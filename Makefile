@@ -27,8 +27,9 @@ SOURCES := pyproject.toml setup.py $(wildcard agentcom/_fastsched*.px[iy])
 run: .venv/.run
 	@$(BIN)/agentcom up --demo --repo . $(if $(ONCE),--once)
 
+# Tests that start processes wait most of the time, so they share the cores: JOBS says how many at once.
 test: .venv/.test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(or $(JOBS),auto) --maxprocesses 4 --dist worksteal
 
 # The simulator. `make sim` is what every merge runs; SEEDS=100000, HOURS=1000 (simulated) and MINUTES=10 (real) go
 # on for as long as is asked, under every fault; FIRST is the first seed, ALIVE=1 the runs in which nobody may die.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -22,6 +23,18 @@ def world(tmp_path: Path) -> Iterator[World]:
     """Homes and real processes of one test; nothing of it is left afterwards."""
     with make_world(tmp_path) as made:
         yield made
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """One of several processes tells the one that reports which of its tests had commands isolated."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["isolated"] = isolating.ran
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    isolating.ran.extend(getattr(node, "workeroutput", {}).get("isolated", []))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -169,16 +169,21 @@ def _while_full(home: Path, kind: str) -> int:
     """Submits are refused by name as soon as something was tried in vain, and reads are answered. How many were refused
     before it came to that; a part that is only made anew now and then may never be asked."""
     wire = Wire(address_of(home), load_key(home / "keys" / "admin.key"))
+    answers: Counter[str] = Counter()
 
     def is_refused() -> bool:
         answer = wire.ask(
             m.Submit(tasks=(TaskSpec(description="in vain", needs=("nobody",), command="true"),)), 3
         )
-        return isinstance(answer, m.Error) and answer.code == "storage_full"
+        answers[answer.code if isinstance(answer, m.Error) else type(answer).__name__] += 1
+        return bool(answers["storage_full"])
 
     try:
         if kind == "write":
-            eventually("a submit is refused with storage_full", is_refused, ENDS_S_MAX)
+            try:
+                eventually("a submit is refused with storage_full", is_refused, ENDS_S_MAX)
+            except AssertionError as error:
+                raise AssertionError(f"{error}; answers: {dict(answers)}") from None
         for op in (m.QueueStats(), m.TaskList(limit=5), m.HostList()):
             eventually(f"{type(op).__name__} is answered", partial(_is_answered, wire, op), ENDS_S_MAX)
     finally:
