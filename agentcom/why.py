@@ -45,6 +45,7 @@ class Why:
         self._now = now
         slot = hub.tasks.table.slot_of.get(row.id)
         self._is_retry = slot is not None and hub.tasks.is_retry(slot)
+        self._slot = slot
 
     def answer(
         self, op: m.TaskWhy, spec: TaskSpec | None, route: Route | None, waits_for: Callable[[int], str]
@@ -124,11 +125,24 @@ class Why:
         why["host_count"] = len(self._hub.fleet.hosts)
         ways = self._hub.router.ways(self._group, self._is_retry, self._now)
         why["ways"] = [msgspec.to_builtins(score_part(way)) for way in ways[: limits.HISTORY_OTHERS_MAX]]
-        why["fallback"] = self._hub.router.fallbacks.view(self._group, self._now)
+        why["fallback"] = self._fallback()
         if self._row.state is State.ready:
             hindrances = self._hub.gates.hindrances(self._row.group, self._row.labels, self._is_retry)
             why["conditions"] = [hindrance._asdict() for hindrance in hindrances]
             why["waits_for"] = self._awaited(ways)
+
+    def _fallback(self) -> JsonObject | None:
+        """Where it goes if nobody can run it, and which budget stands in the way of a step up."""
+        step = self._hub.router.fallbacks.view(self._group, self._now)
+        if step is None:
+            return None
+        slot, is_up = self._slot, step["to"] == Tier.complex
+        short = self._hub.ledger.shortage(slot, self._now) if is_up and slot is not None else None
+        return {
+            **step,
+            "may_pay": short is None,
+            "shortage": f"{short.message}; {short.change}" if short else None,
+        }
 
     @staticmethod
     def _awaited(ways: list[Candidate]) -> JsonObject | None:
@@ -180,8 +194,8 @@ class Why:
             if self._group.tier is Tier.complex and way in ("down", "both"):
                 said += f"; submitted with --allow {Allowance.down} it could go down"
             return said
-        if not step["may_pay"]:
-            return f"{said}; no budget pays for {step['to']}"
+        if step["shortage"]:
+            return f"{said}; it could run as {step['to']}, but {step['shortage']}"
         when = f"in {step['in_s']:.1f} s" if step["in_s"] is not None else "after routing.wait_s"
         return f"{said}; it may run as {step['to']} {when} (routing.fallback)"
 

@@ -542,9 +542,8 @@ class Attempts:
         self.aftermath.escalate(slot, result, now)
 
     def _escalates(self, slot: int, now: Now) -> bool:
-        if not self.may_escalate(self._tasks.groups[self._table.group[slot]]):
-            return False
-        return not self.ledger.is_used or self.ledger.shortage(slot, now) is None
+        group = self._tasks.groups[self._table.group[slot]]
+        return self.may_escalate(group) and self.ledger.pays(slot, now)
 
     def _complete(self, slot: int, now: Now) -> None:
         agent = self._fleet.agents[self._table.agent[slot]]

@@ -36,9 +36,13 @@ class Asked(NamedTuple):
     wanted: Wanted
     now: Wanted
 
+    @property
+    def is_step(self) -> bool:
+        return self.now is not self.wanted
+
     def told(self, way: Candidate) -> Candidate:
         """The way, which says so if it is a step."""
-        if self.now is self.wanted:
+        if not self.is_step:
             return way
         return msgspec.structs.replace(way, stepped=self.now[0].tier)
 
@@ -78,13 +82,16 @@ class Dispatch:
         count = self.board.free_count
         queued = self._queued(count) if count else []
         while queued:
-            asked, placed = self._place(queued, now)
-            # Tasks that wait for a warm endpoint leave agents free, which may be sooner for some behind them.
-            has_waits = any(each.agent < 0 <= each.endpoint for each in placed)
+            asked = {group: self._ask(group, now) for group in dict.fromkeys(group for _, group in queued)}
+            paid = self._paid(queued, asked, now)
+            placed = self._place(paid, asked, now)
+            # Tasks that wait for a warm endpoint, or that cannot pay for a step up, leave agents free, which may be
+            # sooner for some behind them.
+            passes = len(paid) < len(queued) or any(each.agent < 0 <= each.endpoint for each in placed)
             count = min(count * 4, limits.SCHEDULED_AHEAD_MAX)
-            more = self._queued(count) if has_waits else queued
+            more = self._queued(count) if passes else queued
             if len(more) <= len(queued):
-                return self._carry_out(queued, asked, placed, now)
+                return self._carry_out(paid, asked, placed, now)
             queued = more
         return False
 
@@ -98,12 +105,35 @@ class Dispatch:
             queued = [(entry, self._wanted(entry, group)) for entry, group in queued]
         return queued
 
-    def _place(self, queued: list[tuple[int, int]], now: Now) -> tuple[dict[int, Asked], list[Placed]]:
-        """One call of the scheduler over the heads of all groups: what is asked for each group, and the places."""
-        asked = {group: self._ask(group, now) for group in dict.fromkeys(group for _, group in queued)}
+    def _place(self, queued: list[tuple[int, int]], asked: dict[int, Asked], now: Now) -> list[Placed]:
+        """One call of the scheduler over the heads of all groups."""
         index = {group: n for n, group in enumerate(asked)}
         order = [index[group] for _, group in queued]
-        return asked, self.board.place([each.now for each in asked.values()], order, now)
+        return self.board.place([each.now for each in asked.values()], order, now)
+
+    def _paid(
+        self, queued: list[tuple[int, int]], asked: dict[int, Asked], now: Now
+    ) -> list[tuple[int, int]]:
+        """Those without the tasks that cannot pay for the step up which their group may take. They wait for their own
+        tier, on which nobody can run them now; they are not held for want of money that they never asked for."""
+        up = {group for group, each in asked.items() if each.now[0].tier is Tier.complex and each.is_step}
+        if not up or not self._ledger.is_used:
+            return queued
+        table, pays = self._tasks.table, self._ledger.pays
+        known: dict[tuple[int, int], bool] = {}  # by group and submitter, of tasks without a budget of their own
+        kept = []
+        for entry, group in queued:
+            if group in up:
+                task = task_of(entry)
+                slot = table.slot_of[task]
+                place = (group, table.submitter[slot])
+                may = pays(slot, now) if task in table.budgets else known.get(place)
+                if may is None:
+                    may = known[place] = pays(slot, now)
+                if not may:
+                    continue
+            kept.append((entry, group))
+        return kept
 
     def _ask(self, group: int, now: Now) -> Asked:
         wanted = self._tasks.groups[max(group, ~group)], group < 0
@@ -133,18 +163,11 @@ class Dispatch:
         is_limited = False
         for task, group, chosen in starts:
             slot = self._tasks.table.slot_of[task]
-            if chosen.stepped is Tier.complex and not self._is_paid(slot, now):
-                continue
             if self.has_room(slot, chosen):
                 self.assign(slot, choices[group], chosen, now)
             else:
                 is_limited = True
         return is_limited
-
-    def _is_paid(self, slot: int, now: Now) -> bool:
-        """Whether a step up is paid for. Where it is not the task waits for its own tier; it is not held for want of
-        money that it never asked for."""
-        return not self._ledger.is_used or self._ledger.shortage(slot, now) is None
 
     def _wanted(self, entry: int, group: int) -> int:
         """The group, or its complement for a task that has failed before: for those some endpoints are closed."""
@@ -166,6 +189,8 @@ class Dispatch:
             return True
         if chosen.remote and not self._ledger.may_call_unpriced(slot, chosen.model, self.now):
             return False
+        if chosen.stepped is Tier.complex:
+            return self._ledger.pays(slot, self.now)
         return self._ledger.may_start(slot, chosen.stepped or TIERS[self._tasks.table.tier[slot]], self.now)
 
     def _is_cloud(self, slot: int, chosen: Candidate) -> bool:

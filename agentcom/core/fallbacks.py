@@ -34,7 +34,8 @@ class Wait(NamedTuple):
 
 
 class Fallbacks:
-    """Waits of stranded groups. `clock_ms` is the lease clock; `may_pay` says whether a budget allows a step up."""
+    """Waits of stranded groups. `clock_ms` is the lease clock. Whether a task can pay for a step up is asked for each
+    when it is given out: of groups that is not known."""
 
     def __init__(self, out: Outlet, groups: Groups, refusals: Refusals, settings: Settings) -> None:
         self._out = out
@@ -42,7 +43,6 @@ class Fallbacks:
         self._refusals = refusals
         self.settings = settings
         self.clock_ms: Callable[[Now], int] = lambda now: now.mono_ms
-        self.may_pay: Callable[[Group], bool] = lambda _group: True
         self.waits: dict[Group, Wait] = {}
         self._ripe: set[Group] = set()
 
@@ -85,7 +85,7 @@ class Fallbacks:
         if wait is None:
             self._begin(group, now)
             return None
-        return step if step.tier is Tier.standard or self.may_pay(step) else None
+        return step
 
     def is_stranded(self, group: Group, is_retry: bool = False) -> bool:
         """Whether every host is refused for more than work that will end. O(hosts)."""
@@ -116,7 +116,6 @@ class Fallbacks:
         return {
             "to": step.tier.value,
             "in_s": None if left_ms is None else left_ms / 1000,
-            "may_pay": step.tier is Tier.standard or self.may_pay(step),
         }
 
     def _is_live(self, group: Group, wait: Wait) -> bool:

@@ -92,7 +92,6 @@ class Hub:
         )
         self.router = Router(self.out, self.tasks, self.fleet, self.registry, self.retries, settings)
         self.router.fallbacks.clock_ms = self.attempts.clock_ms
-        self.router.fallbacks.may_pay = self.ledger.may_pay
         self.attempts.may_escalate = self.router.may_escalate
         self.dispatch = Dispatch(
             self.out, self.tasks, self.fleet, self.registry, self.retries, self.gates, self.principals,
@@ -510,7 +509,8 @@ class Hub:
             self._look_at_retries(now)
         if self.router.fallbacks.waits and self.router.fallbacks.expire(now):
             self.tasks.changed = True
-        self.ledger.look_at_day(now)
+        if self.ledger.look_at_day(now):
+            self.tasks.changed = True
         if event.drained:
             self.attempts.expire(now)
             self._silent_hosts(now)

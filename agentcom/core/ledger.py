@@ -28,7 +28,6 @@ from agentcom.model import (
     Backend,
     BudgetPeriod,
     FailureClass,
-    Group,
     JsonObject,
     RuleScope,
     State,
@@ -137,15 +136,10 @@ class Ledger:
                     return self._short(budget, need, max(0, left), now)
         return None
 
-    def may_pay(self, group: Group) -> bool:
-        """Whether one more paid attempt of such tasks, whoever they are from, has room: before a step up."""
-        need = micro(self._tasks.settings.budgets.attempt_usd)
-        for scope in ((ALL, ""), (str(RuleScope.repo), group.repo)):
-            for per in BudgetPeriod:
-                budget = self.budgets.get((*scope, per))
-                if budget and budget.limit - self.sums[scope, period_of(per, self._out.wall_ms)] < need:
-                    return False
-        return True
+    def pays(self, slot: int, now: Now) -> bool:
+        """Whether all four budgets (the task's own, its submitter's, its repository's, the hub's) have room for one
+        more paid attempt of the task: asked before each step up, whoever takes it."""
+        return not self.is_used or self.shortage(slot, now) is None
 
     def need(self, slot: int) -> int:
         """What the next paid attempt of the task is given: the setting's, or what its own budget has left of that."""
@@ -239,11 +233,16 @@ class Ledger:
 
     # --- tasks that wait --------------------------------------------------------------------------------
 
-    def look_at_day(self, now: Now) -> None:
-        """Another day has another budget."""
-        if (self.sums or self.waiting) and (day := period_of(BudgetPeriod.day, now.wall_ms)) != self._day:
-            self._day, self.changed = day, True
-            self._forget_old()
+    def look_at_day(self, now: Now) -> bool:
+        """Another day has another budget; whether one has begun."""
+        if not (self.sums or self.waiting):
+            return False
+        day = period_of(BudgetPeriod.day, now.wall_ms)
+        if day == self._day:
+            return False
+        self._day, self.changed = day, True
+        self._forget_old()
+        return True
 
     def turn(self, now: Now) -> bool:
         """Let go those of the waiting tasks that have room now, in the order in which they were held; whether there

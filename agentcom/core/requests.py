@@ -348,6 +348,7 @@ class Requests:
 
     def _budget(self, op: m.BudgetSet, caller: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
         done = self._hub.ledger.set(op.key, op.usd, op.per, caller.name, now)
+        self._hub.tasks.changed = True  # steps up wait without being held
         fields = {"key": op.key, "usd": op.usd, "per": op.per.value}
         self._out.publish("queue", "budget_set", **fields, by=caller.name)
         return done

@@ -92,12 +92,10 @@ class Router:
         return sorted(found, key=lambda way: (way.cost_us, way.agent.record.id))
 
     def may_escalate(self, group: Group) -> bool:
-        """Whether tasks of the group may go on one tier above now: they allow it, somebody could run them, and a budget
-        would pay."""
+        """Whether tasks of the group may go on one tier above now: they allow it, and somebody could run them."""
         if group.tier is not Tier.standard or Allowance.up not in group.allow:
             return False
-        above = raised(group)
-        return self.fallbacks.may_pay(above) and not self.fallbacks.is_stranded(above)
+        return not self.fallbacks.is_stranded(raised(group))
 
     def _ways(self, group: Group, is_retry: bool, agents: list[Agent], now: Now) -> list[Candidate]:
         agents = sorted(agents, key=lambda agent: (agent.since_ms, agent.record.id))

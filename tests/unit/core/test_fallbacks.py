@@ -9,7 +9,7 @@ import pytest
 from agentcom import messages as m
 from agentcom.config import ModelSettings, QueueSettings, RoutingSettings, Settings
 from agentcom.core.fallbacks import PREFIX
-from agentcom.model import Allowance, Backend, FailureClass, ResultStatus, Role, Tier
+from agentcom.model import Allowance, Backend, BudgetPeriod, FailureClass, ResultStatus, Role, Tier
 from tests.core_rig import HostEnd, Rig
 from tests.factories import (
     MODEL,
@@ -186,15 +186,6 @@ def test_each_decision_takes_its_own_step() -> None:
     assert local.take().route.reason == "inferred_tier"
 
 
-def test_a_step_up_that_no_budget_pays_is_not_taken() -> None:
-    rig = rig_with("up")
-    rig.hub.router.fallbacks.may_pay = lambda _group: False
-    host(rig, "cloud", Backend.claude)
-    number = rig.admin.submit(task())
-    rig.advance(60_000)
-    assert rig.admin.state(number) == "ready"
-
-
 def test_a_usage_window_that_a_raised_task_meets_closes_the_cloud_for_its_host() -> None:
     rig = rig_with("up")
     cloud = host(rig, "cloud", Backend.claude)
@@ -281,22 +272,97 @@ def test_an_escalation_survives_a_restart_and_is_told(both: tuple[Rig, HostEnd, 
 # --- money ----------------------------------------------------------------------------------------------
 
 
-def test_a_step_up_that_its_submitter_cannot_pay_waits_and_holds_nothing() -> None:
+REPO = "https://git.example/one.git"
+CAPS = {  # each of the four, so that one more attempt (2 USD) does not fit it: (budgets, fields of the task)
+    "own": ((), {"budget_usd": 0.5}),
+    "submitter": (("submitter:admin",), {}),
+    "repository": ((f"repo:{REPO}",), {}),
+    "hub": (("all",), {}),
+}
+
+
+def spent_to(rig: Rig, cloud: HostEnd, cap: str) -> dict[str, Any]:
+    """The fields of a task for which that cap has no room; its own is used up by a first attempt."""
+    keys, fields = CAPS[cap]
+    for key in keys:
+        rig.admin.ask(m.BudgetSet(key=key, usd=1))
+    return {"repo": REPO, **fields}
+
+
+def spend_own(rig: Rig, cloud: HostEnd, number: int) -> None:
+    """The task has spent what it may on an attempt before."""
+    rig.hub.tasks.table.paid[number] = rig.hub.tasks.table.budgets[number]
+
+
+@pytest.mark.parametrize("cap", CAPS)
+def test_a_step_up_that_a_cap_refuses_is_not_taken_holds_nothing_and_why_names_the_cap(cap: str) -> None:
+    rig = rig_with("up")
+    cloud = host(rig, "cloud", Backend.claude)
+    number = rig.admin.submit(task(**spent_to(rig, cloud, cap)))
+    if cap == "own":
+        spend_own(rig, cloud, number)
+    rig.advance(6_000)
+    assert (rig.admin.state(number), cloud.received) == ("ready", [])
+    found = rig.admin.ask(m.TaskWhy(task=number))
+    assert not found["fallback"]["may_pay"]
+    named = {"own": "its own budget is spent: 0.50 of 0.50 USD", "hub": "the hub's budget has 1.00 of 1.00"}
+    assert named.get(cap, f"the budget of {CAPS[cap][0][0] if CAPS[cap][0] else ''}") in found["reason"]
+    if cap != "own":
+        rig.admin.ask(m.BudgetSet(key=CAPS[cap][0][0], usd=10))
+        assert cloud.take().route.reason == "fallback_up", "at once when it is raised"
+
+
+@pytest.mark.parametrize("cap", CAPS)
+def test_a_task_ends_with_what_it_has_where_a_cap_refuses_the_tier_above(
+    both: tuple[Rig, HostEnd, HostEnd], cap: str
+) -> None:
+    rig, local, cloud = both
+    number = rig.admin.submit(task(allow=(Allowance.up,), **spent_to(rig, cloud, cap)))
+    if cap == "own":
+        spend_own(rig, cloud, number)
+    local.complete(local.take(), status=ResultStatus.partial_pass, backend=Backend.ollama, model=MODEL)
+    assert (rig.admin.state(number), rig.admin.task(number)["tier"]) == ("completed", "standard")
+    assert cloud.received == []
+
+
+def test_tasks_behind_one_that_cannot_pay_for_the_step_take_it() -> None:
     rig = rig_with("up")
     cloud = host(rig, "cloud", Backend.claude)
     rig.admin.ask(m.BudgetSet(key="submitter:admin", usd=1))
+    poor = [rig.admin.submit(task()) for _ in range(20)]
+    rich = rig.member(Role.operate, "rich").submit(task())
+    own = rig.admin.submit(task(budget_usd=1))
+    rig.advance(6_000)
+    assert cloud.take().task == rich
+    assert {rig.admin.state(one) for one in (*poor, own)} == {"ready"}
+
+
+def test_a_task_that_has_to_run_alone_is_not_held_for_a_step_that_it_cannot_pay() -> None:
+    rig = rig_with("up", max_losses=2)
+    local = host(rig, "local", Backend.ollama)
+    local.see(sighting())
+    cloud = host(rig, "cloud", Backend.claude)
+    rig.admin.ask(m.BudgetSet(key="all", usd=1))
     number = rig.admin.submit(task())
-    rig.advance(60_000)
-    assert rig.admin.state(number) == "ready"
-    rig.admin.ask(m.BudgetSet(key="submitter:admin", usd=10))
-    cloud.beat()
-    rig.advance(1_000)
+    local.take()
+    for _ in range(12):
+        rig.advance(10_000)
+        cloud.beat()
+    assert (list(rig.hub.tasks.alone), rig.admin.state(number)) == ([number], "ready")
+    assert (waits(rig), cloud.received) == (1, [])
+    rig.admin.ask(m.BudgetSet(key="all", usd=10))
     assert cloud.take().route.reason == "fallback_up"
 
 
-def test_a_task_ends_with_what_it_has_where_nobody_pays_for_the_tier_above(
-    both: tuple[Rig, HostEnd, HostEnd],
-) -> None:
-    rig, local, _ = both
-    rig.admin.ask(m.BudgetSet(key="submitter:admin", usd=1))
-    assert rig.admin.state(failed_checks(rig, local, allow=(Allowance.up,))) == "completed"
+def test_another_day_pays_for_a_step_up_without_anything_else_happening() -> None:
+    rig = rig_with("up")
+    cloud = host(rig, "cloud", Backend.claude)
+    rig.admin.ask(m.BudgetSet(key="all", usd=3, per=BudgetPeriod.day))
+    rig.admin.submit(complex_task())
+    cloud.complete(cloud.take(), backend=Backend.claude, model="m", cost_usd=2.0)
+    number = rig.admin.submit(task())
+    rig.advance(6_000)
+    assert rig.admin.state(number) == "ready"
+    rig.clock.jump(86_400_000)
+    rig.advance(1_000)
+    assert cloud.take().task == number

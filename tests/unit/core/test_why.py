@@ -120,7 +120,7 @@ def test_why_tells_when_a_stranded_task_goes_to_another_tier() -> None:
     number = rig.admin.submit(task())
     rig.advance(2_000)
     found = why(rig, number)
-    assert found["fallback"] == {"to": "complex", "in_s": 3.0, "may_pay": True}
+    assert found["fallback"] == {"to": "complex", "in_s": 3.0, "may_pay": True, "shortage": None}
     assert found["reason"].endswith("it may run as complex in 3.0 s (routing.fallback)")
 
 
