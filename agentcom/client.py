@@ -408,6 +408,26 @@ class Client(Caller):
         back."""
         return _object(self._ask(m.BudgetSet, key=key, usd=usd, per=per))
 
+    def repo_list(self) -> JsonObject:
+        """{repos}: the registered repositories by name."""
+        return _object(self.call(m.RepoList()))
+
+    def repo_show(self, repo: str) -> JsonObject:
+        """A repository by its name, or by any spelling of its address."""
+        return _object(self._ask(m.RepoShow, repo=repo))
+
+    def repo_add(self, name: str, url: str, **fields: Any) -> JsonObject:
+        """Register a repository; `fields` are `default_branch`, `checks` (as those of a task) and `hosts`."""
+        return _object(self._ask(m.RepoAdd, name=name, url=url, **fields))
+
+    def repo_update(self, repo: str, **fields: Any) -> JsonObject:
+        """Change `name`, `url`, `default_branch`, `checks` or `hosts`; lists are replaced."""
+        return _object(self._ask(m.RepoUpdate, repo=repo, **fields))
+
+    def repo_remove(self, repo: str, force: bool = False) -> JsonObject:
+        """{repo, removed, live_tasks}. Refused while tasks of it are not over, unless `force`."""
+        return _object(self._ask(m.RepoRemove, repo=repo, force=force))
+
     def event_list(
         self, *, topic: str = "", event: str = "", cursor: int | None = None, limit: int = 50
     ) -> JsonObject:

@@ -17,6 +17,7 @@ from agentcom.core.hub import Loaded
 from agentcom.core.ledger import PREFIX as BUDGET
 from agentcom.core.outlet import NEXT_EVENT, Outlet
 from agentcom.core.principals import Principals
+from agentcom.core.repositories import PREFIX as REPO
 from agentcom.core.story import NEXT_NOTE
 from agentcom.errors import StoreDamaged
 from agentcom.figures import usable
@@ -39,6 +40,7 @@ from agentcom.model import (
     TaskRow,
 )
 from agentcom.money import BudgetRecord, LedgerRecord
+from agentcom.repos import RepoRecord
 from agentcom.store.base import Batch, Store, pages
 
 T = TypeVar("T")
@@ -88,6 +90,7 @@ def load(store: Store) -> Loaded:
             for _, body in store.scan("meta", BUDGET, BUDGET + b"\xff" * 17)
         ],
         ledger=_ledger(store),
+        repositories=_all(store, "meta", RepoRecord, REPO),
         fallbacks=[
             (int.from_bytes(key[len(FALLBACK) :], "big"), msgspec.msgpack.decode(body, type=FallbackWait))
             for key, body in store.scan("meta", FALLBACK, FALLBACK + b"\xff" * 9)

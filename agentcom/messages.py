@@ -23,6 +23,7 @@ from agentcom.figures import usable
 from agentcom.model import (
     AttemptNo,
     Backend,
+    CheckSpec,
     Count,
     EndpointKind,
     EndpointProbe,
@@ -307,7 +308,8 @@ class Beat(Struct, tag_field="type", tag="beat", frozen=True, kw_only=True):
 
 
 class Assign(Struct, tag_field="type", tag="assign", kw_only=True):
-    """A lease: run this. `spec` is the task's bytes as submitted (a MessagePack `TaskSpec`)."""
+    """A lease: run this. `spec` is the task's bytes as submitted (a MessagePack `TaskSpec`). `repo_checks` are those of
+    its registered repository: they run whatever the task says. `base_branch` is where a task starts that names none."""
 
     task: TaskId
     attempt: AttemptNo
@@ -322,6 +324,8 @@ class Assign(Struct, tag_field="type", tag="assign", kw_only=True):
     timeout_s: int
     cloud_model: str = ""
     budget_usd: float | None = None
+    repo_checks: tuple[CheckSpec, ...] = ()
+    base_branch: str = ""
 
 
 class Cancel(Struct, tag_field="type", tag="cancel", frozen=True, kw_only=True):

@@ -398,7 +398,8 @@ class Route(Struct, frozen=True, kw_only=True):
 
 class CheckReport(Struct, frozen=True, kw_only=True):
     """How one check ended. `before` is what it said on the base, before any work; `with_base` what it says when the
-    files that judge the work (tests, their settings, CI) are as the base has them. Null: it was not asked."""
+    files that judge the work (tests, their settings, CI) are as the base has them. Null: it was not asked. `source`
+    says whose check it is: of the task, or of the registered repository, which nobody can leave out."""
 
     kind: CheckKind
     target: str
@@ -407,6 +408,7 @@ class CheckReport(Struct, frozen=True, kw_only=True):
     duration_ms: Count = 0
     before: CheckStatus | None = None
     with_base: CheckStatus | None = None
+    source: Literal["task", "repository"] = "task"
 
 
 class Iteration(Struct, frozen=True, kw_only=True):

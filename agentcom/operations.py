@@ -13,6 +13,7 @@ from agentcom import limits
 from agentcom.model import (
     AttemptNo,
     BudgetPeriod,
+    CheckSpec,
     Count,
     EndpointKind,
     Label,
@@ -348,6 +349,52 @@ class BudgetSet(Struct, tag_field="op", tag="budget_set", frozen=True, kw_only=T
     per: BudgetPeriod = BudgetPeriod.day
 
 
+RepoName = Annotated[str, Meta(min_length=1, max_length=limits.LABEL_CHARS_MAX)]
+RepoBranch = Annotated[str, Meta(max_length=255)]
+RepoChecks = Annotated[tuple[CheckSpec, ...], Meta(max_length=limits.REPO_CHECKS_MAX)]
+RepoHosts = Annotated[tuple[Name, ...], Meta(max_length=limits.HOSTS_MAX)]
+
+
+class RepoList(Struct, tag_field="op", tag="repo_list", frozen=True, kw_only=True):
+    """The registered repositories by name, with how many of their tasks are not over."""
+
+
+class RepoShow(Struct, tag_field="op", tag="repo_show", frozen=True, kw_only=True):
+    """A registered repository, by its name or its address."""
+
+    repo: Url
+
+
+class RepoAdd(Struct, tag_field="op", tag="repo_add", frozen=True, kw_only=True):
+    """Registers a repository. Its `checks` run for every task in it, beside the task's own; `hosts` may work on it, all
+    if none is given; tasks that name no branch start from `default_branch`, or from what its HEAD names."""
+
+    name: RepoName
+    url: Url
+    default_branch: RepoBranch = ""
+    checks: RepoChecks = ()
+    hosts: RepoHosts = ()
+
+
+class RepoUpdate(Struct, tag_field="op", tag="repo_update", frozen=True, kw_only=True):
+    """Changes what is given; lists are replaced. The address stays while tasks name it."""
+
+    repo: Url
+    name: RepoName | None = None
+    url: Url | None = None
+    default_branch: RepoBranch | None = None
+    checks: RepoChecks | None = None
+    hosts: RepoHosts | None = None
+
+
+class RepoRemove(Struct, tag_field="op", tag="repo_remove", frozen=True, kw_only=True):
+    """Forgets a repository. While tasks of it are not over it is refused, unless `force`: they go on without its
+    checks, its hosts and its branch."""
+
+    repo: Url
+    force: bool = False
+
+
 class BackupList(Struct, tag_field="op", tag="backup_list", frozen=True, kw_only=True):
     """The backups, the newest first, the schedule, and the last chores on the store with what came of them."""
 
@@ -375,7 +422,7 @@ Operation = (
     | TaskHold | TaskRelease | DeadList | DeadRetry | DeadPurge | AgentList | AgentCordon | AgentRemove
     | HostList | HostShow | HostInvite | HostRemove | HostDrain | EndpointList | EndpointAdd | EndpointUpdate
     | EndpointRemove | EndpointProbeNow | EventList | QueueStats | QueuePause | QueueLimit | QueueWeight
-    | QueueRules | BudgetList | BudgetSet
+    | QueueRules | BudgetList | BudgetSet | RepoList | RepoShow | RepoAdd | RepoUpdate | RepoRemove
     | BackupList | BackupNow | BackupVerify | Compact | StoreAcknowledge | ConfigGet | ConfigChange
     | TokenAdd | TokenList | TokenRevoke | TokenLink | LinkTrade | Whoami | Snapshot | HubStatus
 )  # fmt: skip

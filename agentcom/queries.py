@@ -83,6 +83,8 @@ class Queries:
             m.QueueStats: lambda _op, _mine: {**self.counts(), "store": self._store_view()},
             m.QueueRules: lambda _op, _mine: self.hub.gates.view(),
             m.BudgetList: lambda _op, _mine: self.hub.ledger.view(self._clock.now()),
+            m.RepoList: lambda _op, _mine: {"repos": self.hub.repositories.views()},
+            m.RepoShow: self._repo_show,
             m.TokenList: self._token_list,
             m.Snapshot: self._snapshot,
             **dict.fromkeys(OF_THE_STORE, self._of_the_store),
@@ -267,7 +269,7 @@ class Queries:
             return False
         if op.lane not in (None, row.lane) or op.tier not in (None, row.tier):
             return False
-        if op.repo is not None and self._group_of(row).repo != op.repo:
+        if op.repo is not None and self._group_of(row).repo != self.hub.repositories.address(op.repo):
             return False
         return op.label is None or op.label in self._spec_of(row.id).labels
 
@@ -384,6 +386,10 @@ class Queries:
 
     def _config_get(self, op: m.ConfigGet, _mine: int) -> object:
         return {"settings": self.hub.configuration.view(op.name, self.hub.settings)}
+
+    def _repo_show(self, op: m.RepoShow, _mine: int) -> object:
+        repositories = self.hub.repositories
+        return repositories.view(repositories.named(op.repo))
 
     def _event_list(self, op: m.EventList, _mine: int) -> object:
         before = key_u64(op.cursor) if op.cursor is not None else None

@@ -27,6 +27,7 @@ from agentcom.cli import (
     host,
     join,
     queue,
+    repo,
     settings,
     submit,
     task,
@@ -53,7 +54,7 @@ def root() -> None:
 
 for noun in (
     *daemons.COMMANDS, submit.submit, task.task, dead.dead, agent.agent, host.host, join.join, endpoint.endpoint,
-    queue.queue, budget.budget, events.events,
+    repo.repo, queue.queue, budget.budget, events.events,
     backup.backup, backup.compact, token.token, settings.config, doctor.doctor, demo.demo,
 ):  # fmt: skip
     root.add_command(noun)

@@ -29,7 +29,7 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
 @click.argument("description", metavar="TEXT", required=False)
 @click.option("--tier", metavar="TIER", help="trivial, standard or complex; judged from the task by default.")
 @click.option("--lane", metavar="LANE", help="urgent, high, normal (the default) or low.")
-@click.option("--repo", metavar="URL", help="Git repository to work in.")
+@click.option("--repo", metavar="URL", help="Git repository to work in: its address, or a registered name.")
 @click.option("--branch", metavar="BRANCH", help="Branch to start from.")
 @click.option("--file", "files", multiple=True, metavar="PATH[:REASON]", help="A file that matters, and why.")
 @click.option("--criterion", "success_criteria", multiple=True, metavar="TEXT", help="What done means.")
@@ -128,10 +128,15 @@ def _spec_fields(fields: dict[str, Any]) -> dict[str, Any]:
     if "files" in fields:
         fields["files"] = [_file(text) for text in fields["files"]]
     if "checks" in fields:
-        fields["checks"] = [_check(text) for text in fields["checks"]]
-    if str(fields.get("repo", "")).startswith((".", "~")):
-        fields["repo"] = str(Path(fields["repo"]).expanduser().resolve())
+        fields["checks"] = [check_of(text) for text in fields["checks"]]
+    if "repo" in fields:
+        fields["repo"] = local_repo(fields["repo"])
     return fields
+
+
+def local_repo(text: str) -> str:
+    """A path that this shell knows as one that the hub can know."""
+    return str(Path(text).expanduser().resolve()) if text.startswith((".", "~")) else text
 
 
 def _file(text: str) -> JsonObject:
@@ -139,7 +144,8 @@ def _file(text: str) -> JsonObject:
     return {"path": path, "reason": reason}
 
 
-def _check(text: str) -> JsonObject:
+def check_of(text: str) -> JsonObject:
+    """A check as `--check` gives it: KIND[=TARGET], or a JSON object."""
     if text.lstrip().startswith("{"):
         try:
             found = json.loads(text)

@@ -18,6 +18,7 @@ from agentcom.core.complexity import classify
 from agentcom.core.groups import raised
 from agentcom.errors import Refused
 from agentcom.model import Allowance, Group, Role, TaskRow, TaskSpec, Tier, TierSource
+from agentcom.repos import has_credentials
 
 # git's short form, user@host:path; `helper::address` would run a program of that name.
 _SHORT_ADDRESS = re.compile(r"(?:[\w.-]+@)?([\w.-]+):(?!:)")
@@ -158,23 +159,34 @@ def _check_needs(needs: tuple[str, ...], at: str) -> None:
 
 
 def _check_repo(spec: TaskSpec, role: Role, at: str) -> None:
-    if spec.branch is not None and _BAD_BRANCH.search(spec.branch):
-        said = f"{at}.branch: {spec.branch!r} is not a name that git takes for a branch"
-        raise Refused("invalid", said, field=f"{at}.branch")
-    if spec.branch is not None and (spec.branch.startswith("-") or spec.repo is None):
-        reason = "a branch needs a repo" if spec.repo is None else "a branch cannot begin with '-'"
-        raise Refused("invalid", f"{at}.branch: {reason}", field=f"{at}.branch")
-    if spec.repo is None:
-        return
-    where = f"{at}.repo"
-    if spec.repo.startswith("-") or "\0" in spec.repo or "\n" in spec.repo:
-        raise Refused("invalid", f"{where}: {spec.repo!r} is not a repository address", field=where)
-    scheme, separator, rest = spec.repo.partition("://")
+    if spec.branch is not None:
+        check_branch(spec.branch, f"{at}.branch")
+        if spec.repo is None:
+            raise Refused("invalid", f"{at}.branch: a branch needs a repo", field=f"{at}.branch")
+    if spec.repo is not None:
+        check_repo(spec.repo, role, f"{at}.repo")
+
+
+def check_branch(name: str, where: str) -> None:
+    """Refuse what git takes for no branch, or for an option."""
+    if _BAD_BRANCH.search(name):
+        said = f"{where}: {name!r} is not a name that git takes for a branch"
+        raise Refused("invalid", said, field=where)
+
+
+def check_repo(url: str, role: Role, where: str) -> None:
+    """Refuse an address that `role` may not name; one with credentials nobody may: they would be stored and shown."""
+    if url.startswith("-") or "\0" in url or "\n" in url:
+        raise Refused("invalid", f"{where}: {url!r} is not a repository address", field=where)
+    if has_credentials(url):
+        said = f"{where}: credentials in an address would be stored and shown; leave them out, git has them on the host"
+        raise Refused("credentials_in_url", said, field=where)
+    scheme, separator, rest = url.partition("://")
     if separator and scheme not in ("https", "ssh", "file"):
         raise Refused(
             "invalid", f"{where}: only https, ssh and local paths are taken, not {scheme}", field=where
         )
-    short = _SHORT_ADDRESS.match(spec.repo) if not separator else None
+    short = _SHORT_ADDRESS.match(url) if not separator else None
     local = scheme == "file" or (not separator and short is None)
     if not local:
         _check_repo_host(short[1] if short else _host_of(rest), role, where)
@@ -184,7 +196,7 @@ def _check_repo(spec: TaskSpec, role: Role, at: str) -> None:
             f"{where}: a local path is only taken from `operate` and `admin`; give a URL",
             field=where,
         )
-    if local and not spec.repo.removeprefix("file://").startswith("/"):
+    if local and not url.removeprefix("file://").startswith("/"):
         raise Refused("invalid", f"{where}: a local repository needs its absolute path", field=where)
 
 

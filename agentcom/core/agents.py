@@ -121,6 +121,10 @@ class Agent:
         )
 
 
+def _everywhere(_repo: str) -> frozenset[str] | None:
+    return None
+
+
 @dataclass(slots=True)
 class Host:
     record: HostRecord
@@ -142,6 +146,12 @@ class Host:
     load: Load = field(default_factory=Load)
     load_until_ms: int = 0  # when its figures are too old to be trusted; 0: there are none
     repos: dict[str, None] = field(default_factory=dict)  # that it has worked on, the latest last
+    only_on: Callable[[str], frozenset[str] | None] = _everywhere
+
+    def may_work_on(self, repo: str) -> bool:
+        """Whether the repository, if it is registered, allows this host."""
+        names = self.only_on(repo)
+        return names is None or self.record.name in names
 
     def take_load(self, now: Now) -> None:
         """Its record has new figures."""
@@ -177,6 +187,9 @@ class Fleet:
         self.agent_by_name: dict[str, Agent] = {}
         self.next_host = 1
         self._next_agent = 1
+        self.only_on: Callable[[str], frozenset[str] | None] = (
+            _everywhere  # hosts that may work on a repository
+        )
         self.loaded_on: Callable[[int], Iterable[EndpointModel]] = (
             lambda _host: ()
         )  # by a host's own endpoints
@@ -187,11 +200,15 @@ class Fleet:
 
     def load_host(self, record: HostRecord) -> Host:
         host = Host(record, load=load_of(record.resources, is_ours=True).aged(), trend=Trend(record.trend))
+        host.only_on = self._hosts_of_repo
         self.hosts[record.id] = host
         self._reoffer(host)
         self.host_by_name[record.name] = host
         self.next_host = max(self.next_host, record.id + 1)
         return host
+
+    def _hosts_of_repo(self, repo: str) -> frozenset[str] | None:
+        return self.only_on(repo)
 
     def load_agent(self, record: AgentRecord) -> Agent:
         agent = Agent(record, self.hosts[record.host])

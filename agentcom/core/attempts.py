@@ -44,6 +44,7 @@ from agentcom.model import (
     TaskError,
     TaskResult,
 )
+from agentcom.repos import RepoRecord
 
 NO_BODY = msgspec.Raw(b"\xc0")  # the shell puts the task's bytes in when it sends the assignment
 Outcome = Literal[
@@ -88,6 +89,7 @@ class Attempts:
         self.calls: dict[tuple[int, int], Call] = {}
         self.closing: dict[tuple[int, int], Agent] = {}
         self.may_escalate: Callable[[Group], bool] = lambda _group: False
+        self.repo_of: Callable[[str], RepoRecord | None] = lambda _url: None
         self.aftermath = Aftermath(tasks, fleet, registry, jitter, self.clock_ms, self._remind)
 
     def beats_at(self, host: Host, heartbeat_s: float) -> None:
@@ -239,6 +241,7 @@ class Attempts:
         self, slot: int, agent: Agent, route: Route, submitter: PrincipalRecord | None
     ) -> m.Assign:
         settings = self._tasks.settings
+        repo = self.repo_of(self._tasks.groups[self._table.group[slot]].repo)
         return m.Assign(
             task=self._table.id[slot],
             attempt=self._table.attempt[slot],
@@ -252,6 +255,8 @@ class Attempts:
             max_fix_attempts=settings.queue.max_fix_attempts,
             timeout_s=settings.queue.task_timeout_s,
             cloud_model=settings.models.compare if route.strategy is Strategy.local_llm else "",
+            repo_checks=repo.checks if repo is not None else (),
+            base_branch=repo.default_branch if repo is not None else "",
         )
 
     # --- hearing of it ----------------------------------------------------------------------------------

@@ -4,10 +4,10 @@ Both note which hosts and endpoints have changed (`touched`); before a tick the 
 What a way costs is asked of core/score.py, whether there is one of core/refusal.py and core/wanted.py; of the parts
 only the load by running work, recent failures and repositories are rows of their own, since ticks and time change them.
 
-A pool of the scheduler is what a set of groups asks for, their repository aside. Agents of one pool may differ in what
-they lack of its preferences, and in the kinds of server that they can call: each such variant is a row, and a task may
-use all of them. Where a new cost or condition comes in, `touched` has to be told when it changes;
-core/invariants.py compares all rows with what is found anew.
+A pool of the scheduler is what a set of groups asks for, their repository aside unless that has hosts of its own.
+Agents of one pool may differ in what they lack of its preferences, and in the kinds of server that they can call: each
+such variant is a row, and a task may use all of them. Where a new cost or condition comes in, `touched` has to be told
+when it changes; core/invariants.py compares all rows with what is found anew.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Placed(NamedTuple):
 class Pool:
     """A pool and its rows."""
 
-    wanted: Wanted  # without a repository
+    wanted: Wanted  # without a repository, but for one that has hosts of its own
     model: str
     first: int
     variants: dict[Variant, int] = field(default_factory=dict)
@@ -305,7 +305,8 @@ class Board:
         # Groups are kept once, so which one it is costs less to ask than what it says.
         known = self._of_group.get((id(group), is_retry))
         if known is None:
-            asked = (msgspec.structs.replace(group, repo="") if group.repo else group), is_retry
+            is_shared = group.repo and self._fleet.only_on(group.repo) is None
+            asked = (msgspec.structs.replace(group, repo="") if is_shared else group), is_retry
             pool = self.pools.get(asked) or self._new_pool(asked, now)
             if len(self._of_group) >= limits.SCHEDULED_POOLS_MAX:
                 self._of_group.clear()

@@ -21,7 +21,6 @@ from agentcom.core.agents import Fleet
 from agentcom.core.interned import Interned
 from agentcom.core.lanes import plain_line
 from agentcom.core.outlet import Outlet
-from agentcom.core.principals import Principals
 from agentcom.core.registry import Registry
 from agentcom.core.rule_names import RuleNames
 from agentcom.core.tasks import Tasks
@@ -44,13 +43,13 @@ class Gates:
     """All rules, and what runs under limits."""
 
     def __init__(
-        self, out: Outlet, tasks: Tasks, fleet: Fleet, registry: Registry, principals: Principals
+        self, out: Outlet, tasks: Tasks, fleet: Fleet, registry: Registry, names: RuleNames
     ) -> None:
         self._out = out
         self._tasks = tasks
         self._fleet = fleet
         self._registry = registry
-        self._names = RuleNames(fleet, registry, principals)
+        self._names = names
         self.paused = False
         self.rules: dict[Place, QueueRule] = {}
         self._limits: dict[Counted, int] = {}  # of repositories and labels
@@ -60,7 +59,7 @@ class Gates:
         self._lines_wait = False  # whether retries may have to wait
         self._pools_retry: dict[int, bool] | None = None
         self.may_retry: Callable[[int], bool] = lambda _group: True
-        tasks.groups.on_new = self._gate_group
+        tasks.groups.on_new = self.gate_group
         tasks.groups.on_gone = lambda number: tasks.ready.set_group(number, True)
         tasks.table.label_sets.on_new = self._new_labels
         tasks.table.label_sets.on_gone = self._labels_gone
@@ -314,9 +313,10 @@ class Gates:
             else [number for number in groups if groups[number].tier == key]
         )
         for number in concerned:
-            self._gate_group(number)
+            self.gate_group(number)
 
-    def _gate_group(self, number: int) -> None:
+    def gate_group(self, number: int) -> None:
+        """Let the tasks of a group go, or stop them, as the rules say."""
         group = self._tasks.groups[number]
         is_closed = (
             self._is_paused(RuleScope.tier, group.tier)

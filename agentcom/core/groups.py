@@ -22,7 +22,8 @@ TRIM_SLICE: Final = 1000  # unused groups that are dropped in one tick after the
 
 
 class Groups:
-    """Groups by number. Groups of one pool ask the same of a place to run; they differ in their repository."""
+    """Groups by number. Groups of one pool ask the same of a place to run; they differ in their repository, unless
+    that has hosts of its own."""
 
     def __init__(self, out: Outlet) -> None:
         self._out = out
@@ -32,6 +33,7 @@ class Groups:
         self._pools: Interned[tuple[object, ...]] = Interned(spare=0)
         self._pool_of: dict[int, int] = {}
         self._of_repo: dict[str, dict[int, None]] = {}
+        self.is_apart: Callable[[str], bool] = lambda _repo: False  # whether not every host may work on it
         self.on_new: Callable[[int], None] = lambda _number: None
         self.on_gone: Callable[[int], None] = lambda _number: None
 
@@ -86,14 +88,28 @@ class Groups:
     def of_repo(self, repo: str) -> list[int]:
         return list(self._of_repo.get(repo, ()))
 
+    def repos(self) -> list[str]:
+        return [repo for repo in self._of_repo if repo]
+
+    def misplaced(self) -> list[int]:
+        """Groups whose pool is another by now."""
+        return [n for n in self._pool_of if self._pools[self._pool_of[n]] != self._asked(self._groups[n])]
+
+    def replace(self, number: int) -> None:
+        """Put a group into the pool where it belongs by now. Not while the queue has a head of it."""
+        self._pools.give(self._pool_of[number])
+        self._pool_of[number] = self._pools.take(self._asked(self._groups[number]))
+
+    def _asked(self, group: Group) -> tuple[object, ...]:
+        asked = (group.tier, group.model, group.needs, group.alone, group.prefers, group.allow)
+        return (*asked, group.repo) if group.repo and self.is_apart(group.repo) else asked
+
     def _made(self, number: int, group: Group) -> None:
         self._out.put("meta", PREFIX + key_u64(number), group)
         self._index(number, group)
 
     def _index(self, number: int, group: Group) -> None:
-        self._pool_of[number] = self._pools.take(
-            (group.tier, group.model, group.needs, group.alone, group.prefers, group.allow)
-        )
+        self._pool_of[number] = self._pools.take(self._asked(group))
         self._of_repo.setdefault(group.repo, {})[number] = None
         self.on_new(number)
 

@@ -44,6 +44,7 @@ from agentcom.core.outlet import NEXT_EVENT, Outlet
 from agentcom.core.principals import Principals
 from agentcom.core.registry import Registry
 from agentcom.core.removal import Removals
+from agentcom.core.repositories import Repositories
 from agentcom.core.requests import Requests
 from agentcom.core.retention import Retention
 from agentcom.core.retries import RetryBudgets
@@ -83,9 +84,9 @@ class Hub:
         self.fleet.loaded_on = self.registry.models_on
         self.tasks = Tasks(self.out, settings, boot)
         self.retries = RetryBudgets(settings)
-        self.gates = Gates(self.out, self.tasks, self.fleet, self.registry, self.principals)
-        self.gates.may_retry = lambda group: self.router.may_retry(self.tasks.groups[group])
         names = RuleNames(self.fleet, self.registry, self.principals)
+        self.gates = Gates(self.out, self.tasks, self.fleet, self.registry, names)
+        self.gates.may_retry = lambda group: self.router.may_retry(self.tasks.groups[group])
         self.ledger = Ledger(self.out, self.tasks, names)
         self.attempts = Attempts(
             self.out, self.tasks, self.fleet, self.registry, self.gates, self.retries, self.ledger, jitter
@@ -101,6 +102,12 @@ class Hub:
         self.isolation = Isolation(
             self.tasks, self.fleet, self.router, self.gates, self.dispatch.has_room, self.dispatch.assign
         )
+        self.repositories = Repositories(self)
+        self.fleet.only_on = self.repositories.hosts_of
+        self.tasks.groups.is_apart = lambda repo: self.repositories.hosts_of(repo) is not None
+        self.tasks.resolve_repo = self.repositories.resolved
+        self.attempts.repo_of = self.repositories.of
+        names.repo_address = self.repositories.address
         self.requests = Requests(self)
         self.removals = Removals(self, self.out)
         self.retention = Retention(self.out, self.tasks)
@@ -128,6 +135,7 @@ class Hub:
             self.adopt(settings, now)
         if old is not None:
             self.attempts.away(old.attempts.away_ms)
+        self.repositories.load(loaded.repositories)
         for number, group in loaded.groups:
             self.tasks.groups.load(number, group)
         for principal in loaded.principals:

@@ -39,6 +39,7 @@ def check(hub: Hub) -> None:
     _check_reports(hub)
     _check_sessions(hub)
     _check_principals(hub)
+    _check_repositories(hub)
 
 
 def _check_ledger(hub: Hub) -> None:
@@ -340,3 +341,15 @@ def _check_principals(hub: Hub) -> None:
     assert tokens == principals.by_token, "a token is listed twice or not at all"
     for host in hub.fleet.hosts.values():
         assert host.record.principal in principals.by_id, f"{host.record.name} has no key"
+
+
+def _check_repositories(hub: Hub) -> None:
+    """Names, places and hosts of registered repositories, and a pool of its own for each that has hosts."""
+    repositories = hub.repositories
+    for name, record in repositories.by_name.items():
+        assert record.name == name, f"repository {record.name} is listed as {name}"
+        assert repositories.of(record.url) is record, f"{record.url} is not found as {name}"
+        hosts = repositories.hosts_of(record.url)
+        assert hosts == (frozenset(record.hosts) or None), f"{name} is worked on by {hosts}"
+    misplaced = hub.tasks.groups.misplaced()
+    assert not misplaced, f"groups {misplaced} are in a pool where other hosts count"

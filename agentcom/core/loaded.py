@@ -22,6 +22,7 @@ from agentcom.model import (
     TaskRow,
 )
 from agentcom.money import BudgetRecord, LedgerRecord
+from agentcom.repos import RepoRecord
 
 
 class Loaded(NamedTuple):
@@ -45,3 +46,4 @@ class Loaded(NamedTuple):
     fallbacks: Sequence[tuple[int, FallbackWait]] = ()
     budgets: Iterable[BudgetRecord] = ()
     ledger: Iterable[LedgerRecord] = ()
+    repositories: Sequence[RepoRecord] = ()

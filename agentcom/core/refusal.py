@@ -134,6 +134,13 @@ class Refusals:
             )
         if host.paused:
             return "host_paused", f"{name} is paused", f"agentcom queue resume --host {name}"
+        if group.repo and not host.may_work_on(group.repo):
+            allowed = ", ".join(sorted(self._fleet.only_on(group.repo) or ()))
+            return (
+                "repo_elsewhere",
+                f"{group.repo} is worked on by {allowed} only",
+                f"wait for one of those, or agentcom repo update {group.repo} --host {name} and those",
+            )
         kept = _kept_free(group, host)
         if kept is not None:
             return kept

@@ -42,7 +42,8 @@ Found = Mapping[RecordKey, bytes]
 OF_THE_STORE = (m.BackupList, m.BackupNow, m.BackupVerify, m.Compact, m.StoreAcknowledge)
 READS = frozenset({
     m.TaskGet, m.TaskList, m.TaskWhy, m.TaskStory, m.TaskLog, m.TaskReports, m.DeadList, m.AgentList, m.HostList,
-    m.HostShow, m.EndpointList, m.EventList, m.QueueStats, m.QueueRules, m.BudgetList, m.ConfigGet, m.TokenList,
+    m.HostShow, m.EndpointList, m.EventList, m.QueueStats, m.QueueRules, m.BudgetList, m.RepoList, m.RepoShow,
+    m.ConfigGet, m.TokenList,
     m.Snapshot, m.HubStatus, *OF_THE_STORE,
 })  # fmt: skip
 
@@ -74,6 +75,9 @@ class Requests:
             m.ConfigChange: self._config_change,
             m.QueueLimit: self._limit,
             m.BudgetSet: self._budget,
+            m.RepoAdd: lambda op, caller, _s, now, _f: self._hub.repositories.add(op, caller, now),
+            m.RepoUpdate: lambda op, caller, _s, _n, _f: self._hub.repositories.update(op, caller),
+            m.RepoRemove: lambda op, caller, _s, _n, _f: self._hub.repositories.remove(op, caller),
             m.QueueWeight: self._weight,
             m.TokenAdd: self._token_add,
             m.TokenRevoke: self._token_revoke,

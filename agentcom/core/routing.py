@@ -107,6 +107,8 @@ class Router:
         """Whether the agent offers what the group needs, endpoints and other work aside."""
         offered = agent.record.backends
         has_backend = any(backend in offered for backend in BACKENDS_OF[STRATEGY_OF[group.tier]])
+        if group.repo and not agent.host.may_work_on(group.repo):
+            return False
         return has_backend and missing_need(group, agent) is None
 
     def _able(self, group: Group, agents: list[Agent]) -> list[Agent]:

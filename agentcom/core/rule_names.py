@@ -6,6 +6,8 @@ its number, so a rule goes on working under another name.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from agentcom.core.agents import Fleet
 from agentcom.core.principals import Principals
 from agentcom.core.registry import Registry
@@ -26,6 +28,7 @@ class RuleNames:
         self._fleet = fleet
         self._registry = registry
         self._principals = principals
+        self.repo_address: Callable[[str], str] = lambda name: name
 
     @staticmethod
     def parsed(kind: RuleKind, key: str) -> tuple[RuleScope, str]:
@@ -41,6 +44,8 @@ class RuleNames:
         """What a rule is kept under: a number where things can be renamed."""
         if scope is RuleScope.host:
             return str(self._fleet.host_named(name).record.id)
+        if scope is RuleScope.repo:
+            return self.repo_address(name)
         if scope is RuleScope.endpoint:
             return str(self._registry.named(name).id)
         if scope is RuleScope.tier and name not in set(Tier):

@@ -132,6 +132,7 @@ class Tasks:
         self.alone: dict[
             int, None
         ] = {}  # live tasks that have to be the only one on their host; see isolation.py
+        self.resolve_repo: Callable[[TaskSpec, str], TaskSpec] = lambda spec, _at: spec
         self._newest_ms = 0
         self._order_base_ms = 0
         self.next_id = 1
@@ -182,9 +183,11 @@ class Tasks:
         self, op: m.Submit, caller: PrincipalRecord, now: Now, found: Mapping[RecordKey, bytes]
     ) -> list[JsonObject]:
         """Take all tasks of the batch or none. A known idempotency key returns the first task."""
-        admitted = [
-            admit(spec, caller.role, self.settings, now, f"tasks[{n}]") for n, spec in enumerate(op.tasks)
-        ]
+        admitted = []
+        for n, spec in enumerate(op.tasks):
+            at = f"tasks[{n}]"
+            named = self.resolve_repo(spec, at) if spec.repo is not None else spec
+            admitted.append(admit(named, caller.role, self.settings, now, at))
         plans = self.waiting.plan(admitted, caller, found)
         taken = [self._take(plan, caller, now, found) for plan in plans]
         self._out.number("next_task", self.next_id)

@@ -32,7 +32,9 @@ def model_of(group: Group, settings: Settings) -> str:
 
 
 def is_offered(group: Group, agent: Agent) -> bool:
-    """Whether the agent offers a backend for such tasks that its host can use now."""
+    """Whether the agent offers a backend for such tasks that its host can use now, and may use for their repository."""
+    if group.repo and not agent.host.may_work_on(group.repo):
+        return False
     offered, blocks = agent.record.backends, agent.host.blocks
     for backend in BACKENDS_OF[STRATEGY_OF[group.tier]]:
         if backend in offered and backend not in blocks:

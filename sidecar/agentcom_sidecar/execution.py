@@ -219,7 +219,7 @@ async def _ask_model(
     work: Work, progress: Progress, backend: ModelBackend, purse: Purse | None = None
 ) -> None:
     """The task goes to the model; what fails its checks goes back to it, `max_fix_attempts` times at most."""
-    if work.spec.verify and any(check.kind in COMMAND_CHECKS for check in work.spec.checks):
+    if any(check.kind in COMMAND_CHECKS for check in work.checks):
         _refuse_commands(work)  # before the model has cost anything
     await _look_at_base(work, progress)
     conversation = Conversation(prompt.SYSTEM)
@@ -234,7 +234,7 @@ async def _ask_model(
         nonlocal left_s
         if failing:
             await work.workspace.discard()
-        conversation.messages.append(prompt.fix_text(failing) if failing else prompt.task_text(work.spec))
+        conversation.messages.append(prompt.fix_text(failing) if failing else prompt.task_text(work.spec, work.checks))
         before, watch = tally.total, Stopwatch()
         try:
             async with asyncio.timeout(left_s):
@@ -350,7 +350,7 @@ def _result(work: Work, progress: Progress) -> TaskResult:
         TaskResult(
             status=result_status(
                 progress.iterations,
-                is_verified=work.spec.verify,
+                is_verified=work.is_verified,
                 is_model_in_repository=is_model and workspace.has_repository,
                 has_changed=progress.commit is not None and bool(progress.commit.files_changed),
             ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agentcom.model import CheckReport, CheckStatus, TaskSpec
+from agentcom.model import CheckReport, CheckSpec, CheckStatus, TaskSpec
 from agentcom_sidecar.verify.report import passes
 
 SYSTEM = (
@@ -21,14 +21,13 @@ FAILURE_CHARS_MAX = 3000  # of one failing check's output: its end, where tools 
 FAILURES_CHARS_MAX = 9000  # of all: small models have a context of 8,192 tokens
 
 
-def task_text(spec: TaskSpec) -> str:
+def task_text(spec: TaskSpec, checks: Iterable[CheckSpec]) -> str:
     """The first message: description, criteria, files with their reasons, checks. Nothing is shortened."""
     sections = [spec.description]
     sections += _section("Success criteria:", spec.success_criteria)
     sections += _section("Files that matter:", (_joined(file.path, file.reason) for file in spec.files))
-    if spec.verify:
-        checks = (_joined(str(check.kind), check.target) for check in spec.checks)
-        sections += _section("Checks that will run afterwards:", checks)
+    wanted = (_joined(str(check.kind), check.target) for check in checks)
+    sections += _section("Checks that will run afterwards:", wanted)
     return "\n\n".join(sections)
 
 

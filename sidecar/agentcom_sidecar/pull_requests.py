@@ -202,10 +202,14 @@ def _table(checks: tuple[CheckReport, ...]) -> list[str]:
         return ["No checks ran."]
     head = "| check | before | after |\n| --- | --- | --- |"
     rows = [
-        f"| {each.kind} {_code(each.target)} | {each.before or 'not looked at'} | {each.status} |"
+        f"| {_of(each)}{each.kind} {_code(each.target)} | {each.before or 'not looked at'} | {each.status} |"
         for each in checks[:CHECKS_SHOWN_MAX]
     ]
     return ["\n".join((head, *rows))]
+
+
+def _of(report: CheckReport) -> str:
+    return "the repository's " if report.source == "repository" else ""
 
 
 def _code(text: str) -> str:

@@ -111,6 +111,7 @@ class Run:
                 self._home,
                 self._take_output,
                 submitter_role=self.assign.submitter_role,
+                base_branch=self.assign.base_branch,
                 on_process=self._on_process,
             )
         except workspace.WorkspaceError as error:
@@ -131,7 +132,8 @@ class Run:
     @property
     def _checks_s(self) -> float:
         """What the checks may take by their own time-outs, after each try."""
-        return float(sum(c.timeout_s for c in self._spec.checks) * (self.assign.max_fix_attempts + 1))
+        checks = (*self.assign.repo_checks, *self._spec.checks)
+        return float(sum(check.timeout_s for check in checks) * (self.assign.max_fix_attempts + 1))
 
     @property
     def _push_s(self) -> float:

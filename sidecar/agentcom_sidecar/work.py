@@ -13,7 +13,7 @@ from typing import Literal
 
 from agentcom.config import Home, Settings
 from agentcom.messages import Assign
-from agentcom.model import TaskError, TaskResult, TaskSpec
+from agentcom.model import CheckSpec, TaskError, TaskResult, TaskSpec
 from agentcom_sidecar.sandbox import ProcessMark
 from agentcom_sidecar.workspace import Workspace
 
@@ -43,6 +43,15 @@ class Work:
     hub_gate: Callable[[], Awaitable[None]]
     on_process: Callable[[ProcessMark], None]
     scratch: Path
+
+    @property
+    def checks(self) -> tuple[CheckSpec, ...]:
+        """What is verified: what its registered repository asks of every task, then the task's own, if wanted."""
+        return (*self.assign.repo_checks, *(self.spec.checks if self.spec.verify else ()))
+
+    @property
+    def is_verified(self) -> bool:
+        return self.spec.verify or bool(self.assign.repo_checks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -245,9 +245,11 @@ async def prepare(
     on_output: Callable[[bytes], None] | None = None,
     *,
     submitter_role: Role = Role.submit,
+    base_branch: str = "",
     on_process: Callable[[ProcessMark], None] | None = None,
 ) -> Workspace:
-    """The directory in which `attempt` works, from the fresh base when the task names a repository.
+    """The directory in which `attempt` works, from the fresh base when the task names a repository: the task's branch,
+    else `base_branch`, else what the repository's HEAD names.
 
     Raises WorkspaceError: configuration for a repository or branch that is missing, empty, denied or not
     allowed to `submitter_role`; infrastructure for the network and the disk.
@@ -268,7 +270,8 @@ async def prepare(
             return Workspace(path=path, branch="", base_commit="", has_repository=False, git=git)
         branch = f"agentcom/{task}/{attempt}-{slug(spec.description, SLUG_CHARS_MAX)}"
         async with asyncio.timeout(PREPARE_S_MAX):
-            return await _worktree(spec, path, branch, git, settings, home, submitter_role)
+            wanted = spec.branch or base_branch
+            return await _worktree(spec.repo, wanted, path, branch, git, settings, home, submitter_role)
     except TimeoutError as error:
         raise WorkspaceError(
             FailureClass.infrastructure, "workspace_timeout", f"no workspace within {PREPARE_S_MAX:g} s"
@@ -285,11 +288,10 @@ def _mode_outside(settings: Settings) -> SandboxMode:
 
 
 async def _worktree(
-    spec: TaskSpec, path: Path, branch: str, git: Git, settings: Settings, home: Home, role: Role
+    repo: str, base: str, path: Path, branch: str, git: Git, settings: Settings, home: Home, role: Role
 ) -> Workspace:
-    assert spec.repo is not None
-    remote = await allowed_remote(spec.repo, role, settings.policy.repositories)
-    wanted = check_branch(spec.branch) if spec.branch else None
+    remote = await allowed_remote(repo, role, settings.policy.repositories)
+    wanted = check_branch(base) if base else None
     mirror = home.sidecar / "mirrors" / f"{hashlib.sha256(remote.url.encode()).hexdigest()}.git"
     async with _locked(mirror):
         await _make_mirror(mirror, git)

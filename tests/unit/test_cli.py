@@ -79,6 +79,7 @@ def test_the_commands_have_the_names_of_the_contract() -> None:
         *(f"agent {verb}" for verb in ("list", "remove", "cordon", "uncordon")),
         *(f"host {verb}" for verb in ("list", "show", "invite", "remove", "drain")),
         *(f"endpoint {verb}" for verb in ("list", "add", "update", "remove", "probe")),
+        *(f"repo {verb}" for verb in ("list", "show", "add", "update", "set", "remove")),
         *(f"queue {verb}" for verb in ("pause", "resume", "stats")),
         *(f"queue {noun} {verb}" for noun in ("limit", "weight") for verb in ("set", "unset", "list")),
         *(f"budget {verb}" for verb in ("show", "set", "unset")),
@@ -123,6 +124,14 @@ READS = [
             "models": [{"name": "qwen", "warm": True}],
         }]},
     ),
+    (["repo", "list"], "repo_list", {"repos": [{
+            "id": 1, "name": "engine", "url": "https://git.example/engine", "default_branch": None, "hosts": [],
+            "checks": [{"kind": "git_clean"}], "live_tasks": 2,
+        }]}),
+    (["repo", "show", "engine"], "repo_show", {
+            "id": 1, "name": "engine", "url": "https://git.example/engine", "default_branch": None, "hosts": [],
+            "checks": [{"kind": "git_clean"}], "live_tasks": 2,
+        }),
     (["queue", "stats"], "queue_stats", {"paused": False, "by_state": {"ready": 2}, "by_lane": {}, "agents": {}}),
     (
         ["token", "list"],
@@ -155,6 +164,7 @@ def test_a_read_command_prints_text_for_people(
         "host": "box",
         "endpoint": "qwen*",
         "queue": "ready 2",
+        "repo": "engine",
     }
     assert names.get(arguments[0], "ci") in text
     assert "\x1b" not in text

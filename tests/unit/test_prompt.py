@@ -10,12 +10,16 @@ TOKENS_ADDED_MAX = 500
 CHARS_PER_TOKEN = 3  # cautious: English has more than four
 
 
+def first_message(spec: TaskSpec) -> str:
+    return prompt.task_text(spec, spec.checks if spec.verify else ())
+
+
 def tokens_added(spec: TaskSpec) -> float:
     """Our own share of the first request: everything but the words of the task."""
     own = len(spec.description) + sum(map(len, spec.success_criteria))
     own += sum(len(file.path) + len(file.reason) for file in spec.files)
     own += sum(len(check.kind) + len(check.target) for check in spec.checks)
-    return (len(prompt.SYSTEM) + len(prompt.task_text(spec)) - own) / CHARS_PER_TOKEN
+    return (len(prompt.SYSTEM) + len(first_message(spec)) - own) / CHARS_PER_TOKEN
 
 
 def full_spec() -> TaskSpec:
@@ -38,12 +42,12 @@ def test_we_add_fewer_than_500_tokens_to_a_task_with_every_list_full() -> None:
 
 def test_a_bare_task_is_its_description_and_nothing_else() -> None:
     text = "  Füge  hinzu:\n\ttabs, trailing spaces  \n\n"
-    assert prompt.task_text(TaskSpec(description=text)) == text
+    assert first_message(TaskSpec(description=text)) == text
 
 
 def test_every_word_of_a_rich_task_is_there_unchanged() -> None:
     spec = full_spec()
-    text = prompt.task_text(spec)
+    text = first_message(spec)
     assert text.startswith("Do it.\n")
     assert all(criterion in text.splitlines() for criterion in spec.success_criteria)
     assert all(f"{file.path}: {file.reason}" in text.splitlines() for file in spec.files)
@@ -52,7 +56,7 @@ def test_every_word_of_a_rich_task_is_there_unchanged() -> None:
 
 def test_checks_that_will_not_run_are_not_announced() -> None:
     spec = TaskSpec(description="d", verify=False, checks=(CheckSpec(kind=CheckKind.git_clean),))
-    assert prompt.task_text(spec) == "d"
+    assert first_message(spec) == "d"
 
 
 def report(kind: str, target: str, status: str, output: str = "") -> CheckReport:

@@ -1,8 +1,9 @@
-"""Verification: one file per kind of check. Definitions come from the task, never from a model.
+"""Verification: one file per kind of check. Definitions come from the task and from its registered repository,
+never from a model.
 
-All checks run, in the task's order; none hides the next, whatever happens to it. They run on the base first, so that
-a report can say what the work has changed, and once more with the tests and settings of the base where the attempt
-has changed those.
+All checks run, the repository's first, then in the task's order; none hides the next, whatever happens to it. They
+run on the base first, so that a report can say what the work has changed, and once more with the tests and settings
+of the base where the attempt has changed those.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ MARGIN_S = 30.0
 
 
 async def run_checks(work: Work, label: str = "check") -> tuple[CheckReport, ...]:
-    """The report of every check of the task, in order; empty when the task wants no verification."""
-    if not work.spec.verify:
-        return ()
+    """The report of every check of the repository and of the task, in order; empty when there are none."""
     reports = []
-    for spec in work.spec.checks:
+    for number, spec in enumerate(work.checks):
         one = await _run(spec, work)
+        if number < len(work.assign.repo_checks):
+            one = msgspec.structs.replace(one, source="repository")
         work.progress()
         work.log(f"[{label}] {spec.kind} {spec.target}: {one.status}\n")
         reports.append(one)

@@ -11,12 +11,13 @@ from agentcom_web.api.fleet import fleet
 from agentcom_web.api.health import health
 from agentcom_web.api.live import live
 from agentcom_web.api.queue import queue
+from agentcom_web.api.repos import repos
 from agentcom_web.api.session import session
 from agentcom_web.api.store import store
 from agentcom_web.api.tasks import tasks
 
 PREFIX = "/api/v1"
 SUBJECTS: tuple[Blueprint, ...] = (
-    tasks, dead, fleet, endpoints, queue, budgets, store, config, session, live, description,
+    tasks, dead, fleet, endpoints, repos, queue, budgets, store, config, session, live, description,
 )  # fmt: skip
 UNPREFIXED: tuple[Blueprint, ...] = (health,)

@@ -1,0 +1,244 @@
+"""Registered repositories: names and spellings, checks and branch of an assignment, hosts in routing, removal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentcom import messages as m
+from agentcom.errors import Refused
+from agentcom.model import CheckKind, CheckSpec, Role
+from agentcom.repos import has_credentials, same_place
+from tests.core_rig import HostEnd, Rig
+from tests.factories import shell_task
+
+URL = "https://git.example/team/engine.git"
+TESTS = CheckSpec(kind=CheckKind.command_succeeds, target="make test")
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def register(rig: Rig, name: str = "engine", url: str = URL, **fields: Any) -> dict[str, Any]:
+    found: dict[str, Any] = rig.admin.ask(m.RepoAdd(name=name, url=url, **fields))
+    return found
+
+
+def has_work(box: HostEnd) -> bool:
+    return any(isinstance(each, m.Assign) for each in box.received)
+
+
+def refusal(rig: Rig, op: m.Operation) -> Refused:
+    with pytest.raises(Refused) as refused:
+        rig.admin.ask(op)
+    return refused.value
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://git.example/team/engine",
+        "https://git.example/team/engine/",
+        "https://GIT.example:443/Team/engine.git",
+        "https://git.example./team/./x/../engine.git",
+        "https://git.example/team/%65ngine",
+        "ssh://git@git.example/team/engine.git",
+        "git@git.example:team/engine.git",
+    ],
+)
+def test_every_spelling_of_an_address_is_the_same_place(url: str) -> None:
+    assert same_place(url) == same_place(URL)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://git.example/team/engine2", "https://git.example:8443/team/engine", "/team/engine"]
+)
+def test_another_path_port_or_server_is_another_place(url: str) -> None:
+    assert same_place(url) != same_place(URL)
+
+
+def test_a_local_repository_is_one_place_by_path_and_by_file_url() -> None:
+    assert same_place("/srv/a b/engine.git") == same_place("file:///srv/x/../a%20b/engine/")
+    assert same_place("/srv/engine") != same_place("/srv/Engine")
+
+
+def test_a_password_and_a_token_are_credentials_and_the_user_of_ssh_is_none() -> None:
+    assert has_credentials("https://x:secret@git.example/a")
+    assert has_credentials("https://ghp_token@git.example/a")
+    assert has_credentials("ssh://git:secret@git.example/a")
+    assert not has_credentials("ssh://git@git.example/a")
+    assert not has_credentials("git@git.example:a")
+    assert not has_credentials("https://git.example/@scope/a")
+
+
+def test_a_task_names_a_registered_repository_by_its_name_or_by_any_spelling(rig: Rig) -> None:
+    register(rig)
+    for repo in ("engine", "https://git.example/team/engine/", "git@git.example:team/engine.git"):
+        task = rig.admin.submit(shell_task(repo=repo))
+        assert rig.admin.ask(m.TaskGet(task=task))["repo"] == URL
+    assert rig.admin.ask(m.RepoShow(repo="engine"))["live_tasks"] == 3
+    assert len(rig.admin.ask(m.TaskList(repo="engine"))["tasks"]) == 3
+
+
+def test_a_name_that_nobody_registered_is_refused_with_where_to_look(rig: Rig) -> None:
+    refused = refusal(rig, m.Submit(tasks=(shell_task(repo="engin"),)))
+    assert (refused.code, refused.field) == ("not_found", "tasks[0].repo")
+    assert "agentcom repo list" in refused.message
+
+
+def test_what_a_repository_asks_goes_out_with_each_assignment_of_its_tasks_and_of_no_others(rig: Rig) -> None:
+    register(rig, checks=(TESTS,), default_branch="trunk")
+    box = rig.host()
+    rig.admin.submit(shell_task(repo="https://git.example/team/engine", verify=False))
+    assign = box.assigned()
+    assert (assign.repo_checks, assign.base_branch) == ((TESTS,), "trunk")
+    box.accept(assign)
+    box.complete(assign)
+    rig.admin.submit(shell_task(repo="https://git.example/other.git"))
+    other = box.assigned()
+    assert (other.repo_checks, other.base_branch) == ((), "")
+
+
+def test_a_changed_check_reaches_a_task_that_waits_already(rig: Rig) -> None:
+    register(rig)
+    rig.admin.submit(shell_task(repo="engine"))
+    rig.admin.ask(m.RepoUpdate(repo="engine", checks=(TESTS,)))
+    assert rig.host().assigned().repo_checks == (TESTS,)
+
+
+def test_only_its_hosts_work_on_a_repository_and_why_names_them_with_the_remedy(rig: Rig) -> None:
+    one, two = rig.host("one"), rig.host("two")
+    register(rig, hosts=("two",))
+    task = rig.admin.submit(shell_task(repo="engine"))
+    assert two.assigned().task == task
+    later = rig.admin.submit(shell_task(repo="engine"))
+    why = rig.admin.ask(m.TaskWhy(task=later))
+    fails = {each["host"]: each for each in why["hosts"]}
+    assert fails["one"]["fails"] == "repo_elsewhere"
+    assert "worked on by two only" in fails["one"]["message"]
+    assert "agentcom repo update" in fails["one"]["change"]
+    assert fails["two"]["fails"] == "agents_busy"
+    assert not has_work(one)
+
+
+def test_tasks_that_wait_for_their_host_keep_no_other_from_starting(rig: Rig) -> None:
+    rig.host("two", agents=0)
+    register(rig, hosts=("two",))
+    for _ in range(3):
+        rig.admin.submit(shell_task(repo="engine"))
+    one = rig.host("one")
+    free = rig.admin.submit(shell_task())
+    assert one.assigned().task == free
+
+
+def test_hosts_that_are_taken_back_let_tasks_go_that_waited_for_them(rig: Rig) -> None:
+    rig.host("two", agents=0)
+    one = rig.host("one")
+    register(rig, hosts=("two",))
+    task = rig.admin.submit(shell_task(repo="engine"))
+    assert not has_work(one)
+    rig.admin.ask(m.RepoUpdate(repo="engine", hosts=()))
+    assert one.assigned().task == task
+
+
+def test_hosts_that_are_set_count_for_tasks_of_every_spelling_that_were_there_before(rig: Rig) -> None:
+    rig.host("two", agents=0)
+    rig.admin.submit(shell_task(repo="git@git.example:team/engine.git"))
+    register(rig, hosts=("two",))
+    one = rig.host("one")
+    assert not has_work(one)
+    assert rig.admin.ask(m.RepoShow(repo="engine"))["live_tasks"] == 1
+
+
+def test_a_repository_survives_a_restart_with_all_that_it_says(rig: Rig) -> None:
+    rig.host("two")
+    before = register(rig, hosts=("two",), checks=(TESTS,), default_branch="trunk")
+    rig.admin.submit(shell_task(repo="engine"))
+    rig.start()
+    rig.admin.hello()
+    assert rig.admin.ask(m.RepoShow(repo=URL)) == {**before, "live_tasks": 1}
+    assert register(rig, name="other", url="https://git.example/b")["id"] == before["id"] + 1
+
+
+def test_a_pause_and_a_limit_take_the_name(rig: Rig) -> None:
+    register(rig)
+    box = rig.host()
+    rig.admin.ask(m.QueuePause(repo="engine"))
+    task = rig.admin.submit(shell_task(repo="engine"))
+    assert not has_work(box)
+    rig.admin.ask(m.QueuePause(repo=URL, paused=False))
+    assert box.assigned().task == task
+    assert rig.admin.ask(m.QueueLimit(key="repo:engine", number=1))["key"] == f"repo:{URL}"
+
+
+def test_one_that_tasks_name_is_removed_by_force_only_and_they_go_on_without_it(rig: Rig) -> None:
+    box = rig.host("one")
+    rig.host("two", agents=0)
+    register(rig, hosts=("two",), checks=(TESTS,))
+    task = rig.admin.submit(shell_task(repo="engine"))
+    refused = refusal(rig, m.RepoRemove(repo="engine"))
+    assert refused.code == "repo_in_use"
+    assert f"task {task}" in refused.message
+    assert "--force" in refused.message
+    done = rig.admin.ask(m.RepoRemove(repo="engine", force=True))
+    assert done == {"repo": "engine", "removed": True, "live_tasks": 1}
+    assign = box.assigned()
+    assert (assign.task, assign.repo_checks) == (task, ())
+    assert refusal(rig, m.RepoShow(repo="engine")).code == "not_found"
+
+
+def test_its_address_stays_while_tasks_name_it(rig: Rig) -> None:
+    register(rig)
+    task = rig.admin.submit(shell_task(repo="engine"))
+    moved = m.RepoUpdate(repo="engine", url="https://git.example/moved.git")
+    assert refusal(rig, moved).code == "repo_in_use"
+    rig.admin.ask(m.TaskCancel(task=task))
+    assert rig.admin.ask(moved)["url"] == "https://git.example/moved.git"
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "field"),
+    [
+        ({"name": "a/b"}, "invalid", "name"),
+        ({"name": "-x"}, "invalid", "name"),
+        ({"url": "--upload-pack=touch x"}, "invalid", "url"),
+        ({"url": "https://x:secret@git.example/a"}, "credentials_in_url", "url"),
+        ({"url": "http://git.example/a"}, "invalid", "url"),
+        ({"url": "https://169.254.169.254/a"}, "address_refused", "url"),
+        ({"url": "ext::sh -c true"}, "invalid", "url"),
+        ({"url": "engine"}, "invalid", "url"),
+        ({"default_branch": "--exec"}, "invalid", "default_branch"),
+        ({"checks": (CheckSpec(kind=CheckKind.file_exists, target="../x"),)}, "path_outside", "checks[0].target"),
+        ({"hosts": ("nowhere",)}, "not_found", "host"),
+    ],
+)
+def test_what_cannot_be_registered_is_refused_with_its_field(
+    rig: Rig, fields: dict[str, Any], code: str, field: str
+) -> None:
+    refused = refusal(rig, m.RepoAdd(**{"name": "engine", "url": URL, **fields}))
+    assert (refused.code, refused.field) == (code, field)
+    assert "secret" not in refused.message
+    assert rig.admin.ask(m.RepoList())["repos"] == []
+
+
+def test_a_name_and_a_place_are_registered_once(rig: Rig) -> None:
+    register(rig)
+    assert refusal(rig, m.RepoAdd(name="engine", url="https://git.example/b")).code == "name_taken"
+    known = refusal(rig, m.RepoAdd(name="other", url="git@git.example:team/engine"))
+    assert (known.code, "engine" in known.message) == ("repo_known", True)
+
+
+def test_a_task_with_credentials_in_its_address_is_refused_without_showing_them(rig: Rig) -> None:
+    refused = refusal(rig, m.Submit(tasks=(shell_task(repo="https://tok3n@git.example/a"),)))
+    assert (refused.code, "tok3n" in refused.message) == ("credentials_in_url", False)
+
+
+def test_a_name_widens_nothing_a_local_repository_stays_with_operate_and_admin(rig: Rig) -> None:
+    register(rig, url="/srv/engine.git")
+    someone = rig.member(Role.submit)
+    with pytest.raises(Refused) as refused:
+        someone.ask(m.Submit(tasks=(shell_task(repo="engine"),)))
+    assert refused.value.code == "forbidden"
