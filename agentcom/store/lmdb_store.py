@@ -338,10 +338,39 @@ class LmdbStore:
         # A disk that fills up in the middle of a write answers with less than was asked for, and LMDB makes
         # EIO of that: only the disk itself can say which of the two it was.
         if error.code == errno.EIO and not has_room(self._path, _ROOM_BYTES + batch.size_bytes):
-            return StoreFull(f"cannot commit to {self._path}: {error}, for want of room; {_ROOM_HINT}")
-        if not _is_no_room(error):
+            failed: StoreError = StoreFull(
+                f"cannot commit to {self._path}: {error}, for want of room; {_ROOM_HINT}"
+            )
+        else:
+            failed = self._error("commit to", error)
+        if not isinstance(failed, StoreFull):
             self._commit_refusal = f"an earlier commit failed at the disk ({error}); stop and start again"
-        return self._error("commit to", error)
+        elif self._has_given_up():
+            self._open_again()
+        return failed
+
+    def _has_given_up(self) -> bool:
+        """Whether LMDB refuses this environment from now on, which it does after a meta page that could not be
+        written. A file system that copies on write needs room even for that."""
+        try:
+            with self._environment.begin():
+                return False
+        except lmdb.PanicError:
+            return True
+
+    def _open_again(self) -> None:
+        """Another environment on the same file, which is at the last batch that was acknowledged; StoreError
+        where it is not. Opening writes nothing, so that it needs no room."""
+        map_bytes, before = self._environment.info()["map_size"], self._state.sequence
+        self._environment.close()
+        self._environment = self._open_environment(map_bytes)
+        self._load()
+        if self._state.sequence != before:
+            self._commit_refusal = (
+                f"the disk was full, and the file is at batch {self._state.sequence}, not {before}; "
+                "stop and start again"
+            )
+            raise StoreError(f"cannot commit to {self._path}: {self._commit_refusal}")
 
     def _require_usable(self, operation: str) -> None:
         if self._refusal:

@@ -233,11 +233,13 @@ def _is_synchronous(number: int) -> bool:
     return bool(fcntl.fcntl(number, fcntl.F_GETFL) & os.O_DSYNC)
 
 
-def test_a_full_disk_fails_the_commit_and_not_the_store(path: Path) -> None:
+@pytest.mark.parametrize("synchronous", [False, True], ids=["pages", "meta page"])
+def test_a_full_disk_fails_the_commit_and_not_the_store(path: Path, synchronous: bool) -> None:
+    """At the meta page LMDB gives the environment up: the store goes on with another one."""
     store = LmdbStore(path, map_bytes=MAP_BYTES)
     commit_letters(store, "ab")
-    with descriptors_replaced(path, "/dev/full", os.O_WRONLY, synchronous=False):
-        for _ in range(2):
+    for _ in range(2):
+        with descriptors_replaced(path, "/dev/full", os.O_WRONLY, synchronous=synchronous):
             with pytest.raises(StoreFull, match=os.strerror(errno.ENOSPC)):
                 commit(store, (TASKS, b"a", b"changed"), (TASKS, b"c", b"C"))
             assert store.scan(TASKS) == rows_of("ab")
