@@ -43,7 +43,7 @@ COVERED_BY = tests/unit/core tests/unit/test_complexity.py tests/unit/test_cross
 	tests/unit/test_migrations.py tests/unit/test_record.py tests/unit/test_sched.py tests/contract
 coverage: .venv/.test
 	@rm -f .coverage .coverage.*
-	$(BIN)/python -m coverage run -m pytest $(COVERED_BY) --ignore-glob='*standin*'
+	$(BIN)/python -m coverage run -m pytest -n auto --maxprocesses 4 --dist worksteal $(COVERED_BY) --ignore-glob='*standin*'
 	$(BIN)/python -m coverage run -m tests.sim --seeds 20 --jobs 0
 	@$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --skip-covered --show-missing

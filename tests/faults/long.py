@@ -58,7 +58,7 @@ def rows(seconds: float, seed: int) -> list[tuple[str, Run]]:
         ("I1", hub_images),
         ("I2", once(lambda at: kill_hub(at, for_seconds(half), seed), kills=(10_000, "kills"))),
         ("I2", partial(crash_at_each_step, seed=seed)),
-        ("I2", once(partial(kill_at_random, seconds=half, seed=seed), kills=(1_000, "kills"))),
+        ("I2", once(lambda at: kill_at_random(at, for_seconds(half), seed), kills=(1_000, "kills"))),
         ("I4", damages),
         ("I4", homes),
         ("I4", starts),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -111,8 +112,9 @@ def _left_on_disk(made: World, step: str) -> list[str]:
     return found
 
 
-def kill_at_random(folder: Path, seconds: float, seed: int) -> Report:
-    """Two sidecars work on a stream of short tasks; one or the other is killed at random moments."""
+def kill_at_random(folder: Path, until: Callable[[int], bool], seed: int) -> Report:
+    """Two sidecars work on a stream of short tasks; one or the other is killed at random moments, while
+    `until(kills)` is false."""
     report = Report("I2", "kill -9 of the sidecar at random moments", seed)
     chance, history, effects = random.Random(seed), History(), folder / "effects"
     effects.mkdir()
@@ -124,9 +126,8 @@ def kill_at_random(folder: Path, seconds: float, seed: int) -> Report:
             made.join(name)
         sidecars = {name: made.sidecar(name) for name in names}
         client = made.client()
-        over = time.monotonic() + seconds
         kills = submitted = 0
-        while time.monotonic() < over:
+        while not until(kills):
             for _ in range(4):
                 submitted += 1
                 key = f"random-{submitted}"

@@ -131,7 +131,7 @@ def stuck(folder: Path) -> Report:
         if grown > GROWTH_MIB_MAX:
             report.violations.append(f"the hub grew by {grown:.0f} MiB, {GROWTH_MIB_MAX} are allowed")
         answers = errors = 0
-        while reader.socket.poll(500):
+        while not errors and reader.socket.poll(round(SILENT_S_MAX * 1000)):
             answer = m.decode_from_hub(reader.socket.recv())
             answers += isinstance(answer, m.Reply)
             errors += isinstance(answer, m.Error) and answer.code == "no_session"

@@ -9,11 +9,11 @@ import pytest
 
 from tests.faults.kill_loop import kill_hub
 
-KILLS, SECONDS_MAX = 60, 170.0  # half a minute on two idle cores
+KILLS, SECONDS_MAX = 60, 500.0  # half a minute on two idle cores
 SEED = 20_003
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(700)
 def test_no_acknowledged_task_is_lost_or_done_twice_by_kills_of_the_hub(tmp_path: Path) -> None:
     over = time.monotonic() + SECONDS_MAX
     report = kill_hub(tmp_path, lambda kills: kills >= KILLS or time.monotonic() >= over, SEED)
