@@ -37,6 +37,8 @@ ForgePlace = Annotated[
     str,
     Meta(max_length=1000, pattern=r"^[^ \n]+ (github|gitea|gitlab) https?://[^ \n]+ [^\n]+$(?!\n)"),
 ]
+Weight = Annotated[int, Meta(ge=0, le=1_000)]  # in percent
+CostMs = Annotated[int, Meta(ge=0, le=3_600_000)]
 LaneDelay = Annotated[int, Meta(ge=0, le=TERM_S_MAX)]
 
 
@@ -138,6 +140,31 @@ class EndpointSettings(Struct, frozen=True, forbid_unknown_fields=True):
     breaker_failures: Annotated[int, Meta(ge=1, le=1000)] = 5
     cooldown_s: Seconds = 10
     cooldown_max_s: Seconds = 300
+
+
+class ScoringSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[scoring]: the policy of the scheduler, which is what a way to run a task is said to cost. Expected times where
+    nothing was measured, what is added for what a place lacks, and in percent how much the parts of the sum weigh."""
+
+    wait_percent: Weight = 100
+    load_percent: Weight = 100
+    displaced_percent: Weight = 100
+    host_load_percent: Weight = 100
+    busy_step_ms: CostMs = 250
+    recent_failure_ms: CostMs = 60_000
+    unknown_fit_ms: CostMs = 5_000
+    eviction_ms: CostMs = 5_000
+    preference_ms: CostMs = 20_000
+    not_preferred_ms: CostMs = 30_000
+    repository_ms: CostMs = 5_000
+    shell_ms: CostMs = 1_000
+    cloud_ms: CostMs = 30_000
+    load_min_ms: CostMs = 2_000
+    load_mb_per_s: Annotated[int, Meta(ge=1, le=1_000_000)] = 500
+    tokens_expected: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
+    tokens_per_s: Annotated[int, Meta(ge=1, le=100_000)] = 30
+    usual_model_mib: Annotated[int, Meta(ge=1, le=4 * 1024 * 1024)] = 4_096
+    spill_factor: Annotated[int, Meta(ge=1, le=1_000)] = 4
 
 
 class BudgetSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -249,6 +276,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     models: ModelSettings = ModelSettings()
     endpoints: EndpointSettings = EndpointSettings()
     routing: RoutingSettings = RoutingSettings()
+    scoring: ScoringSettings = ScoringSettings()
     budgets: BudgetSettings = BudgetSettings()
     sidecar: SidecarSettings = SidecarSettings()
     sandbox: SandboxSettings = SandboxSettings()

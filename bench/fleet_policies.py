@@ -40,10 +40,16 @@ class PolicyScores(Scores):
     def __init__(self, hub: Hub, judge: Judge) -> None:
         super().__init__(hub.fleet, hub.registry, hub.settings)
         self._judge = judge
-        self.busy_step_us = TASK_US
+
+    @property
+    def busy_step_us(self) -> int:
+        return TASK_US
+
+    def step_us(self, at: EndpointCost) -> int:
+        return 0
 
     def plain(self, group: Group, host: Host, now: Now) -> tuple[int, dict[str, int]]:
-        parts = {"run": plain_run_us(group), "host_load": self.busy_us(host)}
+        parts = {"run": plain_run_us(group, self.policy), "host_load": self.busy_us(host)}
         return sum(parts.values()), parts
 
     def of_endpoint(self, endpoint: EndpointRecord, model: str, home: Host | None) -> EndpointCost:

@@ -114,7 +114,7 @@ def test_the_core_takes_of_a_module_that_reads_the_clock_or_files_only_values(mo
     """Now, and the sections of settings: plain values that the shell made."""
     allowed = {
         "agentcom.clock": {"Now", "rfc3339"},
-        "agentcom.config": {"Settings"},
+        "agentcom.config": {"ModelSettings", "ScoringSettings", "Settings"},
         "agentcom.auth": set(),
     }
     for name in imports(MODULES[module]):

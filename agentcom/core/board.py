@@ -23,13 +23,12 @@ from agentcom._pysched import ANY_HOST, BUSY, CLOSED_US, FREE, NO_REPO, OUT, SLO
 from agentcom.clock import Now
 from agentcom.core.agents import Agent, Fleet, Host
 from agentcom.core.capabilities import unmet
+from agentcom.core.estimates import MS_US
 from agentcom.core.load import Load
 from agentcom.core.refusal import ENDPOINT_FULL, Refusals
 from agentcom.core.registry import NO_ENDPOINT, Registry, canonical_model
 from agentcom.core.retries import RetryBudgets
 from agentcom.core.score import (
-    PENALTY_US,
-    REPOSITORY_US,
     Candidate,
     EndpointCost,
     Scores,
@@ -219,7 +218,7 @@ class Board:
         if not (registry.failed_ms or circuits or self._failing):
             return
         for pair in sorted({*registry.failed_ms, *circuits, *self._failing}):
-            cost_us = PENALTY_US if registry.penalised(*pair, now) else 0
+            cost_us = self.scores.policy.recent_failure_ms * MS_US if registry.penalised(*pair, now) else 0
             if pair[0] != NO_ENDPOINT and not registry.circuits.is_way_open(*pair):
                 cost_us = CLOSED_US
             if self._failing.get(pair, 0) == cost_us:
@@ -295,7 +294,7 @@ class Board:
             if repo in self._repos:
                 row, hosts = self._repos[repo]
                 (hosts.add if repo in repos else hosts.discard)(number)
-                self._rows.set_repo(row, REPOSITORY_US, hosts)
+                self._rows.set_repo(row, self.scores.policy.repository_ms * MS_US, hosts)
         seen.repos = repos
 
     # --- pools ------------------------------------------------------------------------------------------
@@ -367,7 +366,7 @@ class Board:
         if row > pool.first:
             self._rows.set_also(row - 1, row)
         if not pool.is_local:
-            self._rows.set_way(row, NO_CALL, 0, 0, plain_run_us(pool.wanted[0]))
+            self._rows.set_way(row, NO_CALL, 0, 0, plain_run_us(pool.wanted[0], self.scores.policy))
         return row
 
     def _set_variants(self, pool: Pool, agent: int, rows: tuple[int, ...]) -> None:
@@ -400,7 +399,7 @@ class Board:
             if pool.is_local:
                 at = next(iter(pool.shared.values()))
                 way = self.scores.with_endpoint(agent, group, at, now)
-                other_us = self._other_us(way) - model_preference_us(group, at.model)
+                other_us = self._other_us(way) - model_preference_us(group, at.model, self.scores.policy)
             else:
                 other_us = self._other_us(self.scores.without_endpoint(group, agent, now))
             self._rows.set_reach(row, host.record.id, other_us)
@@ -469,7 +468,7 @@ class Board:
         self._costs[row] = at
         free = record.cap - self._registry.in_flight.get((record.id, pool.model), 0)
         slots = self._registry.room(record.id, free)
-        self._rows.set_endpoint(row, record.seen_from or ANY_HOST, slots, at.run_us // record.cap)
+        self._rows.set_endpoint(row, record.seen_from or ANY_HOST, slots, self.scores.step_us(at))
         is_first = not record.seen_from and not pool.shared
         if not record.seen_from:
             pool.shared[record.id] = at
@@ -482,7 +481,7 @@ class Board:
 
     def _set_cost(self, pool: Pool, variant: int, row: int, at: EndpointCost, now: Now) -> None:
         group = pool.wanted[0]
-        host_us = model_preference_us(group, at.model)
+        host_us = model_preference_us(group, at.model, self.scores.policy)
         if at.endpoint.seen_from:
             home = self._fleet.hosts.get(at.endpoint.seen_from)
             agent = self._one_of(pool, variant, home) if home is not None else None
@@ -530,7 +529,7 @@ class Board:
                 self._repos.clear()
             hosts = {number for number, host in self._fleet.hosts.items() if repo in host.repos}
             known = self._repos[repo] = len(self._repos), hosts
-            self._rows.set_repo(known[0], REPOSITORY_US, hosts)
+            self._rows.set_repo(known[0], self.scores.policy.repository_ms * MS_US, hosts)
             for number, host in self._fleet.hosts.items():
                 self._seen.setdefault(number, Seen()).repos = frozenset(host.repos)
         return known[0]

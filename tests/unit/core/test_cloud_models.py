@@ -9,7 +9,8 @@ import pytest
 
 from agentcom import messages as m
 from agentcom.config import ModelSettings, RoutingSettings, Settings
-from agentcom.core.score import LOCAL_RUN_US
+from agentcom.core.estimates import USUAL
+from agentcom.core.score import local_run_us
 from agentcom.model import Allowance, Backend, BudgetPeriod, JsonObject, Tier
 from tests.core_rig import HostEnd, Rig
 from tests.factories import (
@@ -66,7 +67,7 @@ def test_a_task_that_allows_it_runs_on_a_cloud_model_which_is_never_loaded() -> 
     route = end.take().route
     assert (route.model, route.remote, route.backend) == (CLOUD, True, Backend.ollama)
     assert route.score is not None
-    assert (route.score.parts["load"], route.score.parts["run"]) == (0, LOCAL_RUN_US)
+    assert (route.score.parts["load"], route.score.parts["run"]) == (0, local_run_us(USUAL))
     assert rig.hub.registry.loads.view(1) == []
 
 
@@ -117,7 +118,7 @@ def test_a_cloud_model_counts_neither_as_memory_nor_as_a_measure_for_others() ->
     rig.admin.submit(task(model=LOCAL))
     score = end.take().route.score
     assert score is not None
-    assert score.parts["run"] == LOCAL_RUN_US, "the cloud's rate says nothing of the machine"
+    assert score.parts["run"] == local_run_us(USUAL), "the cloud's rate says nothing of the machine"
 
 
 def test_r10_a_task_that_a_budget_concerns_calls_no_model_of_unknown_price() -> None:

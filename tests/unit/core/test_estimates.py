@@ -48,7 +48,7 @@ def test_a_model_of_unknown_size_is_expected_to_be_as_fast_as_the_usual_one() ->
     known = endpoint_model("known", size_bytes=4 * GIB)
     at = endpoint(unknown, known, known=ModelMeasure(tokens_per_ks=90_000, rate_samples=1))
     assert estimates.run_us(at, unknown, None) == 1000 * S_US // 30
-    assert estimates.load_us(at, unknown) == estimates.LOAD_US_MIN
+    assert estimates.load_us(at, unknown) == estimates.USUAL.load_min_ms * 1000
 
 
 def test_an_estimate_is_bounded_whatever_the_sizes_are() -> None:

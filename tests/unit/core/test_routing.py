@@ -9,12 +9,7 @@ import pytest
 from agentcom import limits
 from agentcom import messages as m
 from agentcom.clock import rfc3339
-from agentcom.core.estimates import LOAD_US_MAX, LOAD_US_MIN, SPILL_FACTOR
-from agentcom.core.score import (
-    EVICTION_US,
-    PENALTY_US,
-    PREFERENCE_US,
-)
+from agentcom.core.estimates import LOAD_US_MAX, MS_US, USUAL
 from agentcom.model import Backend, EndpointKind, FailureClass, Gpu, ModelMeasure, Role, Strategy, Tier
 from tests.core_rig import HostEnd, Rig
 from tests.factories import (
@@ -133,7 +128,7 @@ def test_a_warm_model_goes_before_a_cold_one(rig: Rig) -> None:
     assert assign.route.score.parts["load"] == 0
     (other,) = assign.route.others
     assert other.host == "cold"
-    assert other.parts["load"] >= LOAD_US_MIN
+    assert other.parts["load"] >= USUAL.load_min_ms * MS_US
 
 
 def test_a_warm_host_that_is_busy_loses_to_an_idle_one(rig: Rig) -> None:
@@ -195,7 +190,7 @@ def test_an_endpoint_that_failed_is_worth_less(rig: Rig) -> None:
     rig.advance(2_000)
     (assign,) = rig.sent(m.Assign)
     assert assign.route.host == "second"
-    assert [one.parts["recent_failure"] for one in assign.route.others] == [PENALTY_US]
+    assert [one.parts["recent_failure"] for one in assign.route.others] == [USUAL.recent_failure_ms * MS_US]
 
 
 def test_a_decision_keeps_eight_others_and_counts_who_was_refused(rig: Rig) -> None:
@@ -374,7 +369,7 @@ def test_a_model_that_hardly_fits_goes_where_it_fits_well(rig: Rig) -> None:
     (assign,) = rig.sent(m.Assign)
     assert assign.route.host == "fits"
     assert [one.parts["run"] // assign.route.score.parts["run"] for one in assign.route.others] == [  # type: ignore[union-attr]
-        SPILL_FACTOR
+        USUAL.spill_factor
     ]
 
 
@@ -449,7 +444,7 @@ def test_absurd_figures_are_a_bad_score_and_no_more(rig: Rig) -> None:
     rig.admin.submit(task())
     (assign,) = rig.sent(m.Assign)
     assert assign.route.score is not None
-    assert assign.route.score.parts["load"] <= LOAD_US_MAX + EVICTION_US
+    assert assign.route.score.parts["load"] <= LOAD_US_MAX + USUAL.eviction_ms * MS_US
 
 
 # --- kinds of endpoints -----------------------------------------------------------------------------------
@@ -487,7 +482,7 @@ def test_what_a_task_prefers_decides_where_it_is_there_and_stops_nothing_where_i
     assert [one.route.host for one in rig.sent(m.Assign)] == ["docked"]
     rig.admin.submit(shell_task(prefers=("docker",)))
     (assign,) = rig.sent(m.Assign)
-    assert (assign.route.host, assign.route.score.parts["preference"]) == ("plain", PREFERENCE_US)  # type: ignore[union-attr]
+    assert (assign.route.host, assign.route.score.parts["preference"]) == ("plain", USUAL.preference_ms * MS_US)  # type: ignore[union-attr]
 
 
 def test_a_preferred_model_ability_decides_between_endpoints(rig: Rig) -> None:
