@@ -258,6 +258,7 @@ class RetentionSettings(Struct, frozen=True, forbid_unknown_fields=True):
     stories_max: Kept = 200_000
     events_s: Term = 90 * 24 * 3600
     events_max: Kept = 50_000
+    ledger_s: Annotated[int, Meta(ge=24 * 3600, le=TERM_S_MAX)] = 400 * 24 * 3600
 
 
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -19,6 +19,7 @@ from agentcom.core.outlet import NEXT_EVENT, Outlet
 from agentcom.core.principals import Principals
 from agentcom.core.repositories import PREFIX as REPO
 from agentcom.core.story import NEXT_NOTE
+from agentcom.core.sums import PREFIX as SPENT
 from agentcom.errors import StoreDamaged
 from agentcom.figures import usable
 from agentcom.model import (
@@ -39,7 +40,7 @@ from agentcom.model import (
     State,
     TaskRow,
 )
-from agentcom.money import BudgetRecord, LedgerRecord
+from agentcom.money import BudgetRecord, LedgerRecord, SpentRecord
 from agentcom.repos import RepoRecord
 from agentcom.store.base import Batch, Store, pages
 
@@ -91,6 +92,10 @@ def load(store: Store) -> Loaded:
         ],
         ledger=_ledger(store),
         repositories=_all(store, "meta", RepoRecord, REPO),
+        spent=[
+            msgspec.msgpack.decode(body, type=SpentRecord)
+            for _, body in store.scan("meta", SPENT, SPENT + b"\xff" * 17)
+        ],
         fallbacks=[
             (int.from_bytes(key[len(FALLBACK) :], "big"), msgspec.msgpack.decode(body, type=FallbackWait))
             for key, body in store.scan("meta", FALLBACK, FALLBACK + b"\xff" * 9)

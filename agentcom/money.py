@@ -21,6 +21,8 @@ class BudgetRecord(Struct, frozen=True, array_like=True, kw_only=True):
     limit: int
     set_by: str = ""
     set_ms: int = 0
+    told_in: str = ""  # the period in which people were told last, by name
+    told_percent: int = 0  # and at which percentage: 80, then 100
 
 
 class LedgerRecord(Struct, array_like=True, kw_only=True):
@@ -36,11 +38,21 @@ class LedgerRecord(Struct, array_like=True, kw_only=True):
     at_ms: int
     settled: int | None = None
     estimated: bool = False
+    term_ms: int = 0  # on the clock of terms: how long the record is kept counts from here
 
     @property
     def amount(self) -> int:
         """What it counts as."""
         return self.reserved if self.settled is None else self.settled
+
+
+class SpentRecord(Struct, array_like=True, kw_only=True):
+    """What the attempts of a scope have cost whose own records are kept no longer, by period: a day, a month, and under
+    the empty name all of it."""
+
+    scope: str
+    key: str
+    amounts: dict[str, int]
 
 
 def micro(usd: float) -> int:

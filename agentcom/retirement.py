@@ -1,7 +1,8 @@
 """The shell's side of retention: read a bounded slice of the oldest, and put what may be due into an event.
 
 Nothing is deleted here: the core decides (core/retention.py) in the tick that the event is for. Two cursors walk the
-tasks by number, one for age and one for number, each a page at a time; the second runs only while too much is kept.
+tasks by number, one for age and one for number, each a page at a time; the second runs only while too much is kept. A
+third walks the book of paid attempts.
 A slice that found something is followed by the next one at once, else there is a pause: an idle hub reads a page a
 second, and under load what comes in is what goes out.
 """
@@ -19,12 +20,14 @@ from agentcom.core.hub import Hub
 from agentcom.core.retention import Gone
 from agentcom.live_records import LiveRecords
 from agentcom.model import FINAL, KeptEvent, TaskRow
+from agentcom.money import LedgerRecord
 from agentcom.store.base import Store, after
 
 PAUSE_MS: Final = 1000
 FULL_PAUSE_MS: Final = 10_000  # while no new tasks are taken
 _row = msgspec.msgpack.Decoder(TaskRow).decode
 _kept = msgspec.msgpack.Decoder(KeptEvent).decode
+_paid = msgspec.msgpack.Decoder(LedgerRecord).decode
 
 
 class Retirement:
@@ -33,7 +36,7 @@ class Retirement:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._live = LiveRecords(store)
-        self._cursors = {"age": b"", "number": b""}
+        self._cursors = {"age": b"", "number": b"", "ledger": b""}
         self._due_ms = 0
         self._ended = 0
 
@@ -47,13 +50,16 @@ class Retirement:
         walk, allowed = ("number", over) if is_over else ("age", Over())
         rows = self._due_rows(hub, walk, allowed, most, now)
         events = self._due_events(hub, over, now)
-        if not rows and not events:
+        paid = self._due_paid(hub, now)
+        if not rows and not events and not paid:
             self._due_ms = now.mono_ms + PAUSE_MS
             return []
         # Deletes make room, but a disk that takes nothing must not be asked in every turn of the loop.
         self._due_ms = now.mono_ms + (FULL_PAUSE_MS if hub.no_submits is not None else 0)
         tasks = tuple(row.id for row in rows)
-        return [Retire(tasks, events, allowed, self._found(rows))]
+        ledger = tuple((int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")) for key in paid)
+        found = self._found(rows) | {("ledger", key): body for key, body in paid.items()}
+        return [Retire(tasks, events, allowed, found, ledger)]
 
     def _over(self, hub: Hub) -> Over:
         """How many are kept beyond what may be. What belongs to live tasks does not count: it must not drive out what
@@ -116,6 +122,12 @@ class Retirement:
             due.append(int.from_bytes(key, "big"))
             over = over._replace(events=over.events - 1)
         return tuple(due)
+
+    def _due_paid(self, hub: Hub, now: Now) -> dict[bytes, bytes]:
+        """What paid attempts cost of which nobody needs the record any longer, of the next page of the book."""
+        page = self._store.scan("ledger", self._cursors["ledger"], limit=limits.RETIRE_ROWS_MIN)
+        self._cursors["ledger"] = page[-1][0] + b"\0" if len(page) == limits.RETIRE_ROWS_MIN else b""
+        return {key: body for key, body in page if hub.ledger.due(_paid(body), now)}
 
     def _found(self, rows: list[TaskRow]) -> dict[RecordKey, bytes]:
         """What the core needs to decide and to let go: row, body, last result."""

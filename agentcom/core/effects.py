@@ -70,13 +70,14 @@ class Over(NamedTuple):
 
 
 class Retire(NamedTuple):
-    """A slice of the oldest, of which something may be due to go: final tasks, and numbers of kept events. `found`
-    has each task's row, body and last result."""
+    """A slice of the oldest, of which something may be due to go: final tasks, numbers of kept events, and paid
+    attempts as (task, attempt). `found` has each task's row, body and last result, and what the attempts cost."""
 
     tasks: tuple[int, ...]
     events: tuple[int, ...]
     over: Over
     found: Mapping[RecordKey, bytes]
+    ledger: tuple[tuple[int, int], ...] = ()
 
 
 class Timers(NamedTuple):

@@ -155,7 +155,7 @@ class Hub:
         self.tasks.story.next_number = max(1, loaded.numbers.get(NEXT_NOTE, 1))
         for edge in loaded.depends:
             self.tasks.waiting.depends.load(edge)
-        self.ledger.load(loaded.budgets, loaded.ledger)
+        self.ledger.load(loaded.budgets, loaded.ledger, loaded.spent)
         slots = [self.tasks.load(row, now) for row in loaded.rows]
         self.ledger.loaded()
         self.tasks.counts.update(loaded.finals)
@@ -221,6 +221,7 @@ class Hub:
                 self.out.publish(event.topic, event.event, **event.fields)
             case Retire():
                 self.retention.retire(event, now)
+                self.ledger.retire(event.ledger, event.found, now)
             case Timers():
                 self._timers(event, now)
             case _:

@@ -56,9 +56,17 @@ def _check_ledger(hub: Hub) -> None:
     for task, error in table.errors.items():
         if error.code == "budget" and table.state_of(table.slot_of[task]) is State.held:
             assert task in ledger.waiting, f"task {task} waits for a budget, and nobody would let it go"
+    sums = ledger.sums.by_place
     for place, reserved in ledger.recounted().items():
-        assert ledger.sums[place] >= reserved, f"{place} counts {ledger.sums[place]}, {reserved} are reserved"
-    assert all(amount >= 0 for amount in ledger.sums.values()), "a sum fell below zero"
+        assert sums[place] >= reserved, f"{place} counts {sums[place]}, {reserved} are reserved"
+    assert all(amount >= 0 for amount in sums.values()), "a sum fell below zero"
+    of_people: Counter[str] = Counter()
+    for (scope, period), amount in sums.items():
+        if scope[0] == "submitter":
+            of_people[period] += amount
+    in_all = {period: amount for (scope, period), amount in sums.items() if scope[0] == "all"}
+    assert +of_people == +Counter(in_all), f"{in_all} counted in all, {of_people} by submitters"
+    assert in_all.get("", 0) == ledger.sums.booked, f"{in_all} counted, {ledger.sums.booked} booked"
     for names in (table.budgets, table.paid):
         assert set(names) <= set(table.slot_of), "money is kept for a task that is not live"
 

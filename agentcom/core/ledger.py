@@ -9,17 +9,20 @@ integers, in millionths of a dollar; a period is a day or a month in UTC, that o
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
+import msgspec
+
 from agentcom import limits
 from agentcom.clock import Now, rfc3339
-from agentcom.core.effects import key_u64x2
+from agentcom.core.effects import RecordKey, key_u64x2
 from agentcom.core.outlet import Outlet
 from agentcom.core.rule_names import RuleNames
+from agentcom.core.sums import ALL, EPOCH, Scope, Sums, record_key, scopes_of
+from agentcom.core.sums import period_of as period_of
 from agentcom.core.tasks import Tasks
 from agentcom.errors import NotFound, Refused
 from agentcom.model import (
@@ -34,24 +37,18 @@ from agentcom.model import (
     TaskError,
     Tier,
 )
-from agentcom.money import MICRO, BudgetRecord, LedgerRecord, micro, shown
+from agentcom.money import MICRO, BudgetRecord, LedgerRecord, SpentRecord, micro, shown
 
 PREFIX: Final = b"budget"  # of the records of budgets, in `meta`
 CODE: Final = "budget"
 UNPRICED: Final = "price_unknown"
 LOOKED_MAX: Final = 200  # held tasks that are looked at in one tick
 HELD_MAX: Final = 200  # tasks that are held for a budget in one tick; the next one goes on
-DAYS_KEPT: Final = (
-    64  # whose sums stay in memory, the newest by name: a clock that jumps must not lose today's
-)
-MONTHS_KEPT: Final = 13
 ESTIMATED_MAX: Final = 10_000  # settled without a figure, which a late result may still bring
 LOW_PERCENT: Final = 80  # of a budget: people are told
-ALL: Final = "all"
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_record = msgspec.msgpack.Decoder(LedgerRecord).decode
 
 Attempt = tuple[int, int]
-Scope = tuple[str, str]  # ("all", ""), ("repo", URL), ("submitter", id)
 Place = tuple[str, str, BudgetPeriod]
 
 
@@ -60,6 +57,7 @@ class Shortage(NamedTuple):
 
     message: str
     change: str
+    place: Place | None = None  # of the budget; None for the task's own
 
 
 class Ledger:
@@ -72,25 +70,28 @@ class Ledger:
         self.budgets: dict[Place, BudgetRecord] = {}
         self.open: dict[Attempt, LedgerRecord] = {}
         self.estimated: dict[Attempt, LedgerRecord] = {}
-        self.sums: Counter[tuple[Scope, str]] = Counter()  # settled and reserved, by scope and period
+        self.sums = Sums(out)
         self.waiting: dict[int, None] = {}
         self.held_count = 0  # in this tick
         self.changed = False
         self._pass: list[int] = []  # of the waiting tasks, those that are still to be looked at
         self._paid: Counter[int] = Counter()  # by task, between `load` and `loaded`
         self._day = ""
-        self._told: dict[
-            tuple[Place, str], int
-        ] = {}  # percent of a budget at which people were told, by period
 
     # --- at start ---------------------------------------------------------------------------------------
 
-    def load(self, budgets: Iterable[BudgetRecord], records: Iterable[LedgerRecord]) -> None:
+    def load(
+        self,
+        budgets: Iterable[BudgetRecord],
+        records: Iterable[LedgerRecord],
+        carried: Iterable[SpentRecord],
+    ) -> None:
         """Before the tasks are loaded."""
+        self.sums.load(carried)
         for budget in budgets:
             self.budgets[budget.scope, budget.key, budget.per] = budget
         for record in records:
-            self._count(record, record.amount)
+            self.sums.loaded(record)
             self._paid[record.task] += record.amount
             if record.settled is None:
                 self.open[record.task, record.attempt] = record
@@ -102,6 +103,7 @@ class Ledger:
         table = self._tasks.table
         table.paid = {task: amount for task, amount in self._paid.items() if task in table.slot_of}
         self._paid.clear()
+        self.sums.forget_old()
         for task, error in table.errors.items():
             if error.code == CODE and table.state_of(table.slot_of[task]) is State.held:
                 self.waiting[task] = None
@@ -130,7 +132,7 @@ class Ledger:
                 budget = self.budgets.get((*scope, per))
                 if budget is None:
                     continue
-                left = budget.limit - self.sums[scope, period_of(per, now.wall_ms)]
+                left = budget.limit - self.sums.of(scope, per, now.wall_ms)
                 left -= promised[scope] if promised else 0
                 if left < need:
                     return self._short(budget, need, max(0, left), now)
@@ -166,6 +168,8 @@ class Ledger:
         self._tasks.hold(slot, error, now)
         self.waiting[self._tasks.table.id[slot]] = None
         self.held_count += 1
+        if why.place is not None:
+            self._tell_of(self.budgets[why.place], 100, now)
 
     def concerns(self, slot: int) -> bool:
         """Whether any budget bounds what the task may cost."""
@@ -199,9 +203,10 @@ class Ledger:
             submitter=table.submitter[slot],
             model=model,
             at_ms=now.wall_ms,
+            term_ms=self._tasks.clock.now_ms(now),
         )
         self.open[task, attempt] = record
-        self._count(record, record.reserved)
+        self.sums.count(record, record.reserved)
         table.paid[task] = table.paid.get(task, 0) + record.reserved
         self._save(record)
         self._tell(record, now)
@@ -231,17 +236,37 @@ class Ledger:
         before, record.settled, record.estimated = record.settled, micro(usd), False
         self._correct(record, record.settled - before, now)
 
+    # --- what is kept no longer ---------------------------------------------------------------------------
+
+    def due(self, record: LedgerRecord, now: Now) -> bool:
+        """Whether the record has been kept for its term. That of an attempt that runs stays, and those of a live task,
+        whose own budget counts them."""
+        age_ms = self._tasks.clock.now_ms(now) - (record.term_ms or record.at_ms)
+        is_old = age_ms >= self._tasks.settings.retention.ledger_s * 1000
+        return is_old and record.settled is not None and record.task not in self._tasks.table.slot_of
+
+    def retire(self, entries: Iterable[Attempt], found: Mapping[RecordKey, bytes], now: Now) -> None:
+        """Let go of what is due; what it counts as is carried over in the same batch."""
+        for entry in entries:
+            key = key_u64x2(*entry)
+            body = self._out.latest(("ledger", key), found)
+            record = _record(body) if body is not None else None
+            if record is not None and self.due(record, now):
+                self.sums.carry(record)
+                self.estimated.pop(entry, None)
+                self._out.delete("ledger", key)
+
     # --- tasks that wait --------------------------------------------------------------------------------
 
     def look_at_day(self, now: Now) -> bool:
         """Another day has another budget; whether one has begun."""
-        if not (self.sums or self.waiting):
+        if not (self.sums.by_place or self.waiting):
             return False
         day = period_of(BudgetPeriod.day, now.wall_ms)
         if day == self._day:
             return False
         self._day, self.changed = day, True
-        self._forget_old()
+        self.sums.forget_old()
         return True
 
     def turn(self, now: Now) -> bool:
@@ -283,7 +308,7 @@ class Ledger:
             return now.mono_ms
         if not self.waiting:
             return None
-        at = _EPOCH + timedelta(milliseconds=now.wall_ms)
+        at = EPOCH + timedelta(milliseconds=now.wall_ms)
         tomorrow = datetime(at.year, at.month, at.day, tzinfo=UTC) + timedelta(days=1)
         return now.mono_ms + max(1000, (tomorrow - at) // timedelta(milliseconds=1))
 
@@ -299,7 +324,7 @@ class Ledger:
                 raise NotFound(
                     f"key: no budget is set for {key} per {per}; see `agentcom budget show`", field="key"
                 )
-            self._out.delete("meta", _record_key(place))
+            self._out.delete("meta", record_key(PREFIX, place))
             del self.budgets[place]
             return {"key": key, "per": per.value, "usd": None}
         if place not in self.budgets and len(self.budgets) >= limits.QUEUE_RULES_MAX:
@@ -307,14 +332,19 @@ class Ledger:
         budget = BudgetRecord(
             scope=scope[0], key=scope[1], per=per, limit=micro(usd), set_by=by, set_ms=now.wall_ms
         )
-        self.budgets[place] = budget
-        self._out.put("meta", _record_key(place), budget)
+        used, before = self._used(budget, now), self.budgets.get(place)
+        if before is not None:
+            # What was told stays told; where there is more room now, it will be told again.
+            told = min(before.told_percent, used)
+            budget = msgspec.structs.replace(budget, told_in=before.told_in, told_percent=told)
+        self._keep(budget)
+        self._tell_of(budget, used, now)
         return self._view(budget, now)
 
     def view(self, now: Now) -> JsonObject:
         """All budgets with what is left of them, what was spent in all, and how many tasks wait."""
         total: Scope = (ALL, "")
-        spent = {per.value: self.sums[total, period_of(per, now.wall_ms)] / MICRO for per in BudgetPeriod}
+        spent = {per.value: self.sums.of(total, per, now.wall_ms) / MICRO for per in BudgetPeriod}
         return {
             "budgets": [self._view(budget, now) for _, budget in sorted(self.budgets.items())],
             "attempt_usd": self._tasks.settings.budgets.attempt_usd,
@@ -326,7 +356,7 @@ class Ledger:
     def _view(self, budget: BudgetRecord, now: Now) -> JsonObject:
         scope: Scope = (budget.scope, budget.key)
         period = period_of(budget.per, now.wall_ms)
-        counted = self.sums[scope, period]
+        counted = self.sums.of(scope, budget.per, now.wall_ms)
         reserved = sum(
             record.reserved
             for record in self.open.values()
@@ -374,16 +404,11 @@ class Ledger:
         own: Scope = ("submitter", str(table.submitter[slot]))
         return ((ALL, ""), ("repo", repo), own) if repo else ((ALL, ""), own)
 
-    def _count(self, record: LedgerRecord, by: int) -> None:
-        for scope in scopes_of(record):
-            for per in BudgetPeriod:
-                self.sums[scope, period_of(per, record.at_ms)] += by
-
     def _correct(self, record: LedgerRecord, by: int, now: Now) -> None:
         table = self._tasks.table
         if record.task in table.slot_of:
             table.paid[record.task] = table.paid.get(record.task, 0) + by
-        self._count(record, by)
+        self.sums.count(record, by)
         self._save(record)
         if by < 0:
             self.changed = True
@@ -399,31 +424,37 @@ class Ledger:
             del self.estimated[next(iter(self.estimated))]
 
     def _tell(self, record: LedgerRecord, now: Now) -> None:
-        """Once per budget and period when it is low, and once when it is reached."""
         for scope in scopes_of(record):
             for per in BudgetPeriod:
                 budget = self.budgets.get((*scope, per))
-                if budget is None or not budget.limit:
-                    continue
-                period = period_of(per, now.wall_ms)
-                percent = self.sums[scope, period] * 100 // budget.limit
-                told = self._told.get(((*scope, per), period), 0)
-                step = 100 if percent >= 100 else LOW_PERCENT if percent >= LOW_PERCENT else 0
-                if step > told:
-                    self._told[(*scope, per), period] = step
-                    event = "budget_reached" if step == 100 else "budget_low"
-                    self._out.publish("queue", event, **self._view(budget, now))
+                if budget is not None:
+                    self._tell_of(budget, self._used(budget, now), now)
 
-    def _forget_old(self) -> None:
-        """Periods that are long over need no sums: their records are in the book."""
-        periods = {period for _, period in self.sums} | {period for _, period in self._told}
-        days = sorted(period for period in periods if len(period) == len("2026-11-26"))
-        months = sorted(period for period in periods if len(period) == len("2026-11"))
-        old = {*days[:-DAYS_KEPT], *months[:-MONTHS_KEPT]}
-        for place in [place for place in self.sums if place[1] in old]:
-            del self.sums[place]
-        for told in [told for told in self._told if told[1] in old]:
-            del self._told[told]
+    def _used(self, budget: BudgetRecord, now: Now) -> int:
+        """How much of it is used, as people are told it: 0, 80 or 100 percent."""
+        if not budget.limit:
+            return 0  # it was set to hold everything
+        counted = self.sums.of((budget.scope, budget.key), budget.per, now.wall_ms)
+        if counted >= budget.limit:
+            return 100
+        return LOW_PERCENT if counted * 100 >= budget.limit * LOW_PERCENT else 0
+
+    def _tell_of(self, budget: BudgetRecord, used: int, now: Now) -> None:
+        """Once per budget and period when it is low, and once when it is reached; what was told is in its record, so a
+        restart neither repeats nor forgets it."""
+        period = period_of(budget.per, now.wall_ms)
+        if used <= (budget.told_percent if budget.told_in == period else 0):
+            return
+        told = msgspec.structs.replace(budget, told_in=period, told_percent=used)
+        self._keep(told)
+        self._out.publish(
+            "queue", "budget_reached" if used == 100 else "budget_low", **self._view(told, now)
+        )
+
+    def _keep(self, budget: BudgetRecord) -> None:
+        place: Place = (budget.scope, budget.key, budget.per)
+        self.budgets[place] = budget
+        self._out.put("meta", record_key(PREFIX, place), budget)
 
     def _short(self, budget: BudgetRecord, need: int, left: int, now: Now) -> Shortage:
         name, per = self._name(budget), budget.per
@@ -435,27 +466,9 @@ class Ledger:
         change = f"agentcom budget set {name} {raise_to} --per {per}"
         if per is not BudgetPeriod.ever:
             change += f", or wait until the next {per} (UTC)"
-        return Shortage(said, change)
+        return Shortage(said, change, (budget.scope, budget.key, per))
 
 
 def _credible(usd: float | None) -> float | None:
     """None for what no attempt can have cost: then nobody knows."""
     return usd if usd is not None and 0 <= usd <= limits.BUDGET_USD_MAX else None
-
-
-def scopes_of(record: LedgerRecord) -> tuple[Scope, ...]:
-    own: Scope = ("submitter", str(record.submitter))
-    return ((ALL, ""), ("repo", record.repo), own) if record.repo else ((ALL, ""), own)
-
-
-def period_of(per: BudgetPeriod, wall_ms: int) -> str:
-    """The day or month (UTC) of that moment, by name; empty for all time."""
-    if per is BudgetPeriod.ever:
-        return ""
-    day = (_EPOCH + timedelta(days=wall_ms // 86_400_000)).date().isoformat()
-    return day if per is BudgetPeriod.day else day[:7]
-
-
-def _record_key(place: Place) -> bytes:
-    name = "\0".join(place)
-    return PREFIX + hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()

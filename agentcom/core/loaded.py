@@ -21,7 +21,7 @@ from agentcom.model import (
     State,
     TaskRow,
 )
-from agentcom.money import BudgetRecord, LedgerRecord
+from agentcom.money import BudgetRecord, LedgerRecord, SpentRecord
 from agentcom.repos import RepoRecord
 
 
@@ -47,3 +47,4 @@ class Loaded(NamedTuple):
     budgets: Iterable[BudgetRecord] = ()
     ledger: Iterable[LedgerRecord] = ()
     repositories: Sequence[RepoRecord] = ()
+    spent: Iterable[SpentRecord] = ()

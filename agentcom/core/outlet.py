@@ -24,7 +24,7 @@ from agentcom.model import KeptEvent
 
 _encode = msgspec.msgpack.Encoder().encode
 # What `Hub.lookups` asks for: the store has it as it was before this tick, so what this tick wrote comes first.
-LOOKED_UP = frozenset({"attempts", "bodies", "idempotency", "tasks"})
+LOOKED_UP = frozenset({"attempts", "bodies", "idempotency", "ledger", "tasks"})
 
 # The events that people may want to read later: each is put into `feed` with the tick that made it. Their fields are
 # plain values, named in docs/events.md. Not among them: what a task's own story tells, and what changes all the time.

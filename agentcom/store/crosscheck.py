@@ -23,6 +23,7 @@ from agentcom.model import (
     TaskRow,
 )
 from agentcom.store.base import Database, Row, Store, pages
+from agentcom.store.book_check import Book
 
 PROBLEMS_MAX: Final = 50  # told; a damaged store can have millions
 
@@ -103,6 +104,7 @@ def cross_check(walk: Walk) -> tuple[int, list[str]]:
         )
     }  # fmt: skip
     groups = _groups(numbers, problems)
+    book = Book(walk, numbers, problems.add)
     newest = 0
     for key, body in walk(Database.TASKS):
         row = _task(body)
@@ -112,6 +114,9 @@ def cross_check(walk: Walk) -> tuple[int, list[str]]:
         if row.group not in groups and row.state not in FINAL:
             problems.add(f"task {row.id} has requirement group {row.group}, which does not exist")
         _check_task(row, {database: rows.of(key) for database, rows in beside.items()}, problems)
+        if row.state in OPEN_ATTEMPT:
+            book.runs(row.id, row.attempt)
+    book.end()
     for rows in beside.values():
         rows.end()
     following = int.from_bytes(numbers.get(b"next_task", b""), "big")

@@ -5,17 +5,22 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentcom import messages as m
+from agentcom.config import RetentionSettings
+from agentcom.core.effects import key_u64x2
 from agentcom.core.ledger import HELD_MAX, LOOKED_MAX, period_of
 from agentcom.errors import Refused
 from agentcom.model import Backend, BudgetPeriod, FailureClass, ResultStatus, Role, State
-from agentcom.money import MICRO, micro, shown
+from agentcom.money import MICRO, LedgerRecord, SpentRecord, micro, shown
+from agentcom.store.base import Database
+from agentcom.store.crosscheck import cross_check, walk_store
 from tests.core_rig import HostEnd, Rig
-from tests.factories import agent_offer, complex_task, error, result, shell_task
+from tests.factories import agent_offer, complex_task, error, result, settings, shell_task
 
 REPO, OTHER = "https://git.example/one.git", "https://git.example/two.git"
 DAY_MS = 86_400_000
@@ -336,7 +341,7 @@ def test_periods_are_days_and_months_in_utc() -> None:
 @given(st.integers(0, 2**32))
 def test_no_budget_is_passed_and_nothing_is_booked_twice_whatever_happens(seed: int) -> None:
     rng = random.Random(seed)
-    rig = Rig()
+    rig = rig_that_keeps(DAY_S)
     box = cloud(rig, agents=3)
     limit = rng.choice([1, 3, 7])
     budget(rig, "all", limit)
@@ -380,3 +385,187 @@ def test_no_budget_is_passed_and_nothing_is_booked_twice_whatever_happens(seed: 
         assert micro(spent) + micro(reserved) <= limit * MICRO
         known = sum(costs.values())
         assert micro(spent) == known, "what is spent is what hosts have said, once"
+    rig.clock.advance(rng.choice([0, 2 * DAY_MS]))
+    rig.advance(1_000)
+    before = sums(rig)
+    rig.retire(3)
+    assert sums(rig) == before
+    assert cross_check(walk_store(rig.store)) == (0, [])
+
+
+# --- what is kept ---------------------------------------------------------------------------------------
+
+DAY_S = 86_400
+
+
+def rig_that_keeps(ledger_s: int) -> Rig:
+    return Rig(msgspec.structs.replace(settings(), retention=RetentionSettings(ledger_s=ledger_s)))
+
+
+def sums(rig: Rig) -> dict[Any, int]:
+    """All sums, which a hub that started now would have too."""
+    found = dict(+rig.hub.ledger.sums.by_place)
+    assert dict(+rig.twin().ledger.sums.by_place) == found
+    return found
+
+
+def test_a_record_that_was_kept_for_its_term_goes_and_every_sum_stays_to_the_cent() -> None:
+    rig = rig_that_keeps(2 * DAY_S)
+    box = cloud(rig)
+    other = rig.member(Role.operate, "other")
+    for caller, repo, usd in ((rig.admin, REPO, 0.25), (other, REPO, 0.5), (other, None, 1.0)):
+        caller.submit(complex_task(repo=repo))
+        paid(box, box.take(), usd)
+        rig.clock.advance(DAY_MS)
+        box.beat()
+    budget(rig, "all", 10)
+    budget(rig, f"repo:{REPO}", 10)
+    budget(rig, "submitter:other", 10)
+    before, shown_before = sums(rig), shown_budgets(rig)
+    assert rig.retire(2) == 1
+    assert rig.store.count("ledger") == 1, "two were of more than two days ago"
+    assert sums(rig) == before
+    assert shown_budgets(rig) == shown_before == {
+        "all ever": (1.75, 0.0, 8.25),
+        f"repo:{REPO} ever": (0.75, 0.0, 9.25),
+        "submitter:other ever": (1.5, 0.0, 8.5),
+    }
+    rig.clock.advance(DAY_MS)
+    rig.retire(2)
+    assert (rig.store.count("ledger"), sums(rig)) == (0, before)
+    assert cross_check(walk_store(rig.store)) == (0, [])
+
+
+def test_the_book_keeps_what_live_tasks_have_cost_however_old_it_is() -> None:
+    rig = rig_that_keeps(DAY_S)
+    box = cloud(rig)
+    number = rig.admin.submit(complex_task(budget_usd=3, max_retries=5))
+    first = box.take()
+    spent = result(backend=Backend.claude, model="m", cost_usd=1.5)
+    box.report(box.ended(first, "failed", spent, error(FailureClass.infrastructure, "cut")))
+    rig.advance(10_000)
+    box.take()
+    rig.clock.advance(DAY_MS * 3 // 2)
+    rig.retire(2)
+    assert rig.store.count("ledger") == 2
+    assert rig.twin().tasks.table.paid[number] == rig.hub.tasks.table.paid[number]
+
+
+def test_a_wall_clock_that_is_set_retires_nothing() -> None:
+    rig = rig_that_keeps(DAY_S)
+    box = cloud(rig)
+    rig.admin.submit(complex_task())
+    paid(box, box.take(), 0.25)
+    rig.clock.jump(400 * DAY_MS)
+    rig.retire(2)
+    assert rig.store.count("ledger") == 1
+
+
+def test_a_late_result_of_an_attempt_whose_record_has_gone_changes_no_sum() -> None:
+    rig = rig_that_keeps(DAY_S)
+    box = cloud(rig)
+    number = rig.admin.submit(complex_task())
+    lost = box.take()
+    rig.admin.ask(m.TaskCancel(task=number))
+    rig.clock.advance(2 * DAY_MS)
+    rig.retire(2)
+    before = sums(rig)
+    paid(box, lost, 0.25)
+    assert (sums(rig), rig.store.count("ledger")) == (before, 0)
+
+
+def test_what_the_book_and_its_sums_promise_each_other_is_checked(rig: Rig) -> None:
+    box = cloud(rig, agents=2)
+    rig.admin.submit(complex_task(repo=REPO))
+    paid(box, box.take(), 0.25)
+    running = rig.admin.submit(complex_task())
+    rows = {(name, key): body for name in Database for key, body in rig.store.scan(name)}
+
+    def problems(changed: dict[Any, bytes | None]) -> list[str]:
+        found = {place: body for place, body in {**rows, **changed}.items() if body is not None}
+        return cross_check(lambda name: iter(sorted((k, b) for (db, k), b in found.items() if db == name)))[1]
+
+    def booked(place: Any, **fields: Any) -> dict[Any, bytes | None]:
+        record = msgspec.msgpack.decode(rows[place], type=LedgerRecord)
+        return {place: msgspec.msgpack.encode(msgspec.structs.replace(record, **fields))}
+
+    first, second = ("ledger", key_u64x2(1, 1)), ("ledger", key_u64x2(running, 1))
+    assert problems({}) == []
+    assert "2.25 USD were booked" in problems({first: None})[0]
+    assert "2.25 USD were booked" in problems(booked(first, settled=1))[0]
+    assert problems(booked(first, settled=None, reserved=250_000)) == [
+        "attempt 1 of task 1 is over, and what it cost is not settled"
+    ]
+    assert len(problems({("ledger", key_u64x2(7, 1)): rows[second], second: None})) == 1
+    spent = msgspec.msgpack.encode(SpentRecord(scope="all", key="", amounts={"": 5}))
+    assert problems({("meta", b"spent1"): spent}) == [
+        "of all time 0.000005 USD are carried over in all, 0.00 by submitters and 0.00 by repositories",
+        "2.25 USD were booked, and the records of attempts and what was carried over from older ones make 2.250005",
+    ]
+
+
+# --- what people are told -------------------------------------------------------------------------------
+
+
+def told(rig: Rig) -> list[str]:
+    return [one["event"] for one in rig.published("queue") if one["event"].startswith("budget_")]
+
+
+def test_what_was_told_of_a_budget_is_told_once_over_restarts(rig: Rig) -> None:
+    box = cloud(rig)
+    budget(rig, "all", 10, "day")
+    rig.admin.submit(complex_task())
+    paid(box, box.take(), 8.5)
+    assert told(rig) == ["budget_low"]
+    for _ in range(2):
+        rig.start()
+        rig.admin.hello()
+        box.hello()
+        budget(rig, "repo:https://git.example/other.git", 1)
+        assert told(rig) == ["budget_set"]
+        rig.admin.submit(complex_task())
+    assert [rig.admin.state(2), rig.admin.state(3)] == ["held", "held"]
+
+
+def test_what_was_not_told_before_a_restart_is_told_after_it(rig: Rig) -> None:
+    box = cloud(rig)
+    budget(rig, "all", 10, "day")
+    rig.admin.submit(complex_task())
+    assign = box.take()
+    rig.start()
+    rig.admin.hello()
+    box.hello(attempts=(box.held(assign),))
+    paid(box, assign, 8.5)
+    assert told(rig) == ["budget_low"]
+    kept = rig.admin.ask(m.EventList())["events"]
+    assert [one["event"] for one in kept if one["event"] == "budget_low"] == ["budget_low"]
+
+
+def test_a_task_that_is_held_tells_that_its_budget_is_reached(rig: Rig) -> None:
+    cloud(rig)
+    budget(rig, "all", 1, "day")
+    rig.admin.submit(complex_task())
+    assert told(rig) == ["budget_reached"]
+    rig.admin.submit(complex_task())
+    assert told(rig) == []
+
+
+def test_a_budget_that_was_raised_is_told_again_when_it_is_used_up(rig: Rig) -> None:
+    box = cloud(rig, agents=2)
+    budget(rig, "all", 5)
+    rig.admin.submit(complex_task())
+    paid(box, box.take(), 5.0)
+    assert told(rig) == ["budget_reached"]
+    budget(rig, "all", 10)
+    assert told(rig) == ["budget_set"]
+    rig.admin.submit(complex_task())
+    paid(box, box.take(), 4.0)
+    assert told(rig) == ["budget_low"]
+
+
+def test_a_budget_that_is_set_below_what_was_spent_says_so_at_once(rig: Rig) -> None:
+    box = cloud(rig)
+    rig.admin.submit(complex_task())
+    paid(box, box.take(), 5.0)
+    budget(rig, "all", 5)
+    assert told(rig) == ["budget_reached", "budget_set"]

@@ -1,0 +1,112 @@
+"""What paid attempts count as, summed by scope (all, a repository, a submitter) and period (day, month, ever; UTC).
+
+The book has a record for each attempt; the sums are counted from it at start. A record that has been kept for its term
+goes, and in the same batch what it counts as is carried over to the record of its scopes (`SpentRecord`), so the sums
+of every period are the same before and after, and after a restart. `booked` is the sum of all there ever was, written
+with each change: a check of the store compares it with the records and with what was carried over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from agentcom.core.outlet import Outlet
+from agentcom.model import BudgetPeriod
+from agentcom.money import LedgerRecord, SpentRecord
+
+PREFIX: Final = b"spent"  # of the records of what was carried over, in `meta`
+BOOKED: Final = "booked"
+ALL: Final = "all"
+DAYS_KEPT: Final = 64  # the newest by name: a clock that jumps must not lose today's
+MONTHS_KEPT: Final = 13
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+Scope = tuple[str, str]  # ("all", ""), ("repo", URL), ("submitter", id)
+
+
+class Sums:
+    """`by_place` is settled and reserved together. Of days and months the newest are kept."""
+
+    def __init__(self, out: Outlet) -> None:
+        self._out = out
+        self.by_place: Counter[tuple[Scope, str]] = Counter()
+        self.carried: dict[Scope, SpentRecord] = {}
+        self.booked = 0
+
+    def load(self, carried: Iterable[SpentRecord]) -> None:
+        """What was carried over, before the records of the book are counted."""
+        for record in carried:
+            self.carried[record.scope, record.key] = record
+            for period, amount in record.amounts.items():
+                self.by_place[(record.scope, record.key), period] += amount
+            if record.scope == ALL:
+                self.booked += record.amounts[""]
+
+    def of(self, scope: Scope, per: BudgetPeriod, wall_ms: int) -> int:
+        """What counts in the period of that moment."""
+        return self.by_place[scope, period_of(per, wall_ms)]
+
+    def loaded(self, record: LedgerRecord) -> None:
+        """Count a record of the store."""
+        self._add(record, record.amount)
+
+    def count(self, record: LedgerRecord, by: int) -> None:
+        """The attempt counts as so much more; by its own periods, not by today's."""
+        self._add(record, by)
+        self._out.number(BOOKED, self.booked)
+
+    def carry(self, record: LedgerRecord) -> None:
+        """The record goes; what it counts as stays."""
+        for scope in scopes_of(record):
+            carried = self.carried.get(scope)
+            if carried is None:
+                carried = self.carried[scope] = SpentRecord(scope=scope[0], key=scope[1], amounts={"": 0})
+            for per in BudgetPeriod:
+                period = period_of(per, record.at_ms)
+                carried.amounts[period] = carried.amounts.get(period, 0) + record.amount
+            for period in old_periods(carried.amounts):
+                del carried.amounts[period]
+            self._out.put("meta", record_key(PREFIX, scope), carried)
+
+    def forget_old(self) -> set[str]:
+        """Leave out periods that are long over, and say which."""
+        old = old_periods(period for _, period in self.by_place)
+        for place in [place for place in self.by_place if place[1] in old]:
+            del self.by_place[place]
+        return old
+
+    def _add(self, record: LedgerRecord, by: int) -> None:
+        self.booked += by
+        for scope in scopes_of(record):
+            for per in BudgetPeriod:
+                self.by_place[scope, period_of(per, record.at_ms)] += by
+
+
+def scopes_of(record: LedgerRecord) -> tuple[Scope, ...]:
+    own: Scope = ("submitter", str(record.submitter))
+    return ((ALL, ""), ("repo", record.repo), own) if record.repo else ((ALL, ""), own)
+
+
+def period_of(per: BudgetPeriod, wall_ms: int) -> str:
+    """The day or month (UTC) of that moment, by name; empty for all time."""
+    if per is BudgetPeriod.ever:
+        return ""
+    day = (EPOCH + timedelta(days=wall_ms // 86_400_000)).date().isoformat()
+    return day if per is BudgetPeriod.day else day[:7]
+
+
+def old_periods(periods: Iterable[str]) -> set[str]:
+    """Those of them that are beyond the newest days and months."""
+    known = set(periods)
+    days = sorted(period for period in known if len(period) == len("2026-11-26"))
+    months = sorted(period for period in known if len(period) == len("2026-11"))
+    return {*days[:-DAYS_KEPT], *months[:-MONTHS_KEPT]}
+
+
+def record_key(prefix: bytes, place: tuple[str, ...]) -> bytes:
+    name = "\0".join(place)
+    return prefix + hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
