@@ -62,6 +62,7 @@ from agentcom.logbook import LogBook
 from agentcom.lookups import look_up
 from agentcom.model import EndpointProbe
 from agentcom.peers import Peers
+from agentcom.predecessors import predecessors
 from agentcom.probe import ProbeThread
 from agentcom.probe_endpoint import Target
 from agentcom.queries import Queries
@@ -80,6 +81,8 @@ class _OwnTerms(msgspec.Struct):
 
     max_fix_attempts: int | None = None
     timeout_s: int | None = None
+    depends_on: tuple[int, ...] = ()
+    base: int | str | None = None
 
 
 _own_terms = msgspec.msgpack.Decoder(_OwnTerms).decode
@@ -526,6 +529,8 @@ class Broker:
             assign.max_fix_attempts = own.max_fix_attempts
         if own.timeout_s is not None:
             assign.timeout_s = own.timeout_s
+        if own.depends_on:
+            assign.predecessors = predecessors(self._store, own.depends_on, own.base)
         route = assign.route
         self._routed.add(
             "task_assigned",

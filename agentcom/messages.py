@@ -307,6 +307,22 @@ class Beat(Struct, tag_field="type", tag="beat", frozen=True, kw_only=True):
     asks: tuple[Question, ...] = ()
 
 
+class Predecessor(Struct, frozen=True, kw_only=True):
+    """A task that this one waited for, and what came of it. Without `commit` it changed nothing. `pushed`: its branch
+    lies at the repository; otherwise on `host` alone."""
+
+    task: TaskId
+    subject: str = ""
+    status: str = ""
+    summary: str = ""
+    checks: tuple[str, ...] = ()
+    repo: str = ""
+    branch: str = ""
+    commit: str = ""
+    pushed: bool = False
+    host: str = ""
+
+
 class Assign(Struct, tag_field="type", tag="assign", kw_only=True):
     """A lease: run this. `spec` is the task's bytes as submitted (a MessagePack `TaskSpec`). `repo_checks` are those of
     its registered repository: they run whatever the task says. `base_branch` is where a task starts that names none."""
@@ -326,6 +342,7 @@ class Assign(Struct, tag_field="type", tag="assign", kw_only=True):
     budget_usd: float | None = None
     repo_checks: tuple[CheckSpec, ...] = ()
     base_branch: str = ""
+    predecessors: tuple[Predecessor, ...] = ()
 
 
 class Cancel(Struct, tag_field="type", tag="cancel", frozen=True, kw_only=True):

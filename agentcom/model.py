@@ -207,7 +207,8 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     `not_before`, `start_by` and `complete_by` are RFC 3339 and follow the wall clock; the other times are durations
     with the unit in the name, and do not. `verify` false asks for no checks to run (`--no-verify`). `needs` must be
     there, what the task `prefers` costs time where it is not. `pull_request` is up to the host
-    where it is not given.
+    where it is not given. `base` is where it starts instead of a branch: at what a task that it depends on has made, by
+    its number as in `depends_on`, or at that of the only one (`predecessor`).
     """
 
     description: Annotated[str, Meta(min_length=1, max_length=limits.DESCRIPTION_CHARS_MAX)]
@@ -240,6 +241,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     prefers: Annotated[tuple[Label, ...], Meta(max_length=limits.NEEDS_MAX)] = ()
     allow: Annotated[tuple[Allowance, ...], Meta(max_length=len(Allowance))] = ()
     pull_request: bool | None = None
+    base: Reference | Literal["predecessor"] | None = None
 
 
 class TaskRow(Struct, array_like=True):

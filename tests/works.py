@@ -211,3 +211,21 @@ def run_attempt(folder: Path, strategy: Strategy, spec: TaskSpec, **options: Any
         return ran
 
     return asyncio.run(run())
+
+
+def assign_of(spec: TaskSpec, **fields: Any) -> Assign:
+    """An assignment of the task as the hub would send it."""
+    route = Route(
+        strategy=Strategy.trivial,
+        backend=Backend.shell,
+        agent="Mistake Not",
+        host="here",
+        model="",
+        reason="command",
+        tier=Tier.trivial,
+    )
+    given: dict[str, Any] = {
+        "task": 7, "attempt": 1, "agent": "Mistake Not", "lease_s": 45, "route": route, "tier": Tier.trivial,
+        "submitter": "admin", "submitter_role": Role.admin, "max_fix_attempts": 0, "timeout_s": 60,
+    }  # fmt: skip
+    return Assign(spec=msgspec.Raw(msgspec.msgpack.encode(spec)), **{**given, **fields})

@@ -78,6 +78,9 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
 @click.option(
     "--after", "depends_on", type=int, multiple=True, metavar="ID", help="A task to complete first."
 )
+@click.option(
+    "--base", metavar="ID|predecessor", help="Start from the branch of that task, one of --after, instead of --branch."
+)
 @click.option("--key", "idempotency_key", metavar="KEY", help="The same key again gives the same task.")
 @click.option("--label", "labels", multiple=True, metavar="LABEL")
 @click.option(
@@ -129,6 +132,8 @@ def _spec_fields(fields: dict[str, Any]) -> dict[str, Any]:
         fields["files"] = [_file(text) for text in fields["files"]]
     if "checks" in fields:
         fields["checks"] = [check_of(text) for text in fields["checks"]]
+    if str(fields.get("base", "")).isdecimal():
+        fields["base"] = int(fields["base"])
     if "repo" in fields:
         fields["repo"] = local_repo(fields["repo"])
     return fields

@@ -165,6 +165,21 @@ def _check_repo(spec: TaskSpec, role: Role, at: str) -> None:
             raise Refused("invalid", f"{at}.branch: a branch needs a repo", field=f"{at}.branch")
     if spec.repo is not None:
         check_repo(spec.repo, role, f"{at}.repo")
+    if spec.base is not None:
+        _check_base(spec, f"{at}.base")
+
+
+def _check_base(spec: TaskSpec, where: str) -> None:
+    """It is the work of a task that this one waits for, in the same repository."""
+    if spec.repo is None or spec.branch is not None:
+        why = "it needs a repo" if spec.repo is None else "it takes the place of branch; give one of the two"
+    elif spec.base == "predecessor" and len(spec.depends_on) != 1:
+        why = f"the task depends on {len(spec.depends_on)} others; name the one to start from by its number"
+    elif spec.base != "predecessor" and spec.base not in spec.depends_on:
+        why = f"{spec.base} is not in depends_on, so its work may not be there yet; add it there"
+    else:
+        return
+    raise Refused("invalid", f"{where}: {why}", field=where)
 
 
 def check_branch(name: str, where: str) -> None:

@@ -67,7 +67,10 @@ class Waiting:
             if task >= self._tasks.next_id
             or not self._has_completed(task, caller, found, f"{at}.depends_on[{n}]")
         ]
-        spec = msgspec.structs.replace(one.spec, depends_on=tuple(references))
+        base = one.spec.base
+        if isinstance(base, int) and base < 0:
+            base = ids[entry + base]
+        spec = msgspec.structs.replace(one.spec, depends_on=tuple(references), base=base)
         return Plan(msgspec.structs.replace(one, spec=spec), tuple(unmet))
 
     def _has_completed(self, task: int, caller: PrincipalRecord, found: Found, where: str) -> bool:

@@ -234,7 +234,7 @@ async def _ask_model(
         nonlocal left_s
         if failing:
             await work.workspace.discard()
-        conversation.messages.append(prompt.fix_text(failing) if failing else prompt.task_text(work.spec, work.checks))
+        conversation.messages.append(prompt.fix_text(failing) if failing else _first_message(work))
         before, watch = tally.total, Stopwatch()
         try:
             async with asyncio.timeout(left_s):
@@ -251,6 +251,10 @@ async def _ask_model(
     async with backend:
         checks = _timed_checks(work, progress)
         await fix_loop.run(build, checks, work.assign.max_fix_attempts, progress.iterations)
+
+
+def _first_message(work: Work) -> str:
+    return prompt.task_text(work.spec, work.checks, work.assign.predecessors)
 
 
 def _refuse_commands(work: Work) -> None:

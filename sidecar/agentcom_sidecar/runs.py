@@ -18,6 +18,7 @@ from agentcom.config import Home, Settings
 from agentcom.messages import Assign, AttemptBeat
 from agentcom.model import FailureClass, TaskError, TaskSpec
 from agentcom_sidecar import workspace
+from agentcom_sidecar.bases import start_of
 from agentcom_sidecar.log_stream import LogStream
 from agentcom_sidecar.outbox import Key
 from agentcom_sidecar.sandbox import ProcessMark
@@ -111,7 +112,7 @@ class Run:
                 self._home,
                 self._take_output,
                 submitter_role=self.assign.submitter_role,
-                base_branch=self.assign.base_branch,
+                start=start_of(self._spec, self.assign),
                 on_process=self._on_process,
             )
         except workspace.WorkspaceError as error:

@@ -20,23 +20,25 @@ import os
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Container, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 from agentcom import logs
 from agentcom.config import Home, Settings
+from agentcom.messages import Predecessor
 from agentcom.model import FailureClass, Role, TaskSpec
 from agentcom.names import slug
+from agentcom_sidecar.bases import Start, not_here
 from agentcom_sidecar.git import (
     LOCAL_GIT_S,
     Git,
     Remote,
     WorkspaceError,
     allowed_remote,
-    check_branch,
     configuration,
 )
 from agentcom_sidecar.sandbox import ProcessMark, SandboxMode, View
@@ -245,11 +247,11 @@ async def prepare(
     on_output: Callable[[bytes], None] | None = None,
     *,
     submitter_role: Role = Role.submit,
-    base_branch: str = "",
+    start: Start | None = None,
     on_process: Callable[[ProcessMark], None] | None = None,
 ) -> Workspace:
-    """The directory in which `attempt` works, from the fresh base when the task names a repository: the task's branch,
-    else `base_branch`, else what the repository's HEAD names.
+    """The directory in which `attempt` works, when the task names a repository from the fresh base: where `start` says,
+    by default at the task's branch.
 
     Raises WorkspaceError: configuration for a repository or branch that is missing, empty, denied or not
     allowed to `submitter_role`; infrastructure for the network and the disk.
@@ -270,8 +272,8 @@ async def prepare(
             return Workspace(path=path, branch="", base_commit="", has_repository=False, git=git)
         branch = f"agentcom/{task}/{attempt}-{slug(spec.description, SLUG_CHARS_MAX)}"
         async with asyncio.timeout(PREPARE_S_MAX):
-            wanted = spec.branch or base_branch
-            return await _worktree(spec.repo, wanted, path, branch, git, settings, home, submitter_role)
+            start = start or Start(branch=spec.branch or "")
+            return await _worktree(spec.repo, start, path, branch, git, settings, home, submitter_role)
     except TimeoutError as error:
         raise WorkspaceError(
             FailureClass.infrastructure, "workspace_timeout", f"no workspace within {PREPARE_S_MAX:g} s"
@@ -288,14 +290,18 @@ def _mode_outside(settings: Settings) -> SandboxMode:
 
 
 async def _worktree(
-    repo: str, base: str, path: Path, branch: str, git: Git, settings: Settings, home: Home, role: Role
+    repo: str, start: Start, path: Path, branch: str, git: Git, settings: Settings, home: Home, role: Role
 ) -> Workspace:
     remote = await allowed_remote(repo, role, settings.policy.repositories)
-    wanted = check_branch(base) if base else None
+    wanted, before = start.wanted, start.branch_before  # refused before git sees them
     mirror = home.sidecar / "mirrors" / f"{hashlib.sha256(remote.url.encode()).hexdigest()}.git"
     async with _locked(mirror):
         await _make_mirror(mirror, git)
-        base, source = await _fetch(mirror, remote, wanted, git, settings.sidecar.fetch_s)
+        fetch = partial(_fetch, mirror, remote, git=git, bound_s=settings.sidecar.fetch_s)
+        if start.before is None:
+            base, source = await fetch(wanted)
+        else:
+            base, source = await _from_before(start.before, before, wanted, fetch, mirror, remote, git)
         branch = await _free_branch(mirror, branch, git)
         path.mkdir(mode=0o700)  # git takes an empty directory, and an isolated one can make no other
         await replace(git, view=View(writable=(path,))).run(
@@ -358,8 +364,43 @@ def _own_configuration(mirror: Path) -> None:
     temporary.replace(path)
 
 
+async def _from_before(
+    before: Predecessor,
+    pushed: str | None,
+    wanted: str | None,
+    fetch: Callable[[str | None], Awaitable[tuple[str, str]]],
+    mirror: Path,
+    remote: Remote,
+    git: Git,
+) -> tuple[str, str]:
+    """What a predecessor has made, as it lies at the repository by now, else as this host has it."""
+    if pushed is not None:
+        try:
+            return await fetch(pushed)
+        except WorkspaceError as error:
+            if error.code != "branch_missing":
+                raise
+    base, source = await fetch(wanted)
+    if not await _has(mirror, before.commit, git):
+        raise not_here(before, remote.shown)
+    is_merged = await _has(mirror, before.commit, git, within=base)
+    return (base if is_merged else before.commit), source
+
+
+async def _has(mirror: Path, commit: str, git: Git, within: str = "") -> bool:
+    """Whether the mirror has the commit, or `within` comes after it."""
+    asked = ("merge-base", "--is-ancestor", commit, within) if within else ("cat-file", "-e", f"{commit}^{{commit}}")
+    try:
+        await git.run(*asked, cwd=mirror)
+    except WorkspaceError as error:
+        if error.code != "git_failed":
+            raise
+        return False
+    return True
+
+
 async def _fetch(
-    mirror: Path, remote: Remote, wanted: str | None, git: Git, bound_s: float
+    mirror: Path, remote: Remote, wanted: str | None, *, git: Git, bound_s: float
 ) -> tuple[str, str]:
     """Brings the base branch into the mirror; its commit id, and the name of its ref."""
     listing = await git.run_remote(

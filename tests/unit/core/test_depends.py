@@ -346,3 +346,22 @@ def test_r13_a_key_of_a_final_task_tells_its_state(rig: Rig) -> None:
     rig.start()
     rig.admin.hello()
     assert rig.admin.ask(m.Submit(tasks=(task(idempotency_key="k"),)))["tasks"][0] == again
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"base": "predecessor", "depends_on": (1,), "repo": None}, "needs a repo"),
+        ({"base": "predecessor", "depends_on": (1,), "branch": "main"}, "takes the place of branch"),
+        ({"base": "predecessor"}, "depends on 0 others"),
+        ({"base": "predecessor", "depends_on": (1, 2)}, "depends on 2 others"),
+        ({"base": 2, "depends_on": (1,)}, "2 is not in depends_on"),
+    ],
+)
+def test_a_base_is_the_work_of_a_task_that_this_one_waits_for(fields: dict[str, Any], said: str) -> None:
+    rig = Rig()
+    rig.admin.submit(shell_task(), shell_task())
+    with pytest.raises(Refused) as refused:
+        rig.admin.submit(shell_task(**{"repo": "https://git.example/a", **fields}))
+    assert refused.value.field == "tasks[0].base"
+    assert said in refused.value.message

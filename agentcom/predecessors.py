@@ -1,0 +1,61 @@
+"""What a task's assignment says of the tasks that it waited for: what came of each, as its host needs it.
+
+Put together from the store when the assignment is sent; bounded, for it goes into a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from agentcom import limits
+from agentcom.core.effects import key_u64, key_u64x2
+from agentcom.messages import Predecessor
+from agentcom.model import AttemptRecord, TaskResult, TaskRow, TaskSpec
+from agentcom.store.base import Store
+
+_row = msgspec.msgpack.Decoder(TaskRow).decode
+_spec = msgspec.msgpack.Decoder(TaskSpec).decode
+_result = msgspec.msgpack.Decoder(TaskResult).decode
+_attempt = msgspec.msgpack.Decoder(AttemptRecord).decode
+SUBJECT_CHARS_MAX = 200
+
+
+def predecessors(store: Store, tasks: Sequence[int], first: object = None) -> tuple[Predecessor, ...]:
+    """Those of the tasks that are still known, in their order; `first` among them whatever their number."""
+    ordered = sorted(tasks, key=lambda task: task != first)
+    found = (_one(store, task) for task in ordered[: limits.PREDECESSORS_MAX])
+    return tuple(one for one in found if one is not None)
+
+
+def _one(store: Store, task: int) -> Predecessor | None:
+    row_body, spec_body = (store.get(database, key_u64(task)) for database in ("tasks", "bodies"))
+    if row_body is None or spec_body is None:
+        return None
+    row, spec = _row(row_body), _spec(spec_body)
+    place = key_u64x2(task, row.attempt)
+    result_body, attempt_body = store.get("reports", place), store.get("attempts", place)
+    host = _attempt(attempt_body).host if attempt_body is not None else ""
+    subject = spec.description.strip().splitlines()[0][:SUBJECT_CHARS_MAX]
+    if result_body is None:
+        return Predecessor(task=task, subject=subject, repo=spec.repo or "", host=host, status=row.status)
+    result = _result(result_body)
+    checks = result.iterations[-1].checks if result.iterations else ()
+    return Predecessor(
+        task=task,
+        subject=subject,
+        status=result.status.value,
+        summary=_cut(result.output.strip(), limits.PREDECESSOR_CHARS_MAX),
+        checks=tuple(_cut(f"{one.kind} {one.target}", 200) + f": {one.status}" for one in checks[: limits.CHECKS_MAX]),
+        repo=spec.repo or "",
+        branch=result.branch or "" if result.commit else "",
+        commit=result.commit or "",
+        pushed=result.pushed,
+        host=host,
+    )
+
+
+def _cut(text: str, chars_max: int) -> str:
+    """Its end: there a worker says what came of it."""
+    return text if len(text) <= chars_max else "[...] " + text[-chars_max:]
