@@ -36,6 +36,7 @@ from agentcom.core.effects import (
     Event,
     Incoming,
     KeysChanged,
+    LoadModel,
     LogPiece,
     Noticed,
     PeerGone,
@@ -125,6 +126,7 @@ class Broker:
             KeysChanged: self._keys_changed,
             ProbeEndpoint: self._probe,
             AskModel: self._ask_model,
+            LoadModel: self._load_model,
             EndSession: self._end_session,
             SettingsChanged: lambda effect: self._adopt(effect.settings),
         }
@@ -505,6 +507,12 @@ class Broker:
         record = self.hub.registry.endpoints.get(effect.endpoint)
         if record is not None:
             self._prober.ask(record.id, Target(record.kind, record.url, effect.model, effect.num_ctx))
+
+    def _load_model(self, effect: LoadModel) -> None:
+        record = self.hub.registry.endpoints.get(effect.endpoint)
+        if record is not None:
+            at = Target(record.kind, record.url, effect.model, effect.num_ctx, effect.keep_s, effect.load_s)
+            self._prober.ask(record.id, at)
 
     def _end_session(self, effect: EndSession) -> None:
         self._log.info("session_ended", peer=effect.peer)

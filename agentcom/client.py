@@ -362,9 +362,16 @@ class Client(Caller):
         )
 
     def endpoint_update(
-        self, endpoint: str, *, name: str | None = None, cap: int | None = None, num_ctx: int | None = None
+        self,
+        endpoint: str,
+        *,
+        name: str | None = None,
+        cap: int | None = None,
+        num_ctx: int | None = None,
+        preload: bool | None = None,
     ) -> JsonObject:
-        return _object(self._ask(m.EndpointUpdate, endpoint=endpoint, name=name, cap=cap, num_ctx=num_ctx))
+        fields = {"name": name, "cap": cap, "num_ctx": num_ctx, "preload": preload}
+        return _object(self._ask(m.EndpointUpdate, endpoint=endpoint, **fields))
 
     def endpoint_remove(self, endpoint: str, now: bool = False) -> JsonObject:
         """Drains it first, unless `now`: {endpoint, removed, draining}."""

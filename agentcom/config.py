@@ -124,6 +124,16 @@ class RoutingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     wait_s: Annotated[float, Meta(ge=0, le=7 * 24 * 3600)] = 5
 
 
+class PreloadSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[preload]: a model that ready tasks want and that is loaded nowhere is loaded on a host that is about to be idle:
+    expected to be so within `ahead_s` and the time of the load. It may take `load_s`, and is kept for `keep_s`."""
+
+    enabled: bool = True
+    ahead_s: Annotated[float, Meta(ge=0, le=7 * 24 * 3600)] = 30
+    load_s: Seconds = 300
+    keep_s: Annotated[int, Meta(ge=1, le=7 * 24 * 3600)] = 300
+
+
 class EndpointSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[endpoints]: health checks, and what share of an endpoint's calls may be retries; `discover` lists loopback URLs
     that a sidecar looks at by itself. `key_files` (`URL=PATH`) names the keys of servers that ask for one, on the
@@ -191,6 +201,8 @@ class SidecarSettings(Struct, frozen=True, forbid_unknown_fields=True):
     quiet_hours: Annotated[tuple[Hours, ...], Meta(max_length=50)] = ()
     preferred: bool = False
     red_first: bool = True
+    shares_gpu: bool = False
+    preload: Literal["auto", "always", "never"] = "auto"
 
 
 class SandboxSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -278,6 +290,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     endpoints: EndpointSettings = EndpointSettings()
     routing: RoutingSettings = RoutingSettings()
     scoring: ScoringSettings = ScoringSettings()
+    preload: PreloadSettings = PreloadSettings()
     budgets: BudgetSettings = BudgetSettings()
     sidecar: SidecarSettings = SidecarSettings()
     sandbox: SandboxSettings = SandboxSettings()

@@ -96,6 +96,8 @@ class AccountOffer(Struct, frozen=True, kw_only=True):
 
 
 class HostOffer(Struct, frozen=True, kw_only=True):
+    """What a host says of itself. `preloads`: models may be loaded there ahead of tasks."""
+
     name: Name
     agents: Annotated[tuple[AgentOffer, ...], Meta(max_length=limits.AGENTS_PER_HOST_MAX)]
     capabilities: Annotated[tuple[Label, ...], Meta(max_length=limits.CAPABILITIES_MAX)] = ()
@@ -106,6 +108,7 @@ class HostOffer(Struct, frozen=True, kw_only=True):
     preferred: bool = False
     sandbox_note: Annotated[str, Meta(max_length=limits.REASON_CHARS_MAX)] = ""
     account: AccountOffer | None = None
+    preloads: bool = False
 
 
 # --- to the hub: connections ----------------------------------------------------------------------------
@@ -357,6 +360,17 @@ class Ping(Struct, tag_field="type", tag="ping", frozen=True, kw_only=True):
     agent: str
 
 
+class Preload(Struct, tag_field="type", tag="preload", frozen=True, kw_only=True):
+    """Load this model on the host's own server, with the context length that tasks will ask for, within `load_s`, and
+    have it kept for `keep_s`: a task is expected to want it soon. Answered in `endpoints` (`answers`, `is_load`)."""
+
+    url: str
+    model: str
+    num_ctx: int
+    keep_s: int
+    load_s: float
+
+
 class ResultAck(Struct, tag_field="type", tag="result_ack", frozen=True, kw_only=True):
     """The result is committed (or known): take it out of the outbox. `stale`: the attempt was closed before;
     it is kept as evidence and changes nothing."""
@@ -381,7 +395,7 @@ class Error(Struct, tag_field="type", tag="error", frozen=True, kw_only=True, om
     retry_after_s: float | None = None
 
 
-FromHub = Welcome | Enrolled | Beat | Assign | Cancel | Ping | ResultAck | Reply | Error
+FromHub = Welcome | Enrolled | Beat | Assign | Cancel | Ping | Preload | ResultAck | Reply | Error
 
 
 class ManyToHub(Struct, tag_field="type", tag="many", frozen=True, kw_only=True):

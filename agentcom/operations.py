@@ -214,6 +214,7 @@ class EndpointUpdate(Struct, tag_field="op", tag="endpoint_update", frozen=True,
     name: Name | None = None
     cap: Annotated[int, Meta(ge=1, le=1000)] | None = None
     num_ctx: Annotated[int, Meta(ge=0, le=10_000_000)] | None = None
+    preload: bool | None = None
 
 
 class EndpointRemove(Struct, tag_field="op", tag="endpoint_remove", frozen=True, kw_only=True):

@@ -83,7 +83,7 @@ class ProbeThread:
         found: Found
         if target.model:
             async with self._questions:
-                found = await self._prober.ask(target, self.question_s)
+                found = await self._prober.ask(target, target.load_s or self.question_s)
         else:
             async with self._slots:
                 found = await self._prober.check(target, self.timeout_s)

@@ -19,19 +19,22 @@ from agentcom.addresses import places
 from agentcom.errors import AgentComError
 from agentcom.model import EndpointKind, EndpointProbe, ModelAnswer
 from agentcom.probe_http import Server, Unusable, make_client
-from agentcom.probe_ollama import Cards, generate_ollama, probe_ollama
+from agentcom.probe_ollama import Cards, generate_ollama, load_ollama, probe_ollama
 from agentcom.probe_openai import generate_openai, probe_openai
 
 KeyOf = Callable[[str], str]
 
 
 class Target(NamedTuple):
-    """An endpoint to be checked, or with `model` one of its models to be asked for a token."""
+    """An endpoint to be checked, or with `model` one of its models to be asked for a token; with `keep_s` that one is
+    to be loaded within `load_s`, and kept for so long."""
 
     kind: EndpointKind
     url: str
     model: str = ""
     num_ctx: int = 0
+    keep_s: int = 0
+    load_s: float = 0
 
 
 class Prober:
@@ -61,18 +64,20 @@ class Prober:
         return msgspec.structs.replace(found, duration_ms=_since_ms(started))
 
     async def ask(self, target: Target, timeout_s: float) -> ModelAnswer:
-        """Whether the model gives a token within `timeout_s`."""
+        """Whether the model gives a token, or is loaded, within `timeout_s`."""
         started = time.monotonic()
         reason = ""
         try:
             async with asyncio.timeout(timeout_s):
                 server = await self._server(target.url)
-                if target.kind is EndpointKind.openai:
+                if target.keep_s:
+                    await load_ollama(server, target.model, target.num_ctx, target.keep_s)
+                elif target.kind is EndpointKind.openai:
                     await generate_openai(server, target.model)
                 else:
                     await generate_ollama(server, target.model, target.num_ctx)
         except TimeoutError:
-            reason = f"no token within {timeout_s:g} s"
+            reason = f"{'not loaded' if target.keep_s else 'no token'} within {timeout_s:g} s"
         except AgentComError as error:
             reason = error.message
         except (Unusable, httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
@@ -82,6 +87,7 @@ class Prober:
             model=target.model,
             reason=reason[: limits.REASON_CHARS_MAX],
             duration_ms=_since_ms(started),
+            is_load=target.keep_s > 0,
         )
 
     async def _check(self, target: Target, timeout_s: float) -> EndpointProbe:

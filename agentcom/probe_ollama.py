@@ -156,3 +156,12 @@ async def generate_ollama(server: Server, model: str, num_ctx: int) -> None:
     answer = await server.post_object("/api/generate", sent)
     if answer.get("done") is not True:
         raise Unusable("/api/generate did not finish its answer")
+
+
+async def load_ollama(server: Server, model: str, num_ctx: int, keep_s: int) -> None:
+    """Load the model, or an exception: an empty prompt makes the server do that and no more. With the context length
+    that tasks ask for, so that theirs finds it warm; the next call says anew how long it is kept."""
+    sent = {"model": model, "stream": False, "keep_alive": keep_s, "options": {"num_ctx": num_ctx}}
+    answer = await server.post_object("/api/generate", sent)
+    if answer.get("done") is not True:
+        raise Unusable("/api/generate did not load the model")

@@ -48,12 +48,14 @@ class EndpointProbe(Struct, frozen=True, kw_only=True):
 
 
 class ModelAnswer(Struct, frozen=True, kw_only=True):
-    """Whether a model gave a token when it was asked for one: an empty `reason` says that it did."""
+    """Whether a model gave a token when it was asked for one: an empty `reason` says that it did. `is_load`: it was to
+    be loaded, no more."""
 
     url: Url
     model: Annotated[str, Meta(min_length=1, max_length=400)]
     reason: Reason = ""
     duration_ms: Count = 0
+    is_load: bool = False
 
 
 class ModelMeasure(Struct, kw_only=True, omit_defaults=True):
@@ -101,3 +103,4 @@ class EndpointRecord(Struct, kw_only=True):
     draining: bool = False  # it gets no new work and goes when the last call has ended
     has_own_cap: bool = False  # somebody has set it: it does not follow the server's slots
     account: str = ""  # of a cloud account: the fingerprint of its key
+    preload: bool = True  # models may be loaded ahead of tasks

@@ -130,6 +130,19 @@ class Why:
             hindrances = self._hub.gates.hindrances(self._row.group, self._row.labels, self._is_retry)
             why["conditions"] = [hindrance._asdict() for hindrance in hindrances]
             why["waits_for"] = self._awaited(ways)
+            why["loading"] = self._loading(why["needs"]["model"])
+
+    def _loading(self, model: str | None) -> list[JsonObject]:
+        """Where the model that it wants is being loaded now, and since when."""
+        registry = self._hub.registry
+        if not registry.loads or not model:
+            return []
+        return [
+            {**one, "endpoint": record.name, "host": registry.host_name(record.seen_from) if record.seen_from else None}
+            for record in registry.endpoints.values()
+            for one in registry.loads.view(record.id)
+            if one["model"] == model
+        ]
 
     def _fallback(self) -> JsonObject | None:
         """Where it goes if nobody can run it, and which budget stands in the way of a step up."""
@@ -168,6 +181,10 @@ class Why:
             wait = why["waits_for"]
             longer = f"{wait['instead_of']} would take {wait['which_takes_longer_by_s']:.1f} s longer"
             return f"it waits for {wait['model']} on {wait['endpoint']}, which is busy: {longer}"
+        if why["loading"]:
+            load = why["loading"][0]
+            at = load["host"] or load["endpoint"]
+            return f"loading {load['model']} on {at} since {load['since']}; it starts when an agent is free"
         if sum(refused.values()) < why["host_count"]:
             return "it is next in its lane as soon as an agent is free"
         if PASSES & refused.keys():

@@ -26,7 +26,7 @@ def endpoint() -> None:
 @endpoint.command("list")
 @pass_invocation
 def list_endpoints(invocation: Invocation) -> None:
-    """List endpoints, their health and their models (* is loaded now)."""
+    """List endpoints, their health and their models (* is loaded now), and what is being loaded since when."""
     with invocation.client() as client:
         found = client.endpoint_list()
     if invocation.as_json:
@@ -43,12 +43,23 @@ def list_endpoints(invocation: Invocation) -> None:
                 each.get("host") or each.get("seen_from") or "hub",
                 health(each),
                 f"{sum((each.get('in_flight') or {}).values())}/{each.get('cap', 1)}",
-                ", ".join(f"{m['name']}{'*' if m.get('warm') else ''}" for m in each.get("models") or []),
+                ", ".join([*_models(each), *_loading(each)]),
             )
             for each in found["endpoints"]
         ],
         "no endpoints; add one with: agentcom endpoint add URL",
     )
+
+
+def _models(each: JsonObject) -> list[str]:
+    return [f"{m['name']}{'*' if m.get('warm') else ''}" for m in each.get("models") or []]
+
+
+def _loading(each: JsonObject) -> list[str]:
+    return [
+        f"loading {one['model']}{' ahead' if one.get('ahead') else ''} since {one['since']}"
+        for one in each.get("loading") or []
+    ]
 
 
 def health(each: JsonObject) -> str:
@@ -113,15 +124,21 @@ def _this_host(invocation: Invocation) -> str:
 @click.option("--name", "new_name", metavar="NAME", help="A new name.")
 @cap_option
 @num_ctx_option
+@click.option("--preload/--no-preload", default=None, help="Whether models may be loaded ahead of tasks there.")
 @pass_invocation
 def update(
-    invocation: Invocation, name: str, new_name: str | None, cap: int | None, num_ctx: int | None
+    invocation: Invocation,
+    name: str,
+    new_name: str | None,
+    cap: int | None,
+    num_ctx: int | None,
+    preload: bool | None,
 ) -> None:
-    """Change an endpoint's name, cap or context length."""
-    if new_name is None and cap is None and num_ctx is None:
-        raise click.UsageError("nothing to change: give --name, --cap or --num-ctx")
+    """Change an endpoint's name, cap or context length, or whether models are loaded ahead of tasks there."""
+    if all(each is None for each in (new_name, cap, num_ctx, preload)):
+        raise click.UsageError("nothing to change: give --name, --cap, --num-ctx, --preload or --no-preload")
     with invocation.client() as client:
-        found = client.endpoint_update(name, name=new_name, cap=cap, num_ctx=num_ctx)
+        found = client.endpoint_update(name, name=new_name, cap=cap, num_ctx=num_ctx, preload=preload)
     _done(
         invocation, found, f"endpoint {found['id']} is {output.plain(found['name'])}, cap {found.get('cap')}"
     )

@@ -146,6 +146,7 @@ class Host:
     load: Load = field(default_factory=Load)
     load_until_ms: int = 0  # when its figures are too old to be trusted; 0: there are none
     repos: dict[str, None] = field(default_factory=dict)  # that it has worked on, the latest last
+    preloads: bool = False  # models may be loaded there ahead of tasks, as it says itself
     only_on: Callable[[str], frozenset[str] | None] = _everywhere
 
     def may_work_on(self, repo: str) -> bool:
@@ -234,6 +235,7 @@ class Fleet:
                 self.preferred.add(number)
             host.blocks = dict(before.blocks)
             host.quiet_until_ms = before.quiet_until_ms
+            host.preloads = before.preloads
             if host.blocks:
                 self._blocked[number] = host
             host.record.last_seen_ms = before.record.last_seen_ms
@@ -340,6 +342,7 @@ class Fleet:
         was_online = host.online
         host.session, host.online, host.heard_ms = session, True, now.mono_ms
         host.quiet_until_ms = offer.quiet_until_ms
+        host.preloads = offer.preloads
         if offer.preferred:
             self.preferred.add(record.id)
         else:
@@ -514,6 +517,7 @@ class Fleet:
             "paused": host.paused,
             "quiet_until": rfc3339(host.quiet_until_ms) if host.quiet_until_ms else None,
             "preferred": record.id in self.preferred,
+            "preloads": host.preloads,
             "sandbox": record.sandbox,
             "sandbox_note": record.sandbox_note,
             "software": record.software,

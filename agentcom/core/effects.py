@@ -182,6 +182,16 @@ class AskModel(NamedTuple):
     num_ctx: int
 
 
+class LoadModel(NamedTuple):
+    """Load a model, by the name that its server knows, and have it kept for so long."""
+
+    endpoint: int
+    model: str
+    num_ctx: int
+    keep_s: int
+    load_s: float
+
+
 Effect = (
     Put
     | Delete
@@ -196,6 +206,7 @@ Effect = (
     | KeysChanged
     | ProbeEndpoint
     | AskModel
+    | LoadModel
     | SettingsChanged
 )
 

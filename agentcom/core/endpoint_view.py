@@ -29,6 +29,7 @@ def endpoint_view(registry: Registry, record: EndpointRecord) -> JsonObject:
         "cap": record.cap,
         "num_ctx": record.num_ctx or None,
         "found": record.found,
+        "preload": record.preload,
         "draining": record.draining,
         "provider_limits": registry.provider_limits.get(record.id),
         "in_flight": in_flight,

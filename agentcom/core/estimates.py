@@ -20,6 +20,7 @@ MS_US: Final = 1_000
 USUAL: Final = ScoringSettings()
 RATE_MIN: Final = 500  # tokens in 1,000 s; an estimate is no lower, and no higher than RATE_MAX
 RATE_MAX: Final = 300_000
+ROOM_PART: Final = 4  # a loaded model needs about a quarter more than its file: context, buffers
 LOAD_US_MAX: Final = 3600 * S_US
 RUN_US_MIN: Final = S_US // 10
 RUN_US_MAX: Final = 24 * 3600 * S_US

@@ -41,6 +41,8 @@ from agentcom.core.isolation import Isolation
 from agentcom.core.ledger import HELD_MAX, Ledger
 from agentcom.core.loaded import Loaded as Loaded
 from agentcom.core.outlet import NEXT_EVENT, Outlet
+from agentcom.core.preloader import Preloader
+from agentcom.core.preloads import Preloads
 from agentcom.core.principals import Principals
 from agentcom.core.registry import Registry
 from agentcom.core.removal import Removals
@@ -94,6 +96,10 @@ class Hub:
         self.router = Router(self.out, self.tasks, self.fleet, self.registry, self.retries, settings)
         self.router.fallbacks.clock_ms = self.attempts.clock_ms
         self.attempts.may_escalate = self.router.may_escalate
+        self.preloads = Preloads(self.out, self.registry, self._peer_of, settings)
+        self.preloader = Preloader(
+            self.tasks, self.fleet, self.registry, self.router, self.preloads, self.attempts.calls, settings
+        )
         self.dispatch = Dispatch(
             self.out, self.tasks, self.fleet, self.registry, self.retries, self.gates, self.principals,
             self.attempts, self.router, self.ledger,
@@ -215,8 +221,9 @@ class Hub:
                     self.tasks.changed = True
             case Answered():
                 record = self.registry.endpoints.get(event.endpoint)
-                if record is not None and self.registry.answered(record, event.answer, now):
-                    self.tasks.changed = True
+                if record is not None:
+                    to = self.preloads if event.answer.is_load else self.registry
+                    self.tasks.changed |= to.answered(record, event.answer, now)
             case Noticed():
                 self.out.publish(event.topic, event.event, **event.fields)
             case Retire():
@@ -242,6 +249,7 @@ class Hub:
             return self.out.take()
         self.dispatch.now = now
         self.tasks.changed = False
+        self.preloader.is_news = True
         self.isolation.dispatch(now)
         if not self.tasks.counts[State.ready]:
             return self.out.take()
@@ -300,7 +308,7 @@ class Hub:
     def adopt(self, settings: Settings, now: Now) -> None:
         """Let these settings apply to every part, here and in the shell, from now on. Where the pace changes open
         attempts get a fresh lease of the new length: none runs out because the rules changed under it."""
-        for part in (self, self.tasks, self.retries, self.watch):
+        for part in (self, self.tasks, self.retries, self.watch, self.preloads, self.preloader):
             part.settings = settings
         self.router.adopt(settings)
         self.registry.adopt_settings(settings)
@@ -483,7 +491,8 @@ class Hub:
                 for sighting in message.sightings:
                     self.registry.sighted(host.record.id, host.record.name, sighting, now)
                 for answer in message.answers:
-                    self.registry.host_answered(host.record.id, answer, now)
+                    to = self.preloads if answer.is_load else self.registry
+                    to.host_answered(host.record.id, answer, now)
                 self.tasks.changed = True
             case m.Pong():
                 for agent in self.fleet.agents_of(host):
@@ -526,6 +535,8 @@ class Hub:
         if self.watch.turn(now):
             self.accounts.judge_all()
             self.tasks.changed = True
+        if not self.gates.paused:
+            self.preloader.turn(now)
 
     def _look_at_clock(self, now: Now) -> None:
         """A wall clock that was set moves no lease, no retry, no order and no term; people are told."""
@@ -565,7 +576,12 @@ class Hub:
         self.tasks.waits.forget(session)
         host = self.fleet.hosts.get(session.host)
         if host is not None and host.session is session:
+            self.preloads.host_left(session.host)
             self.fleet.disconnect(host, now)
+
+    def _peer_of(self, host: int) -> int | None:
+        found = self.fleet.hosts.get(host)
+        return found.session.peer if found and found.session else None
 
     def _host_name(self, host: int) -> str | None:
         found = self.fleet.hosts.get(host)

@@ -33,6 +33,7 @@ def check(hub: Hub) -> None:
     _check_agents(hub)
     _check_calls(hub)
     _check_circuits(hub)
+    _check_preloads(hub)
     _check_removals(hub)
     _check_board(hub)
     _check_fleet(hub)
@@ -245,6 +246,21 @@ def _check_circuits(hub: Hub) -> None:
     assert all(e in endpoints and h in hub.fleet.hosts for e, h in places), f"ways to nowhere: {sorted(places)}"
     hung = {(number, model) for number, one in endpoints.items() for model in one.hung}
     assert hung == set(circuits.models.circuits), f"hung by records {hung}, by circuits {set(circuits.models.circuits)}"
+
+
+def _check_preloads(hub: Hub) -> None:
+    """What is loaded ahead is one model of an endpoint that is there, and somebody was asked who can answer."""
+    preloads, endpoints = hub.preloads, hub.registry.endpoints
+    assert len(preloads.open) <= limits.PRELOADS_MAX, f"{len(preloads.open)} models are loaded ahead"
+    for number, one in preloads.open.items():
+        assert number == one.endpoint in endpoints, f"{one} is of no endpoint"
+        assert one.host == endpoints[number].seen_from, f"{one} was asked of another host"
+        assert not one.host or hub.fleet.hosts[one.host].session is not None, f"nobody is there to answer {one}"
+    places = {(one.endpoint, one.model) for one in preloads.open.values()}
+    assert hub.registry.loads.preloads() <= places, f"loads ahead {hub.registry.loads.preloads()}, asked {places}"
+    shut = sum(one.state != "closed" for one in preloads.failed.circuits.values())
+    assert shut == preloads.failed.count_shut, f"{preloads.failed.count_shut} failed loads counted, {shut} are"
+    assert all(number in endpoints for number, _ in preloads.failed.circuits), "a failed load of no endpoint"
 
 
 def _check_removals(hub: Hub) -> None:

@@ -28,6 +28,7 @@ class Load(NamedTuple):
     vram_bytes: int = 0
     memory_bytes: int = 0
     free_bytes: int = -1  # for a model that is to be loaded; -1: not known
+    vram_free_bytes: int = -1  # of that on GPUs, their own memory or the machine's
 
     def aged(self) -> Load:
         """The same once the figures are too old to be trusted."""
@@ -53,6 +54,7 @@ def load_of(resources: Resources | None, is_ours: bool) -> Load:
         vram_bytes=vram,
         memory_bytes=memory,
         free_bytes=_free(resources),
+        vram_free_bytes=_vram_free(resources),
     )
 
 
@@ -72,6 +74,13 @@ def _free(resources: Resources) -> int:
         return -1
     left = sum(max(0, (g.vram_total_bytes or 0) - (g.vram_used_bytes or 0)) for g in gpus)
     return left + resources.ram_available_bytes
+
+
+def _vram_free(resources: Resources) -> int:
+    gpus = [g for g in resources.gpus if g.vram_total_bytes is not None and g.vram_used_bytes is not None]
+    if not gpus or len(gpus) < len(resources.gpus):
+        return -1
+    return sum(max(0, (g.vram_total_bytes or 0) - (g.vram_used_bytes or 0)) for g in gpus)
 
 
 def _known(figures: Iterable[T | None]) -> list[T]:

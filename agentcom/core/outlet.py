@@ -36,6 +36,7 @@ KEPT = frozenset(
         "clock_jumped",
         "endpoint_added", "endpoint_removed", "endpoint_sick", "endpoint_well", "endpoint_tripped", "endpoint_restored",
         "endpoint_unreachable_from", "endpoint_reached_from", "model_quarantined", "model_released",
+        "model_preload_failed", "model_preloaded", "model_preloading",
         "figures_dropped", "host_awake", "host_blocked", "host_offline", "host_online", "host_quiet", "host_removed",
         "host_unblocked",
         "hub_degraded", "hub_recovered", "hub_started",

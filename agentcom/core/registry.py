@@ -128,6 +128,7 @@ class Registry:
         self.loads = Loads()
         self.accounts: set[int] = set()  # endpoints that are cloud accounts
         self.judge_account: Callable[[int], None] = lambda _endpoint: None
+        self.on_gone: Callable[[int], None] = lambda _endpoint: None
         self.provider_limits: dict[int, JsonObject] = {}  # what providers said last of their own limits
         self.seen_load: dict[int, JsonObject | None] = {}  # calls of everybody, as the servers count them
         self._unsaved: set[int] = set()  # endpoints with measures that their records do not have yet
@@ -230,6 +231,8 @@ class Registry:
             record.cap, record.has_own_cap = op.cap, True
         if op.num_ctx is not None:
             record.num_ctx = op.num_ctx
+        if op.preload is not None:
+            record.preload = op.preload
         self.save(record, now)
         if record.id in self.accounts:
             self.judge_account(record.id)
@@ -245,6 +248,7 @@ class Registry:
         for failed in [k for k in self.failed_ms if k[0] == record.id]:
             del self.failed_ms[failed]
         self.circuits.forget(record.id)
+        self.on_gone(record.id)
         self.loads.forget(record.id)
         self.provider_limits.pop(record.id, None)
         if record.id in self.accounts:
@@ -393,6 +397,18 @@ class Registry:
         if self.loads and self.loads.heard(call[:2]) and call[0] in self.endpoints:
             self._loaded(self.endpoints[call[0]], call[1])
             self.changed(self.endpoints[call[0]])
+
+    def preloaded(self, record: EndpointRecord, model: str, load_ms: int) -> None:
+        """The model was loaded ahead of calls, in so long."""
+        self.loads.drop((record.id, model))
+        self.touched.add(record.id)
+        self._loaded(record, model)
+        measure = record.measures.get(model)
+        if measure is None and len(record.measures) < limits.MODELS_PER_ENDPOINT_MAX:
+            measure = record.measures[model] = ModelMeasure()
+        if measure is not None:
+            add_answer(measure, 0, {"load": load_ms}, is_cold=True)
+            self._unsaved.add(record.id)
 
     def _loaded(self, record: EndpointRecord, model: str) -> None:
         """A call shows that the model is loaded, with the context that calls ask for; the next check says it anew."""

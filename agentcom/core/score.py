@@ -118,9 +118,13 @@ class Scores:
         load_us = 0
         num_ctx = endpoint.num_ctx or self.settings.models.num_ctx
         if not is_warm(endpoint, held, num_ctx):
-            load_us = estimates.load_us(endpoint, held, policy) + _eviction_us(held, home, policy)
-            load_us = load_us * policy.load_percent // 100
-            load_us += estimates.displaced_us(endpoint, held, home, policy) * policy.displaced_percent // 100
+            load_us = estimates.load_us(endpoint, held, policy)
+            if self._registry.loads and self._registry.loads.is_preloading((endpoint.id, model)):
+                # Begun some time ago, and what had to leave has left.
+                load_us = load_us * policy.load_percent // 200
+            else:
+                load_us = (load_us + _eviction_us(held, home, policy)) * policy.load_percent // 100
+                load_us += estimates.displaced_us(endpoint, held, home, policy) * policy.displaced_percent // 100
         calls = self._registry.calls.get(endpoint.id, {})
         mine = calls.get(model, 0)
         others = sum(calls.values()) - mine

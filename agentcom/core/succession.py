@@ -35,6 +35,7 @@ def succeed(hub: Hub, old: Hub, now: Now) -> None:
         hub.attempts.lease_anew(now)  # the failed tick had set another length, which is not stored
     hub.fleet.adopt(old.fleet, hub.sessions)
     hub.tasks.adopt(old.tasks, hub.sessions)
+    hub.preloads.adopt(old.preloads)
     hub.no_submits, hub.troubles = old.no_submits, old.troubles
     hub.pace = old.pace if old.pace == hub.pace else hub.pace
     hub.out.is_read = old.out.is_read

@@ -32,6 +32,7 @@ from agentcom.model import FailureClass, Resources, TaskError, TaskSpec
 from agentcom_sidecar import agents, capabilities, isolation, policy, quiet, workspace
 from agentcom_sidecar.attempts import Attempts, Leftover
 from agentcom_sidecar.endpoints import EndpointWatch
+from agentcom_sidecar.loader import ModelLoader
 from agentcom_sidecar.outbox import Entry, Key, Outbox
 from agentcom_sidecar.resources import ResourceProbe
 from agentcom_sidecar.runs import Run
@@ -87,6 +88,7 @@ class Daemon:
             resources_s=settings.sidecar.resources_s,
         )
         self._watch = EndpointWatch(settings.endpoints, self.session.send)
+        self._loader = ModelLoader(settings, self.session.send)
 
     async def run(self) -> int:
         """Serves until a signal; status 4 when the hub refuses this process for good, 1 after a fault of ours."""
@@ -105,6 +107,7 @@ class Daemon:
             self._keep_looking(),
             self._watch.run(),
             self._watch.answer(),
+            self._loader.run(),
             self._keep_sweeping(),
             self._announce(),
         )
@@ -215,6 +218,7 @@ class Daemon:
             sandbox=isolated_by.name,
             sandbox_note=isolated_by.note[: limits.REASON_CHARS_MAX],
             account=agents.account(self.settings),
+            preloads=policy.may_preload(self.settings),
         )
 
     def quiet_until_ms(self) -> int:
@@ -262,7 +266,7 @@ class Daemon:
         if not self._welcome.done():
             self._welcome.set_result(welcome)
 
-    def received(self, message: Assign | Cancel | ResultAck | Beat) -> None:
+    def received(self, message: Assign | Cancel | ResultAck | Beat | messages.Preload) -> None:
         match message:
             case Assign():
                 self._assigned(message)
@@ -274,6 +278,8 @@ class Daemon:
                 every_s = message.pace.probe_every_s if message.pace else None
                 self._watch.ask(message.probe, message.kinds, every_s)
                 self._watch.ask_models(message.asks)
+            case messages.Preload():
+                self._loader.load(message)
             case ResultAck():
                 self._log.info(
                     "result_acknowledged", task=message.task, attempt=message.attempt, verdict=message.verdict

@@ -82,6 +82,22 @@ def refusal_of(assign: Assign, spec: TaskSpec, allowed: PolicySettings) -> str |
     return None
 
 
+def may_preload(settings: Settings) -> bool:
+    """Whether models are loaded here ahead of tasks: not by default where people use the GPU too."""
+    wish = settings.sidecar.preload
+    return wish == "always" or (wish == "auto" and not settings.sidecar.shares_gpu)
+
+
+def preload_refusal(model: str, settings: Settings) -> str | None:
+    """Why this host does not load the model ahead of tasks, in words that name the setting; None when it does."""
+    if not may_preload(settings):
+        why = "never" if settings.sidecar.preload == "never" else "auto, and sidecar.shares_gpu is true"
+        return f"sidecar.preload of this host is {why}"
+    if settings.policy.models and not _matches(model, settings.policy.models):
+        return f"policy.models of this host has nothing that fits {model}"
+    return None
+
+
 def _matches(text: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(text, pattern) for pattern in patterns)
 

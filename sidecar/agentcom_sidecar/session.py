@@ -73,7 +73,7 @@ class Host(Protocol):
     def resources(self) -> Resources | None: ...
     def new_capabilities(self) -> tuple[str, ...] | None: ...
     def welcomed(self, welcome: Welcome) -> None: ...
-    def received(self, message: Assign | Cancel | ResultAck | Beat) -> None: ...
+    def received(self, message: Assign | Cancel | ResultAck | Beat | messages.Preload) -> None: ...
 
 
 class Session:
@@ -308,7 +308,7 @@ class Session:
                 self._hello_answered.set()
             case messages.Ping():
                 self.send(lambda token: messages.Pong(session=token, agent=message.agent))
-            case Assign() | Cancel() | ResultAck() | Beat():
+            case Assign() | Cancel() | ResultAck() | Beat() | messages.Preload():
                 if isinstance(message, Beat) and message.pace is not None:
                     self._heartbeat_s, self._lease_s = message.pace.heartbeat_s, message.pace.lease_s
                     self._pace_changed.set()
