@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from agentcom import limits
+from agentcom import limits, redaction
 from agentcom.errors import UNREADABLE, ConfigError
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
@@ -476,8 +476,10 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def read_private(path: Path) -> bytes:
-    """The content of a secret file; refuses one that others can read."""
+    """The content of a secret file; refuses one that others can read. From then on no text of this process shows it."""
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         raise ConfigError(f"{path} has mode {mode:04o}, others can read it; run: chmod 600 {path}")
-    return path.read_bytes()
+    content = path.read_bytes()
+    redaction.learn_file(content)
+    return content

@@ -1,11 +1,12 @@
 """Structured logs: one JSON object a line on stderr; event names are constants, fields are not sentences.
 
-Secrets are redacted here, in the processor, so that no call site has to remember it.
+Secrets are redacted here (redaction.py), in the processor, so that no call site has to remember it.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import MutableMapping
@@ -15,19 +16,13 @@ from typing import Any
 import msgspec
 import structlog
 
+from agentcom.redaction import learn_environment, redact_keys, redact_nested, redact_text
+
 SECRET_FIELDS = re.compile(r"(token|secret|password|authorization|api_?key|bearer|cookie)", re.IGNORECASE)
-SECRET_VALUES = re.compile(
-    r"(sk-[A-Za-z0-9_-]{8,}|ac[tsl]_[A-Za-z0-9_-]{16,}|acj1\.[A-Za-z0-9_.-]+|gh[pousr]_\w{16,})"
-)
 _json = msgspec.json.Encoder().encode
 _component = ""
 _threshold = logging.INFO
 COUNT_FIELDS = {"tokens_in", "tokens_out", "tokens_cached"}
-
-
-def redact_text(text: str) -> str:
-    """`text` with everything that looks like a key or token of ours or a vendor's replaced."""
-    return SECRET_VALUES.sub("[redacted]", text)
 
 
 def redact(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -36,11 +31,15 @@ def redact(_logger: object, _name: str, event: MutableMapping[str, Any]) -> Muta
             event[field] = "[redacted]"
         elif isinstance(value, str):
             event[field] = redact_text(value)
+        elif isinstance(value, dict | list | tuple):
+            event[field] = redact_nested(value)
     return event
 
 
 def configure(component: str, level: str = "info") -> None:
-    """Send this process's logs to stderr as JSON lines with `component` bound; call once at start."""
+    """Send this process's logs to stderr as JSON lines with `component` bound, without the secrets of its environment;
+    call once at start."""
+    learn_environment(os.environ)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -82,7 +81,7 @@ class Lines:
         if _is_logged(self._level):
             common = {"component": _component, "level": self._level, "timestamp": _now()}
             lines = [_json(fields | common).decode() for fields in kept]
-            print(redact_text("\n".join(lines)), file=sys.stderr, flush=True)
+            print(redact_keys("\n".join(lines)), file=sys.stderr, flush=True)
 
 
 def _now() -> str:

@@ -21,6 +21,7 @@ from agentcom.model import EndpointKind, EndpointProbe, ModelAnswer
 from agentcom.probe_http import Server, Unusable, make_client
 from agentcom.probe_ollama import Cards, generate_ollama, load_ollama, probe_ollama
 from agentcom.probe_openai import generate_openai, probe_openai
+from agentcom.redaction import redact_text
 
 KeyOf = Callable[[str], str]
 
@@ -85,7 +86,7 @@ class Prober:
         return ModelAnswer(
             url=target.url,
             model=target.model,
-            reason=reason[: limits.REASON_CHARS_MAX],
+            reason=redact_text(reason)[: limits.REASON_CHARS_MAX],
             duration_ms=_since_ms(started),
             is_load=target.keep_s > 0,
         )
@@ -103,7 +104,7 @@ class Prober:
 
 def ill(reason: str, started: float) -> EndpointProbe:
     return EndpointProbe(
-        healthy=False, reason=reason[: limits.REASON_CHARS_MAX], duration_ms=_since_ms(started)
+        healthy=False, reason=redact_text(reason)[: limits.REASON_CHARS_MAX], duration_ms=_since_ms(started)
     )
 
 

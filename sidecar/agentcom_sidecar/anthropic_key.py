@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from agentcom import redaction
 from agentcom.config import Settings, read_private
 from agentcom.errors import ConfigError
 
@@ -40,4 +41,5 @@ def _checked(key: str, where: str) -> str:
     """A key that cannot stand in a header would be refused further down, by an error that shows it."""
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError(f"{where} holds more than a key: one line of ASCII without spaces is needed")
+    redaction.learn(key)
     return key

@@ -29,6 +29,7 @@ from agentcom.config import Home, Settings
 from agentcom.errors import AgentComError, ConfigError, Refused
 from agentcom.messages import Assign, AttemptBeat, AttemptHeld, Beat, Cancel, HostOffer, ResultAck, Welcome
 from agentcom.model import FailureClass, Resources, TaskError, TaskSpec
+from agentcom.redaction import redact_text
 from agentcom_sidecar import agents, capabilities, isolation, policy, quiet, workspace
 from agentcom_sidecar.attempts import Attempts, Leftover
 from agentcom_sidecar.endpoints import EndpointWatch
@@ -338,7 +339,7 @@ class Daemon:
                 attempt=assign.attempt,
                 failure_class=failure,
                 code=code,
-                message=message[: limits.REASON_CHARS_MAX],
+                message=redact_text(message)[: limits.REASON_CHARS_MAX],
             )
         )
 
@@ -355,7 +356,7 @@ class Daemon:
         self.session.send(lambda token: messages.Accept(session=token, task=task, attempt=attempt))
         self._log.info("attempt_started", task=task, attempt=attempt, agent=run.assign.agent)
         outcome = await run.outcome()
-        run.log.flush()
+        run.log.close()
         self._log.info("attempt_ended", task=task, attempt=attempt, outcome=outcome.outcome)
         await self._keep(
             Entry(

@@ -25,6 +25,7 @@ from agentcom.model import (
     TaskError,
     TaskResult,
 )
+from agentcom.redaction import redact_cut, redact_text, redact_values
 from agentcom_sidecar import policy, prices, prompt, pull_requests, push, verify
 from agentcom_sidecar.agentic.loop import ROUNDS_MAX, Hooks, Tally, converse
 from agentcom_sidecar.agentic.tools import Toolbox
@@ -234,7 +235,8 @@ async def _ask_model(
         nonlocal left_s
         if failing:
             await work.workspace.discard()
-        conversation.messages.append(prompt.fix_text(failing) if failing else _first_message(work))
+        text = redact_cut(prompt.fix_text(failing)) if failing else redact_values(_first_message(work))
+        conversation.messages.append(text)
         before, watch = tally.total, Stopwatch()
         try:
             async with asyncio.timeout(left_s):
@@ -266,7 +268,7 @@ def _refuse_commands(work: Work) -> None:
 async def _commit(work: Work, progress: Progress, number: int) -> None:
     subject = work.spec.description.strip().splitlines()[0] if work.spec.description.strip() else "work"
     task, attempt = work.assign.task, work.assign.attempt
-    message = f"{subject[:SUBJECT_CHARS_MAX]}\n\nTask {task}, attempt {attempt}, iteration {number}."
+    message = f"{redact_text(subject)[:SUBJECT_CHARS_MAX]}\n\nTask {task}, attempt {attempt}, iteration {number}."
     progress.commit = await work.workspace.commit(message)
 
 

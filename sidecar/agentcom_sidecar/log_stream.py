@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agentcom import limits, messages
-from agentcom.logs import redact_text
 from agentcom.messages import Log
+from agentcom.redaction import Stream
 
 PIECES_PER_FLUSH_MAX = 4  # with four flushes a second: 256 KiB/s per attempt at most, the rest is skipped
 
@@ -23,10 +23,20 @@ class LogStream:
         self._task, self._attempt, self._send = task, attempt, send
         self._pending = bytearray()
         self._offset = 0  # of the first pending byte
+        self._redacted = Stream()
 
     def add(self, text: str) -> None:
-        """Keeps `text` until the next flush; above the bound the oldest goes."""
-        self._pending += redact_text(text).encode("utf-8", "replace")
+        """Keeps `text` until the next flush; above the bound the oldest goes. A word that is not over waits for its
+        end: it could be the half of a secret."""
+        self._keep(self._redacted.add(text))
+
+    def close(self) -> None:
+        """Sends the rest: no more text comes."""
+        self._keep(self._redacted.end())
+        self.flush()
+
+    def _keep(self, text: str) -> None:
+        self._pending += text.encode("utf-8", "replace")
         surplus = len(self._pending) - limits.LOG_TAIL_BYTES_MAX
         if surplus > 0:
             self._drop(surplus)

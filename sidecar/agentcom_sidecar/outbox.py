@@ -2,6 +2,7 @@
 
 Rules it keeps:
 * `put` returns only when the result survives a power cut (file and folder synced, replaced at once).
+* What is known as a secret or looks like one is taken out before anything is written or sent.
 * No session token is ever stored: it is stamped when a result is sent, so a result outlives hub and session.
 * A file that cannot be read is moved aside and logged, never deleted and never in the way.
 """
@@ -17,7 +18,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from agentcom import limits, logs
+from agentcom import limits, logs, redaction
 from agentcom.config import write_private
 from agentcom.errors import UNREADABLE
 from agentcom.messages import Result
@@ -91,7 +92,7 @@ class Outbox:
         disk: call it in a thread, never twice at once for one attempt."""
         if entry.key in self._waiting:
             return
-        fitting = fit(entry)
+        fitting = fit(without_secrets(entry))
         write_private(self._path(entry.key), msgspec.msgpack.encode(fitting))
         self._waiting[entry.key] = _Waiting(fitting)
 
@@ -128,6 +129,15 @@ class Outbox:
 
     def _path(self, key: Key) -> Path:
         return self.folder / f"{key[0]}-{key[1]}.result"
+
+
+def without_secrets(entry: Entry) -> Entry:
+    error = entry.error
+    if error is not None:
+        message = redaction.redact_text(error.message)[: 2 * limits.REASON_CHARS_MAX]
+        error = msgspec.structs.replace(error, message=message)
+    result = redaction.redacted(entry.result) if entry.result is not None else None
+    return msgspec.structs.replace(entry, result=result, error=error)
 
 
 def fit(entry: Entry) -> Entry:

@@ -19,6 +19,7 @@ from agentcom.auth import read_hub_address
 from agentcom.config import read_private
 from agentcom.errors import ConfigError
 from agentcom.model import CheckReport, ResultStatus, TaskResult
+from agentcom.redaction import redact_text
 from agentcom_sidecar import push
 from agentcom_sidecar.forges.base import Draft, Forge, ForgeError, PullRequest
 from agentcom_sidecar.forges.gitea import Gitea
@@ -102,7 +103,8 @@ async def open_for(work: Work, branch: str, base: str, result: TaskResult, risk:
 async def _open(
     work: Work, forge: Forge, branch: str, base: str, result: TaskResult, risk: str
 ) -> tuple[str, str]:
-    draft = Draft(branch, base, title_of(work), body_of(work, result, risk), is_partial(result))
+    title, body = redact_text(title_of(work)), redact_text(body_of(work, result, risk))
+    draft = Draft(branch, base, title, body, is_partial(result))
     ours = await _find(work, forge, branch)
     if ours is None:
         made = await forge.create(draft)

@@ -247,12 +247,12 @@ def test_pieces_lost_without_a_session_leave_a_gap_in_the_offsets() -> None:
     wire = Wire()
     stream = LogStream(1, 1, wire)
     wire.is_up = False
-    stream.add("lost")
+    stream.add("lost\n")
     stream.flush()
     wire.is_up = True
-    stream.add("seen")
+    stream.add("seen\n")
     stream.flush()
-    assert [(log.offset, log.text) for log in wire.sent] == [(4, "seen")]
+    assert [(log.offset, log.text) for log in wire.sent] == [(5, "seen\n")]
 
 
 def test_a_flood_keeps_its_newest_part_within_the_bound() -> None:
@@ -261,7 +261,7 @@ def test_a_flood_keeps_its_newest_part_within_the_bound() -> None:
     for _ in range(100):
         stream.add("x" * 10_000)
     stream.add("the end")
-    stream.flush()
+    stream.close()
     kept = sum(len(log.text) for log in wire.sent)
     assert kept <= PIECES_PER_FLUSH_MAX * limits.LOG_CHUNK_BYTES_MAX
     assert wire.sent[-1].text.endswith("the end")
@@ -276,11 +276,21 @@ def test_what_looks_like_a_key_is_not_streamed() -> None:
     assert "sk-ant" not in wire.sent[0].text
 
 
+def test_a_secret_that_comes_in_two_pieces_is_not_streamed() -> None:
+    wire = Wire()
+    stream = LogStream(1, 1, wire)
+    stream.add("the key is sk-ant-01234")
+    stream.flush()
+    stream.add("56789abcdef, he said")
+    stream.close()
+    assert "".join(log.text for log in wire.sent) == "the key is [redacted], he said"
+
+
 def test_bytes_that_are_no_text_are_streamed_without_harm() -> None:
     wire = Wire()
     stream = LogStream(1, 1, wire)
     stream.add(b"\xff\xfe\x80".decode(errors="replace") + "\udc80")
-    stream.flush()
+    stream.close()
     assert len(wire.sent) == 1
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agentcom.model import Tier
+from agentcom.redaction import redact_values
 from agentcom_sidecar.agentic.tools import Toolbox
 from agentcom_sidecar.backends.base import (
     BackendError,
@@ -164,6 +165,8 @@ def _answers(turn: Turn, toolbox: Toolbox, hooks: Hooks) -> tuple[ToolAnswer, ..
         if number >= CALLS_MAX:
             call = ToolCall(call.id, call.name, call.arguments, f"more than {CALLS_MAX} calls in one answer")
         answer = toolbox.run(call)
+        # By value alone: what only looks like a secret may be a line that the model is to write back.
+        answer = replace(answer, content=redact_values(answer.content))
         hooks.log(f"[{call.name[:64]}] {answer.content}\n")
         answers.append(answer)
     return tuple(answers)

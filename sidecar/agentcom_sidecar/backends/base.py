@@ -15,8 +15,8 @@ from typing import Any, Protocol, TypeVar
 
 from agentcom import limits
 from agentcom.errors import AgentComError
-from agentcom.logs import redact_text
 from agentcom.model import Backend, FailureClass, TaskError
+from agentcom.redaction import redact_text
 
 CONNECT_S_MAX = 10.0  # a server on this network answers a SYN at once; one further away within this
 TOKENS_MAX = 2**40  # of one call; more is nonsense, and sums of it must stay within the wire's integers

@@ -1,0 +1,99 @@
+"""I21: secrets of this machine, and what looks like one, reach no output of a real `agentcom up`, wherever they come
+from. Each place has a secret of its own, so that a hit says which way it took."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+
+from tests.standins import standin
+from tests.world import World, eventually
+
+KEY = "sk-ant-api03-theKeyOfThisHost0123"
+IN_ENVIRONMENT = "swordfish,of the deploy/job&77"  # has no form: known by value alone
+IN_FILE = "Zx81-endpoint-credential-Qm"
+PRINTED = "ghp_0123456789abcdefABCDEF0123456789abcd"
+SPLIT = "glpat-Ab12Cd34Ef56Gh78Ij90"
+CHECKED = "xoxb-210987654321-abcdefGHIJKL"
+SAID = "AKIAQ3EGRIXZ5TNBW7UV"
+IN_URL = "hunter2-of-the-proxy"
+SECRETS = (KEY, IN_ENVIRONMENT, IN_FILE, PRINTED, SPLIT, CHECKED, SAID, IN_URL)
+
+
+def assembled(secret: str) -> str:
+    """A shell command that prints it, and does not contain it: a task's own text is kept as it was given."""
+    return f"printf '%s%s\\n' '{secret[:9]}' '{secret[9:]}'"
+
+
+def hits(text: str | bytes) -> list[str]:
+    raw = text.encode() if isinstance(text, str) else text
+    return [secret for secret in SECRETS if secret.encode() in raw]
+
+
+def test_i21_no_secret_leaves(world: World, tmp_path: Path) -> None:
+    key_file = tmp_path / "endpoint.key"
+    key_file.write_text(f"{IN_FILE}\n")
+    key_file.chmod(0o600)
+    script = {"replies": [{"content": f"I saw {SAID}, {IN_FILE} and {KEY}.", "tokens_in": 9, "tokens_out": 9}]}
+    with standin("anthropic", script, key=KEY) as server, standin("ollama", {"models": []}) as local:
+        up = world.start(
+            "home", "up", "--json", "--http", "127.0.0.1:0", "--hub-port", "0",
+            ANTHROPIC_API_KEY=KEY, ANTHROPIC_BASE_URL=server.url, DEPLOY_PASSWORD=IN_ENVIRONMENT,
+            AGENTCOM_ENDPOINTS_DISCOVER=local.url, AGENTCOM_ENDPOINTS_KEY_FILES=f"{local.url}={key_file}",
+            AGENTCOM_LOG_LEVEL="debug",
+        )  # fmt: skip
+        eventually("the key file was read", lambda: local.log("/api/version") or local.log("/api/tags"))
+        shell = "; ".join(
+            (
+                f"cat {key_file}",  # as any command of a host without isolation could
+                f"tr '\\0' '\\n' < /proc/{up.pid}/environ | grep -e PASSWORD -e ANTHROPIC",
+                assembled(PRINTED),
+                f"printf '%s%s\\n' 'cannot read https://user:{IN_URL[:9]}' '{IN_URL[9:]}@example.org/x.git'",
+                f"printf '%s' '{SPLIT[:12]}'; sleep 0.4; printf '%s\\n' '{SPLIT[12:]}'",
+                "false",
+            )
+        )
+        failed = world.run("home", "submit", "look around", "--command", shell, "--max-retries=0", "--wait", "--json")
+        checked = world.run(
+            "home", "submit", "look closer", "--command", "true", "--wait", "--json",
+            "--check", f"command_succeeds={assembled(CHECKED)}; cat {key_file}; false",
+        )  # fmt: skip
+        asked = world.run("home", "submit", "judge the design", "--tier", "complex", "--wait", "--json")
+        refused = world.run("home", "submit", "fetch it", "--repo", f"https://user:{IN_URL}@example.org/x.git")
+        assert "credentials_in_url" in refused.stderr
+
+    tasks = [json.loads(done.stdout) for done in (failed, checked, asked)]
+    assert "[redacted]" in tasks[0]["error"]["message"]
+    assert "[redacted]" in tasks[1]["result"]["iterations"][0]["checks"][0]["output"]
+    assert tasks[2]["result"]["output"] == "I saw [redacted], [redacted] and [redacted]."
+
+    found = {f"submit {n}": hits(done.stdout) for n, done in enumerate((failed, checked, asked))}
+    log = world.run("home", "task", "log", str(tasks[0]["id"]))
+    assert "[redacted]" in log.stdout
+    found["task log"] = hits(log.stdout)
+    assert world.run("home", "backup", "now").returncode == 0
+    token = Path(up.ready["token_file"]).read_text().strip()
+    for path in ("tasks", "agents", "hosts", "endpoints", "config", "dead", "snapshot", "stats", "events/history"):
+        found[f"GET {path}"] = hits(get(up.ready["http"], f"/api/v1/{path}", token))
+    for task in tasks:
+        for path in ("story", "reports", "log", "why"):
+            place = f"/api/v1/tasks/{task['id']}/{path}"
+            found[f"GET {place}"] = hits(get(up.ready["http"], place, token))
+    found["GET /metrics"] = hits(get(up.ready["http"], "/metrics", token))
+    doctor = world.run("home", "doctor", "--json")
+    found["doctor"] = hits(doctor.stdout + doctor.stderr)
+    assert up.stop() == 0
+    found["logs of all processes"] = hits(up.log.read_bytes())
+    for file in sorted(world.home("home").rglob("*")):
+        if file.is_file():
+            found[str(file.relative_to(world.home("home")))] = hits(file.read_bytes())
+    assert any("store" in place for place in found)
+    assert any("backups" in place for place in found)
+    assert {place: secrets for place, secrets in found.items() if secrets} == {}
+
+
+def get(base: str, path: str, token: str) -> bytes:
+    request = urllib.request.Request(base + path, headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return bytes(answer.read())
