@@ -407,7 +407,8 @@ class Client(Caller):
         return _object(self.call(m.QueueRules()))
 
     def budget_list(self) -> JsonObject:
-        """{budgets, attempt_usd, counted_usd, reserved_usd, held}: each budget with what is spent, reserved, left."""
+        """{budgets, attempt_usd, counted_usd, reserved_usd, held}: each budget with what is spent, reserved, left,
+        and how many tasks it holds."""
         return _object(self.call(m.BudgetList()))
 
     def budget_set(self, key: str, usd: float | None, per: BudgetPeriod | str = BudgetPeriod.day) -> JsonObject:

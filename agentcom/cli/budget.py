@@ -29,14 +29,15 @@ def show(invocation: Invocation) -> None:
             each["key"],
             each["per"],
             *(_usd(each[name]) for name in ("usd", "spent_usd", "reserved_usd", "left_usd")),
+            each["held"] or "",
         )
         for each in found["budgets"]
     ]
-    output.table(("KEY", "PER", "USD", "SPENT", "RESERVED", "LEFT"), rows, "no budget is set")
+    output.table(("KEY", "PER", "USD", "SPENT", "RESERVED", "LEFT", "HELD"), rows, "no budget is set")
     counted = found["counted_usd"]
     output.line(
         f"  spent and reserved in all: {_usd(counted['day'])} today, {_usd(counted['month'])} this month, "
-        f"{_usd(counted['ever'])} ever (USD, days in UTC); {found['held']} tasks are held for a budget"
+        f"{_usd(counted['ever'])} ever (USD, days in UTC); {_held(found['held'])} for a budget"
     )
 
 
@@ -72,6 +73,10 @@ def _change(invocation: Invocation, key: str, usd: float | None, per: str) -> No
     else:
         left = _usd(found["left_usd"])
         output.line(f"{found['key']} per {found['per']}: {_usd(found['usd'])} USD, {left} left")
+
+
+def _held(count: int) -> str:
+    return "1 task is held" if count == 1 else f"{count} tasks are held"
 
 
 def _usd(amount: float) -> str:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from agentcom_sidecar.isolation import Isolation
 
 
+BUDGET_LOW = 0.2  # of it is left: people are told
+
+
 class Finding(Struct, frozen=True):
     """One thing looked at. `status`: ok, warn (works, but read this) or fail; `hint` is the remedy.
     `figures` are the numbers behind the detail, where there are any."""
@@ -170,6 +173,7 @@ def _hub(invocation: Invocation) -> Iterator[Finding]:
                 return
             status = client.hub_status()
             hosts = client.host_list()["hosts"]
+            budgets, endpoints = client.budget_list(), client.endpoint_list()["endpoints"]
             ignored = (client.queue_stats().get("settings") or {}).get("ignored") or {}
     except HubUnreachable as error:
         yield Finding("hub", "fail", error.message)
@@ -189,6 +193,7 @@ def _hub(invocation: Invocation) -> Iterator[Finding]:
     for name, why in ignored.items():
         hint = f"run `agentcom config set {name} VALUE`, or `agentcom config unset {name}`"
         yield Finding("stored setting", "warn", f"{name} was set and does not apply: {why}", hint)
+    yield from budget_findings(budgets, endpoints)
     if "store" in status:
         yield from _store(status["store"], status["troubles"])
     if status.get("paused"):
@@ -197,6 +202,27 @@ def _hub(invocation: Invocation) -> Iterator[Finding]:
         scope, _, name = key.partition(":")
         hint = f"run `agentcom queue resume --{scope} {name}`"
         yield Finding("queue", "warn", f"the {scope} {name} is paused", hint)
+
+
+def budget_findings(found: JsonObject, endpoints: list[JsonObject]) -> Iterator[Finding]:
+    """Budgets that hold work or soon will, and paid work that none bounds."""
+    for each in found["budgets"]:
+        name, per, usd, left = each["key"], each["per"], each["usd"], each["left_usd"]
+        used = f"{usd - left:.2f} of {usd:.2f} USD are spent or reserved"
+        wait = f", or wait until the next {per} (UTC)" if per != "ever" else ""
+        hint = f"run `agentcom budget set {name} USD --per {per}` with more{wait}"
+        if left < found["attempt_usd"]:
+            held = f"; tasks that it holds: {each['held']}" if each["held"] else ""
+            text = f"that of {name} per {per} is reached: {used}, no further attempt fits{held}"
+            yield Finding("budget", "warn", text, hint, each)
+        elif left <= usd * BUDGET_LOW:
+            yield Finding("budget", "warn", f"that of {name} per {per} is nearly reached: {used}", hint, each)
+        else:
+            yield Finding("budget", "ok", f"that of {name} per {per}: {used}", figures=each)
+    paid = [each["name"] for each in endpoints if each["kind"] == "anthropic"]
+    if paid and not found["budgets"]:
+        text = f"{', '.join(paid)} costs money, and no budget is set: nothing bounds what tasks may spend there"
+        yield Finding("budget", "warn", text, "run `agentcom budget set all USD` (see docs/budgets.md)")
 
 
 def _store(store: JsonObject, troubles: list[str]) -> Iterator[Finding]:

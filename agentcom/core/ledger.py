@@ -71,7 +71,7 @@ class Ledger:
         self.open: dict[Attempt, LedgerRecord] = {}
         self.estimated: dict[Attempt, LedgerRecord] = {}
         self.sums = Sums(out)
-        self.waiting: dict[int, None] = {}
+        self.waiting: dict[int, Place | None] = {}  # by task, for which budget; None: its own, or not looked at yet
         self.held_count = 0  # in this tick
         self.changed = False
         self._pass: list[int] = []  # of the waiting tasks, those that are still to be looked at
@@ -166,7 +166,7 @@ class Ledger:
             failure_class=FailureClass.configuration, code="budget", message=f"{why.message}; {why.change}"
         )
         self._tasks.hold(slot, error, now)
-        self.waiting[self._tasks.table.id[slot]] = None
+        self.waiting[self._tasks.table.id[slot]] = why.place
         self.held_count += 1
         if why.place is not None:
             self._tell_of(self.budgets[why.place], 100, now)
@@ -282,7 +282,9 @@ class Ledger:
             slot = self._waiting_slot(task)
             if slot is None:
                 self.waiting.pop(task, None)
-            elif self.shortage(slot, now, promised) is None:
+            elif (why := self.shortage(slot, now, promised)) is not None:
+                self.waiting[task] = why.place
+            else:
                 for scope in self._scopes(slot):
                     promised[scope] += self.need(slot)
                 del self.waiting[task]
@@ -342,15 +344,20 @@ class Ledger:
         return self._view(budget, now)
 
     def view(self, now: Now) -> JsonObject:
-        """All budgets with what is left of them, what was spent in all, and how many tasks wait."""
+        """All budgets with what is left of them and how many tasks wait for each, what was spent in all, and how many
+        tasks wait, those that have used up their own budgets too."""
         total: Scope = (ALL, "")
         spent = {per.value: self.sums.of(total, per, now.wall_ms) / MICRO for per in BudgetPeriod}
+        held = Counter(place for task, place in self.waiting.items() if self._waiting_slot(task) is not None)
         return {
-            "budgets": [self._view(budget, now) for _, budget in sorted(self.budgets.items())],
+            "budgets": [
+                {**self._view(budget, now), "held": held[place]}
+                for place, budget in sorted(self.budgets.items())
+            ],
             "attempt_usd": self._tasks.settings.budgets.attempt_usd,
             "counted_usd": spent,
             "reserved_usd": sum(record.reserved for record in self.open.values()) / MICRO,
-            "held": sum(self._waiting_slot(task) is not None for task in self.waiting),
+            "held": held.total(),
         }
 
     def _view(self, budget: BudgetRecord, now: Now) -> JsonObject:

@@ -423,3 +423,26 @@ def test_vram_that_is_known_by_loaded_models_only_is_shown_without_a_bar(
     meter = page.locator("#hosts > li").first.get_by_role("meter", name="VRAM")
     expect(meter).to_have_attribute("aria-valuetext", "5.0 GiB by models")
     assert meter.get_attribute("aria-valuenow") is None
+
+
+def test_budgets_stand_in_a_table_with_what_they_hold(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
+    def of(key: str, per: str, *amounts: float, held: int = 0) -> dict[str, Any]:
+        usd, spent, reserved, left = amounts
+        return {"key": key, "per": per, "usd": usd, "spent_usd": spent, "reserved_usd": reserved, "left_usd": left,
+                "held": held}  # fmt: skip
+
+    found: dict[str, Any] = {
+        "budgets": [], "attempt_usd": 2.0, "counted_usd": {"day": 0.0, "month": 0.0, "ever": 0.0}, "held": 0,
+    }  # fmt: skip
+    hub.answers["budget_list"] = lambda _op, _caller: found
+    signed_in(page, web, hub)
+    expect(page.locator("#budgets-section")).to_be_hidden()
+    found.update(
+        budgets=[of("all", "day", 20, 5, 4, 11), of("submitter:ci", "ever", 5, 4, 0, 1, held=3)],
+        counted_usd={"day": 9.0, "month": 9.0, "ever": 9.0},
+        held=3,
+    )
+    hub.publish("queue", {"event": "budget_set", "number": 7, "key": "all", "usd": 20, "per": "day", "by": "admin"})
+    rows = page.locator("#budget-rows tr")
+    expect(rows).to_have_text(["all per day20.005.004.0011.00", "submitter:ci everreached5.004.000.001.003"])
+    expect(page.locator("#budgets-note")).to_have_text("9.00 USD today, 9.00 this month, 3 held")

@@ -15,7 +15,7 @@ import pytest
 from agentcom import __version__
 from agentcom import messages as m
 from agentcom.auth import HubAddress, KeyPair, load_key, parse_join_code, sha256_hex, write_hub_address
-from agentcom.cli import main, output, root
+from agentcom.cli import doctor, main, output, root
 from agentcom.cli.demo import usable_repository
 from agentcom.config import Home
 from agentcom.errors import NotFound, Refused
@@ -809,6 +809,12 @@ def test_what_is_not_a_join_code_is_refused(
     assert "host invite" in complaint(capsys)
 
 
+NO_BUDGET = {
+    "budget_list": {"budgets": [], "attempt_usd": 2.0, "counted_usd": {}, "held": 0},
+    "endpoint_list": {"endpoints": []},
+}
+
+
 def test_the_doctor_looks_at_everything(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
     hub.answers["hub_status"] = {
         "version": __version__,
@@ -820,6 +826,7 @@ def test_the_doctor_looks_at_everything(hub: FakeHub, capsys: pytest.CaptureFixt
     hub.answers["whoami"] = {"name": "admin", "role": "admin"}
     hub.answers["host_list"] = {"hosts": [{"name": "box", "state": "offline", "last_seen": "then"}]}
     hub.answers["queue_stats"] = {}
+    hub.answers |= NO_BUDGET
     assert main(["doctor", "--json"]) == 0
     found = said(capsys)
     assert found["ok"] is True
@@ -877,6 +884,7 @@ def test_the_doctor_gives_rows_and_bytes_of_each_database_and_the_free_pages(
     hub.answers["whoami"] = {"name": "admin", "role": "admin"}
     hub.answers["host_list"] = {"hosts": []}
     hub.answers["queue_stats"] = {}
+    hub.answers |= NO_BUDGET
     assert main(["doctor", "--json"]) == 0
     checks = {check["name"]: check for check in said(capsys)["checks"]}
     assert checks["databases"]["figures"] == STORE["databases"]
@@ -920,11 +928,38 @@ def test_the_doctor_says_which_stored_setting_is_ignored_and_why(
     hub.answers["queue_stats"] = {
         "settings": {"stored": ["queue.lease_s"], "ignored": {"queue.lease_s": "too short"}}
     }
+    hub.answers |= NO_BUDGET
     assert main(["doctor", "--json"]) == 0
     (found,) = [check for check in said(capsys)["checks"] if check["name"] == "stored setting"]
     assert found["status"] == "warn"
     assert found["detail"] == "queue.lease_s was set and does not apply: too short"
     assert "agentcom config unset queue.lease_s" in found["hint"]
+
+
+def budget_of(usd: float, left_usd: float, held: int = 0, per: str = "day") -> dict:
+    return {"key": "all", "per": per, "usd": usd, "left_usd": left_usd, "held": held}
+
+
+@pytest.mark.parametrize(
+    ("budgets", "kind", "status", "words"),
+    [
+        ([], "ollama", None, ""),
+        ([], "anthropic", "warn", "claude-1 costs money, and no budget is set"),
+        ([budget_of(20, 19)], "anthropic", "ok", "1.00 of 20.00 USD are spent or reserved"),
+        ([budget_of(20, 4)], "ollama", "warn", "nearly reached: 16.00 of 20.00"),
+        ([budget_of(20, 1.5, held=3)], "ollama", "warn", "no further attempt fits; tasks that it holds: 3"),
+        ([budget_of(0, 0)], "ollama", "warn", "0.00 of 0.00 USD"),
+    ],
+)
+def test_the_doctor_says_which_budget_is_reached_or_nearly_and_where_there_is_none(
+    budgets: list, kind: str, status: str | None, words: str
+) -> None:
+    found = {"budgets": budgets, "attempt_usd": 2.0}
+    told = list(doctor.budget_findings(found, [{"name": "claude-1", "kind": kind}]))
+    assert [one.status for one in told] == ([status] if status else [])
+    assert all(words in one.detail for one in told)
+    if status == "warn":
+        assert "agentcom budget set all" in told[0].hint
 
 
 def test_the_doctor_names_a_key_that_others_can_read(

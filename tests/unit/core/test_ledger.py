@@ -569,3 +569,20 @@ def test_a_budget_that_is_set_below_what_was_spent_says_so_at_once(rig: Rig) -> 
     paid(box, box.take(), 5.0)
     budget(rig, "all", 5)
     assert told(rig) == ["budget_reached", "budget_set"]
+
+
+def test_each_budget_says_how_many_tasks_it_holds_also_after_a_restart(rig: Rig) -> None:
+    cloud(rig)
+    budget(rig, "all", 100)
+    budget(rig, f"repo:{REPO}", 1)
+    budget(rig, "submitter:admin", 1, "day")
+    rig.member(Role.operate, "other").submit(complex_task(repo=REPO))
+    rig.admin.submit(complex_task(), complex_task())
+    expected = {"all": 0, f"repo:{REPO}": 1, "submitter:admin": 2}
+    for _ in range(2):
+        found = rig.admin.ask(m.BudgetList())
+        assert {one["key"]: one["held"] for one in found["budgets"]} == expected
+        assert found["held"] == 3
+        rig.start()
+        rig.admin.hello()
+        rig.advance(1_000)

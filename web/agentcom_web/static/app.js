@@ -3,6 +3,7 @@
 // Text reaches the page through textContent only. The token lives in sessionStorage and travels in the
 // Authorization header, the stream's too, which is why it is read with fetch and not with EventSource.
 
+import { budgetDetail, showBudgets } from "./budgets.js";
 import { ago, chip, facts, h, lasted, say, show, sureButton, time } from "./dom.js";
 import { hostRow } from "./hosts.js";
 
@@ -13,6 +14,7 @@ const RETRY_MS_MAX = 10_000;
 const ROWS_MAX = 400;
 const EVENTS_MAX = 12;
 const LOG_EVERY_MS = 1_000;
+const BUDGETS_EVERY_MS = 5_000;
 const LOG_CHARS_MAX = 200_000;
 const STATES = ["working", "assigned", "ready", "delayed", "waiting", "held", "completed", "dead", "cancelled", "expired"];
 const ALWAYS_SHOWN = new Set(["working", "ready", "completed", "dead"]);
@@ -20,6 +22,7 @@ const FINAL = new Set(["completed", "dead", "cancelled", "expired"]);
 const RETRYABLE = new Set(["dead", "cancelled", "expired"]);
 const TONES = { working: "busy", assigned: "busy", delayed: "wait", waiting: "wait", held: "held", dead: "bad" };
 const OPERATORS = new Set(["operate", "admin"]);
+const READERS = new Set(["view", "operate", "admin"]);
 const SUBMITTERS = new Set(["submit", "operate", "admin"]);
 
 const $ = (id) => document.getElementById(id);
@@ -135,6 +138,21 @@ async function whoAmI() {
   $("endpoint-add").hidden = !can(OPERATORS);
   for (const list of ["agents", "endpoints"]) $(list).drawn?.forEach((entry) => { entry.item = null; });
   changed();
+  lookAtBudgets();
+}
+
+/** They are not in the stream: what is spent changes with every paid attempt. */
+async function lookAtBudgets() {
+  clearTimeout(lookAtBudgets.timer);
+  lookAtBudgets.again = true;
+  if (lookAtBudgets.asks || !can(READERS)) return;
+  lookAtBudgets.asks = true;
+  while (lookAtBudgets.again && token) {
+    lookAtBudgets.again = false;
+    try { if (!document.hidden) showBudgets(await ask("GET", "/budgets")); } catch { /* the line above says what is wrong */ }
+  }
+  lookAtBudgets.asks = false;
+  if (token) lookAtBudgets.timer = setTimeout(lookAtBudgets, BUDGETS_EVERY_MS);
 }
 
 function connection(state, text) {
@@ -225,6 +243,7 @@ function takeSnapshot(value) {
 function takeEvent(name, value) {
   if (name === "event") {
     live.events.set(value.number, value);
+    if (value.event.startsWith("budget_")) lookAtBudgets();
     return;
   }
   switch (value.event) {
@@ -380,8 +399,8 @@ function drawEvents() {
 }
 
 function eventRow(event) {
-  const about = event.name ?? (event.task ? `task ${event.task}` : "");
-  const detail = event.reason ?? event.message ?? (event.value === undefined ? "" : `${event.was} → ${event.value}`);
+  const about = event.name ?? (event.task ? `task ${event.task}` : event.event.startsWith("budget_") ? event.key : "");
+  const detail = event.event.startsWith("budget_") ? budgetDetail(event) : event.reason ?? event.message ?? (event.value === undefined ? "" : `${event.was} → ${event.value}`);
   return h("li", {},
     h("p", { class: "line" }, h("span", {}, event.event.replaceAll("_", " "), about ? ` ${about}` : ""), time(event.at, " ago")),
     detail || event.by ? h("p", { class: "minor" }, [detail, event.by && `by ${event.by}`].filter(Boolean).join(", ")) : null);
