@@ -109,6 +109,7 @@ class HostOffer(Struct, frozen=True, kw_only=True):
     sandbox_note: Annotated[str, Meta(max_length=limits.REASON_CHARS_MAX)] = ""
     account: AccountOffer | None = None
     preloads: bool = False
+    no_room: Reason = ""
 
 
 # --- to the hub: connections ----------------------------------------------------------------------------
@@ -155,7 +156,7 @@ class AttemptBeat(Struct, frozen=True, array_like=True):
 class Heartbeat(Struct, tag_field="type", tag="heartbeat", frozen=True, kw_only=True):
     """Every few seconds: renews the lease of each listed attempt; `resources` now and then, `capabilities` of the host
     when they have changed since they were told last. `quiet_until_ms`: the end of the host's quiet hours by its clock,
-    0 while it takes work."""
+    0 while it takes work. `no_room`: why its disk takes no new attempts, empty while it does."""
 
     session: Token
     beat: Count
@@ -163,6 +164,7 @@ class Heartbeat(Struct, tag_field="type", tag="heartbeat", frozen=True, kw_only=
     resources: Resources | None = None
     quiet_until_ms: WallMs = 0
     capabilities: Annotated[tuple[Label, ...], Meta(max_length=limits.CAPABILITIES_MAX)] | None = None
+    no_room: Reason = ""
 
 
 class Accept(Struct, tag_field="type", tag="accept", frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ from agentcom.cli import (
     doctor,
     endpoint,
     events,
+    git,
     host,
     join,
     queue,
@@ -54,7 +55,7 @@ def root() -> None:
 
 for noun in (
     *daemons.COMMANDS, submit.submit, task.task, dead.dead, agent.agent, host.host, join.join, endpoint.endpoint,
-    repo.repo, queue.queue, budget.budget, events.events,
+    repo.repo, git.git, queue.queue, budget.budget, events.events,
     backup.backup, backup.compact, token.token, settings.config, doctor.doctor, demo.demo,
 ):  # fmt: skip
     root.add_command(noun)

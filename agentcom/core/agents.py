@@ -101,6 +101,7 @@ class Agent:
             and not host.record.draining
             and not host.paused
             and not host.quiet_until_ms
+            and not host.no_room
         )
 
     @property
@@ -116,6 +117,7 @@ class Agent:
             and not host.record.draining
             and not host.paused
             and not host.quiet_until_ms
+            and not host.no_room
             and not host.alone
             and not host.reserved_for
         )
@@ -143,6 +145,7 @@ class Host:
     blocks: dict[Backend, Block] = field(default_factory=dict)
     agents: dict[int, Agent] = field(default_factory=dict)
     quiet_until_ms: int = 0  # wall time by its own clock; 0: it takes work
+    no_room: str = ""  # why its disk takes no new attempts
     load: Load = field(default_factory=Load)
     load_until_ms: int = 0  # when its figures are too old to be trusted; 0: there are none
     repos: dict[str, None] = field(default_factory=dict)  # that it has worked on, the latest last
@@ -234,7 +237,7 @@ class Fleet:
             if host.session is not None and number in old.preferred:
                 self.preferred.add(number)
             host.blocks = dict(before.blocks)
-            host.quiet_until_ms = before.quiet_until_ms
+            host.quiet_until_ms, host.no_room = before.quiet_until_ms, before.no_room
             host.preloads = before.preloads
             if host.blocks:
                 self._blocked[number] = host
@@ -341,7 +344,7 @@ class Fleet:
         before = {agent.record.id: agent.state for agent in self.agents_of(host)}
         was_online = host.online
         host.session, host.online, host.heard_ms = session, True, now.mono_ms
-        host.quiet_until_ms = offer.quiet_until_ms
+        host.quiet_until_ms, host.no_room = offer.quiet_until_ms, offer.no_room
         host.preloads = offer.preloads
         if offer.preferred:
             self.preferred.add(record.id)
@@ -377,6 +380,17 @@ class Fleet:
         if is_change:
             event = "host_quiet" if until_ms else "host_awake"
             self._out.publish("host", event, name=host.record.name, until=rfc3339(until_ms) if until_ms else None)
+            self.publish_host(host, now)
+        return is_change
+
+    def fill(self, host: Host, why: str, now: Now) -> bool:
+        """Its disk has no room for new attempts, or has again (`why` empty); whether that has changed."""
+        is_change = bool(why) is not bool(host.no_room)
+        host.no_room = why
+        if is_change:
+            event = "host_full" if why else "host_has_room"
+            self._out.publish("host", event, name=host.record.name, reason=why or None)
+            self.touched.add(host.record.id)
             self.publish_host(host, now)
         return is_change
 
@@ -516,6 +530,7 @@ class Fleet:
             "removing": record.removing,
             "paused": host.paused,
             "quiet_until": rfc3339(host.quiet_until_ms) if host.quiet_until_ms else None,
+            "no_room": host.no_room or None,
             "preferred": record.id in self.preferred,
             "preloads": host.preloads,
             "sandbox": record.sandbox,

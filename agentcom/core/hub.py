@@ -463,6 +463,8 @@ class Hub:
                     host, message.quiet_until_ms, now
                 ):
                     self.tasks.changed = True
+                if message.no_room != host.no_room and self.fleet.fill(host, message.no_room, now):
+                    self.tasks.changed = True
                 if message.capabilities is not None and self.fleet.retool(host, message.capabilities, now):
                     self.tasks.changed = True
                 probe = self.registry.probe_urls(host.record.id)

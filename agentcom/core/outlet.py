@@ -38,7 +38,7 @@ KEPT = frozenset(
         "endpoint_unreachable_from", "endpoint_reached_from", "model_quarantined", "model_released",
         "model_preload_failed", "model_preloaded", "model_preloading",
         "figures_dropped", "host_awake", "host_blocked", "host_offline", "host_online", "host_quiet", "host_removed",
-        "host_unblocked",
+        "host_full", "host_has_room", "host_unblocked",
         "hub_degraded", "hub_recovered", "hub_started",
         "key_enrolled", "key_revoked", "token_added",
         "queue_paused", "queue_resumed", "queue_rule_set", "budget_set", "budget_low", "budget_reached",

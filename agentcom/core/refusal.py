@@ -132,6 +132,9 @@ class Refusals:
                 f"{name} has quiet hours until {until}",
                 f"wait, or change sidecar.quiet_hours on {name}",
             )
+        if host.no_room:
+            change = f"agentcom git status on {name}, then push or merge what stays; or raise sidecar.quota_mib there"
+            return "disk_quota", f"{name} takes no new attempts: {host.no_room}", change
         if host.paused:
             return "host_paused", f"{name} is paused", f"agentcom queue resume --host {name}"
         if group.repo and not host.may_work_on(group.repo):

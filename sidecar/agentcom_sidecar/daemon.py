@@ -30,9 +30,10 @@ from agentcom.errors import AgentComError, ConfigError, Refused
 from agentcom.messages import Assign, AttemptBeat, AttemptHeld, Beat, Cancel, HostOffer, ResultAck, Welcome
 from agentcom.model import FailureClass, Resources, TaskError, TaskSpec
 from agentcom.redaction import redact_text
-from agentcom_sidecar import agents, capabilities, isolation, policy, quiet, workspace
+from agentcom_sidecar import agents, capabilities, cleanup, isolation, policy, quiet
 from agentcom_sidecar.attempts import Attempts, Leftover
 from agentcom_sidecar.endpoints import EndpointWatch
+from agentcom_sidecar.git import WorkspaceError
 from agentcom_sidecar.loader import ModelLoader
 from agentcom_sidecar.outbox import Entry, Key, Outbox
 from agentcom_sidecar.resources import ResourceProbe
@@ -48,6 +49,7 @@ LOG_ROUND_S = 0.25
 SAMPLES_PER_REPORT = 1.25  # so that each report has a sample of its own
 SAMPLE_OLD_REPORTS = 2  # a sample this old is told no more: what it comes from hangs
 SWEEP_EVERY_S = 3600.0
+FULL_ROUND_S = 30.0  # between two looks of a host over its quota: somebody may have made room
 DISK_RETRY_S = 5.0
 STOP_S_MAX = 2.2  # for running attempts to end, of the three seconds that a stop may take
 STOP_GRACE_S = 0.9
@@ -77,6 +79,8 @@ class Daemon:
         self._faults: dict[str, str] = {}  # that the log has told
         self._stop = asyncio.Event()
         self._is_broken = False
+        self._full = ""
+        self._attempt_ended = asyncio.Event()
         self._result_waiting = asyncio.Event()
         self._welcome: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
         self.session = Session(
@@ -215,6 +219,7 @@ class Daemon:
             attempts=tuple(held[: limits.ATTEMPTS_PER_HOST_MAX]),
             resources=self.resources(),
             quiet_until_ms=self.quiet_until_ms(),
+            no_room=self.no_room()[: limits.REASON_CHARS_MAX],
             preferred=self.settings.sidecar.preferred,
             sandbox=isolated_by.name,
             sandbox_note=isolated_by.note[: limits.REASON_CHARS_MAX],
@@ -310,6 +315,8 @@ class Daemon:
             self._hub_names.get(run.assign.agent, run.assign.agent) == agent for run in self.runs.values()
         ):
             self._decline(assign, "agent_busy", f"{assign.agent} works on another attempt")
+        elif self._full:
+            self._decline(assign, "disk_quota", self._full)
         elif why := policy.refusal_of(assign, spec, self.settings.policy):
             self._decline(assign, "policy_refused", why)
         else:
@@ -370,6 +377,7 @@ class Daemon:
         self.attempts.remove(run.key)
         self.runs.pop(run.key)
         self._hurry(run.key)
+        self._attempt_ended.set()
 
     async def _keep(self, entry: Entry) -> None:
         """Into the outbox, however long the disk takes to have room again: nothing is reported before."""
@@ -464,13 +472,33 @@ class Daemon:
     async def _keep_sweeping(self) -> None:
         await self._welcome
         while True:
-            in_use = {run.directory for run in self.runs.values()} | {f"{k[0]}-{k[1]}" for k in self.runs}
             try:
-                removed = await workspace.sweep(self.home, self.settings, in_use)
-                self._log.debug("workspaces_swept", removed=removed)
-            except (OSError, workspace.WorkspaceError) as error:
+                swept = await cleanup.sweep(self.home, self.settings, cleanup.in_use(self.runs))
+                self._log.debug("workspaces_swept", removed=swept.removed)
+                self._be_full(swept.full)
+            except (OSError, WorkspaceError) as error:
                 self._log.warning("workspaces_not_swept", reason=str(error))
-            await asyncio.sleep(SWEEP_EVERY_S)
+            await self._until_a_sweep()
+
+    async def _until_a_sweep(self) -> None:
+        """An hour; where there is a quota until an attempt has left it behind, or what was too much may be less."""
+        until = time.monotonic() + SWEEP_EVERY_S
+        while time.monotonic() < until:
+            self._attempt_ended.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FULL_ROUND_S if self._full else SWEEP_EVERY_S):
+                    await self._attempt_ended.wait()
+            if self._full or await cleanup.is_full(self.home, self.settings):
+                return
+
+    def _be_full(self, why: str) -> None:
+        if bool(why) is not bool(self._full):
+            self._log.warning("host_full" if why else "host_has_room", reason=why)
+        self._full = why
+
+    def no_room(self) -> str:
+        """Why this host takes no new attempts; empty when it does."""
+        return self._full
 
     # --- the end ------------------------------------------------------------------------------------------
 

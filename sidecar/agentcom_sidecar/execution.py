@@ -26,7 +26,7 @@ from agentcom.model import (
     TaskResult,
 )
 from agentcom.redaction import redact_cut, redact_text, redact_values
-from agentcom_sidecar import policy, prices, prompt, pull_requests, push, verify
+from agentcom_sidecar import policy, prices, prompt, pull_requests, push, trees, verify
 from agentcom_sidecar.agentic.loop import ROUNDS_MAX, Hooks, Tally, converse
 from agentcom_sidecar.agentic.tools import Toolbox
 from agentcom_sidecar.anthropic_key import KEY_VARIABLE, find_key
@@ -308,6 +308,9 @@ async def _publish(work: Work, progress: Progress) -> None:
         place.mirror, place.remote, place.branch, made.commit, place.outside, work.settings.sidecar.fetch_s
     )
     progress.spend("push", watch.ms)
+    await asyncio.to_thread(
+        trees.pushed, work.home, place.path.name, progress.pushed_branch, made.commit
+    )
     work.log(f"[pushed] {progress.pushed_branch}\n")
     wanted = work.spec.pull_request
     if work.settings.git.pull_requests if wanted is None else wanted:

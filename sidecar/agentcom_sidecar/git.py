@@ -24,6 +24,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from agentcom.model import FailureClass, Role, TaskError
+from agentcom_sidecar.command import CommandLimits
 from agentcom_sidecar.sandbox import (
     CommandResult,
     CommandSpec,
@@ -50,6 +51,7 @@ _OPTIONS = (
     "gc.auto=0",
     "maintenance.auto=false",
     "submodule.recurse=false",
+    "fetch.unpackLimit=1",
     "fetch.recurseSubmodules=no",
     "advice.addEmbeddedRepo=false",
     "advice.pushUpdateRejected=false",
@@ -110,14 +112,23 @@ _WORDS: tuple[tuple[str, FailureClass, str], ...] = (
     ),
     (r"no space left|disk quota", FailureClass.infrastructure, "disk_full"),
 )  # fmt: skip
+_REMEDIES = {
+    "repository_unreachable": "it is tried again; then look at the network between this host and there",
+    "repository_denied": "give this host's user credentials that may read it, then release the task",
+    "repository_missing": "check the address, and that this host's credentials may see it, then release the task",
+    "repository_timeout": "raise sidecar.fetch_s on this host, or look at the network",
+    "disk_full": "make room on this host: agentcom git gc",
+}
 
 
 class WorkspaceError(Exception):
-    """There is no workspace, or its state could not be recorded; `failure_class` says whose fault it is."""
+    """There is no workspace, or its state could not be recorded; `failure_class` says whose fault it is. `said` is the
+    message without what to do."""
 
-    def __init__(self, failure_class: FailureClass, code: str, message: str) -> None:
-        super().__init__(message)
-        self.failure_class, self.code, self.message = failure_class, code, message
+    def __init__(self, failure_class: FailureClass, code: str, said: str, remedy: str = "") -> None:
+        self.message = f"{said}; {remedy}" if remedy else said
+        super().__init__(self.message)
+        self.failure_class, self.code, self.said = failure_class, code, said
 
     def as_error(self) -> TaskError:
         return TaskError(failure_class=self.failure_class, code=self.code, message=self.message[:3900])
@@ -255,6 +266,7 @@ class Git:
     mode: SandboxMode = "auto"
     view: View = field(default_factory=View)
     grace_s: float = 2.0
+    file_bytes_max: int | None = None
     on_process: Callable[[ProcessMark], None] | None = None
     on_output: Callable[[bytes], None] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -295,6 +307,7 @@ class Git:
             env={name: value for name, value in variables.items() if value},
             output_max=GIT_OUTPUT_BYTES_MAX,
             grace_s=self.grace_s,
+            limits=CommandLimits(file_bytes_max=self.file_bytes_max) if self.file_bytes_max else CommandLimits(),
             mode=mode,
             view=view,
         )
@@ -327,7 +340,8 @@ def _text_or_error(
     what = f"{about}git {next(each for each in arguments if not each.startswith('-'))}"
     if result.outcome is Outcome.TIMED_OUT:
         code = "repository_timeout" if remote else "git_timeout"
-        raise WorkspaceError(FailureClass.infrastructure, code, f"{what} took longer than {timeout_s:g} s")
+        said = f"{what} took longer than {timeout_s:g} s"
+        raise WorkspaceError(FailureClass.infrastructure, code, said, _REMEDIES.get(code, ""))
     if result.outcome is Outcome.FAILED_TO_START:
         raise WorkspaceError(
             FailureClass.infrastructure, "git_missing", f"git cannot be started: {result.error}"
@@ -337,7 +351,7 @@ def _text_or_error(
     shown = " ".join(text.split())[-MESSAGE_CHARS:]
     for pattern, failure_class, code in _WORDS if remote else _WORDS[-1:]:
         if re.search(pattern, text, re.IGNORECASE):
-            raise WorkspaceError(failure_class, code, f"{what}: {shown}")
+            raise WorkspaceError(failure_class, code, f"{what}: {shown}", _REMEDIES.get(code, ""))
     raise WorkspaceError(
         FailureClass.infrastructure, "git_failed", f"{what} ended with {result.exit_code}: {shown}"
     )

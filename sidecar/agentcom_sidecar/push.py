@@ -159,16 +159,16 @@ async def _head_of(outgoing: Path, remote: Remote, branch: str, git: Git, bound_
 
 def _told(error: WorkspaceError) -> WorkspaceError:
     """The same in terms of a push, with what to do."""
-    if _REFUSED.search(error.message):
+    if _REFUSED.search(error.said):
         return WorkspaceError(
             FailureClass.configuration,
             "push_refused",
-            f"{error.message}; a rule of that repository refused the branch: allow agentcom/* there, or mend what it "
+            f"{error.said}; a rule of that repository refused the branch: allow agentcom/* there, or mend what it "
             "asks for, then release the task",
         )
-    if _RACED.search(error.message):
-        return WorkspaceError(FailureClass.infrastructure, "push_raced", error.message)
+    if _RACED.search(error.said):
+        return WorkspaceError(FailureClass.infrastructure, "push_raced", error.said)
     if error.code not in _CODES:
         return error
     failure_class, code, remedy = _CODES[error.code]
-    return WorkspaceError(failure_class, code, f"{error.message}; {remedy}")
+    return WorkspaceError(failure_class, code, error.said, remedy)

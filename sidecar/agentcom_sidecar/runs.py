@@ -17,7 +17,7 @@ from agentcom import logs
 from agentcom.config import Home, Settings
 from agentcom.messages import Assign, AttemptBeat
 from agentcom.model import FailureClass, TaskError, TaskSpec
-from agentcom_sidecar import workspace
+from agentcom_sidecar import trees, workspace
 from agentcom_sidecar.bases import start_of
 from agentcom_sidecar.log_stream import LogStream
 from agentcom_sidecar.outbox import Key
@@ -118,6 +118,8 @@ class Run:
         except workspace.WorkspaceError as error:
             return Outcome(outcome="failed", error=error.as_error())
         self.directory = place.path.name
+        if place.has_repository:
+            await asyncio.to_thread(trees.save, self._home, self.directory, trees.record_of(place))
         self._step()
         bound_s = self.assign.timeout_s + self._checks_s + self._push_s + OVERTIME_S
         try:

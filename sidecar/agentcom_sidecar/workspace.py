@@ -19,22 +19,20 @@ import hashlib
 import os
 import re
 import shutil
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-from agentcom import logs
 from agentcom.config import Home, Settings
+from agentcom.limits import MIB
 from agentcom.messages import Predecessor
 from agentcom.model import FailureClass, Role, TaskSpec
 from agentcom.names import slug
 from agentcom_sidecar.bases import Start, not_here
 from agentcom_sidecar.git import (
-    LOCAL_GIT_S,
     Git,
     Remote,
     WorkspaceError,
@@ -43,7 +41,7 @@ from agentcom_sidecar.git import (
 )
 from agentcom_sidecar.sandbox import ProcessMark, SandboxMode, View
 
-__all__ = ["Changes", "CommitInfo", "Workspace", "WorkspaceError", "prepare", "sweep"]
+__all__ = ["Changes", "CommitInfo", "Workspace", "WorkspaceError", "prepare"]
 
 SLUG_CHARS_MAX = 40
 FILES_LISTED_MAX = 2000  # names in a result; the branch has them all
@@ -226,6 +224,10 @@ class Workspace:
             )
         return found
 
+    async def git_in(self, *arguments: str) -> str:
+        """What git says in here, isolated like any other command; for looking."""
+        return await self._git(*arguments)
+
     async def _git(self, *arguments: str) -> str:
         assert self.mirror is not None
         assert self.git_dir is not None
@@ -233,7 +235,7 @@ class Workspace:
             raise WorkspaceError(
                 FailureClass.task_error, "workspace_gone", f"{self.path} was removed by the task"
             )
-        _own_configuration(self.mirror)
+        own_configuration(self.mirror)
         place = (f"--git-dir={self.git_dir}", f"--work-tree={self.path}")
         return await replace(self.git, view=self.view).run(*place, *arguments, cwd=self.path)
 
@@ -259,7 +261,7 @@ async def prepare(
     private = home.sidecar / "scratch" / f"{task}-{attempt}"
     git = Git(
         home=private,
-        mode=_mode_outside(settings),
+        mode=mode_outside(settings),
         grace_s=settings.sidecar.kill_grace_s,
         on_process=on_process,
         on_output=on_output,
@@ -284,7 +286,7 @@ async def prepare(
         ) from error
 
 
-def _mode_outside(settings: Settings) -> SandboxMode:
+def mode_outside(settings: Settings) -> SandboxMode:
     """For git in a mirror: isolated where that works, also in mode `require`, since nobody's program runs there."""
     return "off" if settings.sandbox.mode == "off" else "auto"
 
@@ -295,9 +297,10 @@ async def _worktree(
     remote = await allowed_remote(repo, role, settings.policy.repositories)
     wanted, before = start.wanted, start.branch_before  # refused before git sees them
     mirror = home.sidecar / "mirrors" / f"{hashlib.sha256(remote.url.encode()).hexdigest()}.git"
-    async with _locked(mirror):
+    async with locked(mirror):
         await _make_mirror(mirror, git)
-        fetch = partial(_fetch, mirror, remote, git=git, bound_s=settings.sidecar.fetch_s)
+        bounded = replace(git, file_bytes_max=settings.sidecar.fetch_mib * MIB)
+        fetch = partial(_fetch, mirror, remote, git=bounded, bound_s=settings.sidecar.fetch_s)
         if start.before is None:
             base, source = await fetch(wanted)
         else:
@@ -307,7 +310,7 @@ async def _worktree(
         await replace(git, view=View(writable=(path,))).run(
             "worktree", "add", "--quiet", "--no-track", "-b", branch, "--", str(path), base, cwd=mirror
         )
-    git_dir = _git_dir_of(path, mirror)
+    git_dir = git_dir_of(path, mirror)
     # From here on the tree is the agent's: the mode of the settings applies to every command in it.
     inside = replace(git, mode=settings.sandbox.mode, on_output=None)
     return Workspace(
@@ -325,7 +328,7 @@ async def _worktree(
 
 
 @contextlib.asynccontextmanager
-async def _locked(mirror: Path) -> AsyncIterator[None]:
+async def locked(mirror: Path) -> AsyncIterator[None]:
     """Alone in `mirror`, among this process's attempts and other processes."""
     mirror.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = _mirror_locks.setdefault(mirror, asyncio.Lock())
@@ -347,10 +350,10 @@ async def _make_mirror(mirror: Path, git: Git) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
         await git.run("init", "--quiet", "--bare", "--template=", "--", str(fresh), cwd=mirror.parent)
         fresh.rename(mirror)
-    _own_configuration(mirror)
+    own_configuration(mirror)
 
 
-def _own_configuration(mirror: Path) -> None:
+def own_configuration(mirror: Path) -> None:
     """Replaces the mirror's configuration by ours where a task's command has changed it."""
     path = mirror / "config"
     try:
@@ -415,32 +418,58 @@ async def _fetch(
         timeout_s=bound_s,
     )
     source = _source_ref(listing, wanted, remote)
-    kept_as = f"refs/agentcom/base/{hashlib.sha256(source.encode()).hexdigest()[:16]}"
-    await git.run_remote(
+    kept_as = base_ref_of(source)
+    await _bring(
+        mirror,
+        git,
         remote,
         "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--force",
         "--", remote.url, f"+{source}:{kept_as}",
-        cwd=mirror,
-        timeout_s=bound_s,
+        bound_s=bound_s,
     )  # fmt: skip
     return (await git.run("rev-parse", "--verify", f"{kept_as}^{{commit}}", cwd=mirror)).split()[-1], source
+
+
+async def _bring(mirror: Path, git: Git, remote: Remote, *arguments: str, bound_s: float) -> None:
+    """A fetch. It comes as one pack (`fetch.unpackLimit`), so the bound of a file bounds it; git says of that only that
+    the pack was cut short. What a fetch that failed has left behind goes."""
+    try:
+        await git.run_remote(remote, *arguments, cwd=mirror, timeout_s=bound_s)
+    except WorkspaceError as error:
+        halves = [(half, half.stat().st_size) for half in (mirror / "objects" / "pack").glob("tmp_*")]
+        for half, _ in halves:
+            half.unlink(missing_ok=True)
+        if git.file_bytes_max and any(size >= git.file_bytes_max for _, size in halves):
+            said = f"{remote.shown} has more to fetch than sidecar.fetch_mib allows, {git.file_bytes_max // MIB} MiB"
+            remedy = "raise that on this host, then release the task"
+            raise WorkspaceError(FailureClass.configuration, "repository_too_large", said, remedy) from error
+        raise
+
+
+def base_ref_of(source: str) -> str:
+    """What the mirror calls a base, by its ref at the repository or its branch."""
+    name = source if source == "HEAD" or source.startswith("refs/") else f"refs/heads/{source}"
+    return f"refs/agentcom/base/{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _source_ref(listing: str, wanted: str | None, remote: Remote) -> str:
     """Where to start: the wanted branch, else the one that the remote's HEAD names, else HEAD itself."""
     refs = set(re.findall(r"^[0-9a-f]{40,64}\t(\S+)$", listing, re.MULTILINE))
     if not refs:
-        raise configuration("repository_empty", f"{remote.shown} has no commit yet")
+        said = f"{remote.shown} has no commit yet; push a first one, then release the task"
+        raise configuration("repository_empty", said)
     if wanted:
         if f"refs/heads/{wanted}" not in refs:
-            raise configuration("branch_missing", f"{remote.shown} has no branch {wanted!r}")
+            said = f"{remote.shown} has no branch {wanted!r}; push it, then release the task, or name another"
+            raise configuration("branch_missing", said)
         return f"refs/heads/{wanted}"
     head = re.search(r"^ref: (refs/heads/\S+)\tHEAD$", listing, re.MULTILINE)
     if head and head.group(1) in refs:
         return head.group(1)
     if "HEAD" in refs:
         return "HEAD"
-    raise configuration("branch_missing", f"{remote.shown} has no default branch; name one with --branch")
+    said = f"the HEAD of {remote.shown} names a branch that is not there; mend it, or name one with --branch"
+    raise configuration("branch_missing", said)
 
 
 async def _free_branch(mirror: Path, branch: str, git: Git) -> str:
@@ -461,7 +490,7 @@ def _numbered(name: str) -> list[str]:
     return [name, *(f"{name}-{n}" for n in range(2, 1000))]
 
 
-def _git_dir_of(path: Path, mirror: Path) -> Path:
+def git_dir_of(path: Path, mirror: Path) -> Path:
     """The git directory of a worktree, which must lie in its mirror."""
     named = Path((path / ".git").read_text().removeprefix("gitdir:").strip())
     if named.parent.resolve() != (mirror / "worktrees").resolve():
@@ -492,41 +521,13 @@ def _files_below(path: Path) -> tuple[str, ...]:
 async def _remove(path: Path, mirror: Path | None, git: Git) -> None:
     await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
     if mirror is not None:
-        async with _locked(mirror):
-            _own_configuration(mirror)
+        async with locked(mirror):
+            own_configuration(mirror)
             # It forgets every worktree that it does not see.
             await replace(git, view=View(readable=(path.parent,))).run("worktree", "prune", cwd=mirror)
 
 
-async def sweep(home: Home, settings: Settings, in_use: Container[str]) -> int:
-    """Removes workspaces older than sidecar.keep_worktrees_s and packs their mirrors; how many went.
-
-    `in_use` holds the directory names of attempts that still run. Branches stay in the mirrors.
-    """
-    folder, removed = home.sidecar / "work", 0
-    too_old = time.time() - settings.sidecar.keep_worktrees_s
-    private = home.sidecar / "scratch" / "sweep"
-    git = Git(home=private, mode=_mode_outside(settings), view=View(readable=(folder,)))
-    mirrors: set[Path] = set()
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name in in_use or path.lstat().st_mtime > too_old:
-            continue
-        mirror = _mirror_of(path, home)
-        await _remove(path, mirror, git)
-        mirrors |= {mirror} if mirror else set()
-        removed += 1
-    for mirror in mirrors:
-        try:
-            async with _locked(mirror):
-                await git.run(
-                    "-c", "gc.auto=2000", "gc", "--auto", "--quiet", cwd=mirror, timeout_s=LOCAL_GIT_S
-                )
-        except WorkspaceError as error:
-            logs.get().warning("mirror_not_packed", mirror=mirror.name, reason=error.message)
-    return removed
-
-
-def _mirror_of(path: Path, home: Home) -> Path | None:
+def mirror_of(path: Path, home: Home) -> Path | None:
     """The mirror that a worktree's `.git` names, if that is one of ours."""
     try:
         text = (path / ".git").read_text()

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import pytest
 
-from agentcom.config import Home, Settings, SidecarSettings
+from agentcom.config import Home, Settings
 from agentcom.model import FailureClass, Role, TaskSpec
 from agentcom_sidecar import workspace as workspaces
 from agentcom_sidecar.git import allowed_remote
@@ -314,24 +314,5 @@ def test_the_same_attempt_number_after_a_restored_hub_gets_a_fresh_place(home: H
         second = await prepared(home, checkout)
         assert first.path != second.path
         assert first.branch != second.branch
-
-    asyncio.run(run())
-
-
-def test_the_sweep_removes_old_worktrees_and_keeps_their_branches(home: Home, checkout: Path) -> None:
-    async def run() -> None:
-        old, kept = await prepared(home, checkout, task=1), await prepared(home, checkout, task=2)
-        (old.path / "greeting.txt").write_text("old\n")
-        made = await old.commit("old")
-        assert made is not None
-        at_once = Settings(sidecar=SidecarSettings(keep_worktrees_s=0))
-        for place in (old, kept):
-            os.utime(place.path, (0, 0))
-        assert await workspaces.sweep(home, at_once, {kept.path.name}) == 1
-        assert not old.path.exists()
-        assert kept.path.exists()
-        assert old.mirror is not None
-        assert git(old.mirror, "rev-parse", old.branch) == made.commit
-        assert str(old.path) not in git(old.mirror, "worktree", "list")
 
     asyncio.run(run())

@@ -77,6 +77,7 @@ def test_the_commands_have_the_names_of_the_contract() -> None:
         ),
         *(f"dead {verb}" for verb in ("list", "retry", "purge")),
         *(f"agent {verb}" for verb in ("list", "remove", "cordon", "uncordon")),
+        *(f"git {verb}" for verb in ("status", "gc")),
         *(f"host {verb}" for verb in ("list", "show", "invite", "remove", "drain")),
         *(f"endpoint {verb}" for verb in ("list", "add", "update", "remove", "probe")),
         *(f"repo {verb}" for verb in ("list", "show", "add", "update", "set", "remove")),

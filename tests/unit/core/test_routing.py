@@ -528,6 +528,21 @@ def test_a_preferred_host_takes_the_work_while_it_is_online(rig: Rig) -> None:
     assert "not_preferred" not in assign.route.score.parts  # type: ignore[union-attr]
 
 
+def test_a_host_over_its_quota_gets_nothing_and_why_says_what_makes_room(rig: Rig) -> None:
+    box = rig.host("box", agents=2)
+    rig.admin.submit(shell_task())
+    assign = box.take()
+    box.beat(assign, no_room="its worktrees take 12 MiB of sidecar.quota_mib 10")
+    task = rig.admin.submit(shell_task())
+    assert rig.sent(m.Assign) == []
+    fails, change = why(rig, task, "box")
+    (host,) = rig.admin.ask(m.HostList())["hosts"]
+    assert (fails, host["no_room"]) == ("disk_quota", "its worktrees take 12 MiB of sidecar.quota_mib 10")
+    assert "agentcom git status" in change
+    box.beat(assign)
+    assert box.take().task == task
+
+
 def test_a_host_in_its_quiet_hours_gets_nothing_and_goes_on_with_what_it_has(rig: Rig) -> None:
     box = rig.host("box", agents=2)
     first = rig.admin.submit(shell_task())

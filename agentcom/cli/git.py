@@ -1,0 +1,85 @@
+"""`agentcom git`: what the worktrees on this host hold, and clean-up. Asks no hub: it is about this machine's disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from agentcom import config
+from agentcom.cli import output
+from agentcom.cli.command import Group, Invocation, LocalCommand, json_option, pass_invocation
+from agentcom.model import JsonObject
+
+T = TypeVar("T")
+HEADERS = ("WORKTREE", "BRANCH", "AHEAD", "BEHIND", "DIFF", "UNCOMMITTED", "UNPUSHED", "AGE", "MAY GO")
+
+
+@click.group(cls=Group)
+def git() -> None:
+    """The worktrees of attempts on this host."""
+
+
+@git.command(cls=LocalCommand, params=[json_option()])
+@pass_invocation
+def status(invocation: Invocation) -> None:
+    """Show each worktree on this host: branch, commits, changes, and what is nowhere else."""
+    from agentcom_sidecar import cleanup, trees
+
+    home = invocation.home.prepare()
+    found = _run(trees.look(home, config.load(home.path), cleanup.running(home)))
+    rows: list[JsonObject] = [msgspec.to_builtins(each) for each in found]
+    if invocation.as_json:
+        output.document({"worktrees": rows, "bytes": trees.size_bytes(home)})
+    else:
+        _table(rows, "no worktrees on this host")
+
+
+@git.command(cls=LocalCommand, params=[json_option()])
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option(
+    "--older-than", type=click.IntRange(0), metavar="S", help="In seconds; sidecar.keep_worktrees_s by default."
+)
+@click.option(
+    "--unpushed", is_flag=True, help="Also what is uncommitted, or neither pushed nor merged: that work is lost."
+)
+@pass_invocation
+def gc(invocation: Invocation, dry_run: bool, older_than: int | None, unpushed: bool) -> None:
+    """Remove worktrees that hold nothing which is not pushed or merged, and pack the mirrors. Branches stay."""
+    from agentcom_sidecar import cleanup
+
+    home = invocation.home.prepare()
+    settings = config.load(home.path)
+    age_s = settings.sidecar.keep_worktrees_s if older_than is None else older_than
+    cleaning = cleanup.clean(
+        home, settings, cleanup.running(home), older_than_s=age_s, unpushed=unpushed, dry_run=dry_run
+    )
+    done: JsonObject = msgspec.to_builtins(_run(cleaning))
+    if invocation.as_json:
+        output.document(done)
+        return
+    _table(done["removed"], "nothing may go")
+    _table([{**each, "removable": False} for each in done["kept"]], "")
+    verb = "would go" if dry_run else "went"
+    output.line(f"{len(done['removed'])} {verb}, {len(done['kept'])} stay; {done['bytes'] / (1 << 20):,.1f} MiB in all")
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+def _table(rows: list[JsonObject], empty: str) -> None:
+    if rows or empty:
+        output.table(HEADERS, [_row(each) for each in rows], empty)
+
+
+def _row(each: JsonObject) -> tuple[object, ...]:
+    numbers = [each[name] for name in ("files_changed", "insertions", "deletions")]
+    diff = "" if numbers[0] is None else f"{numbers[0]} files +{numbers[1]} -{numbers[2]}"
+    told = [("" if each[name] is None else each[name]) for name in ("ahead", "behind")]
+    left = [("" if each[name] is None else each[name]) for name in ("uncommitted", "unpushed")]
+    may_go = f"{'yes' if each['removable'] else 'no'}: {each['why']}"
+    return (each["name"], each["branch"] or "", *told, diff, *left, f"{each['age_s']} s", may_go)
