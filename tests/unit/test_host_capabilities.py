@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -115,7 +116,7 @@ def test_a_tool_that_never_answers_is_ended_with_its_children_and_asked_again_la
     assert looked(tools) == ["tool:cargo"]
     for name in ("pid", "child"):
         pid = int((tmp_path / name).read_text())
-        eventually(f"{name} {pid} has ended", lambda pid=pid: has_ended(pid))
+        eventually(f"{name} {pid} has ended", partial(has_ended, pid))
     tool(tmp_path, "cargo", "echo cargo 1.75.0")
     assert looked(tools) == ["tool:cargo=1.75.0"]
 
