@@ -266,8 +266,14 @@ class Stream:
             at = lead + found.start()
         for value in _longest_first:
             if not value.isspace() and len(value.split()) > 1:
-                at = min(at, len(text) - _overlap(text, value))
+                at = _before(value, text, min(at, len(text) - _overlap(text, value)))
         return at
+
+
+def _before(value: str, text: str, at: int) -> int:
+    """`at`, or where `value` begins, if it stands in `text` on both sides of `at`."""
+    start = text.rfind(value, 0, at + len(value) - 1)
+    return start if 0 <= start < at < start + len(value) else at
 
 
 def _overlap(text: str, value: str) -> int:

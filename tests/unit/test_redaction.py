@@ -155,6 +155,13 @@ def test_a_secret_that_is_cut_across_pieces_of_a_stream_goes(
     assert out == redact_text(text)
 
 
+def test_a_secret_of_several_words_that_ends_a_piece_goes_as_a_whole() -> None:
+    redaction.learn("correct horse battery")
+    stream = Stream()
+    out = stream.add("it is correct horse battery") + stream.add("\nand so on") + stream.end()
+    assert out == f"it is {redaction.MARK}\nand so on"
+
+
 @pytest.mark.parametrize("sentence", SENTENCES)
 def test_a_sentence_that_is_cut_anywhere_is_redacted_as_a_whole(sentence: str) -> None:
     text = f"so {sentence} it is"
