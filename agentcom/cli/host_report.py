@@ -29,7 +29,8 @@ def load(host: JsonObject) -> tuple[str, str, str]:
 def flags(host: JsonObject) -> str:
     """What keeps work from a host, or brings it there."""
     known = [flag for flag in ("removing", "draining", "paused", "preferred") if host.get(flag)]
-    return " ".join([*known, *(["quiet"] if host.get("quiet_until") else [])])
+    known += ["quiet"] if host.get("quiet_until") else []
+    return " ".join([*known, *(["full"] if host.get("no_room") else [])])
 
 
 def lines(host: JsonObject) -> Iterator[tuple[str, object]]:
@@ -38,6 +39,7 @@ def lines(host: JsonObject) -> Iterator[tuple[str, object]]:
     yield "agents", ", ".join(host.get("agents") or [])
     yield "flags", flags(host)
     yield "quiet until", host.get("quiet_until")
+    yield "no new attempts", host.get("no_room")
     yield "sandbox", host.get("sandbox")
     yield "software", host.get("software")
     age = host.get("resources_age_s")

@@ -138,11 +138,12 @@ class Refusals:
         if host.paused:
             return "host_paused", f"{name} is paused", f"agentcom queue resume --host {name}"
         if group.repo and not host.may_work_on(group.repo):
-            allowed = ", ".join(sorted(self._fleet.only_on(group.repo) or ()))
+            allowed = sorted(self._fleet.only_on(group.repo) or ())
+            hosts = " ".join(f"--host {each}" for each in (*allowed, name))
             return (
                 "repo_elsewhere",
-                f"{group.repo} is worked on by {allowed} only",
-                f"wait for one of those, or agentcom repo update {group.repo} --host {name} and those",
+                f"{group.repo} is worked on by {', '.join(allowed)} only",
+                f"wait for one of those, or agentcom repo update {group.repo} {hosts}",
             )
         kept = _kept_free(group, host)
         if kept is not None:

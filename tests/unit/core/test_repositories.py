@@ -119,7 +119,7 @@ def test_only_its_hosts_work_on_a_repository_and_why_names_them_with_the_remedy(
     fails = {each["host"]: each for each in why["hosts"]}
     assert fails["one"]["fails"] == "repo_elsewhere"
     assert "worked on by two only" in fails["one"]["message"]
-    assert "agentcom repo update" in fails["one"]["change"]
+    assert fails["one"]["change"].endswith(f"agentcom repo update {URL} --host two --host one")
     assert fails["two"]["fails"] == "agents_busy"
     assert not has_work(one)
 
