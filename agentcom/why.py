@@ -16,6 +16,7 @@ from agentcom.clock import Now, rfc3339
 from agentcom.core.complexity import classify
 from agentcom.core.fallbacks import PASSES
 from agentcom.core.hub import Hub
+from agentcom.core.ledger import CODE as BUDGET
 from agentcom.core.score import Candidate, score_part
 from agentcom.core.wanted import model_of
 from agentcom.model import (
@@ -111,6 +112,8 @@ class Why:
         if row.state is State.held:
             if row.error_code == "dependency_failed":
                 return row.error_message  # once that is mended it is released by itself
+            if row.error_code == BUDGET:
+                return f"{row.error_message}; it goes on by itself when there is room"
             return f"{row.error_message}; then: agentcom task release {row.id}"
         return f"it is {row.state}: {row.error_message}" if row.error_message else f"it is {row.state}"
 

@@ -9,6 +9,7 @@ import click
 
 from agentcom import limits
 from agentcom.cli import output
+from agentcom.cli import why as explained
 from agentcom.cli.command import Group, Invocation, pass_invocation
 from agentcom.client import Client
 from agentcom.model import JsonObject
@@ -195,42 +196,9 @@ def why(invocation: Invocation, task_id: int, now: bool) -> None:
     if invocation.as_json:
         output.document(found)
         return
-    basis = "from the present state" if found.get("shows") == "present" else "as it was decided"
-    output.line(
-        f"task {found['id']} is {output.coloured(found['state'])} ({basis}): {output.plain(found['reason'])}"
-    )
-    conditions = found.get("conditions") or []
-    if conditions:
-        rows = [(each["condition"], each["message"], each["change"]) for each in conditions]
-        output.table(("CONDITION", "BECAUSE", "WHAT WOULD HELP"), rows, "")
-    hosts = found.get("hosts") or []
-    if hosts:
-        output.table(
-            ("HOST", "AGENT", "FAILS", "BECAUSE", "WHAT WOULD HELP"),
-            [
-                (each["host"], each.get("agent"), each["fails"], each.get("message"), each.get("change"))
-                for each in hosts
-            ],
-            "",
-        )
-    _show_ways(found.get("ways") or [])
+    explained.show(found)
     _show_route(found.get("route"))
-
-
-def _show_ways(ways: list[JsonObject]) -> None:
-    """The best ways that are open now, with what each costs in seconds."""
-    if ways:
-        rows = [
-            (
-                each["host"],
-                each["agent"],
-                each.get("endpoint"),
-                f"{each['cost_us'] / 1e6:.1f} s",
-                ", ".join(f"{name} {cost / 1e6:.1f}" for name, cost in each["parts"].items() if cost),
-            )
-            for each in ways
-        ]
-        output.table(("OPEN NOW", "AGENT", "ENDPOINT", "EXPECTED", "OF WHICH"), rows, "")
+    explained.show_decision(found.get("route"))
 
 
 @task.command()

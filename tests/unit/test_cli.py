@@ -224,6 +224,48 @@ def test_why_says_each_condition_that_holds_a_task_back(
     assert "limit_reached" in capsys.readouterr().out
 
 
+def test_why_of_a_routed_task_names_each_part_of_the_decision_in_seconds(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = {"run": 4_000_000, "load": 2_500_000, "wait": 0, "recent_failure": 60_000_000, "host_load": 250_000}
+    other = {"host": "two", "agent": "two-1", "endpoint": "ollama-2", "cost_us": 90_000_000}
+    other["parts"] = {"wait": 90_000_000}
+    hub.answers["task_why"] = {
+        "id": 7, "state": "working", "tier": "standard", "shows": "decision", "reason": "attempt 1 was routed: x",
+        "classification": {"source": "inferred", "inferred": "standard", "signals": ["1 file"]},
+        "route": {
+            "strategy": "local_llm", "agent": "one-1", "host": "one", "backend": "ollama", "model": "m",
+            "endpoint": "ollama-1", "reason": "inferred_tier", "others": [other], "refused": {"no_ollama": 2},
+            "score": {"host": "one", "agent": "one-1", "cost_us": 66_750_000, "parts": parts},
+        },
+        "hosts": [], "next_cursor": None,
+    }  # fmt: skip
+    assert main(["task", "why", "7"]) == 0
+    told = capsys.readouterr().out
+    assert "tier: standard (inferred; looks standard; signs: 1 file)" in told
+    assert "expected to be finished in 66.8 s:" in told
+    lines = [" ".join(line.split()) for line in told.splitlines()]
+    assert lines[lines.index("expected to be finished in 66.8 s:") + 1 :][:4] == [
+        "load of the model 2.5 s",
+        "the work itself 4.0 s",
+        "load of the host 0.2 s",
+        "failures there lately 60.0 s",
+    ]
+    assert "two two-1 ollama-2 90.0 s wait 90.0 s" in lines
+    assert "hosts that could not take it: no_ollama (2)" in told
+
+
+def test_why_never_cuts_what_would_help(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    help_ = "do this " * 60
+    hub.answers["task_why"] = {
+        "id": 7, "state": "ready", "shows": "present", "reason": "no host can run it now", "next_cursor": None,
+        "hosts": [{"host": "one", "agent": None, "fails": "no_claude", "message": "no key", "change": help_}],
+    }  # fmt: skip
+    assert main(["task", "why", "7"]) == 0
+    told = capsys.readouterr().out
+    assert f"    one: no_claude: no key\n      what would help: {help_}\n" in told
+
+
 def test_a_state_that_no_dead_letter_has_is_refused_with_those_that_one_can_have(
     hub: FakeHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -1048,5 +1090,5 @@ def test_why_walks_the_pages_of_hosts_and_shows_the_ways_that_are_open(
     hub.answers["task_why"] = page
     assert main(["task", "why", "--now", "7"]) == 0
     told = capsys.readouterr().out
-    assert ("one" in told, "two-1" in told, "2.5 s" in told, "run 2.0, load 0.5" in told) == (True,) * 4
+    assert ("one" in told, "two-1" in told, "2.5 s" in told, "run 2.0 s, load 0.5 s" in told) == (True,) * 4
     assert [(op.now, op.cursor) for op in hub.asked_of(m.TaskWhy)] == [(True, None), (True, 1)]
