@@ -74,6 +74,9 @@ class Loads:
         load = self._loads.get(place)
         return load is not None and not load.is_over
 
+    def is_loading_anywhere(self, model: str) -> bool:
+        return any(place[1] == model and not load.is_over for place, load in self._loads.items())
+
     def is_preloading(self, place: ModelPlace) -> bool:
         """Whether it has begun ahead of the calls, and is not over."""
         load = self._loads.get(place)

@@ -243,7 +243,7 @@ def test_without_news_and_without_a_cold_model_nothing_is_looked_at(rig: Rig, mo
     asked(rig)
     rig.advance(1_000)
     assert not rig.hub.preloader.is_news
-    monkeypatch.setattr(rig.hub.preloader, "_cold_places", lambda: pytest.fail("looked at"))
+    monkeypatch.setattr(rig.hub.preloader, "_cold_pools", lambda: pytest.fail("looked at"))
     rig.hub.preloader.turn(rig.clock.now())
     rig.clock.advance(5_000)
     rig.hub.preloader.turn(rig.clock.now())
