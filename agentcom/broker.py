@@ -67,6 +67,7 @@ from agentcom.predecessors import predecessors
 from agentcom.probe import ProbeThread
 from agentcom.probe_endpoint import Target
 from agentcom.queries import Queries
+from agentcom.recordings import Recordings
 from agentcom.retirement import Retirement
 from agentcom.room import Room
 from agentcom.store.base import Batch, Store, delete_under
@@ -143,6 +144,7 @@ class Broker:
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
         self._logbook = LogBook()
+        self._recordings = Recordings(home.recordings)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._gate = Gate(self._context)
         first_principals(store, self.keys.admin, self.keys.web, clock.now())
@@ -183,6 +185,7 @@ class Broker:
 
     def close(self) -> None:
         self._prober.close()
+        self._recordings.close()
         self._feed.close()
         self._router.close(linger=200)
         self._gate.stop()
@@ -575,10 +578,18 @@ class Broker:
         self._peers.send_held()  # refusals of a tick that had nothing else to say
         self._peers.flush()
         self._feed.flush(now.mono_ms)
+        if self.hub.board.recorder is not None or self._recordings.is_open:
+            self._record(now)
         if self._upkeep is not None:
             self._upkeep.turn(now)
             for event, fields in self._upkeep.take_events():
                 self.notice("hub", event, **fields)
+
+    def _record(self, now: Now) -> None:
+        """Write what the scheduler decided from, where that is recorded."""
+        why = self._recordings.turn(self.hub.board.recorder, self.hub.settings.scheduler, now.wall_ms)
+        if why:
+            self.notice("hub", "recording_failed", reason=why)
 
     def _sleep_ms(self) -> int:
         if self._peers.waiting:

@@ -177,6 +177,15 @@ class ScoringSettings(Struct, frozen=True, forbid_unknown_fields=True):
     spill_factor: Annotated[int, Meta(ge=1, le=1_000)] = 4
 
 
+class SchedulerSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[scheduler]: whether the hub records what its scheduler decides from, and how much of that it keeps: in files of
+    `record_file_mib`, of which the oldest go."""
+
+    record: bool = False
+    record_mib: Annotated[int, Meta(ge=1, le=65_536)] = 256
+    record_file_mib: Annotated[int, Meta(ge=1, le=4_096)] = 16
+
+
 class BudgetSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[budgets]: money. What an attempt on a paid backend may cost at most where a budget concerns it."""
 
@@ -293,6 +302,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     routing: RoutingSettings = RoutingSettings()
     scoring: ScoringSettings = ScoringSettings()
     preload: PreloadSettings = PreloadSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
     budgets: BudgetSettings = BudgetSettings()
     sidecar: SidecarSettings = SidecarSettings()
     sandbox: SandboxSettings = SandboxSettings()
@@ -358,6 +368,13 @@ def relation_broken(settings: Settings) -> Broken | None:
             f"queue.backoff_s is {queue.backoff_s:g} and queue.backoff_max_s {queue.backoff_max_s:g}: "
             "the first wait cannot be longer than the longest",
             ("queue.backoff_s", "queue.backoff_max_s"),
+        )
+    scheduler = settings.scheduler
+    if scheduler.record_file_mib > scheduler.record_mib:
+        return Broken(
+            f"scheduler.record_file_mib is {scheduler.record_file_mib} and scheduler.record_mib "
+            f"{scheduler.record_mib}: one file cannot be larger than all of them",
+            ("scheduler.record_file_mib", "scheduler.record_mib"),
         )
     return None
 
@@ -429,6 +446,7 @@ class Home:
         self.logs = path / "logs"
         self.sidecar = path / "sidecar"
         self.backups = path / "backups"
+        self.recordings = path / "recordings"
 
     def prepare(self) -> Home:
         """Make what is missing; refuse a home that others can read or that is not ours."""

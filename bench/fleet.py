@@ -13,8 +13,11 @@ import json
 import statistics
 import sys
 import time
+from pathlib import Path
 from typing import Final, TypedDict
 
+from agentcom.config import SchedulerSettings, ScoringSettings, Settings
+from agentcom.policy_file import read_policy
 from bench.fleet_policies import OWN, POLICIES
 from bench.fleet_trace import Trace, trace
 from bench.fleet_world import Fleet
@@ -42,9 +45,11 @@ class Row(TypedDict):
     took_s: float
 
 
-def measure(work: Trace, policy: str, seed: int) -> Row:
+def measure(
+    work: Trace, policy: str, seed: int, settings: Settings | None = None, record: Path | None = None
+) -> Row:
     begun = time.perf_counter()
-    fleet = Fleet(work, policy, seed)
+    fleet = Fleet(work, policy, seed, settings, record)
     fleet.run()
     stories = fleet.stories
     waits = sorted((one.begun_ms - one.arrived_ms) / 1000 for one in stories)
@@ -75,6 +80,14 @@ def goals(rows: list[Row]) -> list[Goal]:
     return found
 
 
+def settings_of(scoring: Path | None, record: Path | None) -> Settings:
+    usual = ScoringSettings()
+    return Settings(
+        scoring=read_policy(scoring, usual) if scoring is not None else usual,
+        scheduler=SchedulerSettings(record=record is not None),
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.fleet", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--json", action="store_true", help="one JSON document instead of the table")
@@ -85,12 +98,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--models", type=int)
     parser.add_argument("--tasks", type=int)
     parser.add_argument("--policy", choices=POLICIES, help="only this one")
+    parser.add_argument("--scoring", type=Path, metavar="TOML", help="figures of the product's own policy, [scoring]")
+    parser.add_argument("--record", type=Path, metavar="FOLDER", help="record the scheduler there; see docs/replay.md")
     options = parser.parse_args(arguments)
+    settings = settings_of(options.scoring, options.record)
     hosts, models, tasks = QUICK if options.quick else (HOSTS, MODELS, TASKS)
     rows = []
     for seed in range(options.seed, options.seed + options.seeds):
         work = trace(seed, options.hosts or hosts, options.models or models, options.tasks or tasks)
-        rows += [measure(work, one, seed) for one in POLICIES if options.policy in (None, one)]
+        policies = [one for one in POLICIES if options.policy in (None, one)]
+        rows += [measure(work, one, seed, settings, options.record if one == OWN else None) for one in policies]
     found = goals(rows)
     if options.json:
         document = {

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Final
 
 from agentcom import limits
@@ -31,6 +32,7 @@ from agentcom.model import (
     TaskSpec,
     Tier,
 )
+from agentcom.recordings import Recordings
 from bench import fleet_policies
 from bench.fleet_machine import Call, Machine
 from bench.fleet_trace import SimHost, SimTask, Trace
@@ -68,8 +70,12 @@ class End:
 class Fleet:
     """One hub under one policy, and all hosts."""
 
-    def __init__(self, trace: Trace, policy: str, seed: int) -> None:
+    def __init__(
+        self, trace: Trace, policy: str, seed: int, settings: Settings | None = None, record: Path | None = None
+    ) -> None:
         self.trace = trace
+        self.settings = settings or Settings()
+        self._recordings = Recordings(record) if record is not None else None
         self.clock = ManualClock()
         self.begun_ms = self.clock.now().mono_ms
         self.stories: list[Story] = []
@@ -80,7 +86,7 @@ class Fleet:
         self._order = count()
         self._events: list[Event] = []
         self._fresh = count(1)
-        self.hub = Hub(Settings(), random.Random(seed), "bench")
+        self.hub = Hub(self.settings, random.Random(seed), "bench")
         ends = [self._end(n, host) for n, host in enumerate(trace.hosts, 2)]
         self.ends = {end.peer: end for end in ends}
         self._client = End(trace.hosts[0], ends[0].machine, 1, _key(1))
@@ -133,6 +139,8 @@ class Fleet:
             effects += self.hub.handle(event, now)
         effects += self.hub.schedule(now)
         self.hub.end_tick()
+        if self._recordings is not None:
+            self._recordings.turn(self.hub.board.recorder, self.settings.scheduler, now.wall_ms)
         for effect in effects:
             if isinstance(effect, Send | SendAssign):
                 self._received(self.ends[effect.peer], effect.message)

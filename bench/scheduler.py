@@ -21,10 +21,13 @@ import sys
 import time
 from array import array
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypedDict
 
 from agentcom import _pysched, sched
 from agentcom._pysched import FREE, Scheduler
+from agentcom.recordings import RecordingError
+from bench import recorded
 from bench.goals import Goal, at_least, at_most, told
 from bench.machine import commit, machine, table
 
@@ -338,11 +341,29 @@ def goals(found: list[Row], placed: list[Placement]) -> list[Goal]:
     return answer
 
 
+def replay(path: Path, as_json: bool) -> int:
+    """The schedulers on a recording."""
+    try:
+        found = recorded.measure(path)
+    except RecordingError as error:
+        print(f"bench.scheduler: {error.message}", file=sys.stderr)
+        return 1
+    if as_json:
+        print(json.dumps({"replay": found, "file": str(path), "machine": machine(), "commit": commit()}))
+        return 0
+    print(table(list(recorded.Row.__annotations__), [list(row.values()) for row in found]))
+    print(f"\nmachine: {machine()}\ncommit: {commit()}")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.scheduler", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON document instead of the table")
     parser.add_argument("--quick", action="store_true", help="a tenth of the time, fewer and smaller rows")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="a recording of a hub (scheduler.record), alone")
     options = parser.parse_args(arguments)
+    if options.replay is not None:
+        return replay(options.replay, options.json)
     found, placed = list(rows(options.quick)), list(placements(options.quick))
     reached = goals(found, placed)
     if options.json:

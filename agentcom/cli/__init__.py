@@ -29,6 +29,7 @@ from agentcom.cli import (
     join,
     queue,
     repo,
+    scheduler,
     settings,
     submit,
     task,
@@ -55,7 +56,7 @@ def root() -> None:
 
 for noun in (
     *daemons.COMMANDS, submit.submit, task.task, dead.dead, agent.agent, host.host, join.join, endpoint.endpoint,
-    repo.repo, git.git, queue.queue, budget.budget, events.events,
+    repo.repo, git.git, queue.queue, budget.budget, events.events, scheduler.scheduler,
     backup.backup, backup.compact, token.token, settings.config, doctor.doctor, demo.demo,
 ):  # fmt: skip
     root.add_command(noun)

@@ -13,8 +13,9 @@ when it changes; core/invariants.py compares all rows with what is found anew.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -25,6 +26,7 @@ from agentcom.core.agents import Agent, Fleet, Host
 from agentcom.core.capabilities import unmet
 from agentcom.core.estimates import MS_US
 from agentcom.core.load import Load
+from agentcom.core.placed import Placed
 from agentcom.core.refusal import ENDPOINT_FULL, Refusals
 from agentcom.core.registry import NO_ENDPOINT, Registry, canonical_model
 from agentcom.core.retries import RetryBudgets
@@ -49,6 +51,9 @@ from agentcom.model import (
     Strategy,
 )
 
+if TYPE_CHECKING:
+    from agentcom.core.recording import Recorder
+
 NO_CALL: Final = 0  # the row in the place of an endpoint, for work that calls none
 VARIANTS_MAX: Final = 16  # of a pool; agents of any more count as those of the last
 NEVER: Final = (OUT, -1)  # the state of an agent that has no row yet
@@ -58,14 +63,6 @@ Variant = tuple[
     Backend | None, tuple[str, ...]
 ]  # the backend of its calls, and the preferences that it lacks
 Place = tuple[int, str]  # an endpoint and the canonical name of a model
-
-
-class Placed(NamedTuple):
-    """What a tick says of one task: the agent and the endpoint's row; the agent is -1 where it waits, both are where
-    there is no place."""
-
-    agent: int
-    endpoint: int
 
 
 @dataclass(slots=True)
@@ -111,11 +108,20 @@ class Board:
         self._refusals = refusals
         self.pools: dict[Wanted, Pool] = {}
         self.now = Now(0, 0)
+        self._make_rows: Callable[[], Scheduler] = sched.make_scheduler
+        self.resets = 0
+        self.recorder: Recorder | None = None  # who wants to know what the rows are told
+        self.reset()
+
+    def use(self, make_rows: Callable[[], Scheduler]) -> None:
+        """Keep the rows in another scheduler, from now on."""
+        self._make_rows = make_rows
         self.reset()
 
     def reset(self) -> None:
         """Forget all rows: they are made anew when they are needed."""
-        self._rows: Scheduler = sched.make_scheduler()
+        self.resets += 1
+        self._rows = self._make_rows()
         self._rows.set_endpoint(NO_CALL, ANY_HOST, SLOTS_MAX, 0)
         self.pools.clear()
         self._of_group: dict[tuple[int, bool], tuple[Group, Pool]] = {}
@@ -184,11 +190,19 @@ class Board:
             return self.scores.without_endpoint(group, agent, now)
         return self.scores.with_endpoint(agent, group, self._costs[placed.endpoint], now)
 
+    def place_of(self, row: int) -> Place:
+        """The endpoint and the model of a row; NO_ENDPOINT for work that calls none."""
+        return self._places[row] or (NO_ENDPOINT, "")
+
+    def row_of(self, endpoint: int, model: str) -> int:
+        """The row of an endpoint and a model that a tick has named."""
+        return self._place_row[endpoint, model] if endpoint else NO_CALL
+
     def tops(self, wanted: Wanted, count: int) -> list[tuple[int, int, int]]:
         """(cost, agent, endpoint or 0) as the rows say; for checks."""
         pool = self.pools[wanted]
         found = self._rows.tops(pool.first, self._repo(wanted[0].repo), count)
-        return [(cost, agent, (self._places[row] or (NO_ENDPOINT, ""))[0]) for cost, agent, row in found]
+        return [(cost, agent, self.place_of(row)[0]) for cost, agent, row in found]
 
     # --- what has changed -------------------------------------------------------------------------------
 
@@ -200,6 +214,8 @@ class Board:
         if self._preferred != self._fleet.preferred:
             self._preferred = set(self._fleet.preferred)
             self._fleet.touched.update(self._fleet.hosts)
+        if self.recorder is not None:
+            self.recorder.refreshing(now)
         hosts, endpoints = self._fleet.touched, self._registry.touched
         if hosts:
             for number in sorted(hosts):

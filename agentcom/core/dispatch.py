@@ -14,11 +14,12 @@ from agentcom import limits
 from agentcom.clock import Now
 from agentcom.core.agents import Fleet
 from agentcom.core.attempts import Attempts
-from agentcom.core.board import Board, Placed
+from agentcom.core.board import Board
 from agentcom.core.gates import Gates
 from agentcom.core.lanes import task_of
 from agentcom.core.ledger import Ledger
 from agentcom.core.outlet import Outlet
+from agentcom.core.placed import Placed, first_first
 from agentcom.core.principals import Principals
 from agentcom.core.registry import Registry
 from agentcom.core.retries import RetryBudgets
@@ -109,7 +110,10 @@ class Dispatch:
         """One call of the scheduler over the heads of all groups."""
         index = {group: n for n, group in enumerate(asked)}
         order = [index[group] for _, group in queued]
-        return self.board.place([each.now for each in asked.values()], order, now)
+        placed = self.board.place([each.now for each in asked.values()], order, now)
+        if self.board.recorder is not None:
+            self.board.recorder.placed(queued, asked, placed)
+        return placed
 
     def _paid(
         self, queued: list[tuple[int, int]], asked: dict[int, Asked], now: Now
@@ -149,7 +153,7 @@ class Dispatch:
     ) -> bool:
         """One assignment per place, unless the ones before it have used up what a limit allows. Whether that
         happened."""
-        placed = _first_first([group for _, group in queued], placed)
+        placed = first_first([group for _, group in queued], placed)
         starts = [
             (task_of(entry), group, asked[group].told(self.board.candidate(asked[group].now, each, now)))
             for (entry, group), each in zip(queued, placed, strict=True)
@@ -219,22 +223,6 @@ class Dispatch:
         self._out.publish(
             "task", "task_fell_back", task=table.id[slot], tier=tier, to=to.value, because=because
         )
-
-
-def _first_first(groups: list[int], placed: list[Placed]) -> list[Placed]:
-    """The same places, but of the tasks of one group, which are alike, those ahead in the queue start and those behind
-    wait for a full endpoint: the scheduler says how many do which."""
-    if not any(each.agent < 0 <= each.endpoint for each in placed):
-        return placed
-    of_group: dict[int, list[int]] = {}
-    for at, group in enumerate(groups):
-        of_group.setdefault(group, []).append(at)
-    ordered = list(placed)
-    for places in of_group.values():
-        told = sorted((placed[at] for at in places), key=lambda each: each.agent < 0)  # stable
-        for at, each in zip(places, told, strict=True):
-            ordered[at] = each
-    return ordered
 
 
 def _reason(table: TaskTable, slot: int) -> str:

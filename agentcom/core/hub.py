@@ -44,6 +44,7 @@ from agentcom.core.outlet import NEXT_EVENT, Outlet
 from agentcom.core.preloader import Preloader
 from agentcom.core.preloads import Preloads
 from agentcom.core.principals import Principals
+from agentcom.core.recording import Recorder
 from agentcom.core.registry import Registry
 from agentcom.core.removal import Removals
 from agentcom.core.repositories import Repositories
@@ -114,6 +115,7 @@ class Hub:
         self.tasks.resolve_repo = self.repositories.resolved
         self.attempts.repo_of = self.repositories.of
         names.repo_address = self.repositories.address
+        self._record_as(settings)
         self.requests = Requests(self)
         self.removals = Removals(self, self.out)
         self.retention = Retention(self.out, self.tasks)
@@ -321,8 +323,14 @@ class Hub:
             self.attempts.beats_at(host, told.heartbeat_s if told is not None else 0)
         self.attempts.lease_anew(now, renews=not is_same_pace)
         self.board.reset()
+        self._record_as(settings)
         self.tasks.changed = True
         self.out.add(SettingsChanged(settings))
+
+    def _record_as(self, settings: Settings) -> None:
+        """Whether what the scheduler decides from is collected for the shell."""
+        if settings.scheduler.record != (self.board.recorder is not None):
+            self.board.recorder = Recorder(self) if settings.scheduler.record else None
 
     @property
     def paused(self) -> bool:

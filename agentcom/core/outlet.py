@@ -42,7 +42,7 @@ KEPT = frozenset(
         "hub_degraded", "hub_recovered", "hub_started",
         "key_enrolled", "key_revoked", "token_added",
         "queue_paused", "queue_resumed", "queue_rule_set", "budget_set", "budget_low", "budget_reached",
-        "repo_added", "repo_changed", "repo_removed",
+        "recording_failed", "repo_added", "repo_changed", "repo_removed",
         "setting_changed", "setting_ignored",
         "store_acknowledged", "store_compacted", "store_uncertain",
         "task_dead", "task_escalated", "task_expired", "task_fell_back", "task_purged",

@@ -481,6 +481,11 @@ class Tasks:
     def _order_key(self, lane: Lane, now: Now) -> int:
         return self._order_base_ms + now.mono_ms + self._lane_delay_ms(lane)
 
+    def waited_ms(self, slot: int, now: Now) -> int:
+        """For how long the task has had its place in the queue."""
+        lane_ms = self._lane_delay_ms(LANES[self.table.lane[slot]])
+        return max(0, self._order_base_ms + now.mono_ms + lane_ms - self.table.order_key[slot])
+
     def _lane_delay_ms(self, lane: Lane) -> int:
         queue = self.settings.queue
         if lane is Lane.urgent:

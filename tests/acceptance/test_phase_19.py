@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -173,3 +174,25 @@ def test_a_model_that_a_third_party_runs_gets_only_tasks_that_allow_it_and_its_c
         assert (sent["state"], sent["route"]["remote"], sent["result"]["cost_usd"]) == ("completed", True, None)
         assert client.task_get(kept)["state"] == "ready"
         assert len(one.log("/api/chat")) == 1
+
+
+def test_phase_19_a_recorded_hub_decides_again_as_it_did_and_says_what_another_policy_would(
+    world: World,
+) -> None:
+    world.hub(AGENTCOM_SCHEDULER_RECORD="true")
+    with standin("ollama", server()) as model:
+        host(world, "box", model.url)
+        client = world.client()
+        see(client, 1)
+        tasks = [client.submit(description=f"say {n}")["id"] for n in range(3)]
+        tasks += [client.submit(description=f"run {n}", command="true")["id"] for n in range(3)]
+        ran = [client.wait(task, timeout_s=30)["state"] for task in tasks]
+    listed = json.loads(world.run("hub", "scheduler", "list", "--json").stdout)
+    policy = world.folder / "other.toml"
+    policy.write_text("[scoring]\nload_percent = 0\nbusy_step_ms = 60000\n")
+    found = world.run("hub", "scheduler", "replay", listed[-1]["file"], "--policy", str(policy), "--json")
+    told = json.loads(found.stdout)
+    assert (found.returncode, told["difference"], told["cut"]) == (0, None, None)
+    assert told["starts"] == told["comparison"]["starts"] == len(ran) == 6
+    assert told["figures"]["recorded"]["tasks"] == told["figures"]["other"]["tasks"] == 6
+    assert told["policy"] == {"load_percent": [100, 0], "busy_step_ms": [250, 60_000]}

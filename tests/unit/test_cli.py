@@ -81,6 +81,7 @@ def test_the_commands_have_the_names_of_the_contract() -> None:
         *(f"host {verb}" for verb in ("list", "show", "invite", "remove", "drain")),
         *(f"endpoint {verb}" for verb in ("list", "add", "update", "remove", "probe")),
         *(f"repo {verb}" for verb in ("list", "show", "add", "update", "set", "remove")),
+        *(f"scheduler {verb}" for verb in ("list", "replay")),
         *(f"queue {verb}" for verb in ("pause", "resume", "stats")),
         *(f"queue {noun} {verb}" for noun in ("limit", "weight") for verb in ("set", "unset", "list")),
         *(f"budget {verb}" for verb in ("show", "set", "unset")),
