@@ -176,13 +176,20 @@ class Deadlines:
         heapq.heapify(self._moments)
         heapq.heapify(self._terms)
 
-    def is_watched(self, slot: int) -> bool:
-        """Whether the task will come up no later than it must. O(live tasks): for checks."""
-        state, task = self._table.state_of(slot), self._table.id[slot]
-        moment_ms = self.moment_ms(slot, state)
-        return (not moment_ms or _has(self._moments, task, moment_ms)) and (
-            state in OPEN_ATTEMPT or _has(self._terms, task, self.term_ms(slot, state))
-        )
+    def unwatched(self) -> list[int]:
+        """Tasks that come up later than they must, or never. O(live tasks): for checks."""
+        moments, terms = _firsts(self._moments), _firsts(self._terms)
+        found = []
+        for task, slot in self._table.slot_of.items():
+            state = self._table.state_of(slot)
+            moment_ms = self.moment_ms(slot, state)
+            is_late = moment_ms > 0 and moments.get(task, moment_ms + 1) > moment_ms
+            if state not in OPEN_ATTEMPT:
+                term_ms = self.term_ms(slot, state)
+                is_late |= terms.get(task, term_ms + 1) > term_ms
+            if is_late:
+                found.append(task)
+        return found
 
 
 def _earlier(a_ms: int, b_ms: int) -> int:
@@ -194,5 +201,11 @@ def too_late(code: str, message: str) -> TaskError:
     return TaskError(failure_class=FailureClass.configuration, code=code, message=message)
 
 
-def _has(heap: list[int], task: int, due_ms: int) -> bool:
-    return any(task_of(entry) == task and key_of(entry) <= due_ms for entry in heap)
+def _firsts(heap: list[int]) -> dict[int, int]:
+    """By task when it first comes up."""
+    firsts: dict[int, int] = {}
+    for entry in heap:
+        task, due_ms = task_of(entry), key_of(entry)
+        if due_ms < firsts.get(task, due_ms + 1):
+            firsts[task] = due_ms
+    return firsts

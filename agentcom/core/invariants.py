@@ -82,13 +82,14 @@ def _check_rows(hub: Hub) -> None:
         assert table.group[slot] in tasks.groups, f"task {task} has group {table.group[slot]}"
         if state not in OPEN_ATTEMPT:
             assert table.agent[slot] == 0, f"task {task} is {state} and has agent {table.agent[slot]}"
-        assert tasks.deadlines.is_watched(slot), f"task {task} is {state} and no timer ends that"
         if state is State.held:
             assert task in table.errors, f"task {task} is held for no reason"
         if state is State.delayed:
             assert table.not_before_ms[slot] or hub.attempts.has_timer(task), (
                 f"task {task} is delayed for ever"
             )
+    unwatched = tasks.deadlines.unwatched()
+    assert not unwatched, f"tasks {unwatched} are in states that no timer ends"
     states = Counter(table.state_of(slot) for slot in table.slot_of.values())
     counted = {state: n for state, n in tasks.counts.items() if state not in FINAL and n}
     assert counted == dict(states), f"counted {counted}, there are {dict(states)}"

@@ -60,7 +60,7 @@ class Retention:
             going |= Gone.results
         if over.notes > 0 or age_ms >= terms.stories_s * 1000:
             going |= Gone.story
-        return going & ~Gone(row.retired)
+        return going & ~Gone(row.retired) if going else going
 
     def event_due(self, kept: KeptEvent, over: Over, now: Now) -> bool:
         return (

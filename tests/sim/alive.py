@@ -18,11 +18,14 @@ LATENCY_MS_MAX = 5000
 HUB_BLOCKED_MS = (900, 3000, 20_000, 100_000)
 HOST_BLOCKED_MS = (900, 5000, 20_000, 30_000)  # with a beat before and one after: within a lease of 45 s
 BREATH_MS = 20_000  # between two of them the host's beats come through
+PACE_MS_MIN = 2000  # of a caller: the hosts have work all the hour, and the hour is not spent on answering
 TROUBLES = ("resets", "latency", "blocked")
 
 
 class AliveWorld(World):
     """One such run, with the settings that a hub has by default."""
+
+    check_every, equality_every = 397, 797  # ticks: an hour has ten thousand, and hundreds of tasks
 
     def __init__(self, seed: int, safety_ms: int | None = None, shows: bool = False) -> None:
         self.trouble = TROUBLES[seed % len(TROUBLES)]
@@ -30,6 +33,8 @@ class AliveWorld(World):
         self.known.has_poison = self.known.changes_paces = False
         for sidecar in self.sidecars:
             sidecar.is_gentle = True
+        for client in self.clients:
+            client.pace_ms = max(client.pace_ms, PACE_MS_MIN)
         self.checker.may_lose_living = False
 
     def _choose_faults(self, only: tuple[str, ...] | None) -> list[Callable[[], None]]:

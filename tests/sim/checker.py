@@ -45,6 +45,7 @@ Key = tuple[int, int]
 _row = msgspec.msgpack.Decoder(TaskRow).decode
 _attempt = msgspec.msgpack.Decoder(AttemptRecord).decode
 _route = msgspec.msgpack.Decoder(Route).decode
+_spec = msgspec.msgpack.Decoder(TaskSpec).decode
 
 
 @dataclass
@@ -67,7 +68,7 @@ class Lease(NamedTuple):
 class Checker:
     """`rows` and `attempts` are what is durable; `marks` says which task each submitted item became."""
 
-    def __init__(self, line: Timeline, settings: Settings, equality_every: int) -> None:
+    def __init__(self, line: Timeline, settings: Settings, check_every: int, equality_every: int) -> None:
         self.rows: dict[int, TaskRow] = {}
         self.attempts: dict[Key, AttemptRecord] = {}
         self._holders: dict[Key, str] = {}
@@ -85,7 +86,7 @@ class Checker:
         self.running: Callable[[], Hub]
         self.is_running: Callable[[Key], bool] = lambda _key: False
         self._line, self._settings = line, settings
-        self._equality_every = equality_every
+        self._check_every, self._equality_every = check_every, equality_every
         self._spent: dict[int, Spent] = {}
         self._sent_attempt: dict[int, int] = {}
         self._completed: dict[int, int] = {}
@@ -429,7 +430,7 @@ class Checker:
         if body is None:
             assert task in self._purges, f"the body of task {task} was deleted and nobody asked"
             return
-        spec = msgspec.msgpack.decode(body, type=TaskSpec)
+        spec = _spec(body)
         mark = mark_of(spec.description)
         if task not in self.rows:
             self.deadlines.took_body(task, spec)
@@ -571,11 +572,16 @@ class Checker:
         """Leases that should have ended; now and then the core against itself and against the store."""
         if self.ticks % 5 == 0 and drained:
             self._overdue(now)
-        if self.ticks % 40 == 0:
+        if self.ticks % self._check_every == 0:
             check_core(hub, now)
         if self.ticks % self._equality_every == 0:
             self._line.reach("restart_compared")
             check_same_after_restart(hub, store, self._settings, now)
+
+    def run_ended(self, hub: Hub, store: Store, now: Now) -> None:
+        """The last word, whatever ticks were looked at."""
+        check_core(hub, now)
+        check_same_after_restart(hub, store, self._settings, now)
 
     def _overdue(self, now: Now) -> None:
         keys = [(r.id, r.attempt) for r in map(self.rows.__getitem__, self.live) if r.state in OPEN_ATTEMPT]

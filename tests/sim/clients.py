@@ -8,9 +8,11 @@ idempotency key is repeated with the same key, as the real client does.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from itertools import accumulate
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -61,6 +63,7 @@ WORK = {
     m.TaskList: 1,
     m.ConfigChange: 1,
 }
+KINDS, KINDS_UP_TO = list(WORK), list(accumulate(WORK.values()))
 # Settings that are changed at run time. Three beats of any pace are within a lease of any length.
 CHANGED: dict[str, tuple[float, ...]] = {
     "queue.lease_s": (15, 20, 45, 60),
@@ -117,11 +120,11 @@ class FakeClient:
         self._asked: dict[int, Operation] = {}
         self._next = 0
         self._marks = 0
-        self._pace_ms = rng.choice((300, 2000, 8000))
+        self.pace_ms = rng.choice((300, 2000, 8000))
 
     def start(self) -> None:
         self._connect()
-        self._line.after(self._rng.randrange(self._pace_ms), self._go_on)
+        self._line.after(self._rng.randrange(self.pace_ms), self._go_on)
 
     def ask(self, op: m.Operation, marks: tuple[str, ...] = ()) -> Operation:
         """Ask the hub; the operation that comes back tells what became of it."""
@@ -136,46 +139,50 @@ class FakeClient:
         if self.is_stopped:
             return
         self._want()
-        self._line.after(1 + self._rng.randrange(2 * self._pace_ms), self._go_on)
+        self._line.after(1 + self._rng.randrange(2 * self.pace_ms), self._go_on)
 
     def _want(self) -> None:
-        kind = self._rng.choices(list(WORK), list(WORK.values()))[0]
+        kind = self._rng.choices(KINDS, cum_weights=KINDS_UP_TO)[0]
         if kind is m.Submit:
             if len(self._known.live) < OPEN_TASKS_MAX:
                 self._submit()
             return
-        task = self._rng.choice(self._known.tasks) if self._known.tasks else 1
-        some = tuple(self._rng.sample(self._known.tasks, min(len(self._known.tasks), self._rng.randrange(3))))
-        ops: dict[type, m.Operation] = {
-            m.TaskCancel: m.TaskCancel(task=task),
-            m.TaskRetry: m.TaskRetry(task=task),
-            m.TaskHold: m.TaskHold(task=task),
-            m.TaskRelease: m.TaskRelease(task=task),
-            m.TaskWait: m.TaskWait(task=task, timeout_s=self._rng.choice((0.5, 5.0, 30.0))),
-            m.TaskGet: m.TaskGet(task=task),
-            m.DeadRetry: m.DeadRetry(tasks=some),
-            m.DeadPurge: m.DeadPurge(tasks=some),
-            m.QueuePause: self._pause(),
-            m.QueueLimit: m.QueueLimit(
-                key=self._rng.choice(LIMITED), number=self._rng.choice((None, 1, 1, 2))
-            ),
-            m.QueueWeight: m.QueueWeight(
-                key=f"submitter:{self._rng.choice(self._known.callers)}",
-                number=self._rng.choice((None, 1, 2, 3)),
-            ),
-            m.AgentCordon: m.AgentCordon(
-                agent=self._rng.choice(self._known.agents), cordoned=self._rng.random() < 0.4
-            ),
-            m.HostDrain: m.HostDrain(
-                host=self._rng.choice(self._known.hosts), draining=self._rng.random() < 0.4
-            ),
-            m.QueueStats: m.QueueStats(),
-            m.TaskList: m.TaskList(limit=20),
-            m.ConfigChange: self._change(),
-        }
-        self.ask(ops[kind])
+        op = self._operation(kind)
+        self.ask(op)
         if self._rng.random() < 0.05:
-            self.ask(ops[kind])  # the same twice, so that both may fall into one tick
+            self.ask(op)  # the same twice, so that both may fall into one tick
+
+    def _operation(self, kind: type) -> m.Operation:
+        """One of that kind, about something that is known."""
+        if kind in (m.TaskCancel, m.TaskRetry, m.TaskHold, m.TaskRelease, m.TaskGet):
+            return cast(m.Operation, kind(task=self._some_task()))
+        if kind in (m.DeadRetry, m.DeadPurge):
+            return cast(m.Operation, kind(tasks=self._some_tasks()))
+        choice = self._rng.choice
+        made: dict[type, Callable[[], m.Operation]] = {
+            m.TaskWait: lambda: m.TaskWait(task=self._some_task(), timeout_s=choice((0.5, 5.0, 30.0))),
+            m.QueuePause: self._pause,
+            m.QueueLimit: lambda: m.QueueLimit(key=choice(LIMITED), number=choice((None, 1, 1, 2))),
+            m.QueueWeight: lambda: m.QueueWeight(
+                key=f"submitter:{choice(self._known.callers)}", number=choice((None, 1, 2, 3))
+            ),
+            m.AgentCordon: lambda: m.AgentCordon(agent=choice(self._known.agents), cordoned=self._mostly_not()),
+            m.HostDrain: lambda: m.HostDrain(host=choice(self._known.hosts), draining=self._mostly_not()),
+            m.QueueStats: m.QueueStats,
+            m.TaskList: lambda: m.TaskList(limit=20),
+            m.ConfigChange: self._change,
+        }
+        return made[kind]()
+
+    def _some_task(self) -> int:
+        return self._rng.choice(self._known.tasks) if self._known.tasks else 1
+
+    def _some_tasks(self) -> tuple[int, ...]:
+        tasks = self._known.tasks
+        return tuple(self._rng.sample(tasks, min(len(tasks), self._rng.randrange(3))))
+
+    def _mostly_not(self) -> bool:
+        return self._rng.random() < 0.4
 
     def _pause(self) -> m.QueuePause:
         """Of everything, or of one key; more are taken back than set."""

@@ -388,12 +388,22 @@ MUTANTS: dict[str, Mutant] = {
 
 SEEDS_MAX = 120  # within so many runs a broken rule is noticed, or it counts as missed
 NOTICED_BY: dict[str, type[World]] = {"hello_forgets_what_runs": AliveWorld}
+# A seed that is known to notice goes first: what needs a rare meeting takes dozens of runs to come by.
+NOTICED_AT = {
+    "result_after_cancel_accepted": 10,
+    "turns_never_charged": 17,
+    "flipped_bits_go_unnoticed": 12,
+    "journal_not_applied": 13,
+    "limits_not_asked": 5,
+    "neighbours_of_a_poison_stay": 8,
+    "closed_windows_are_forgotten": 15,
+}
 
 
 def first_seed_that_notices(name: str) -> str:
     """What the first failing seed says while the rule is broken; that none failed, otherwise."""
     with MUTANTS[name]():
-        for seed in range(SEEDS_MAX):
+        for seed in sorted(range(SEEDS_MAX), key=lambda one: one != NOTICED_AT.get(name)):
             try:
                 simulate(seed, kind=NOTICED_BY.get(name, World))
             except SimulationFailed as failure:

@@ -36,6 +36,9 @@ SHARE_STARTS_MORE = (
     2  # of another submitter between two starts of one that waits, beyond what its weight gives
 )
 UNKNOWN_MS = 1 << 62
+_row = msgspec.msgpack.Decoder(TaskRow).decode
+_rule = msgspec.msgpack.Decoder(QueueRule).decode
+_spec = msgspec.msgpack.Decoder(TaskSpec).decode
 
 
 class Moments(NamedTuple):
@@ -54,6 +57,7 @@ class Deadlines:
     def __init__(self, line: Timeline) -> None:
         self._line = line
         self._moments: dict[int, Moments] = {}
+        self._bound: set[int] = set()  # tasks whose start or end has a moment
         self._began_ms: dict[int, int] = {}  # the time to live counts from here, monotonic
         self._held_ms: dict[int, int] = {}
         self._ended_ms: dict[int, int] = {}
@@ -82,6 +86,8 @@ class Deadlines:
         asked = (spec.not_before, spec.start_by, spec.complete_by)
         moments = [round(datetime.fromisoformat(text).timestamp() * 1000) if text else 0 for text in asked]
         self._moments[task] = Moments(*moments, ttl_ms=(spec.ttl_s or 0) * 1000)
+        if spec.start_by or spec.complete_by:
+            self._bound.add(task)
         self._began_ms[task] = self._line.now_ms
 
     def retried(self, task: int) -> None:
@@ -109,11 +115,11 @@ class Deadlines:
         """After the timers nothing that is still alive is past its end; what was tried or retried in this tick
         is judged when that is durable."""
         table = hub.tasks.table
-        for task, slot in table.slot_of.items():
-            moments = self._moments.get(task)
-            if moments is None or task in changed:
+        for task in self._bound - changed:
+            slot = table.slot_of.get(task)
+            if slot is None:
                 continue
-            state = table.state_of(slot)
+            moments, state = self._moments[task], table.state_of(slot)
             is_late = 0 < moments.complete_by <= now.wall_ms
             assert not is_late, f"task {task} is {state} after its complete_by {moments.complete_by}"
             if state not in OPEN_ATTEMPT and task in self._tried and moments.start_by <= now.wall_ms:
@@ -194,13 +200,13 @@ class Starts:
     def put(self, database: str, key: bytes, body: bytes | None) -> None:
         """A record that the core wants written, or one that is durable."""
         if database == "bodies" and body is not None:
-            self.specs[int.from_bytes(key, "big")] = msgspec.msgpack.decode(body, type=TaskSpec)
+            self.specs[int.from_bytes(key, "big")] = _spec(body)
         elif database == "limits":
-            self.rules[key] = msgspec.msgpack.decode(body, type=QueueRule) if body is not None else None
+            self.rules[key] = _rule(body) if body is not None else None
         elif database == "meta" and key == b"paused" and body is not None:
             self.is_paused = bool(int.from_bytes(body, "big"))
         elif database == "tasks" and body is not None:
-            row = msgspec.msgpack.decode(body, type=TaskRow)
+            row = _row(body)
             if row.state is State.completed and row.id not in self.completed:
                 self.completed.add(row.id)
                 self._completed_now.add(row.id)

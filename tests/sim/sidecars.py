@@ -32,6 +32,7 @@ from tests.sim.timeline import Act, Timeline
 Key = tuple[int, int]
 Outcome = Literal["completed", "failed", "interrupted", "cancelled"]
 RESEND_MS, RESEND_MS_MAX = 1000, 30_000
+DELIVER_EVERY_MS = 250
 HELLO_MS_MAX = 10_000  # a hello without an answer is said again after this
 RESTART_MS = (200, 3000, 25_000)
 WORK_MS_MAX = 20_000  # of a task without faults
@@ -96,6 +97,7 @@ class FakeSidecar:
         self._process = ""
         self._beat = self._hellos = 0
         self._heard_ms = 0
+        self._is_delivering = False
         self._pace_s = settings.queue.heartbeat_s
 
     @property
@@ -123,7 +125,8 @@ class FakeSidecar:
         self.disk.started = {}
         self._connect()
         self.later(self._beat_ms, self._heartbeat)
-        self.later(250, self._deliver)
+        self._is_delivering = False
+        self._has_results()
 
     def crash(self) -> None:
         """Power or process gone; the disk stays. A supervisor starts it again."""
@@ -309,7 +312,14 @@ class FakeSidecar:
                     self._send_result(key, entry)
                     entry.due_ms = self._line.now_ms + entry.wait_ms
                     entry.wait_ms = min(2 * entry.wait_ms, RESEND_MS_MAX)
-        self.later(250, self._deliver)
+        self._is_delivering = False
+        self._has_results()
+
+    def _has_results(self) -> None:
+        """Look at the outbox again while there is something in it."""
+        if self.disk.outbox and not self._is_delivering:
+            self._is_delivering = True
+            self.later(DELIVER_EVERY_MS, self._deliver)
 
     def _send_result(self, key: Key, entry: Entry, times: int = 1) -> None:
         result = m.Result(
@@ -392,6 +402,7 @@ class FakeSidecar:
 
     def _finish(self, key: Key, entry: Entry) -> None:
         self.disk.outbox.setdefault(key, entry)
+        self._has_results()
         self.disk.started.pop(key, None)
         self.runs.pop(key, None)
         if self._token:
@@ -406,6 +417,7 @@ class FakeSidecar:
             self.disk.outbox[key].due_ms = 0
         elif is_answered and key not in self.runs:
             self.disk.outbox[key] = Entry("cancelled")
+            self._has_results()
 
     def _killed(self, key: Key) -> None:
         if key in self.runs:
