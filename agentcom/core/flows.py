@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Iterator
 
 from agentcom.core.turns import LEFT_MAX, ORDER, SHARE_UNIT, Turns, TurnsPreview
 
@@ -170,13 +170,15 @@ class Preview:
         "_current",
         "_flows",
         "_gone",
+        "_only",
         "_shares",
+        "_walk",
         "_walks",
         "claim",
         "pool",
     )
 
-    def __init__(self, pool: Pool, count: int, gone: Container[int], closed: set[int]) -> None:
+    def __init__(self, pool: Pool, count: int, gone: Collection[int], closed: set[int]) -> None:
         self.pool = pool
         self._count = count
         self._gone = gone
@@ -187,8 +189,14 @@ class Preview:
             int, tuple[int, Iterator[int]]
         ] = {}  # by order of joining: next entry, those after it
         self._current: set[int] = set()  # the next entries of flows in `_walks`
-        self._ages = pool.oldest(count + 1)
-        self.claim = self._ages[0]
+        self._ages: list[int] = []
+        self._only = next(iter(pool.heads.values())) if len(pool.heads) == 1 else None
+        if self._only is not None:  # nobody shares the pool: its entries are the order
+            self._walk = self._entries(self._only)
+            self.claim = next(self._walk)
+        else:
+            self._ages = pool.oldest(count + 1)
+            self.claim = self._ages[0]
 
     def all(self) -> list[tuple[int, int]]:
         """Its first `count`, with their group."""
@@ -199,6 +207,9 @@ class Preview:
 
     def take(self) -> tuple[int, int]:
         """The next entry and its group."""
+        if self._only is not None:
+            entry, self.claim = self.claim, next(self._walk, 0)
+            return entry, self._only.number
         shares = self._shares
         if shares is None:
             shares = self._shares = TurnsPreview(self.pool.shares, self._count)
@@ -225,7 +236,7 @@ class Preview:
         order = flow.key & ORDER
         known = self._walks.get(order)
         if known is None:
-            walk = (entry for entry in flow.walk(self._closed) if entry not in self._gone)
+            walk = self._entries(flow)
             known = next(walk), walk
         entry, walk_on = known
         after = next(walk_on, 0)
@@ -235,6 +246,11 @@ class Preview:
             self._current.add(after)
             heapq.heappush(self._ages, after)
         return entry, after
+
+    def _entries(self, flow: Flow) -> Iterator[int]:
+        """Those that are queued, in order."""
+        walk, gone = flow.walk(self._closed), self._gone
+        return (entry for entry in walk if entry not in gone) if gone else iter(walk)
 
     def _stands(self, entry: int) -> bool:
         """Whether the entry is the next of a flow."""

@@ -289,6 +289,8 @@ class ReadyQueue:
 
 def _in_order(previews: list[tuple[int, int, Preview]], count: int) -> list[tuple[int, int]]:
     """Merge what pools would start: the lane with the oldest task, in it the pool whose turn it is."""
+    if len({lane for lane, _, _ in previews}) == 1:
+        return _in_turn([(key, preview) for _, key, preview in previews], count)
     turns: list[list[tuple[int, Preview]]] = [[] for _ in range(LANES)]
     claims: list[list[tuple[int, int, Preview]]] = [[] for _ in range(LANES)]
     for lane, key, preview in previews:
@@ -312,6 +314,22 @@ def _in_order(previews: list[tuple[int, int, Preview]], count: int) -> list[tupl
         if preview.claim and left[number]:
             heapq.heappush(turns[lane], (key + (SHARE_UNIT << ID_BITS), preview))
             heapq.heappush(claims[lane], (preview.claim, key, preview))
+
+
+def _in_turn(turns: list[tuple[int, Preview]], count: int) -> list[tuple[int, int]]:
+    """The same where all are of one lane: only turns decide."""
+    heapq.heapify(turns)
+    left = {preview.pool.number: count for _, preview in turns}
+    found: list[tuple[int, int]] = []
+    while turns:
+        key, preview = turns[0]
+        found.append(preview.take())
+        left[preview.pool.number] -= 1
+        if preview.claim and left[preview.pool.number]:
+            heapq.heapreplace(turns, (key + (SHARE_UNIT << ID_BITS), preview))
+        else:
+            heapq.heappop(turns)
+    return found
 
 
 def _oldest_lane(claims: list[list[tuple[int, int, Preview]]], left: dict[int, int]) -> int:
