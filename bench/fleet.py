@@ -70,9 +70,9 @@ def goals(rows: list[Row]) -> list[Goal]:
     """Per trace: the product's figures, and the best of the others as their ceiling."""
     found = []
     for seed in dict.fromkeys(row["seed"] for row in rows):
-        own = next(row for row in rows if row["seed"] == seed and row["policy"] == OWN)
+        own = next((row for row in rows if row["seed"] == seed and row["policy"] == OWN), None)
         others = [row for row in rows if row["seed"] == seed and row["policy"] != OWN]
-        if others:
+        if own is not None and others:
             makespan_s = min(row["makespan_s"] for row in others)
             wait_s = min(row["wait_mean_s"] for row in others)
             found.append(at_most(f"P13 makespan, seed {seed}, s", own["makespan_s"], makespan_s))

@@ -35,6 +35,7 @@ from agentcom.model import (
     RuleScope,
     State,
     TaskError,
+    TaskRow,
     Tier,
 )
 from agentcom.money import MICRO, BudgetRecord, LedgerRecord, SpentRecord, micro, shown
@@ -108,6 +109,14 @@ class Ledger:
             if error.code == CODE and table.state_of(table.slot_of[task]) is State.held:
                 self.waiting[task] = None
         self.changed = bool(self.waiting)
+
+    def back(self, row: TaskRow, found: Mapping[RecordKey, bytes]) -> None:
+        """An ended task is live again: its own budget still counts what it has cost before."""
+        if not row.budget:
+            return
+        places = [("ledger", key_u64x2(row.id, attempt)) for attempt in range(1, row.attempt + 1)]
+        bodies = [self._out.latest(place, found) for place in places]
+        self._tasks.table.paid[row.id] = sum(_record(body).amount for body in bodies if body is not None)
 
     @property
     def is_used(self) -> bool:

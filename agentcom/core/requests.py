@@ -178,6 +178,7 @@ class Requests:
         spec = self._spec(record.id, found)
         assert spec is not None, f"task {record.id} has a row and no body"
         self._hub.tasks.retry(record, spec, now, caller.name)
+        self._hub.ledger.back(record, found)
 
     def _spec(self, task: int, found: Found) -> TaskSpec | None:
         body = self._out.latest(("bodies", key_u64(task)), found)

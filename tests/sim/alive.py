@@ -25,6 +25,7 @@ TROUBLES = ("resets", "latency", "blocked")
 class AliveWorld(World):
     """One such run, with the settings that a hub has by default."""
 
+    money_share = 0.0
     check_every, equality_every = 397, 797  # ticks: an hour has ten thousand, and hundreds of tasks
 
     def __init__(self, seed: int, safety_ms: int | None = None, shows: bool = False) -> None:

@@ -18,6 +18,9 @@ SOMETIMES = (
     "pace_told", "refused_dependency_failed", "refused_has_dependants", "settings_changed",
     "dead_stalled", "ran_alone", "retired_by_age", "retired_one_too_many",
     "stalled_taken_back", "submitters_took_turns", "window_opened_again", "worker_got_stuck",
+    # money
+    "budget_had_room", "budget_set", "budget_set_below_what_was_booked", "held_for_a_budget",
+    "held_for_its_own_budget", "settled_as_said", "settled_by_all_it_was_given", "settled_late", "settled_unused",
     # how attempts end
     "attempt_cancelled", "attempt_completed", "attempt_declined", "attempt_failed", "attempt_interrupted",
     "attempt_lost", "attempt_unaccepted", "assignment_ignored", "assignment_unaccepted", "late_accept_refused",

@@ -32,6 +32,7 @@ from agentcom.core.hub import Hub
 from agentcom.model import FINAL, OPEN_ATTEMPT, AttemptRecord, FailureClass, Route, State, TaskRow, TaskSpec
 from agentcom.store.base import Batch, Store
 from tests.sim.equality import LEASE_MS_MAX, check_core, check_same_after_restart
+from tests.sim.money import Money
 from tests.sim.rules import Deadlines, Progress, Shares, Starts, Windows, check_alone
 from tests.sim.timeline import Timeline
 
@@ -83,6 +84,7 @@ class Checker:
         self.progress = Progress(line, self.starts)
         self.windows = Windows(line)
         self.shares = Shares(line, self.starts, self.deadlines.was_tried)
+        self.money = Money(line, self.starts.specs, self.attempts, self.rows)
         self.running: Callable[[], Hub]
         self.is_running: Callable[[Key], bool] = lambda _key: False
         self._line, self._settings = line, settings
@@ -146,9 +148,9 @@ class Checker:
 
     def came_through(self, batch: Batch) -> None:
         """The batch of a process that ended in its commit is stored after all."""
-        self.deadlines.is_told_late = True
+        self.deadlines.is_told_late = self.money.is_told_late = True
         self.committed(batch)
-        self.deadlines.is_told_late = False
+        self.deadlines.is_told_late = self.money.is_told_late = False
         self.deadlines.unsure(int.from_bytes(key, "big") for database, key, _ in batch if database == "tasks")
 
     def forget_tick(self) -> None:
@@ -237,6 +239,8 @@ class Checker:
                     self.windows.hello(name_of(key))
                     self._verdicts(welcome, now)
             case m.Result():
+                if message.result is not None and self._holders.get((message.task, message.attempt)) == name_of(key):
+                    self.money.said((message.task, message.attempt), message.result.cost_usd)
                 for ack in (s for s in sent if isinstance(s, m.ResultAck)):
                     self._line.reach(f"result_{ack.verdict}")
                     if ack.verdict == "accepted":
@@ -376,6 +380,7 @@ class Checker:
                 touched.append(task)
         self._check_agents(touched)
         self._check_accepted(touched)
+        self.money.committed(changes)
         self.retried |= self._retries
         self.forget_tick()
 
@@ -572,7 +577,9 @@ class Checker:
         """Leases that should have ended; now and then the core against itself and against the store."""
         if self.ticks % 5 == 0 and drained:
             self._overdue(now)
+            self.money.look(hub, self._awake_ms(now))
         if self.ticks % self._check_every == 0:
+            self.money.compare(hub)
             check_core(hub, now)
         if self.ticks % self._equality_every == 0:
             self._line.reach("restart_compared")
@@ -580,6 +587,8 @@ class Checker:
 
     def run_ended(self, hub: Hub, store: Store, now: Now) -> None:
         """The last word, whatever ticks were looked at."""
+        self.money.ended()
+        self.money.compare(hub)
         check_core(hub, now)
         check_same_after_restart(hub, store, self._settings, now)
 

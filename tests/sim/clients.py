@@ -121,6 +121,7 @@ class FakeClient:
         self._next = 0
         self._marks = 0
         self.pace_ms = rng.choice((300, 2000, 8000))
+        self.own_usd: Callable[[], float | None] = lambda: None  # the budget of a task
 
     def start(self) -> None:
         self._connect()
@@ -244,6 +245,7 @@ class FakeClient:
             start_by=self._soon(8) if is_bound and draw < 0.6 else None,
             complete_by=self._soon(12) if is_bound and draw > 0.4 else None,
             ttl_s=self._rng.choice((30, 300)) if has_ttl and self._known.gives_times else None,
+            budget_usd=self.own_usd() if kind == "cloud" else None,
         )
 
     def _depends_on(self, before: int) -> tuple[int, ...]:

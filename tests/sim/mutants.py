@@ -25,6 +25,7 @@ from agentcom.core.deadlines import TermClock
 from agentcom.core.effects import RecordKey, key_u64
 from agentcom.core.gates import Gates
 from agentcom.core.lanes import Turns
+from agentcom.core.ledger import Ledger
 from agentcom.core.requests import Requests
 from agentcom.core.tasks import OPEN, Tasks
 from agentcom.core.waiting import Waiting
@@ -352,6 +353,54 @@ def closed_windows_are_forgotten() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def reservations_are_lost_at_a_start() -> Iterator[None]:
+    load = Ledger.load
+
+    def forgetful(self: Ledger, budgets: Any, records: Any, carried: Any) -> None:
+        load(self, budgets, [record for record in records if record.settled is not None], carried)
+
+    with _patched(Ledger, "load", forgetful):
+        yield
+
+
+@contextlib.contextmanager
+def payments_are_booked_twice() -> Iterator[None]:
+    reserve = Ledger.reserve
+
+    def generous(self: Ledger, slot: int, attempt: int, *rest: Any) -> float | None:
+        given = reserve(self, slot, attempt, *rest)
+        record = self.open[self._tasks.table.id[slot], attempt]
+        self.sums.count(record, record.reserved)
+        return given
+
+    with _patched(Ledger, "reserve", generous):
+        yield
+
+
+@contextlib.contextmanager
+def budgets_of_submitters_are_not_asked() -> Iterator[None]:
+    scopes = Ledger._scopes
+    with _patched(Ledger, "_scopes", lambda self, slot: scopes(self, slot)[:-1]):
+        yield
+
+
+@contextlib.contextmanager
+def held_for_a_budget_for_ever() -> Iterator[None]:
+    def idle(self: Ledger, _now: Now) -> bool:
+        self.changed = False
+        return False
+
+    with _patched(Ledger, "turn", idle):
+        yield
+
+
+@contextlib.contextmanager
+def retried_tasks_have_paid_nothing() -> Iterator[None]:
+    with _patched(Ledger, "back", lambda _self, _row, _found: None):
+        yield
+
+
 MUTANTS: dict[str, Mutant] = {
     made.__name__: made
     for made in (
@@ -382,6 +431,11 @@ MUTANTS: dict[str, Mutant] = {
         stalled_workers_are_left,
         neighbours_of_a_poison_stay,
         closed_windows_are_forgotten,
+        reservations_are_lost_at_a_start,
+        payments_are_booked_twice,
+        budgets_of_submitters_are_not_asked,
+        held_for_a_budget_for_ever,
+        retried_tasks_have_paid_nothing,
     )
 }
 
@@ -390,13 +444,15 @@ SEEDS_MAX = 120  # within so many runs a broken rule is noticed, or it counts as
 NOTICED_BY: dict[str, type[World]] = {"hello_forgets_what_runs": AliveWorld}
 # A seed that is known to notice goes first: what needs a rare meeting takes dozens of runs to come by.
 NOTICED_AT = {
-    "result_after_cancel_accepted": 10,
+    "result_after_cancel_accepted": 12,
     "turns_never_charged": 17,
     "flipped_bits_go_unnoticed": 12,
     "journal_not_applied": 13,
-    "limits_not_asked": 5,
+    "limits_not_asked": 11,
     "neighbours_of_a_poison_stay": 8,
     "closed_windows_are_forgotten": 15,
+    "held_for_a_budget_for_ever": 2,
+    "retried_tasks_have_paid_nothing": 8,
 }
 
 

@@ -8,9 +8,10 @@ Beyond it: it crashes, freezes past its lease and goes on, says things twice, an
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import msgspec
 from msgspec import Struct
 
 from agentcom import limits
@@ -26,6 +27,7 @@ from agentcom.model import (
     TaskError,
     TaskResult,
 )
+from tests.sim.money import Purse
 from tests.sim.network import Link, Network
 from tests.sim.timeline import Act, Timeline
 
@@ -68,6 +70,8 @@ class Run:
     is_accepted: bool = False
     progress: int = 0
     is_stuck: bool = False
+    is_paid: bool = False
+    given_usd: float | None = None
 
 
 @dataclass
@@ -99,6 +103,7 @@ class FakeSidecar:
         self._heard_ms = 0
         self._is_delivering = False
         self._pace_s = settings.queue.heartbeat_s
+        self.purse: Purse | None = None
 
     @property
     def is_quiet(self) -> bool:
@@ -350,7 +355,8 @@ class FakeSidecar:
         if draw > 0.97 or any(run.agent == assign.agent for run in self.runs.values()):
             self._decline(assign)
             return
-        self.runs[key] = Run(assign.agent, nature)
+        is_paid = assign.route.backend is Backend.claude
+        self.runs[key] = Run(assign.agent, nature, is_paid=is_paid, given_usd=assign.budget_usd)
         self.later(self._rng.choice((1, 5, 30)), lambda: self._accept(key))
 
     def _decline(self, assign: m.Assign) -> None:
@@ -386,7 +392,16 @@ class FakeSidecar:
             self._line.reach("poison_killed_its_sidecar")
             self.crash()
             return
-        self._finish(key, self._entry(run.nature))
+        self._finish(key, self._billed(run, self._entry(run.nature)))
+
+    def _billed(self, run: Run, entry: Entry) -> Entry:
+        """With what a paid attempt has cost; that of a failed one is not always told."""
+        purse = self.purse
+        if purse is None or not run.is_paid or not (entry.result or purse.says()):
+            return entry
+        cost_usd = purse.spent_usd(run.given_usd)
+        result = entry.result or TaskResult(status=ResultStatus.partial_pass, backend=Backend.claude, model="none")
+        return replace(entry, result=msgspec.structs.replace(result, cost_usd=cost_usd))
 
     def _entry(self, nature: str) -> Entry:
         """What a task of this nature comes to; what is not the task's own fault ends with the faults."""
@@ -435,7 +450,7 @@ class FakeSidecar:
         if own in self.runs and self._rng.random() < 0.5:
             task, attempt = own[0], own[1] + self._rng.choice((-1, 1))
         result = TaskResult(
-            status=ResultStatus.unchecked, backend=Backend.shell, model="none", output="a lie"
+            status=ResultStatus.unchecked, backend=Backend.shell, model="none", output="a lie", cost_usd=0.01
         )
         self._line.reach("sidecar_lied")
         message = self._rng.choice(

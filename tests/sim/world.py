@@ -23,6 +23,8 @@ from tests.sim.checker import PERSON_RETRIES, Checker, key_of
 from tests.sim.clients import CHANGED, LIMITED, REPOS, FakeClient, Known
 from tests.sim.disk import SimDisk
 from tests.sim.history import check_end
+from tests.sim.money import CODE as BUDGET
+from tests.sim.money import OWN_TOLD, Purse, Treasurer
 from tests.sim.network import KEEPALIVE_MS, Network
 from tests.sim.shell import KILL_POINTS, HubShell
 from tests.sim.sidecars import HANG_MS_MAX, RESTART_MS, WORK_MS_MAX, FakeSidecar
@@ -64,6 +66,7 @@ class World:
     """
 
     check_every, equality_every = 97, 149
+    money_share = 0.5  # of the seeds have budgets
 
     def __init__(
         self,
@@ -86,9 +89,12 @@ class World:
         )
         self.checker.running = lambda: self.hub.hub
         self.known = Known(self.checker.live, has_poison=self.rng.random() < 0.7)
+        self.treasurer: Treasurer | None = None
         self.safety_ms = safety_ms or self.rng.choice((60_000, 180_000, 400_000))
         self.sidecars = self._make_sidecars()
         self.clients = self._make_clients()
+        if only is None and self.has_money:
+            self._set_up_money()
         self._faults = self._choose_faults(only)
         self._helps = 0
         self.checker.is_running = lambda key: any(sidecar.is_running(key) for sidecar in self.sidecars)
@@ -184,6 +190,21 @@ class World:
             self.known.callers.append(name)
             made.append(client)
         return made
+
+    @property
+    def has_money(self) -> bool:
+        return self._stream("money").random() < self.money_share
+
+    def _set_up_money(self) -> None:
+        """Somebody sets budgets, tasks have some of their own, and hosts say what paid work has cost."""
+        self.treasurer = Treasurer(
+            "treasurer", key_of("treasurer"), self.line, self.network, self.known, self._stream("treasurer")
+        )
+        for one in self.sidecars:
+            one.purse = Purse(self._stream(f"purse of {one.name}"))
+        for client in self.clients:
+            client.own_usd = Purse(self._stream(f"purse of {client.name}")).own_usd
+        self.clients.append(self.treasurer)
 
     def _enrol(self) -> None:
         """The keys of all, in the store from the start."""
@@ -281,8 +302,9 @@ class World:
             self._let_go_on()
         self._helps += 1
         for row in [self.checker.rows[task] for task in sorted(self.checker.live)]:
-            if row.state is State.held:
-                is_lost = self._waits_in_vain(row.id)
+            is_for_the_ledger = row.error_code == BUDGET and not OWN_TOLD.match(row.error_message)
+            if row.state is State.held and not is_for_the_ledger:
+                is_lost = self._waits_in_vain(row.id) or row.error_code == BUDGET
                 self.clients[0].ask(m.TaskCancel(task=row.id) if is_lost else m.TaskRelease(task=row.id))
         self.line.after(HELP_EVERY_MS, self._help)
 
@@ -302,6 +324,8 @@ class World:
             person.ask(m.HostDrain(host=host, draining=False))
         for agent in self.known.agents:
             person.ask(m.AgentCordon(agent=agent, cordoned=False))
+        if self.treasurer is not None:
+            self.treasurer.let_go()
 
     def _waits_in_vain(self, task: int) -> bool:
         """For a task that has ended without completing."""

@@ -159,6 +159,24 @@ def test_a_tasks_own_budget_is_for_all_its_attempts(rig: Rig) -> None:
 # --- what is not known ----------------------------------------------------------------------------------
 
 
+def test_a_task_that_is_retried_by_a_person_has_spent_what_it_has_spent(rig: Rig) -> None:
+    box = cloud(rig)
+    budget(rig, "all", 100)
+    task = rig.admin.submit(complex_task(budget_usd=3))
+    assign = box.take()
+    rig.admin.ask(m.TaskCancel(task=task))
+    box.report(box.ended(assign, "cancelled", result=result(cost_usd=1.5, backend=Backend.claude)))
+    rig.admin.ask(m.TaskRetry(task=task))
+    again = box.take()
+    assert again.budget_usd == 1.5
+    rig.admin.ask(m.TaskCancel(task=task))
+    box.report(box.ended(again, "cancelled"))
+    rig.admin.ask(m.DeadRetry(tasks=(task,)))
+    rig.tick()
+    assert "its own budget is spent: 3.00 of 3.00 USD" in rig.admin.task(task)["error"]["message"]
+    assert rig.twin().tasks.table.paid == rig.hub.tasks.table.paid == {task: 3 * MICRO}
+
+
 def test_a_lost_worker_counts_as_all_that_it_was_given_until_its_late_result(rig: Rig) -> None:
     box = cloud(rig)
     budget(rig, "all", 10)
