@@ -1,9 +1,8 @@
 """What a hub does for its store beside the tick: each turn is a bounded slice that changes no task.
 
-The journal is synced once a second, records are verified slice by slice, stale readers of the file are cleared each
+The store takes what the journal has, records are verified slice by slice, stale readers of the file are cleared each
 minute, backups are made and verified in child processes on a schedule. What is wrong and lasts is an alarm. An
-error at the disk while the journal is synced ends the hub: what was acknowledged is in the store, and nothing
-further may be.
+error at the disk in that ends the hub: what was acknowledged is in the journal, and nothing further may be.
 """
 
 from __future__ import annotations
@@ -33,7 +32,8 @@ from agentcom.store.compact import CompactionRun, remove_leftovers
 from agentcom.store.scrub import Scrubber
 from agentcom.store.start import OpenedStore
 
-SYNC_MS: Final = 1000
+SYNC_MS: Final = 1000  # for batches that the store took at once, without a flush of the journal
+SETTLE_MS: Final = 500  # for so long the journal alone has a batch
 SCRUB_MS: Final = 50
 MINUTE_MS: Final = 60_000
 FIRST_BACKUP_S: Final = 600  # of a home that has none
@@ -62,7 +62,7 @@ class Upkeep:
         self._events: list[Told] = [
             ("store_uncertain", {"text": text}) for text in opened.report.uncertain[:UNCERTAIN_TOLD]
         ]
-        self._synced_ms = self._scrubbed_ms = self._minute_ms = 0
+        self._synced_ms = self._settled_ms = self._scrubbed_ms = self._minute_ms = 0
         self._backups: list[Backup] = []
         self._look_at_backups()
         self._last_error = ""
@@ -78,6 +78,9 @@ class Upkeep:
         if now.mono_ms - self._synced_ms >= SYNC_MS:
             self._synced_ms = now.mono_ms
             self.opened.journal.sync()
+        if now.mono_ms - self._settled_ms >= SETTLE_MS:
+            self._settled_ms = now.mono_ms
+            self.opened.journaled.settle()
         if now.mono_ms - self._scrubbed_ms >= SCRUB_MS:
             self._scrubbed_ms = now.mono_ms
             self._scrub(now)
@@ -190,6 +193,7 @@ class Upkeep:
 
     def _back_up(self, now: Now, *, by_itself: bool = False) -> Chore:
         paths, keep = self.opened.paths, self.settings.backups.keep
+        self.opened.journaled.settle()  # what is acknowledged now is in it
         begin = partial(BackupRun, paths.store, paths.backups, keep)
         return self._chores.start("backup", begin, self._backed_up_to, now, by_itself=by_itself)
 
@@ -247,7 +251,7 @@ class Upkeep:
         is_needed = (self.opened.needs_backup or bool(self._damaged)) and may_now
         if is_needed or is_due:
             self._backup_due_ms = now.mono_ms + max(every_ms, NEEDED_AGAIN_S * 1000)
-            if is_needed or self.opened.store.sequence > self._backed_up:
+            if is_needed or self.opened.journaled.sequence > self._backed_up:
                 self._begin(now)
         else:
             self._compact_if_worth_it(now)
@@ -347,7 +351,7 @@ class Upkeep:
 
     def _overdue(self, now: Now) -> str:
         every_s, newest = self.settings.backups.every_s, self._newest
-        if not every_s or newest is None or self.opened.store.sequence == self._backed_up:
+        if not every_s or newest is None or self.opened.journaled.sequence == self._backed_up:
             return ""
         age_s = now.wall_ms / 1000 - _seconds(newest.time)
         return f"the newest backup is {age_s / 3600:.1f} h old" if age_s > OVERDUE * every_s + AGAIN_S else ""

@@ -141,13 +141,13 @@ class Station:
         time.sleep(idle_s)
         idle_ns = gauges.main_thread_ns(pid) - idle_ns
         self.pause(False)
-        ticks, cpu_ns, begun = gauges.commits(store), gauges.main_thread_ns(pid), time.monotonic()
+        ticks, cpu_ns, begun = gauges.batches(store), gauges.main_thread_ns(pid), time.monotonic()
         finished, unanswered = self._work(run_s)
         took_s = time.monotonic() - begun
         turn = Turn(
             per_s=finished / took_s,
             cpu_us=(gauges.main_thread_ns(pid) - cpu_ns) / 1000 / max(finished, 1),
-            ticks_per_s=(gauges.commits(store) - ticks) / took_s,
+            ticks_per_s=(gauges.batches(store) - ticks) / took_s,
             idle_ms_per_s=idle_ns / 1e6 / idle_s,
             fdatasync_us=sync_us,
         )

@@ -2,8 +2,8 @@
 
 A flush is a call of fdatasync, fsync, msync or sync_file_range, and a write to a file that was opened with
 O_DSYNC or O_SYNC: LMDB writes its head that way, so that the calls by name are only half of the truth.
-Tracing slows a process down, which makes its batches larger: the count is therefore used per commit, and the
-commits of turns without it are counted in the store's file.
+Tracing slows a process down, which makes its batches larger: the count only shows whether there are as many as by
+design, and those of turns without it are counted in the hub's own files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Final
 
 FLUSHES_BY_NAME: Final = ("fdatasync", "fsync", "msync", "sync_file_range")
 WRITES: Final = ("pwrite64", "pwritev", "write", "writev")
-PER_COMMIT: Final = 2.0  # of LMDB: the pages, then the head that makes them count
 STOP_S_MAX: Final = 5
 _CALL: Final = re.compile(r"^(?:\d+ +)?(\w+)\((\d+)")
 

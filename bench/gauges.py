@@ -17,10 +17,13 @@ from typing import Final
 import lmdb
 import psutil
 
+from agentcom.store.journal import reached_of
+
 SYNCS: Final = 15
 SYNC_BYTES: Final = 4096
 COMMITS: Final = 30
 KEYS: Final = 1000  # of a gauge's file, which then stays small
+FLUSHES_PER_TRANSACTION: Final = 2  # of LMDB: the pages, then the head that makes them count
 ENGINE: Final = 0  # LMDB 0.9, as in the hub's store
 
 
@@ -65,12 +68,18 @@ def lmdb_commit_us(folder: Path) -> float:
         return statistics.median(gauge.once_us() for _ in range(COMMITS))
 
 
-def commits(store: Path) -> int:
-    """How many transactions the store in this folder has committed so far; its process may be at work on it.
-    The number of its last one, out of the file's own head: no lock is taken and no record is read."""
+def batches(store: Path) -> int:
+    """How many batches the hub of the store in this folder has committed so far: a flush of the journal each."""
+    return reached_of(store / "journal")
+
+
+def flushes(store: Path) -> int:
+    """How often it made the disk keep what was written, by design: for each batch, and for each of the store's own
+    transactions, of which there are two in a second. The number of the last one is out of the file's head: no lock is
+    taken and no record is read."""
     environment = lmdb.open(str(store), readonly=True, lock=False, lib_version=ENGINE)
     try:
-        return int(environment.info()["last_txnid"])
+        return batches(store) + FLUSHES_PER_TRANSACTION * int(environment.info()["last_txnid"])
     finally:
         environment.close()
 

@@ -79,9 +79,9 @@ class Row(TypedDict):
 
 
 class FlushCount(TypedDict):
-    """Flushes of the disk in one commit of the hub, and how they were counted."""
+    """Flushes of the disk, as a share of those that there should be by design, and how they were counted."""
 
-    per_commit: float
+    of_design: float
     how: str
 
 
@@ -106,7 +106,7 @@ class Turn(NamedTuple):
 
     ran: Ran
     cpu_us: float
-    commits: float | None  # for each answer
+    flushes: float | None  # for each answer, by design
     fdatasync_us: float
     lmdb_commit_us: float
 
@@ -300,7 +300,7 @@ def measure(folder: Path, plan: Plan) -> tuple[list[Row], Pairs | None, FlushCou
         pairs = pairs_of(runners, folder, plan.run_s)
         counted = count_flushes(runners, folder, min(FLUSH_S, plan.run_s))
     rows = [
-        _row(impl, n, found, turns.get((n, "echo")), counted["per_commit"])
+        _row(impl, n, found, turns.get((n, "echo")), counted["of_design"])
         for (n, impl), found in turns.items()
     ]
     return rows, pairs, counted
@@ -308,13 +308,13 @@ def measure(folder: Path, plan: Plan) -> tuple[list[Row], Pairs | None, FlushCou
 
 def turn_of(runner: Runner, folder: Path, in_flight: int, run_s: float) -> Turn:
     sync_us, commit_us = gauges.fdatasync_us(folder), gauges.lmdb_commit_us(folder)
-    commits = None if runner.store is None else gauges.commits(runner.store)
+    flushed = None if runner.store is None else gauges.flushes(runner.store)
     cpu_ns = gauges.main_thread_ns(runner.pid)
     ran = runner.run(in_flight, run_s)
     cpu_us = (gauges.main_thread_ns(runner.pid) - cpu_ns) / 1000 / len(ran.took_ns)
     made = None
-    if runner.store is not None and commits is not None:
-        made = (gauges.commits(runner.store) - commits) / len(ran.took_ns)
+    if runner.store is not None and flushed is not None:
+        made = (gauges.flushes(runner.store) - flushed) / len(ran.took_ns)
     return Turn(ran, cpu_us, made, sync_us, commit_us)
 
 
@@ -335,24 +335,24 @@ def pairs_of(runners: dict[str, Runner], folder: Path, run_s: float) -> Pairs | 
 
 
 def count_flushes(runners: dict[str, Runner], folder: Path, run_s: float) -> FlushCount:
-    """By strace, in a turn of its own; what LMDB is known for, without it."""
-    by_design = FlushCount(per_commit=flushes.PER_COMMIT, how="two for each LMDB commit; no strace here")
+    """By strace, in a turn of its own."""
+    by_design = FlushCount(of_design=1.0, how="by design: one for a batch, two for a commit of LMDB; no strace here")
     runner = next((each for each in runners.values() if each.store is not None), None)
     if runner is None or runner.store is None or not flushes.available():
         return by_design
-    commits = gauges.commits(runner.store)
+    flushed = gauges.flushes(runner.store)
     with flushes.flushes_of(runner.pid, folder) as found:
         runner.run(FLUSH_IN_FLIGHT, run_s)
-    made = gauges.commits(runner.store) - commits
-    return FlushCount(per_commit=round(found.count / made, 3), how=f"strace, over {made} commits")
+    made = gauges.flushes(runner.store) - flushed
+    return FlushCount(of_design=round(found.count / made, 3), how=f"strace, over {made}")
 
 
 def _row(
-    impl: str, in_flight: int, turns: list[Turn], echo: list[Turn] | None, flushes_per_commit: float
+    impl: str, in_flight: int, turns: list[Turn], echo: list[Turn] | None, flushes_of_design: float
 ) -> Row:
     took_ns = sorted(ns for turn in turns for ns in turn.ran.took_ns)
     start_ns = sorted(ns for turn in turns for ns in turn.ran.start_ns)
-    commits = [turn.commits for turn in turns if turn.commits is not None]
+    flushed = [turn.flushes for turn in turns if turn.flushes is not None]
     ratio = None
     if echo is not None:
         ratios = [mine.ran.per_s / bare.ran.per_s for mine, bare in zip(turns, echo, strict=True)]
@@ -363,7 +363,7 @@ def _row(
         per_s=round(statistics.median(turn.ran.per_s for turn in turns)),
         ratio_to_echo=ratio,
         cpu_us=round(statistics.median(turn.cpu_us for turn in turns), 2),
-        flushes=round(statistics.median(commits) * flushes_per_commit, 4) if commits else None,
+        flushes=round(statistics.median(flushed) * flushes_of_design, 4) if flushed else None,
         start_p50_us=round(start_ns[len(start_ns) // 2] / 1000) if start_ns else None,
         p50_us=round(took_ns[len(took_ns) // 2] / 1000),
         p99_us=round(took_ns[min(len(took_ns) - 1, len(took_ns) * 99 // 100)] / 1000),
@@ -463,7 +463,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(told(found["goals"]))
     if pairs is not None:
         print(f"one task, then one commit: {pairs}")
-    print(f"flushes in a commit: {counted['per_commit']:g} ({counted['how']})")
+    print(f"flushes, of those by design: {counted['of_design']:g} ({counted['how']})")
     print(f"\nmachine: {machine()}\ncommit: {commit()}")
     if options.profile is not None:
         print_profile(options.profile)

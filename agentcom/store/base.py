@@ -8,7 +8,7 @@ one thread of one process.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Final, Protocol, TypedDict
 
@@ -19,6 +19,7 @@ UNDER_ROWS: Final = 64  # the same where rows are as large as results
 PAGE_ROWS: Final = 1000  # rows that `pages` takes from the store at a time: bounds its memory
 
 Row = tuple[bytes, bytes]
+_NO_ROWS: Final[Mapping[bytes, bytes | None]] = {}
 
 
 class Database(StrEnum):
@@ -86,6 +87,19 @@ class Batch:
         if prefix in heads:
             for key in [key for key in rows if key.startswith(prefix)]:
                 rows[key] = None
+
+    def merge(self, other: Batch) -> None:
+        """Add all of another batch, whose word is the last. O(rows)."""
+        for database, rows in other._rows.items():
+            mine = self._rows.get(database)
+            if mine is None:
+                self._rows[database] = rows.copy()
+            else:
+                mine.update(rows)
+
+    def rows(self, database: str) -> Mapping[bytes, bytes | None]:
+        """What it says of one database, in the order in which the keys came; None for a delete."""
+        return self._rows.get(database, _NO_ROWS)
 
     def deleted(self, database: str) -> None:
         """Deletes were added under prefixes that are done with: what is known of the others still holds."""

@@ -57,7 +57,7 @@ class CompactionRun:
         self._opened = opened
         self._place = opened.paths.store
         self._building = self._place / _BUILDING
-        used_bytes = opened.store.stats()["used_bytes"]
+        used_bytes = opened.journaled.stats()["used_bytes"]
         if not has_room(self._place, int(used_bytes * _SPARE)):
             raise StoreFull(f"no room beside {self._place} for a copy of {used_bytes} bytes; free disk space")
         shutil.rmtree(self._building, ignore_errors=True)
@@ -104,7 +104,7 @@ class CompactionRun:
 
     def _follow(self) -> bool:
         assert self._copy is not None
-        missing = self._opened.store.sequence - self._copy.sequence
+        missing = self._opened.journaled.sequence - self._copy.sequence
         if missing <= LAST_BATCHES and missing * self._slowest_s < STOP_S_MAX / 2:
             self._change_places(self._copy)
             return True
@@ -127,13 +127,15 @@ class CompactionRun:
             self._opened.journal.rotate()
             done = bring_forward(copy, islice(self._replay, count))
         missing = self._replay.missing if self._replay is not None else ""
-        if missing or (not done and copy.sequence < self._opened.store.sequence):
+        if missing or (not done and copy.sequence < self._opened.journaled.sequence):
             raise StoreError(f"the copy cannot follow the store: {missing or 'the journal ends before it'}")
         return done
 
     def _change_places(self, copy: LmdbStore) -> None:
         begun = time.monotonic()
         file, old = self._place / DATA_FILE, self._place / _OLD
+        if not self._opened.journaled.settle():
+            raise StoreFull(f"no room in {self._place} for the last batches; free disk space, or raise hub.map_gib")
         before_bytes = file.stat().st_size
         while copy.sequence < self._opened.store.sequence:
             self._bring_forward(copy, LAST_BATCHES)

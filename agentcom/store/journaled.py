@@ -1,66 +1,158 @@
 """A store whose every commit is written to its journal first: what the hub commits through.
 
-Implements Store, so nothing that uses one has to know. The two carry the same sequence numbers; a commit that
-fails is taken out of the journal again.
+Implements Store, so nothing that uses one has to know. With `behind_bytes` a batch is durable by the journal alone,
+one flush for each, and the store below takes many of them in one commit of its own, later: by `settle`, or with the
+batch that would make it more bytes than that. What waits lies over the store, so that a read sees every batch that
+was committed. A start applies what the journal has beyond the store, as it does after any stop.
+
+Where the store below is nearly full, or finds no room for what waits, each batch has to be taken by it before it
+counts, with all that waits; a commit that fails then is taken out of the journal again. So it is, too, without
+`behind_bytes`. What waits is never lost by that: it stays here and in the journal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
+from typing import Final, Protocol
 
-from agentcom.errors import StoreError, StoreFull
-from agentcom.store.base import Batch, Row, Store, StoreStats
+from agentcom.errors import StoreDamaged, StoreError, StoreFull
+from agentcom.store.base import Batch, Row, Store, StoreStats, require_next
 from agentcom.store.journal import Journal
+
+ROOM_TIMES: Final = 4  # so many times the bytes that may wait have to find room: pages are copied
+
+
+class Follower(Store, Protocol):
+    """A store that can take several batches at once."""
+
+    def bring_forward(self, batch: Batch, sequence: int) -> None:
+        """Commit in one what several batches changed, up to and with batch `sequence`."""
+
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether it could take so much more now, and is far from being full."""
 
 
 class JournaledStore:
-    """Implements Store over another one. `close` closes the store under it, not the journal.
+    """Implements Store over another one. `close` settles, and closes the store under it, not the journal.
 
     `may_skip_journal` is for degraded mode: while the disk has no room for the journal, batches that the store
     can still take (completions, cancels, deletes) go on without it, which leaves a hole for a backup to close.
     """
 
-    def __init__(self, store: Store, journal: Journal) -> None:
+    def __init__(self, store: Follower, journal: Journal, behind_bytes: int = 0) -> None:
         self._store = store
         self.journal = journal
         self.may_skip_journal = False
+        self._behind_bytes = behind_bytes
+        self._look_for_room()
+        self._waiting = Batch()
+        self._waiting_bytes = 0
+        self._last = 0  # the last batch of those that wait
+        self._looked: dict[str, tuple[int, int]] = {}  # by database: waiting keys looked up, and how many it has
 
     @property
     def sequence(self) -> int:
-        return self._store.sequence
+        below = self._store.sequence
+        return self._last if self._waiting_bytes else below
 
     @property
     def writable(self) -> bool:
-        return self._store.writable
+        return self._store.writable and self.journal.is_usable
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of batches that are committed and that the store below does not have yet."""
+        return self._waiting_bytes
 
     def commit(self, batch: Batch, sequence: int) -> None:
-        """Journal, then store. After any error the journal holds nothing of the batch."""
-        if sequence != self._store.sequence + 1 or not self._store.writable:
+        """Journal, then store, now or later. After an error that leaves it writable the journal holds nothing of the
+        batch."""
+        if not self._store.writable:
             self._store.commit(batch, sequence)  # refuses, with its own words
+        require_next(sequence, self.sequence, str(self.journal.folder.parent))
         try:
             self.journal.append(batch, sequence)
         except StoreFull:
             if not self.may_skip_journal:
                 raise
-            self._store.commit(batch, sequence)
+            self._pass_on(batch, sequence)
             self.journal.skip(sequence)
             return
+        if self._has_room and self._waiting_bytes + batch.size_bytes < self._behind_bytes:
+            self.journal.sync()
+            self.wait(batch, sequence)
+            return
         try:
-            self._store.commit(batch, sequence)
+            self._pass_on(batch, sequence)
         except StoreError:
             self.journal.cut_back()
             raise
 
-    def exchange(self, store: Store) -> None:
+    def wait(self, batch: Batch, sequence: int) -> None:
+        """The journal has it, synced; the store below gets it when it settles."""
+        self._waiting.merge(batch)
+        self._waiting_bytes += max(1, batch.size_bytes)
+        self._last = sequence
+
+    def settle(self) -> bool:
+        """Let the store below take what waits; False where it does not, for want of room. StoreError when it takes
+        nothing any more: the disk failed."""
+        if not self._waiting_bytes:
+            return True
+        try:
+            self._store.bring_forward(self._waiting, self._last)
+        except StoreError:
+            if not self._store.writable:
+                raise
+            self._has_room = self.journal.fills = False  # the next batch is told why
+            return False
+        self._settled()
+        return True
+
+    def _pass_on(self, batch: Batch, sequence: int) -> None:
+        """The store below takes the batch now, and with it what waits; all or nothing."""
+        if not self._waiting_bytes:
+            self._store.commit(batch, sequence)
+        else:
+            together = Batch()
+            together.merge(self._waiting)
+            together.merge(batch)
+            self._store.bring_forward(together, sequence)
+        self._settled()
+
+    def _settled(self) -> None:
+        self._waiting, self._waiting_bytes = Batch(), 0
+        self._looked.clear()
+        self._look_for_room()
+
+    def _look_for_room(self) -> None:
+        """A batch may wait only where it will find room. Asked after each commit of the store below."""
+        size = ROOM_TIMES * self._behind_bytes
+        self._has_room = self.journal.fills = bool(size) and self._store.has_room(size)
+
+    def has_room(self, size_bytes: int) -> bool:
+        return self._store.has_room(size_bytes)
+
+    def exchange(self, store: Follower) -> None:
         """Go on with another store that holds the same batches."""
+        assert not self._waiting_bytes, "settled before"
         assert store.sequence == self.journal.last, "the journal follows the store"
         self._store = store
 
+    # --- reads see what waits ---------------------------------------------------------------------------
+
     def get(self, database: str, key: bytes) -> bytes | None:
-        return self._store.get(database, key)
+        rows = self._waiting.rows(database)
+        return rows[key] if key in rows else self._store.get(database, key)
 
     def get_many(self, database: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        return self._store.get_many(database, keys)
+        rows = self._waiting.rows(database)
+        left = [key for key in keys if key not in rows]
+        if len(left) == len(keys):
+            return self._store.get_many(database, keys)
+        below = dict(zip(left, self._store.get_many(database, left), strict=True)) if left else {}
+        return [rows[key] if key in rows else below[key] for key in keys]
 
     def scan(
         self,
@@ -71,13 +163,48 @@ class JournaledStore:
         reverse: bool = False,
         limit: int | None = None,
     ) -> list[Row]:
-        return self._store.scan(database, start, stop, reverse=reverse, limit=limit)
+        rows = self._waiting.rows(database)
+        inside = {k: body for k, body in rows.items() if k >= start and (stop is None or k < stop)}
+        if not inside:
+            return self._store.scan(database, start, stop, reverse=reverse, limit=limit)
+        # Each that waits takes the place of one below at most: with as many more, enough is left.
+        more = None if limit is None else limit + len(inside)
+        try:
+            below = self._store.scan(database, start, stop, reverse=reverse, limit=more)
+        except StoreDamaged:
+            if not self.settle():  # it may be one that was written anew
+                raise
+            return self._store.scan(database, start, stop, reverse=reverse, limit=limit)
+        found: dict[bytes, bytes | None] = dict(below)
+        found.update(inside)
+        merged = sorted(((key, body) for key, body in found.items() if body is not None), reverse=reverse)
+        return merged[:limit]
 
     def count(self, database: str) -> int:
-        return self._store.count(database)
+        """O(1) but for the keys that have come since the last call."""
+        below = self._store.count(database)
+        rows = self._waiting.rows(database)
+        if not rows:
+            return below
+        looked, known = self._looked.get(database, (0, 0))
+        if looked < len(rows):
+            fresh = list(islice(rows, looked, None))
+            known += len(fresh) - self._store.get_many(database, fresh).count(None)
+            self._looked[database] = len(rows), known
+        return below - known + len(rows) - list(rows.values()).count(None)
 
     def stats(self) -> StoreStats:
-        return self._store.stats()
+        """As of the last commit; where the store below has no room, its figures with the bytes that wait."""
+        self.settle()
+        found = self._store.stats()
+        if self._waiting_bytes:
+            found["sequence"] = self._last
+            found["used_bytes"] += self._waiting_bytes
+        return found
 
     def close(self) -> None:
+        if self._store.writable:
+            self.settle()
+        self._waiting, self._waiting_bytes = Batch(), 0
         self._store.close()
+

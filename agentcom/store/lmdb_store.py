@@ -33,6 +33,7 @@ READERS_MAX: Final = 16  # this thread, a backup's child, a person with a tool; 
 
 OWN: Final = "store"  # the store's own database; no member of Database may have this name
 OWN_VERSION: Final = 1  # of its records, for ever: every program must be able to read the format
+ROOM_SHARE: Final = 0.75  # of the map: beyond that it is nearly full
 DATABASES_MAX: Final = 64  # room for later versions; LMDB scans this table when it opens one
 _ENGINE: Final = 0  # LMDB 0.9: what the measurements behind the rules above were made on
 _ROOM_BYTES: Final = 2**20  # beyond the batch itself: pages that a commit copies
@@ -193,6 +194,12 @@ class LmdbStore:
                 for name in self._handles
             },
         )
+
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether map and disk have room for so much more, and the map is not nearly full."""
+        stats = self.stats()
+        used, of = stats["used_bytes"], stats["map_bytes"]
+        return used + size_bytes < of and used < ROOM_SHARE * of and has_room(self._path, size_bytes)
 
     def clear_stale_readers(self) -> int:
         """Free the reader slots of processes that died; how many. A stale one lets the file grow for good, so

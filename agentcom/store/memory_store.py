@@ -107,6 +107,18 @@ class MemoryStore:
         if self._commit_refusal:
             raise StoreError(f"cannot commit to {_PATH}: {self._commit_refusal}")
         require_next(sequence, self._disk.sequence, _PATH)
+        self._apply(batch, sequence)
+
+    def bring_forward(self, batch: Batch, sequence: int) -> None:
+        """Commit in one what several batches changed. Same errors as `commit`."""
+        self._require_usable("bring forward")
+        if self._commit_refusal:
+            raise StoreError(f"cannot commit to {_PATH}: {self._commit_refusal}")
+        if sequence <= self._disk.sequence:
+            raise StoreError(f"{_PATH} is at batch {self._disk.sequence}, {sequence} is not ahead of it")
+        self._apply(batch, sequence)
+
+    def _apply(self, batch: Batch, sequence: int) -> None:
         self._fail_if_asked(len(batch))
         self._require_room(batch)
         for database, rows in batch.changes():
@@ -117,6 +129,10 @@ class MemoryStore:
                 else:
                     table.put(key, pack(database, key, body))
         self._disk.sequence = sequence
+
+    def has_room(self, size_bytes: int) -> bool:
+        stats = self.stats()
+        return stats["used_bytes"] + size_bytes < stats["map_bytes"]
 
     def get(self, database: str, key: bytes) -> bytes | None:
         self._require_usable("read")

@@ -128,12 +128,7 @@ def bring_forward(store: LmdbStore, batches: Iterator[tuple[int, Batch]]) -> int
     same journal brings forward again."""
     merged, size, last, count, applied = Batch(), 0, 0, 0, 0
     for sequence, batch in batches:
-        for database, rows in batch.changes():
-            for key, body in rows.items():
-                if body is None:
-                    merged.delete(database, key)
-                else:
-                    merged.put(database, key, body)
+        merged.merge(batch)
         last, size, count, applied = sequence, size + batch.size_bytes, count + 1, applied + 1
         if count >= MERGED_BATCHES_MAX or size >= MERGED_BYTES_MAX:
             store.bring_forward(merged, last)
@@ -288,6 +283,7 @@ def _set_journal_right(folder: Path, run: Replay, known: int, with_journal: bool
             uncertain.append(
                 f"batches {run.last + 1} to {beyond} are not in the store: {why}; kept as {names}"
             )
+        journal.go_back(run.last)
     finally:
         journal.close()
     if known > max(run.last, beyond) and with_journal:

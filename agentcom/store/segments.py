@@ -2,8 +2,9 @@
 
 A segment is named after the first batch in it. A record says how long it is and which batch it holds; its
 checksum covers that and the body, so that a record written half is never taken for a whole one. After a
-crash the end of the newest segment may be torn: that is normal. Anything else that cannot be read is damage,
-and reading goes on at the next whole record, since what lies behind may still be of use.
+crash the newest segment may end in zeros that were to be overwritten, and its last record may be torn: that is
+normal. Anything else that cannot be read is damage, and reading goes on at the next whole record, since what lies
+behind may still be of use.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ def read_segment(path: Path) -> Iterator[Record | Unreadable]:
     position = _after_head(path, content)
     while position < len(content):
         record = _record_at(content, position)
+        if record is None and not content[position] and not bytes(content[position:]).strip(b"\0"):
+            return  # filled with zeros ahead of what was to come
         if record is None:
             start, position = position, _next_record(content, position + 1)
             yield Unreadable(path, start, position, position == len(content))

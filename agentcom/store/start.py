@@ -18,8 +18,9 @@ import msgspec
 
 from agentcom import __version__
 from agentcom.config import write_private
-from agentcom.errors import UNREADABLE, StoreDamaged, StoreError, StoreVersion
+from agentcom.errors import UNREADABLE, StoreDamaged, StoreError, StoreFull, StoreVersion
 from agentcom.store.backup import list_backups, newest_verified
+from agentcom.store.base import Batch
 from agentcom.store.check import (
     DATA_FILE,
     CheckReport,
@@ -31,7 +32,7 @@ from agentcom.store.check import (
     quick_check,
 )
 from agentcom.store.doubts import Doubts
-from agentcom.store.journal import Journal
+from agentcom.store.journal import Journal, reached_of
 from agentcom.store.journaled import JournaledStore
 from agentcom.store.lmdb_store import MAP_BYTES, LmdbStore
 from agentcom.store.place import NOTE_FILE, file_system, require_local, take_lock
@@ -47,6 +48,8 @@ from agentcom.store.restore import (
 from agentcom.store.segments import segments, survey
 
 CHECKED_ALWAYS_BYTES: Final = 16 * 2**20  # a file so small is checked in full at every start: under a second
+BEHIND_BYTES: Final = 4 * 2**20  # of batches that the journal alone may have while the hub runs
+BEHIND_SHARE: Final = 1 / 64  # of the map at most
 _NEVER_USED_BYTES: Final = 64 * 2**10  # a file that was being made when the machine stopped is below that
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -106,7 +109,7 @@ class OpenedStore:
         self.doubts.add(report.uncertain)
         self.store = store
         self.journal = journal
-        self.journaled = JournaledStore(store, journal)
+        self.journaled = JournaledStore(store, journal, min(BEHIND_BYTES, int(map_bytes * BEHIND_SHARE)))
         self.report = report
         self._newest_backup = newest_verified(paths.backups)
 
@@ -150,8 +153,9 @@ class OpenedStore:
         """Close both, and note that it was done cleanly, if it was; without the note, which a full disk may
         not take, the next start checks in full. StoreError when the journal could not be synced."""
         try:
+            is_settled = self.store.writable and self.journaled.settle()
             self.journal.close()
-            if self.store.writable:
+            if is_settled:
                 _note(self.paths.store, _closed_note(self.paths.store, self.store.sequence))
         finally:
             self.store.close()
@@ -238,7 +242,6 @@ class _Opening:
         else:
             text = f"the store is {found.condition}: {'; '.join(found.problems[:3])}"
             self._repair(text, found.sequence, note, lock)
-            self._doubt_the_last_second(note)
 
     def _bring_back(self, sequence: int, note: _Note | None, lock: int | None) -> None:
         """A sound file that is older than the newest backup, with no journal in between, was put there by
@@ -282,7 +285,7 @@ class _Opening:
                 self._paths.backups,
                 self._paths.journal,
                 lock=lock,
-                known_sequence=max(known, note.sequence if note is not None else 0),
+                known_sequence=max(known, note.sequence if note is not None else 0, reached_of(self._paths.journal)),
                 map_bytes=self._map_bytes,
                 checker=self._check,
                 need=need,
@@ -297,15 +300,6 @@ class _Opening:
         if self._restored.condition is not Condition.good:
             self._uncertain.append("records of the restored store disagree; see the next check")
 
-    def _doubt_the_last_second(self, note: _Note | None) -> None:
-        """The journal is synced once a second: only a stop of the whole machine can have taken its end."""
-        if note is None or (not note.closed and note.boot != _boot()):
-            assert self._restored is not None
-            self._uncertain.append(
-                f"the machine stopped and the store was damaged: batches after {self._restored.sequence} from the "
-                "last second before that, if there were any, are missing"
-            )
-
     def open(self, lock: int | None) -> LmdbStore:
         return LmdbStore(self._paths.store, map_bytes=self._map_bytes, lock=lock)
 
@@ -313,22 +307,31 @@ class _Opening:
         """Apply what the journal has beyond the store, and set the journal to where the store stands."""
         journal = Journal(self._paths.journal)
         replay = journal.replay(store.sequence)
-        applied = bring_forward(store, replay)
+        waiting: Batch | None = None
+        try:
+            applied = bring_forward(store, replay)
+        except StoreFull as error:
+            self._notes.append(f"{error.message}; until there is room, what the journal has is kept in memory")
+            waiting, replay, applied = Batch(), journal.replay(store.sequence), 0
+            for _, batch in replay:
+                waiting.merge(batch)
+        sequence = replay.last
         if applied > 1:
             self._notes.append(f"{applied} batches were in the journal and not in the store; they are now")
         if journal.found.torn_bytes:
             self._notes.append(f"{journal.found.torn_bytes} bytes of a batch cut short ended the journal")
         self._notes += journal.found.holes
-        if journal.last > store.sequence:
+        if journal.last > sequence:
             beyond = journal.last
-            journal.forget_after(store.sequence, quarantine_name())
-            self._uncertain.append(f"batches {store.sequence + 1} to {beyond}: {replay.missing}")
-        self._uncertain += self._missing(store.sequence, journal.found.last)
-        if journal.last != store.sequence:
-            journal.skip(store.sequence)
+            journal.forget_after(sequence, quarantine_name())
+            self._uncertain.append(f"batches {sequence + 1} to {beyond}: {replay.missing}")
+        self._uncertain += self._missing(sequence, journal.found.last, journal.reached)
+        journal.go_back(sequence)
+        if journal.last != sequence:
+            journal.skip(sequence)
         report = StartReport(
             how=self._how,
-            sequence=store.sequence,
+            sequence=sequence,
             applied=applied,
             check=self._report,
             restored=self._restored,
@@ -336,13 +339,23 @@ class _Opening:
             notes=tuple(self._notes),
             duration_ms=int((time.monotonic() - begun) * 1000),
         )
-        return OpenedStore(self._paths, store, journal, report, self._map_bytes)
+        opened = OpenedStore(self._paths, store, journal, report, self._map_bytes)
+        if waiting is not None:
+            opened.journaled.wait(waiting, sequence)
+            opened.journaled.settle()
+        return opened
 
-
-    def _missing(self, sequence: int, journal_last: int) -> Iterator[str]:
-        """A file that is whole may be older than it was: the note of a clean stop knows, else the journal."""
+    def _missing(self, sequence: int, journal_last: int, reached: int) -> Iterator[str]:
+        """A file that is whole may be older than it was: the note of a clean stop knows, else the journal, of which
+        the end may be unreadable."""
         if self._restored is not None:
             return  # it has told
+        if reached > sequence and (self._note is None or reached > self._note.sequence):
+            yield (
+                f"batches {sequence + 1} to {reached} were acknowledged; the end of the journal that had them cannot "
+                "be read, and the store did not have them yet"
+            )
+            return
         if self._note is not None and self._note.sequence > sequence:
             yield (
                 f"batches {sequence + 1} to {self._note.sequence} were there at the last stop and are in neither the "

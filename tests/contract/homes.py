@@ -26,6 +26,7 @@ class Place:
         return open_store(self.paths, map_bytes=MAP_BYTES, checker=checker)
 
     def commit(self, opened: OpenedStore, count: int, *, journal: bool = True) -> None:
+        opened.journaled.settle()
         for batch in self.script.batches(count):
             if journal:
                 opened.journal.append(batch, self.script.sequence)
@@ -38,7 +39,7 @@ class Place:
 
     def is_whole_of(self, opened: OpenedStore) -> bool:
         """As `is_whole`, for a script that was committed as a hub commits."""
-        return digest(rows_of(opened.store)) == digest(self.script.rows)
+        return digest(rows_of(opened.journaled)) == digest(self.script.rows)
 
     def damage(self, seed: int = 1) -> None:
         """Zero a few sectors of pages that are in use."""

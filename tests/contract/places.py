@@ -15,6 +15,7 @@ from agentcom.store.lmdb_store import LmdbStore
 from agentcom.store.memory_store import MemoryDisk, MemoryStore
 
 MAP_BYTES = 2 * 2**20
+BEHIND_BYTES = 2**15
 TASKS, DEAD = Database.TASKS, Database.DEAD
 
 
@@ -48,11 +49,18 @@ class InMemory:
         self.disk.damage(database, key)
 
 
-class Journaled(OnDisk):
-    """A place for an LMDB store with a journal in front, as the hub uses it."""
+class Behind(OnDisk):
+    """A place for an LMDB store that follows its journal later, as the hub uses it."""
 
     def open(self) -> Store:
-        return JournaledStore(super().open(), Journal(self.path / "journal"))
+        return JournaledStore(LmdbStore(self.path, map_bytes=MAP_BYTES), Journal(self.path / "journal"), BEHIND_BYTES)
+
+
+class Journaled(OnDisk):
+    """A place for an LMDB store with a journal in front."""
+
+    def open(self) -> Store:
+        return JournaledStore(LmdbStore(self.path, map_bytes=MAP_BYTES), Journal(self.path / "journal"))
 
 
 Place = OnDisk | InMemory

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agentcom.errors import StoreError, StoreFull
 from agentcom.store.journal import Journal
@@ -82,3 +84,120 @@ def test_in_degraded_mode_the_store_goes_on_and_the_journal_has_a_hole(
     commit_letters(store, "c")
     assert (store.journal.covered_from, journalled(store)) == (3, [1])
     assert [sequence for sequence, _ in store.journal.replay(2)] == [3]
+
+
+# A store that follows later.
+
+
+@pytest.fixture
+def late(memory: MemoryStore, tmp_path: Path) -> JournaledStore:
+    return JournaledStore(memory, Journal(tmp_path / "journal"), behind_bytes=100)
+
+
+def test_a_batch_counts_when_the_journal_is_synced_and_reads_see_it_before_the_store_below_has_it(
+    memory: MemoryStore, late: JournaledStore
+) -> None:
+    commit_letters(late, "abc")
+    commit(late, (TASKS, b"b", None), (TASKS, b"c", b"C2"))
+    assert (late.sequence, memory.sequence, late.journal.reached) == (2, 0, 2)
+    assert late.scan(TASKS) == [(b"a", b"A"), (b"c", b"C2")]
+    assert late.get_many(TASKS, [b"c", b"b", b"x"]) == [b"C2", None, None]
+    assert (late.get(TASKS, b"b"), late.count(TASKS)) == (None, 2)
+    assert late.settle()
+    assert (memory.sequence, memory.scan(TASKS), late.waiting_bytes) == (2, [(b"a", b"A"), (b"c", b"C2")], 0)
+
+
+def test_the_store_below_follows_by_itself_when_much_waits(memory: MemoryStore, late: JournaledStore) -> None:
+    for number in range(60):
+        commit(late, (TASKS, b"%02d" % number, b"x"))
+    assert 20 < memory.sequence <= 60
+    assert late.waiting_bytes < 100
+
+
+@pytest.mark.parametrize("kind", [Failure.FULL, Failure.PUT, Failure.COMMIT])
+def test_what_the_store_below_does_not_take_stays_and_the_next_batch_has_to_be_taken_with_it(
+    memory: MemoryStore, late: JournaledStore, kind: Failure
+) -> None:
+    commit_letters(late, "ab")
+    memory.fail_next(kind)
+    assert not late.settle()
+    assert (late.sequence, late.scan(TASKS)) == (1, rows_of("ab"))
+    memory.fail_next(kind)
+    with pytest.raises(StoreError):
+        commit_letters(late, "c")
+    assert (late.sequence, late.scan(TASKS), journalled(late)) == (1, rows_of("ab"), [1])
+    commit_letters(late, "c")
+    assert (late.sequence, memory.sequence, memory.scan(TASKS)) == (2, 2, rows_of("abc"))
+    commit_letters(late, "d")
+    assert memory.sequence == 2, "it follows later again"
+
+
+def test_nothing_more_is_taken_when_the_disk_of_the_store_below_has_failed(
+    memory: MemoryStore, late: JournaledStore
+) -> None:
+    commit_letters(late, "ab")
+    memory.fail_next(Failure.SYNC)
+    with pytest.raises(StoreError):
+        late.settle()
+    assert not late.writable
+    with pytest.raises(StoreError):
+        commit_letters(late, "c")
+    assert journalled(late) == [1]
+
+
+def test_a_sync_of_the_journal_that_fails_ends_its_use(
+    memory: MemoryStore, late: JournaledStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_letters(late, "a")
+
+    def refuse(_descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("agentcom.store.journal.os.fdatasync", refuse)
+    with pytest.raises(StoreError):
+        commit_letters(late, "b")
+    assert (late.writable, late.sequence, late.scan(TASKS)) == (False, 1, rows_of("a"))
+
+
+def test_where_the_journal_has_no_room_the_store_below_takes_all_that_waits_with_the_batch(
+    memory: MemoryStore, late: JournaledStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit_letters(late, "ab")
+    no_room(monkeypatch)
+    with pytest.raises(StoreFull):
+        commit_letters(late, "c")
+    late.may_skip_journal = True
+    commit(late, (TASKS, b"a", None))
+    monkeypatch.undo()
+    assert (memory.sequence, memory.scan(TASKS), late.journal.covered_from) == (2, rows_of("b"), 3)
+
+
+@given(
+    below=st.dictionaries(st.binary(min_size=1, max_size=2), st.binary(max_size=2), max_size=12),
+    above=st.dictionaries(st.binary(min_size=1, max_size=2), st.none() | st.binary(max_size=2), max_size=12),
+    start=st.binary(max_size=2), stop=st.none() | st.binary(max_size=2),
+    reverse=st.booleans(), limit=st.none() | st.integers(0, 6),
+)  # fmt: skip
+@settings(deadline=None)
+def test_a_scan_over_what_waits_is_that_of_a_store_that_has_it_all(
+    tmp_path_factory: pytest.TempPathFactory,
+    below: dict[bytes, bytes],
+    above: dict[bytes, bytes | None],
+    start: bytes,
+    stop: bytes | None,
+    reverse: bool,
+    limit: int | None,
+) -> None:
+    late = JournaledStore(MemoryStore(), Journal(tmp_path_factory.mktemp("j")), behind_bytes=2**20)
+    whole = MemoryStore()
+    for changes in (below, above):
+        rows = [(TASKS, key, body) for key, body in changes.items()]
+        for store in (late, whole):
+            store.commit(batch_of(*rows), store.sequence + 1)
+        late.count(TASKS)
+        if changes is below:
+            late.settle()
+    wanted = whole.scan(TASKS, start, stop, reverse=reverse, limit=limit)
+    assert late.scan(TASKS, start, stop, reverse=reverse, limit=limit) == wanted
+    assert late.count(TASKS) == whole.count(TASKS)
+    late.journal.close()

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from agentcom.errors import StoreDamaged, StoreLocked, StoreVersion
-from agentcom.store import start
+from agentcom.errors import StoreDamaged, StoreFull, StoreLocked, StoreVersion
+from agentcom.store import Batch, start
 from agentcom.store.backup import make_backup
 from agentcom.store.check import CheckReport, Condition
+from agentcom.store.journal import REACHED_FILE
+from agentcom.store.lmdb_store import LmdbStore
 from agentcom.store.record import pack
+from agentcom.store.segments import segments
 from agentcom.store.start import open_store
 from tests.contract.homes import MAP_BYTES, Place, crash
 from tests.contract.places import raw
@@ -163,7 +166,7 @@ def test_damage_is_repaired_in_a_child_and_the_hub_starts(place: Place) -> None:
     opened.close()
 
 
-def test_after_a_stop_of_the_machine_the_last_second_of_a_restored_store_is_uncertain(
+def test_after_a_stop_of_the_machine_a_damaged_store_is_restored_whole(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = place.begin()
@@ -172,8 +175,7 @@ def test_after_a_stop_of_the_machine_the_last_second_of_a_restored_store_is_unce
     place.damage()
     monkeypatch.setattr(start, "_boot", lambda: "another boot")
     opened = place.begin()
-    assert (opened.report.how, opened.report.is_degraded) == ("restored", True)
-    assert "batches after 30 from the last second" in opened.report.uncertain[-1]
+    assert (opened.report.how, opened.report.uncertain, opened.store.sequence) == ("restored", (), 30)
     opened.close()
 
 
@@ -253,7 +255,7 @@ def test_segments_go_once_every_kept_backup_is_newer(place: Place) -> None:
     for _ in range(6):
         place.commit(opened, 4)
         opened.backup_made(make_backup(place.paths.store, place.paths.backups).sequence)
-    firsts = sorted(int(file.stem.partition("-")[2]) for file in place.paths.journal.iterdir())
+    firsts = [first for first, _ in segments(place.paths.journal)]
     assert firsts == [17, 21]  # backups 16, 20 and 24 are kept; the segment that follows 24 has no batch yet
     place.commit(opened, 1)
     opened.close()
@@ -345,7 +347,7 @@ def lose_the_newest_meta_page(place: Place) -> None:
 
 
 def cut_the_journal(place: Place) -> None:
-    segment = max(place.paths.journal.iterdir())
+    _, segment = segments(place.paths.journal)[-1]
     segment.write_bytes(segment.read_bytes()[:-1])
 
 
@@ -364,11 +366,65 @@ def test_a_whole_file_that_is_older_than_at_the_last_stop_is_told_when_the_journ
     opened.close()
 
 
+def test_an_acknowledged_batch_that_only_the_unreadable_end_of_the_journal_had_is_told_once(place: Place) -> None:
+    opened = place.begin()
+    for batch in place.script.batches(5):
+        opened.journaled.commit(batch, place.script.sequence)
+    crash(opened)
+    _, segment = segments(place.paths.journal)[-1]
+    content = segment.read_bytes()
+    end = len(content.rstrip(b"\0"))
+    segment.write_bytes(content[: end - 20] + bytes(len(content) - end + 20))
+    opened = place.begin()
+    assert opened.store.sequence == 4
+    assert [text[:32] for text in opened.report.uncertain] == ["batches 5 to 5 were acknowledged"]
+    opened.close()
+    opened = place.begin()
+    assert opened.report.uncertain == (), "the next start begins from what is there now"
+    opened.close()
+
+
+def test_batches_that_only_the_journal_had_when_the_hub_was_killed_are_applied(place: Place) -> None:
+    opened = place.begin()
+    for batch in place.script.batches(5):
+        opened.journaled.commit(batch, place.script.sequence)
+    assert opened.store.sequence == 0, "the store was to follow later"
+    crash(opened)
+    opened = place.begin()
+    assert (opened.store.sequence, opened.report.applied, opened.report.uncertain) == (5, 5, ())
+    assert place.is_whole_of(opened)
+    opened.close()
+
+
 def test_without_a_note_a_store_that_the_journal_does_not_reach_is_uncertain(place: Place) -> None:
     closed_after(place, 5)
     (place.paths.store / "state.json").write_bytes(b"\0")
     cut_the_journal(place)
+    (place.paths.journal / REACHED_FILE).unlink()
     opened = place.begin()
     assert opened.store.sequence == 5
     assert opened.report.is_degraded
+    opened.close()
+
+
+def test_a_start_that_finds_no_room_for_what_the_journal_has_keeps_it_and_goes_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = place.begin()
+    for batch in place.script.batches(5):
+        opened.journaled.commit(batch, place.script.sequence)
+    crash(opened)
+
+    def refuse(_store: LmdbStore, _batch: Batch, _sequence: int) -> None:
+        raise StoreFull("no room")
+
+    monkeypatch.setattr(LmdbStore, "bring_forward", refuse)
+    opened = place.begin()
+    assert (opened.report.sequence, opened.store.sequence, opened.journaled.sequence) == (5, 0, 5)
+    assert place.is_whole_of(opened)
+    with pytest.raises(StoreFull):
+        opened.journaled.commit(place.script.take(), 6)
+    monkeypatch.undo()
+    assert opened.journaled.settle()
+    assert opened.store.sequence == 5
     opened.close()

@@ -287,7 +287,7 @@ def test_a_compact_copy_takes_the_place_of_a_store_that_goes_on_being_written(ke
     chore = kept.upkeep._chores.recent[-1]
     assert (chore.state, chore.error) == ("done", "")
     kept.commit(5)
-    assert kept.opened.store.sequence == kept.opened.journal.last
+    assert kept.opened.journaled.sequence == kept.opened.journal.last
     assert kept.place.is_whole_of(kept.opened)
     crash(kept.opened)
     kept.open()

@@ -3,7 +3,7 @@ each acknowledged batch in a file of the watched folder, so that the recording s
 
 python -m tests.faults.store_writer HOME SEED BATCHES [--unsafe]
 
-With --unsafe the store does not sync: what the rig must then find shows that it can find anything.
+With --unsafe neither store nor journal syncs: what the rig must then find shows that it can find anything.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.faults.store_workload import Workload
 
 MARKS = "acknowledged"
 BODY_BYTES = 150
-SYNC_EVERY = 7  # batches between two syncs of the journal, as a second would hold
+SETTLE_EVERY = 7  # batches after which the store follows the journal, as it does twice a second
 REOPEN_AT = 25  # the batch after which the hub is stopped cleanly and started again
 MAP_BYTES = 2**24
 
@@ -38,12 +38,12 @@ def main(home: Path, seed: int, batches: int) -> str:
     opened = _open(home)
     refused = 0
     for batch in script.batches(batches):
-        journal, store = opened.journal, opened.journaled
+        store = opened.journaled
         try:
             store.commit(batch, script.sequence)
             os.write(marks, b"%d\n" % script.sequence)
-            if script.sequence % SYNC_EVERY == 0:
-                journal.sync()
+            if script.sequence % SETTLE_EVERY == 0:
+                store.settle()
         except StoreFull:
             assert store.sequence < script.sequence, "a refused batch is not in the store"
             refused += 1
@@ -68,6 +68,7 @@ def _leave_out_syncs() -> None:
         return opened(*arguments, **{**options, "sync": False})
 
     lmdb.open = open_unsafe  # type: ignore[assignment]
+    os.fdatasync = lambda _descriptor: None  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

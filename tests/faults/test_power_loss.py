@@ -15,9 +15,9 @@ SEED = 20261
 def test_every_acknowledged_batch_survives_a_power_cut_after_any_change_to_the_disk(tmp_path: Path) -> None:
     report = try_images(tmp_path, SEED, IMAGES).require()
     assert report.counts["images"] == IMAGES
-    # The cuts bite: some found a batch in the journal only, some a journal that had not reached the store.
-    assert int(report.counts["brought_forward"] or 0) > 0
-    assert int(report.counts["needs_backup"] or 0) > 0
+    # The cuts bite: most found batches in the journal only. It is ahead of the store, so none asks for a backup.
+    assert int(report.counts["brought_forward"] or 0) > IMAGES / 2
+    assert report.counts["needs_backup"] == 0
 
 
 def test_what_a_hub_has_told_survives_a_power_cut_after_any_change_to_its_home(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_each_implementation_has_a_row_for_each_number_in_flight(
         assert (row["flushes"] is None) is (row["impl"] in ("plain", "echo"))
         assert (row["start_p50_us"] is None) is (row["impl"] != "end_to_end")
     assert [row["ratio_to_echo"] for row in rows if row["impl"] == "echo"] == [1, 1]
-    assert document["flushes"]["per_commit"] >= 2
+    assert document["flushes"]["of_design"] > 0.5
     assert list(document["pairs"]) == list(hub.Pairs.__annotations__)
     assert min(document["pairs"].values()) > 0
     assert [goal["goal"][:2] for goal in document["goals"]] == ["P9", "P4"]
