@@ -114,6 +114,13 @@ def test_the_store_below_follows_by_itself_when_much_waits(memory: MemoryStore, 
     assert late.waiting_bytes < 100
 
 
+def test_nothing_waits_where_the_store_below_is_short_of_room(tmp_path: Path) -> None:
+    memory = MemoryStore(map_bytes=350)
+    late = JournaledStore(memory, Journal(tmp_path / "journal"), behind_bytes=100)
+    commit_letters(late, "ab")
+    assert (memory.sequence, late.waiting_bytes, late.journal.fills) == (1, 0, False)
+
+
 @pytest.mark.parametrize("kind", [Failure.FULL, Failure.PUT, Failure.COMMIT])
 def test_what_the_store_below_does_not_take_stays_and_the_next_batch_has_to_be_taken_with_it(
     memory: MemoryStore, late: JournaledStore, kind: Failure

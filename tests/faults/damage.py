@@ -173,10 +173,10 @@ def damage_home(home: Path, rng: random.Random) -> list[str]:
     """Damage one to three files; which and how."""
     groups = {
         "store": [home / "store" / "data.mdb"],
-        "journal": sorted((home / "store" / "journal").iterdir()),
+        "journal": sorted((home / "store" / "journal").glob("*.log")),
         "backup": sorted((home / "backups").glob("*.mdb")),
         "manifest": sorted((home / "backups").glob("*.json")),
-        "note": [home / "store" / "state.json"],
+        "note": [home / "store" / "state.json", home / "store" / "journal" / "reached"],
     }
     told = []
     for name in rng.sample(sorted(groups), rng.choice((1, 2, 2, 3))):
