@@ -11,7 +11,7 @@ from typing import Any
 
 from agentcom.store.lmdb_store import FORMAT_KEY, OWN, OWN_VERSION
 from agentcom.store.record import pack
-from agentcom.store.segments import segments
+from agentcom.store.segments import Record, read_segment, segments
 from tests.contract.places import raw
 from tests.world import World, clean_environment, eventually
 
@@ -165,8 +165,9 @@ def test_a_journal_with_a_torn_tail_is_cut_and_nothing_acknowledged_is_missing(w
     there = submitted(world, 4)
     hub.kill()
     _, newest = segments(store_of(world) / "journal")[-1]
-    with newest.open("ab") as file:
-        file.write(newest.read_bytes()[-40:-3])
+    *_, last = (item for item in read_segment(newest) if isinstance(item, Record))
+    records = newest.read_bytes()[: last.end]  # behind them the segment is filled with zeros
+    newest.write_bytes(records + records[-40:-3])
     hub = world.hub()
     assert tasks_of(world) == there
     assert "37 bytes of a batch cut short ended the journal" in hub.text()
