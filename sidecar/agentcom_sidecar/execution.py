@@ -416,19 +416,23 @@ def _costs(work: Work, progress: Progress) -> _Costs:
         progress.tally.warn(f"costs are unknown: {error.message}")
         price_list = PriceList({})
     if progress.backend is Backend.claude:
-        usd, as_of = _cost_at(price_list, progress.model, progress.tally)
+        usd, as_of = cost_at(price_list, progress.model, progress.tally)
         return _Costs(usd, as_of=as_of)
     cloud_model = work.assign.cloud_model or work.settings.models.compare
-    usd, as_of = _cost_at(price_list, cloud_model, progress.tally)
+    usd, as_of = cost_at(price_list, cloud_model, progress.tally)
     if work.assign.route.remote:
-        own, own_as_of = _cost_at(price_list, progress.model, progress.tally)
+        own, own_as_of = cost_at(price_list, progress.model, progress.tally)
         return _Costs(own, cloud_model, usd, own_as_of or as_of)
     return _Costs(0.0, cloud_model, usd, as_of)
 
 
-def _cost_at(price_list: PriceList, model: str, tally: Tally) -> tuple[float | None, str | None]:
+def cost_at(price_list: PriceList, model: str, tally: Tally) -> tuple[float | None, str | None]:
+    """What the calls cost at the price of that model, and the day of the price; None where that is not known."""
     price = price_list.of(model)
     if price is None:
         tally.warn(f"the price of {model} is unknown; name it in anthropic.prices_file")
+        return None, None
+    if tally.total.odd:
+        tally.warn("the server gave a number of tokens that cannot be: what its calls have cost is unknown")
         return None, None
     return prices.usd(sum(price.cost(usage) for usage in tally.usages)), price.as_of

@@ -22,7 +22,9 @@ class Purse:
     out_max: int
 
     def refuses(self, prompt_bytes: int, tally: Tally) -> str | None:
-        """Why the next call, with a prompt of so many bytes, would cost too much; None when it may be made."""
+        """Why the next call, with a prompt of so many bytes, would or could cost too much; None when it may be made."""
+        if tally.total.odd:
+            return "the server gave a number of tokens that cannot be: what is left to this attempt is unknown"
         prompt = prompt_bytes // BYTES_PER_TOKEN + OVERHEAD_TOKENS
         # As if none of it met a cache, and all of it were written to one: the dearest that a call can be.
         rates = (

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from agentcom_sidecar.agentic.loop import Tally
+from agentcom_sidecar.backends import claude
 from agentcom_sidecar.backends.base import BackendError, Usage
+from agentcom_sidecar.execution import cost_at
 from agentcom_sidecar.prices import ModelPrice, PriceList, Rates
 from agentcom_sidecar.purse import purse_of
 
@@ -42,3 +46,29 @@ def test_a_model_whose_price_is_unknown_is_not_called_within_a_budget() -> None:
     with pytest.raises(BackendError) as found:
         purse_of(1, "other", PRICES, 100)
     assert found.value.code == "price_unknown"
+
+
+ODD = (-1000, 10**18, "many", 1.5, None)
+
+
+@pytest.mark.parametrize("figure", ODD)
+@pytest.mark.parametrize("name", ["input_tokens", "output_tokens"])
+def test_a_number_of_tokens_that_cannot_be_makes_no_call_cheap(name: str, figure: object) -> None:
+    """It would count as none at all: the attempt costs nobody knows what, and makes no further call."""
+    said = {"input_tokens": 10, "output_tokens": 10, "cache_read_input_tokens": None, name: figure}
+    message = SimpleNamespace(
+        usage=SimpleNamespace(cache_creation_input_tokens=None, cache_creation=None, **said)
+    )
+    tally = Tally(usages=[Usage(fresh=5), claude.usage_of(message)])
+    assert cost_at(PRICES, "m", tally) == (None, None)
+    assert "cannot be" in tally.warnings[0]
+    assert purse_of(100, "m", PRICES, 10).refuses(10, tally) is not None
+
+
+def test_numbers_of_tokens_that_can_be_are_priced() -> None:
+    usage = SimpleNamespace(
+        input_tokens=1000, output_tokens=1000, cache_read_input_tokens=0, cache_creation_input_tokens=None,
+        cache_creation=None,
+    )  # fmt: skip
+    tally = Tally(usages=[claude.usage_of(SimpleNamespace(usage=usage))])
+    assert cost_at(PRICES, "m", tally) == (0.012, "2026-10")

@@ -28,13 +28,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one or more calls. `fresh` is the part of the prompt that met no cache."""
+    """Tokens of one or more calls. `fresh` is the part of the prompt that met no cache; `odd`: the server gave a figure
+    that cannot be, which counts as 0 here, so what the calls have cost is not known."""
 
     fresh: int = 0
     cache_read: int = 0
     cache_write_5m: int = 0
     cache_write_1h: int = 0
     out: int = 0
+    odd: bool = False
 
     @property
     def prompt(self) -> int:
@@ -48,6 +50,7 @@ class Usage:
             self.cache_write_5m + other.cache_write_5m,
             self.cache_write_1h + other.cache_write_1h,
             self.out + other.out,
+            self.odd or other.odd,
         )
 
 
@@ -186,6 +189,11 @@ def clean(value: Any) -> Any:
 def count_of(value: object) -> int:
     """A figure that a server gave, 0 where it is none: absent, negative, no integer, beyond all reason."""
     return value if isinstance(value, int) and 0 <= value <= TOKENS_MAX else 0
+
+
+def are_odd(*values: object) -> bool:
+    """Whether one of these figures of a server is there and cannot be."""
+    return any(value is not None and count_of(value) != value for value in values)
 
 
 def reason_of(value: object) -> str | None:

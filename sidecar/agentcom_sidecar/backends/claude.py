@@ -28,6 +28,7 @@ from agentcom_sidecar.backends.base import (
     ToolSpec,
     Turn,
     Usage,
+    are_odd,
     clean,
     count_of,
     infrastructure,
@@ -161,7 +162,7 @@ class ClaudeBackend:
         )
 
     def _turn(self, message: Any) -> Turn:
-        usage = _usage(message)
+        usage = usage_of(message)
         if message.stop_reason == "refusal":
             explanation = getattr(message.stop_details, "explanation", None) or "no reason given"
             refusal = task_error("refusal", f"{self.model} refused the task: {explanation}")
@@ -199,7 +200,7 @@ class ClaudeBackend:
 
     def _with_usage(self, error: BackendError, snapshot: list[Any]) -> BackendError:
         if snapshot:
-            error.usage = _usage(snapshot[0])
+            error.usage = usage_of(snapshot[0])
         return error
 
     def _without_key(self, text: str) -> str:
@@ -298,8 +299,9 @@ def _sendable(blocks: list[Any]) -> list[dict[str, Any]]:
     return kept or [{"type": "text", "text": NO_TEXT}]
 
 
-def _usage(message: Any) -> Usage:
-    """Optional figures may be None. The API's input_tokens leaves out what a cache held or took."""
+def usage_of(message: Any) -> Usage:
+    """What the API says that a call has used. Optional figures may be None; input_tokens leaves out what a cache held
+    or took."""
     usage = message.usage
     written = count_of(usage.cache_creation_input_tokens)
     hour = min(written, count_of(getattr(usage.cache_creation, "ephemeral_1h_input_tokens", 0)))
@@ -309,4 +311,12 @@ def _usage(message: Any) -> Usage:
         cache_write_5m=written - hour,
         cache_write_1h=hour,
         out=count_of(usage.output_tokens),
+        odd=usage.input_tokens is None
+        or usage.output_tokens is None
+        or are_odd(
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cache_read_input_tokens,
+            usage.cache_creation_input_tokens,
+        ),
     )

@@ -25,6 +25,7 @@ from agentcom_sidecar.backends.base import (
     ToolSpec,
     Turn,
     Usage,
+    are_odd,
     configuration,
     count_of,
     infrastructure,
@@ -151,7 +152,11 @@ class OllamaBackend:
         turn = Turn(
             text=text,
             tool_calls=calls,
-            usage=Usage(fresh=counted, out=count_of(final.get("eval_count"))),
+            usage=Usage(
+                fresh=counted,
+                out=count_of(final.get("eval_count")),
+                odd=are_odd(final.get("prompt_eval_count"), final.get("eval_count")),
+            ),
             stop_reason=reason_of(reason),
             is_truncated=reason == "length",
             context_truncated=looks_truncated(sent_chars, counted, self._num_ctx),

@@ -25,6 +25,7 @@ from agentcom_sidecar.backends.base import (
     ToolSpec,
     Turn,
     Usage,
+    are_odd,
     clean,
     configuration,
     count_of,
@@ -205,7 +206,8 @@ def _usage(usage: dict[str, Any]) -> Usage:
     prompt = count_of(usage.get("prompt_tokens"))
     details = usage.get("prompt_tokens_details")
     cached = min(prompt, count_of(details.get("cached_tokens"))) if isinstance(details, dict) else 0
-    return Usage(fresh=prompt - cached, cache_read=cached, out=count_of(usage.get("completion_tokens")))
+    odd = are_odd(usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    return Usage(fresh=prompt - cached, cache_read=cached, out=count_of(usage.get("completion_tokens")), odd=odd)
 
 
 def _seconds(headers: Mapping[str, str]) -> float | None:
