@@ -192,6 +192,9 @@ class BudgetSettings(Struct, frozen=True, forbid_unknown_fields=True):
     attempt_usd: Annotated[float, Meta(gt=0, le=10_000)] = 2
 
 
+Rounds = Annotated[int, Meta(ge=1, le=200)]  # model calls of one try
+
+
 class SidecarSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[sidecar]: local to a host. `agents` are made on first start, named after ships."""
 
@@ -214,6 +217,10 @@ class SidecarSettings(Struct, frozen=True, forbid_unknown_fields=True):
     red_first: bool = True
     shares_gpu: bool = False
     preload: Literal["auto", "always", "never"] = "auto"
+    rounds_trivial: Rounds = 5
+    rounds_standard: Rounds = 10
+    rounds_complex: Rounds = 20
+    attempt_tokens_max: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 2_000_000
 
 
 class SandboxSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -24,11 +24,14 @@ from agentcom.model import (
     Strategy,
     TaskError,
     TaskResult,
+    Tier,
 )
 from agentcom.redaction import redact_cut, redact_text, redact_values
 from agentcom_sidecar import policy, prices, prompt, pull_requests, push, trees, verify
-from agentcom_sidecar.agentic.loop import ROUNDS_MAX, Hooks, Tally, converse
-from agentcom_sidecar.agentic.tools import Toolbox
+from agentcom_sidecar.agentic.command_tools import CommandTools
+from agentcom_sidecar.agentic.file_tools import FileTools
+from agentcom_sidecar.agentic.loop import Bounds, Hooks, Tally, converse
+from agentcom_sidecar.agentic.tools import Toolbox, result_chars_max
 from agentcom_sidecar.anthropic_key import KEY_VARIABLE, find_key
 from agentcom_sidecar.backends import shell
 from agentcom_sidecar.backends.base import (
@@ -41,6 +44,7 @@ from agentcom_sidecar.backends.base import (
 )
 from agentcom_sidecar.backends.ollama import OllamaBackend
 from agentcom_sidecar.backends.openai import OpenAIBackend
+from agentcom_sidecar.command import CommandResult
 from agentcom_sidecar.forges.base import ForgeError
 from agentcom_sidecar.isolation import Isolation
 from agentcom_sidecar.prices import PriceList
@@ -224,11 +228,11 @@ async def _ask_model(
         _refuse_commands(work)  # before the model has cost anything
     await _look_at_base(work, progress)
     conversation = Conversation(prompt.SYSTEM)
-    toolbox = Toolbox(work.workspace.path)
+    toolbox = _toolbox(work)
     hooks = Hooks(work.log, work.progress, work.heard, work.hub_gate)
     if purse is not None:
         hooks = replace(hooks, may_spend=purse.refuses)
-    tally, tier = progress.tally, work.assign.tier
+    tally, bounds = progress.tally, _bounds(work)
     left_s = float(work.assign.timeout_s)
 
     async def build(number: int, failing: tuple[CheckReport, ...]) -> tuple[int, int]:
@@ -240,10 +244,13 @@ async def _ask_model(
         before, watch = tally.total, Stopwatch()
         try:
             async with asyncio.timeout(left_s):
-                await converse(backend, conversation, toolbox, tally, hooks, ROUNDS_MAX[tier])
+                await converse(backend, conversation, toolbox, tally, hooks, bounds)
         except TimeoutError as error:
             said = f"the model was not done within {work.assign.timeout_s} s (timeout_s)"
-            raise task_error("timed_out", said) from error
+            await _commit(work, progress, number)
+            if progress.commit is None and not toolbox.files.written_bytes:
+                raise task_error("timed_out", said) from error
+            tally.stop("time", said)
         finally:
             left_s = max(0.0, left_s - watch.ms / 1000)
         await _commit(work, progress, number)
@@ -252,7 +259,34 @@ async def _ask_model(
 
     async with backend:
         checks = _timed_checks(work, progress)
-        await fix_loop.run(build, checks, work.assign.max_fix_attempts, progress.iterations)
+        tries = work.assign.max_fix_attempts
+        await fix_loop.run(build, checks, tries, progress.iterations, lambda: tally.is_spent)
+
+
+def _toolbox(work: Work) -> Toolbox:
+    """The tools for this attempt's directory, with commands where this host lets a model run them."""
+    refusal = policy.check_model_commands(work)
+    route = work.assign.route
+    num_ctx = None
+    if route.strategy is Strategy.local_llm:
+        num_ctx = route.num_ctx or work.settings.models.num_ctx
+    chars_max = result_chars_max(num_ctx)
+
+    async def run(argv: tuple[str, ...], timeout_s: float, is_logged: bool) -> CommandResult:
+        return await shell.run_program(work, argv, timeout_s, is_logged=is_logged)
+
+    commands = CommandTools(work.workspace.path, run, refusal.message if refusal else None, chars_max)
+    return Toolbox(FileTools(work.workspace.path, chars_max), commands)
+
+
+def _bounds(work: Work) -> Bounds:
+    own = work.settings.sidecar
+    rounds = {
+        Tier.trivial: own.rounds_trivial,
+        Tier.standard: own.rounds_standard,
+        Tier.complex: own.rounds_complex,
+    }
+    return Bounds(rounds[work.assign.tier], own.attempt_tokens_max)
 
 
 def _first_message(work: Work) -> str:

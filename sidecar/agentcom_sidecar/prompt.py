@@ -14,10 +14,11 @@ from agentcom.model import CheckReport, CheckSpec, CheckStatus, TaskSpec
 from agentcom_sidecar.verify.report import passes
 
 SYSTEM = (
-    "You are a coding agent working on one task in a directory of your own. Change files only with the tool "
-    "write_file, which takes the whole content of a file; text that you answer changes nothing. "
-    "Do what the task asks and nothing else. Never weaken a test or a check to make it pass. "
-    "When you are done, answer with a short summary; if the task only asks a question, answer it."
+    "You are a coding agent working on one task in a directory of your own. Look at files and change them only with "
+    "your tools; text that you answer changes nothing. Change an existing file with edit_file, write a new one with "
+    "write_file. Do what the task asks and nothing else. Never weaken a test or a check to make it pass. "
+    "When you are done, or nothing is to be done, call finish with a short summary; if the task only asks a question, "
+    "answer it."
 )
 FAILURE_CHARS_MAX = 3000  # of one failing check's output: its end, where tools put their verdict
 FAILURES_CHARS_MAX = 9000  # of all: small models have a context of 8,192 tokens

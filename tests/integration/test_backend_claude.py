@@ -117,7 +117,7 @@ def test_what_is_sent_is_the_task_the_tool_and_the_token_limit(tmp_path: Path, s
     body = server.log("/v1/messages")[-1]["body"]
     assert body["messages"] == [{"role": "user", "content": text}]
     assert (body["max_tokens"], body["model"], body["stream"]) == (777, MODEL, True)
-    assert [tool["name"] for tool in body["tools"]] == ["write_file"]
+    assert [tool["name"] for tool in body["tools"]][:2] == ["read_file", "write_file"]
     assert "temperature" not in body
 
 

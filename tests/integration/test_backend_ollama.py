@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agentcom.addresses import is_allowed
-from agentcom.model import Backend, FailureClass, ResultStatus, Strategy, TaskSpec
+from agentcom.model import Backend, CheckStatus, FailureClass, ResultStatus, Strategy, TaskSpec
 from agentcom_sidecar.backends.base import BackendError, Conversation
 from agentcom_sidecar.backends.ollama import OllamaBackend, looks_truncated
 from agentcom_sidecar.execution import execute
@@ -72,7 +72,8 @@ def test_a_model_writes_a_file_and_the_work_is_verified(tmp_path: Path, server: 
     assert {"model", "load", "checks"} <= result.durations_ms.keys()
     assert one.gates == 2  # asked before each of the two model calls
     assert one.steps >= 4
-    assert '"status":"written"' in one.log
+    assert "[round 1] write_file path=hello.txt content=(6 characters) -> written hello.txt 6 True\n" in one.log
+    assert "[round 1] 200 tokens in, 30 out\n" in one.log
 
 
 def test_local_work_costs_nothing_and_says_what_it_would_have_cost_in_the_cloud(
@@ -108,7 +109,7 @@ def test_num_ctx_num_predict_and_keep_alive_are_in_every_call(tmp_path: Path, se
     for body in bodies:
         assert body["options"] == {"num_ctx": 4096, "num_predict": 4096}
         assert (body["keep_alive"], body["stream"], body["model"]) == ("10m", True, MODEL)
-        assert [tool["function"]["name"] for tool in body["tools"]] == ["write_file"]
+        assert [tool["function"]["name"] for tool in body["tools"]][:2] == ["read_file", "write_file"]
 
 
 def test_the_tools_answer_goes_back_with_the_models_own_call(tmp_path: Path, server: StandIn) -> None:
@@ -149,7 +150,7 @@ def test_a_model_that_repeats_itself_is_stopped(tmp_path: Path, server: StandIn)
     before = len(server.log("/api/chat"))
     result = ran(tmp_path, server, {"tool_calls": [WRITE]}).completed
     assert result.stop_reason == "repetition"
-    assert len(server.log("/api/chat")) - before == 3
+    assert len(server.log("/api/chat")) - before == 4  # the first made the file, three more changed nothing
 
 
 def test_a_model_that_never_ends_is_stopped_after_the_rounds_of_its_tier(
@@ -207,10 +208,56 @@ def test_a_slow_answer_with_pieces_in_time_is_no_failure(tmp_path: Path, server:
 
 
 def test_a_task_that_runs_out_of_time_fails_with_what_it_used(tmp_path: Path, server: StandIn) -> None:
-    replies = ({"tool_calls": [WRITE], "tokens_in": 50, "tokens_out": 7}, {"fault": "hang"})
+    look = {"name": "list_directory", "arguments": {}}
+    replies = ({"tool_calls": [look], "tokens_in": 50, "tokens_out": 7}, {"fault": "hang"})
     one = ran(tmp_path, server, *replies, timeout_s=1, given=settings(first_byte_s=60))
     assert (one.failed.failure_class, one.failed.code) == (FailureClass.task_error, "timed_out")
     assert (one.result.tokens_in, one.result.tokens_out) == (50, 7)
+
+
+def test_what_a_model_wrote_before_its_time_was_over_is_kept_and_checked(tmp_path: Path, server: StandIn) -> None:
+    spec = TaskSpec(description="d", checks=(check("file_exists", "hello.txt"), check("file_exists", "other.txt")))
+    replies = ({"tool_calls": [WRITE]}, {"fault": "hang"})
+    one = ran(tmp_path, server, *replies, spec=spec, timeout_s=1, given=settings(first_byte_s=60))
+    assert (one.completed.status, one.result.stop_reason) == (ResultStatus.partial_pass, "time")
+    assert [each.status for each in one.iterations[0].checks] == [CheckStatus.passed, CheckStatus.failed]
+    assert len(one.iterations) == 1  # no time is left to mend it
+    assert any("timeout_s" in warning for warning in one.result.warnings)
+
+
+def test_a_model_that_calls_nonsense_for_ever_ends_in_its_failure_class(tmp_path: Path, server: StandIn) -> None:
+    one = ran(tmp_path, server, {"tool_calls": [{"name": "format_disk", "arguments": {}}]})
+    assert (one.failed.failure_class, one.failed.code) == (FailureClass.task_error, "bad_tool_calls")
+    assert "a model that is better with tools" in one.failed.message
+
+
+def test_calls_that_a_model_writes_as_text_are_run_and_answered_as_text(tmp_path: Path, server: StandIn) -> None:
+    written = 'I write it.\n```json\n{"name": "write_file", "arguments": {"path": "a.txt", "content": "x"}}\n```'
+    spec = TaskSpec(description="d", checks=(check("file_exists", "a.txt"),))
+    one = ran(tmp_path, server, {"content": written}, {"content": "Done."}, spec=spec)
+    assert one.completed.status is ResultStatus.verified
+    assert last_chat(server)["messages"][3] == {
+        "role": "user",
+        "content": '[write_file] {"status":"written","path":"a.txt","bytes":1,"created":true}',
+    }
+
+
+def test_a_model_runs_commands_and_searches_in_its_worktree(tmp_path: Path, server: StandIn) -> None:
+    calls = [
+        {"name": "run_command", "arguments": {"command": "echo one:two > sub.txt; echo made; exit 3"}},
+        {"name": "search_files", "arguments": {"pattern": "one:t"}},
+        {"name": "search_files", "arguments": {"pattern": "[a-", "is_regex": True}},
+        {"name": "finish", "arguments": {"summary": "Made."}},
+        {"name": "write_file", "arguments": {"path": "late", "content": ""}},
+    ]
+    accepts = settings(accept_unisolated=True)
+    one = ran(tmp_path, server, {"tool_calls": calls}, given=accepts)
+    assert (one.completed.output, one.result.stop_reason) == ("Made.", "finish")
+    assert "-> exit code 3," in one.log
+    assert "search_files pattern=one:t -> found 1 lines" in one.log
+    assert "is_regex=True -> failed: bad_arguments" in one.log
+    assert "write_file path=late content= -> failed: not_run" in one.log
+    assert not (one.path / "late").exists()
 
 
 def test_a_server_that_is_not_there_is_unreachable(tmp_path: Path, server: StandIn) -> None:

@@ -21,7 +21,8 @@ from agentcom.model import (
     TaskResult,
 )
 from agentcom_sidecar.agentic import confined
-from agentcom_sidecar.agentic.tools import CONTENT_BYTES_MAX, Toolbox
+from agentcom_sidecar.agentic.file_tools import CONTENT_BYTES_MAX, FileTools
+from agentcom_sidecar.agentic.tools import Toolbox, encoded
 from agentcom_sidecar.backends.base import ToolCall
 from agentcom_sidecar.verify import fix_loop
 from agentcom_sidecar.verify.report import cut, fit, iteration_status, result_status
@@ -210,9 +211,8 @@ def test_what_is_not_there_is_not_found(root: Path, path: str) -> None:
 
 
 def wrote(root: Path, arguments: object, name: str = "write_file", fault: str = "") -> dict[str, object]:
-    answer = Toolbox(root).run(ToolCall("1", name, arguments, fault))
-    observation: dict[str, object] = json.loads(answer.content)
-    assert answer.is_error == (observation["status"] == "failed")
+    box = Toolbox(FileTools(root, 32_000))
+    observation: dict[str, object] = json.loads(encoded(asyncio.run(box.run(ToolCall("1", name, arguments, fault)))))
     return observation
 
 

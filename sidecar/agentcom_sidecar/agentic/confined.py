@@ -17,6 +17,9 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
+
+Kind = Literal["file", "directory", "link"]
 
 SYS_OPENAT2 = 437  # the same number on every architecture that Linux has given it to
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -74,6 +77,21 @@ def read(root: Path, path: str, bytes_max: int) -> bytes | None:
         return file.read(bytes_max)
 
 
+def entries(root: Path, path: str) -> list[tuple[str, Kind, int]] | None:
+    """(name, kind, bytes) of all in the directory `path`, sorted; None when it is none. No link is followed."""
+    parts = parts_of(path)
+    try:
+        with _directory(root, parts, make=False) as directory, os.scandir(directory) as found:
+            return sorted((each.name, _kind_of(each), _bytes_of(each)) for each in found)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def is_gits_own(path: str) -> bool:
+    """Whether the path names git's directory or something in it."""
+    return any(part.lower() == GIT_DIRECTORY for part in path.split("/"))
+
+
 def write(root: Path, path: str, content: bytes) -> bool:
     """Put `content` at `path` in `root`, whole or not at all, making directories; True when it is new.
 
@@ -82,12 +100,25 @@ def write(root: Path, path: str, content: bytes) -> bool:
     parts = parts_of(path)
     if not parts or path.endswith("/"):
         raise PathRefused(f"{path!r} names a directory")
-    if any(part.lower() == GIT_DIRECTORY for part in parts):
+    if is_gits_own(path):
         raise PathRefused(f"{path!r} is git's own")
     with _directory(root, parts[:-1]) as directory:
         mode = _mode_of(directory, parts[-1], path)
         _replace(directory, parts[-1], content, 0o644 if mode is None else mode)
     return mode is None
+
+
+def _kind_of(entry: os.DirEntry[str]) -> Kind:
+    if entry.is_symlink():
+        return "link"
+    return "directory" if entry.is_dir(follow_symlinks=False) else "file"
+
+
+def _bytes_of(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_size
+    except OSError:  # it went meanwhile
+        return 0
 
 
 def _open(root: Path, parts: tuple[str, ...], flags: int) -> int:

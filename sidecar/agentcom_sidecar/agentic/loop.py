@@ -1,8 +1,8 @@
 """The loop: ask the model, run the tools that it calls, tell it what they gave, until it answers with text.
 
-Bounded in rounds; the whole is bounded in time by its caller. Cancelling the coroutine closes the model's
-connection. What was used is added to a `Tally` as it happens, so that a failed attempt still says what it
-cost.
+Bounded in rounds, tokens and cost, and watched for standing still; the whole is bounded in time by its caller.
+Cancelling the coroutine closes the model's connection. What was used is added to a `Tally` as it happens, so that a
+failed attempt still says what it cost.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
-from agentcom.model import Tier
 from agentcom.redaction import redact_values
-from agentcom_sidecar.agentic.tools import Toolbox
+from agentcom_sidecar.agentic.guards import MISTAKE_ROUNDS_MAX, REPEATS_MAX, STALL_ROUNDS_MAX, Watch
+from agentcom_sidecar.agentic.narration import call_line, tokens_line
+from agentcom_sidecar.agentic.observations import Failed, Finished, Observation
+from agentcom_sidecar.agentic.text_calls import text_calls
+from agentcom_sidecar.agentic.tools import Toolbox, encoded, is_mistake
 from agentcom_sidecar.backends.base import (
     BackendError,
     Conversation,
+    Message,
     ModelBackend,
     ToolAnswer,
     ToolCall,
@@ -26,9 +30,16 @@ from agentcom_sidecar.backends.base import (
     task_error,
 )
 
-ROUNDS_MAX = {Tier.trivial: 5, Tier.standard: 10, Tier.complex: 20}
-REPEATS_MAX = 3  # the same calls this often in a row: the model does not move any more
 CALLS_MAX = 64  # tools run for one answer; the rest are told to come in the next
+SPENT = frozenset({"budget", "tokens", "time"})  # what ends the attempt, not only its present try
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Rounds of one try, and tokens (in and out) of the whole attempt; 0 tokens: no bound."""
+
+    rounds_max: int
+    tokens_max: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,16 @@ class Tally:
     def total(self) -> Usage:
         return sum(self.usages, Usage())
 
+    def stop(self, reason: str, why: str) -> None:
+        """The model was stopped before it was done."""
+        self.stop_reason = reason
+        self.warn(f"stopped: {why}")
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether what the attempt may use is used up, so that no further try is made."""
+        return self.stop_reason in SPENT
+
     def warn(self, text: str) -> None:
         if text not in self.warnings:
             self.warnings.append(text)
@@ -76,42 +97,75 @@ async def converse(
     toolbox: Toolbox,
     tally: Tally,
     hooks: Hooks,
-    rounds_max: int,
+    bounds: Bounds,
 ) -> None:
-    """Lets the model work on the newest message of `conversation` until it is done or the rounds are spent.
+    """Lets the model work on the newest message of `conversation` until it is done or a bound is met, which
+    `tally.stop_reason` and a warning then name.
 
-    Raises BackendError; `empty_answer` when it neither said nor did anything.
+    Raises BackendError; `empty_answer` when it neither said nor did anything, `bad_tool_calls` when it goes on
+    calling what makes no sense.
     """
-    previous: list[tuple[str, str]] = []
-    repeats = 0
+    watch = Watch()
     has_acted = False
-    for number in range(1, rounds_max + 1):
-        too_much = hooks.may_spend(size_of(conversation, toolbox), tally)
-        if too_much is not None:
-            if not tally.usages:
-                raise configuration("budget_too_small", too_much)
-            tally.stop_reason = "budget"
-            tally.warn(f"stopped: {too_much}")
+    for number in range(1, bounds.rounds_max + 1):
+        if _is_spent(conversation, toolbox, tally, hooks, bounds):
             return
         turn = await _ask(backend, conversation, toolbox, tally, hooks)
         _note(turn, tally, hooks, number)
-        if turn.tool_calls:
+        calls = turn.tool_calls or text_calls(turn.text, toolbox.names)
+        if calls:
             has_acted = True
-            conversation.messages.append(_answers(turn, toolbox, hooks))
-            calls = [(call.name, repr(call.arguments)) for call in turn.tool_calls]
-            repeats = repeats + 1 if calls == previous else 1
-            previous = calls
-            if repeats >= REPEATS_MAX:
-                tally.stop_reason = "repetition"
-                tally.warn(f"stopped: the model made the same tool calls {repeats} times in a row")
+            done = await _run(calls, toolbox, hooks, number)
+            conversation.messages.append(_told(turn, done))
+            if _is_over(done, watch, tally, backend.model):
                 return
         elif not turn.is_paused:
             if not has_acted and not turn.text.strip():
                 raise task_error("empty_answer", f"{backend.model} answered with no text and no tool call")
             return
         await asyncio.sleep(0)  # a point where a cancel can land, whatever the backend does
-    tally.stop_reason = "rounds"
-    tally.warn(f"stopped after {rounds_max} rounds, the limit of this tier, before the model was done")
+    tally.stop("rounds", f"after {bounds.rounds_max} rounds, the limit of this tier, before the model was done")
+
+
+def _is_spent(
+    conversation: Conversation, toolbox: Toolbox, tally: Tally, hooks: Hooks, bounds: Bounds
+) -> bool:
+    """Whether no further call may be made; BackendError where not even the first one may."""
+    too_much = hooks.may_spend(size_of(conversation, toolbox), tally)
+    if too_much is not None:
+        if not tally.usages:
+            raise configuration("budget_too_small", too_much)
+        tally.stop("budget", too_much)
+        return True
+    used = tally.total.prompt + tally.total.out
+    if bounds.tokens_max and used >= bounds.tokens_max:
+        tally.stop("tokens", f"{used} tokens were used, and sidecar.attempt_tokens_max is {bounds.tokens_max}")
+        return True
+    return False
+
+
+def _is_over(done: list[tuple[ToolCall, Observation]], watch: Watch, tally: Tally, model: str) -> bool:
+    """Whether the model said that it is done, or no longer moves."""
+    for _, observation in done:
+        if isinstance(observation, Finished):
+            tally.text = observation.summary.strip() or tally.text
+            tally.stop_reason = "finish"
+            return True
+    pairs = [(f"{call.name} {call.arguments!r}", encoded(observation)) for call, observation in done]
+    standstill = watch.took(pairs, is_mistaken=all(is_mistake(observation) for _, observation in done))
+    if standstill == "mistakes":
+        _, last = done[-1]
+        said = last.message if isinstance(last, Failed) else ""
+        raise task_error(
+            "bad_tool_calls",
+            f"{model} made {MISTAKE_ROUNDS_MAX} rounds of tool calls that make no sense, the last: {said}; "
+            "give the task a model that is better with tools",
+        )
+    if standstill == "repetition":
+        tally.stop("repetition", f"the model made the same tool calls {REPEATS_MAX} times, with the same results")
+    elif standstill == "stall":
+        tally.stop("stall", f"{STALL_ROUNDS_MAX} rounds in a row gave the model nothing new")
+    return standstill is not None
 
 
 def size_of(conversation: Conversation, toolbox: Toolbox) -> int:
@@ -152,6 +206,7 @@ def _note(turn: Turn, tally: Tally, hooks: Hooks, number: int) -> None:
     if turn.text.strip():
         tally.text = turn.text
         hooks.log(f"[round {number}] {turn.text.rstrip()}\n")
+    hooks.log(tokens_line(number, turn))
     if turn.is_truncated:
         tally.warn(f"an answer was cut off by a token limit (stop reason {turn.stop_reason})")
     if turn.context_truncated:
@@ -159,14 +214,33 @@ def _note(turn: Turn, tally: Tally, hooks: Hooks, number: int) -> None:
         tally.warn("the model did not see the whole prompt: it does not fit the model's context")
 
 
-def _answers(turn: Turn, toolbox: Toolbox, hooks: Hooks) -> tuple[ToolAnswer, ...]:
-    answers = []
-    for number, call in enumerate(turn.tool_calls):
-        if number >= CALLS_MAX:
-            call = ToolCall(call.id, call.name, call.arguments, f"more than {CALLS_MAX} calls in one answer")
-        answer = toolbox.run(call)
-        # By value alone: what only looks like a secret may be a line that the model is to write back.
-        answer = replace(answer, content=redact_values(answer.content))
-        hooks.log(f"[{call.name[:64]}] {answer.content}\n")
-        answers.append(answer)
-    return tuple(answers)
+async def _run(
+    calls: tuple[ToolCall, ...], toolbox: Toolbox, hooks: Hooks, number: int
+) -> list[tuple[ToolCall, Observation]]:
+    """The calls of one answer, in their order; what comes after the last that can be run is told so."""
+    done: list[tuple[ToolCall, Observation]] = []
+    why_not = ""
+    for count, call in enumerate(calls):
+        if count >= CALLS_MAX:
+            why_not = f"more than {CALLS_MAX} calls in one answer"
+        if why_not:
+            call = replace(call, fault=why_not)
+        observation = await toolbox.run(call)
+        hooks.progress()
+        hooks.log(call_line(number, call, observation))
+        done.append((call, observation))
+        if isinstance(observation, Finished):
+            why_not = "it comes after finish"
+    return done
+
+
+def _told(turn: Turn, done: list[tuple[ToolCall, Observation]]) -> Message:
+    """As answers to its calls; a model that wrote them as text gets text."""
+    if turn.tool_calls:
+        return tuple(ToolAnswer(call, _shown(seen), isinstance(seen, Failed)) for call, seen in done)
+    return "\n".join(f"[{call.name or 'no tool'}] {_shown(seen)}" for call, seen in done)
+
+
+def _shown(observation: Observation) -> str:
+    # By value alone: what only looks like a secret may be a line that the model is to write back.
+    return redact_values(encoded(observation))

@@ -1,105 +1,106 @@
 """The tools that a model may call, and the box that runs them in one worktree.
 
-Rules: a tool never raises because of what a model sent; it answers with a typed observation (JSON with
-`status` and, where it failed, a stable `code`), so that the model can correct itself. Every path goes through
-confined.py.
+Rules: a tool never raises because of what a model sent; it answers with a typed observation (see observations.py),
+so that the model can correct itself. A tool that this host does not allow is not offered.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from agentcom import limits
-from agentcom_sidecar.agentic import confined
-from agentcom_sidecar.backends.base import ToolAnswer, ToolCall, ToolSpec
+from agentcom_sidecar.agentic import arguments as takes
+from agentcom_sidecar.agentic.arguments import spec_of, taken
+from agentcom_sidecar.agentic.command_tools import CommandTools
+from agentcom_sidecar.agentic.file_tools import FileTools
+from agentcom_sidecar.agentic.observations import MISTAKES, Failed, Finished, Observation, failed
+from agentcom_sidecar.backends.base import ToolCall, ToolSpec
 
-CONTENT_BYTES_MAX = limits.MIB  # one written file: beyond the output limit of any model
-WRITTEN_BYTES_MAX = 64 * limits.MIB  # all that one attempt writes with tools; then it is told to stop
-
-
-class WriteArguments(Struct, frozen=True):
-    """What write_file takes."""
-
-    path: Annotated[str, Meta(min_length=1, max_length=limits.PATH_CHARS_MAX)]
-    content: str
+NAME_CHARS_MAX = 64
+RESULT_CHARS_MAX = 32_000  # of one answer of a tool, where the model's context is large or unknown
+RESULT_CHARS_MIN = 2_000
 
 
-class Written(Struct, frozen=True, tag_field="status", tag="written"):
-    path: str
-    bytes: int
-    created: bool
+class Tool(NamedTuple):
+    """A tool: what the model sees of it, the type of its arguments, what it does."""
+
+    spec: ToolSpec
+    takes: type[Struct]
+    run: Callable[[Any], Awaitable[Observation]]
 
 
-class Failed(Struct, frozen=True, tag_field="status", tag="failed"):
-    """`code`: bad_arguments, unknown_tool, path_refused, too_large, not_run, file_system."""
-
-    code: str
-    message: str
-
-
-Observation = Written | Failed
-
-WRITE_FILE = ToolSpec(
-    name="write_file",
-    description="Create a file, or replace one that exists. Missing directories are made.",
-    parameters={
-        "type": "object",
-        "properties": {
-            "path": {"type": "string", "description": "Relative to the root of the working directory."},
-            "content": {"type": "string", "description": "The whole new content of the file."},
-        },
-        "required": ["path", "content"],
-    },
-)
+def result_chars_max(num_ctx: int | None) -> int:
+    """What one answer of a tool may hold: about a quarter of a small model's context, at three characters a token."""
+    return RESULT_CHARS_MAX if num_ctx is None else min(RESULT_CHARS_MAX, max(RESULT_CHARS_MIN, num_ctx * 3 // 4))
 
 
 class Toolbox:
-    """The tools of one attempt, at work in `root` only."""
+    """The tools of one attempt, at work in one worktree only."""
 
-    specs = (WRITE_FILE,)
+    def __init__(self, files: FileTools, commands: CommandTools | None = None) -> None:
+        self.files = files
+        found = {
+            "read_file": _tool("read_file", takes.ReadFile, _in_thread(files.read)),
+            "write_file": _tool("write_file", takes.WriteFile, _in_thread(files.write)),
+            "edit_file": _tool("edit_file", takes.EditFile, _in_thread(files.edit)),
+            "list_directory": _tool("list_directory", takes.ListDirectory, _in_thread(files.list)),
+        }
+        if commands is not None:
+            found["search_files"] = _tool("search_files", takes.SearchFiles, commands.search)
+            if commands.why_not is None:
+                found["run_command"] = _tool("run_command", takes.RunCommand, commands.run_command)
+        found["finish"] = _tool("finish", takes.Finish, _finish)
+        self._tools = found
+        self.specs = tuple(tool.spec for tool in found.values())
+        self.names = frozenset(found)
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._written_bytes = 0
-
-    def run(self, call: ToolCall) -> ToolAnswer:
-        observation = self._observe(call)
-        content = msgspec.json.encode(observation).decode()
-        return ToolAnswer(call, content, is_error=isinstance(observation, Failed))
-
-    def _observe(self, call: ToolCall) -> Observation:
+    async def run(self, call: ToolCall) -> Observation:
+        """What the call came to; never raises but asyncio.CancelledError."""
         if call.fault:
-            return Failed("not_run", call.fault)
-        if call.name != WRITE_FILE.name:
-            return Failed("unknown_tool", f"there is no tool {call.name[:64]!r}; there is {WRITE_FILE.name}")
+            return failed("not_run", call.fault, "call the tool again")
+        tool = self._tools.get(call.name)
+        if tool is None:
+            known = ", ".join(self._tools)
+            return failed("unknown_tool", f"there is no tool {call.name[:NAME_CHARS_MAX]!r}", f"there are: {known}")
         try:
-            arguments = _arguments(call.arguments)
-            content = arguments.content.encode()
-        except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as error:
-            return Failed("bad_arguments", f"{WRITE_FILE.name} takes path and content: {error}"[:500])
-        if len(content) > CONTENT_BYTES_MAX:
-            return Failed("too_large", f"{len(content)} bytes; a file may have {CONTENT_BYTES_MAX}")
-        if self._written_bytes + len(content) > WRITTEN_BYTES_MAX:
-            return Failed("too_large", f"this attempt has written {WRITTEN_BYTES_MAX} bytes, its limit")
-        return self._write(arguments.path, content)
+            given = taken(call.arguments, tool.takes)
+        except (ValueError, RecursionError) as error:
+            fields = ", ".join(tool.takes.__struct_fields__)
+            return failed("bad_arguments", f"{call.name}: {error}", f"it takes an object with: {fields}")
+        return await tool.run(given)
 
-    def _write(self, path: str, content: bytes) -> Observation:
+
+def encoded(observation: Observation) -> str:
+    """As it goes back to the model."""
+    return msgspec.json.encode(observation).decode()
+
+
+def is_mistake(observation: Observation) -> bool:
+    """Whether the call itself made no sense, so that no tool ran."""
+    return isinstance(observation, Failed) and observation.code in MISTAKES
+
+
+async def _finish(given: takes.Finish) -> Observation:
+    return Finished(given.summary)
+
+
+def _tool(name: str, argument: type[Struct], run: Callable[[Any], Awaitable[Observation]]) -> Tool:
+    return Tool(spec_of(name, argument), argument, run)
+
+
+def _in_thread(run: Callable[[Any], Observation]) -> Callable[[Any], Awaitable[Observation]]:
+    """Disks may be slow, and files long: never on the loop. A cancel waits for what has begun."""
+
+    async def later(given: Any) -> Observation:
+        at_work = asyncio.ensure_future(asyncio.to_thread(run, given))
         try:
-            created = confined.write(self._root, path, content)
-        except confined.PathRefused as error:
-            return Failed("path_refused", str(error)[:500])
-        except OSError as error:
-            return Failed("file_system", f"{path[:200]}: {error.strerror or error}")
-        self._written_bytes += len(content)
-        return Written(path, len(content), created)
+            return await asyncio.shield(at_work)
+        except asyncio.CancelledError:
+            await asyncio.wait({at_work})
+            raise
 
-
-def _arguments(given: object) -> WriteArguments:
-    """Also from a JSON text: some models write the object as a string."""
-    if isinstance(given, str):
-        return msgspec.json.decode(given, type=WriteArguments)
-    return msgspec.convert(given, WriteArguments)
+    return later

@@ -25,13 +25,25 @@ async def run(
     env: Mapping[str, str] | None = None,
     is_logged: bool = True,
 ) -> CommandResult:
-    """Runs `command` in the worktree to its end; its whole tree is dead when this returns or raises.
+    """Runs the shell command `command`; see `run_program`."""
+    return await run_program(work, ("sh", "-c", command), timeout_s, env=env, is_logged=is_logged)
+
+
+async def run_program(
+    work: Work,
+    argv: tuple[str, ...],
+    timeout_s: float,
+    *,
+    env: Mapping[str, str] | None = None,
+    is_logged: bool = True,
+) -> CommandResult:
+    """Runs a program in the worktree to its end; its whole tree is dead when this returns or raises.
 
     Raises BackendError `sandbox_unavailable` where this host's settings demand isolation.
     """
     silence_s = work.settings.sidecar.silence_s
     spec = CommandSpec(
-        argv=("sh", "-c", command),
+        argv=argv,
         cwd=work.workspace.path,
         home=work.scratch,
         timeout_s=timeout_s,

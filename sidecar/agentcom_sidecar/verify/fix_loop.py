@@ -18,9 +18,15 @@ Build = Callable[[int, tuple[CheckReport, ...]], Awaitable[tuple[int, int]]]
 Verify = Callable[[], Awaitable[tuple[CheckReport, ...]]]
 
 
-async def run(build: Build, verify: Verify, fix_attempts_max: int, iterations: list[Iteration]) -> None:
+async def run(
+    build: Build,
+    verify: Verify,
+    fix_attempts_max: int,
+    iterations: list[Iteration],
+    is_spent: Callable[[], bool] = lambda: False,
+) -> None:
     """Appends an Iteration per round: one, and at most `fix_attempts_max` more while a check fails that a
-    model could fix. What `build` or `verify` raise is raised."""
+    model could fix and what may be used is not spent. What `build` or `verify` raise is raised."""
     reports: tuple[CheckReport, ...] = ()
     for number in range(1, fix_attempts_max + 2):
         watch = Stopwatch()
@@ -37,5 +43,5 @@ async def run(build: Build, verify: Verify, fix_attempts_max: int, iterations: l
                 duration_ms=watch.ms,
             )
         )
-        if status != "fail" or not can_be_fixed(reports):
+        if status != "fail" or not can_be_fixed(reports) or is_spent():
             return
