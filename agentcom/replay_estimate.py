@@ -135,6 +135,7 @@ def items(start: Start, turns: list[Turn]) -> list[Item]:
     reference = Reference(replica)
     found: list[Item] = []
     seen_ms: dict[int, int] = {}
+    known: set[int] = set()
     running: dict[int, Item] = {}  # by agent
     for turn in turns:
         for each in turn.ended:
@@ -144,7 +145,10 @@ def items(start: Start, turns: list[Turn]) -> list[Item]:
         replica.follow(turn)
         for head in turn.heads:
             if head.task not in seen_ms:
-                seen_ms[head.task] = max(0, turn.mono_ms - replica.tasks[head.task].waited_ms)
+                # One that comes back keeps its place in the queue, but it did not wait while it ran.
+                waited_ms = 0 if head.task in known else replica.tasks[head.task].waited_ms
+                seen_ms[head.task] = max(0, turn.mono_ms - waited_ms)
+                known.add(head.task)
             if head.is_started:
                 item = running[head.agent] = _item(replica, reference, turn, head, seen_ms.pop(head.task))
                 found.append(item)

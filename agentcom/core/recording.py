@@ -295,6 +295,7 @@ class Recorder:
         is_started = agent is not None and agent.task == head.task
         if is_started:
             self._running[head.agent] = head.task
+            self._told.pop((TASK, head.task), None)  # told anew where it comes back
         return msgspec.structs.replace(head, is_started=is_started) if is_started else head
 
     def _ended(self) -> tuple[Ended, ...]:
