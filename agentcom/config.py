@@ -39,6 +39,8 @@ ForgePlace = Annotated[
 ]
 Weight = Annotated[int, Meta(ge=0, le=1_000)]  # in percent
 CostMs = Annotated[int, Meta(ge=0, le=3_600_000)]
+ProgramName = Annotated[str, Meta(max_length=40, pattern=r"^[a-z0-9][a-z0-9._-]*$(?!\n)")]
+ProgramLine = Annotated[str, Meta(max_length=4000, pattern=r"^[a-z0-9][a-z0-9._-]{0,39}[ =][^\n\0]*$(?!\n)")]
 LaneDelay = Annotated[int, Meta(ge=0, le=TERM_S_MAX)]
 
 
@@ -244,6 +246,20 @@ class PolicySettings(Struct, frozen=True, forbid_unknown_fields=True):
     commands: Literal["all", "trusted", "nobody"] = "all"
     network: Literal["all", "trusted", "nobody"] = "trusted"
     cloud_models: Literal["all", "trusted", "nobody"] = "all"
+    programs: Literal["all", "trusted", "nobody"] = "trusted"
+
+
+class ProgramSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[programs]: agent programs of this host, local to it. `offer` names those that tasks may ask for, `network` those
+    that get the network; `credentials` (`NAME VARIABLE`, `NAME VARIABLE=FILE`, `NAME FILE`) is what one is handed,
+    `commands` (`NAME=ARGUMENTS`) how one is started that is not known, or otherwise than usual."""
+
+    offer: Annotated[tuple[ProgramName, ...], Meta(max_length=50)] = ()
+    network: Annotated[tuple[ProgramName, ...], Meta(max_length=50)] = ()
+    credentials: Annotated[tuple[ProgramLine, ...], Meta(max_length=200)] = ()
+    commands: Annotated[tuple[ProgramLine, ...], Meta(max_length=50)] = ()
+    start_s: Seconds = 30
+    silence_s: Annotated[float, Meta(ge=0, le=7 * 24 * 3600)] = 300
 
 
 class GitSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -314,6 +330,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     sidecar: SidecarSettings = SidecarSettings()
     sandbox: SandboxSettings = SandboxSettings()
     policy: PolicySettings = PolicySettings()
+    programs: ProgramSettings = ProgramSettings()
     git: GitSettings = GitSettings()
     anthropic: AnthropicSettings = AnthropicSettings()
     http: HttpSettings = HttpSettings()

@@ -99,6 +99,7 @@ MODEL_CAPABILITIES_MAX: Final = 16  # of a model, as its server names them; the 
 MODEL_CARDS_MAX: Final = 2000  # what models can do, kept by digest; the oldest goes
 WORD_CHARS_MAX: Final = 40
 ACCOUNT_CAP: Final = 1000  # calls at once on a cloud account until somebody sets fewer: no bound in practice
+FAILED_STARTS_MAX: Final = 32  # of an agent program in one attempt; the first are told
 PROVIDER_LIMITS_MAX: Final = 16  # figures of a provider's own limits in one result
 BREAKER_REASON_CHARS_MAX: Final = 300
 QUESTIONS_PER_BEAT_MAX: Final = 16  # of models that are asked for a token; further ones with the next

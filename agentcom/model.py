@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 from agentcom import limits
+from agentcom.agent_programs import program_of
 from agentcom.fields import AttemptNo as AttemptNo
 from agentcom.fields import Count as Count
 from agentcom.fields import Label as Label
@@ -128,6 +129,7 @@ class Strategy(Term):
     trivial = "trivial"
     local_llm = "local_llm"
     cloud_llm = "cloud_llm"
+    agent_program = "agent_program"
 
 
 class Backend(Term):
@@ -135,18 +137,22 @@ class Backend(Term):
     ollama = "ollama"
     claude = "claude"
     openai = "openai"
+    program = "program"
 
 
 BACKEND_OF = {
     Strategy.trivial: Backend.shell,
     Strategy.local_llm: Backend.ollama,
     Strategy.cloud_llm: Backend.claude,
+    Strategy.agent_program: Backend.program,
 }
 BACKENDS_OF = {  # each of them will do; which of the local ones is taken is up to the kind of the endpoint
     Strategy.trivial: (Backend.shell,),
     Strategy.local_llm: (Backend.ollama, Backend.openai),
     Strategy.cloud_llm: (Backend.claude,),
+    Strategy.agent_program: (Backend.program,),
 }
+PAID = frozenset({Backend.claude, Backend.program})  # what their calls cost is somebody's money
 STRATEGY_OF = {
     Tier.trivial: Strategy.trivial,
     Tier.standard: Strategy.local_llm,
@@ -304,6 +310,13 @@ class Group(Struct, frozen=True, array_like=True):
     alone: bool = False
     prefers: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()  # of what concerns its tier: `lower` or `raise`, `cloud`
+
+
+def strategy_of(group: Group) -> Strategy:
+    """How tasks of the group are worked on: as their tier says, or by the agent program that they name."""
+    if group.needs and group.tier is not Tier.trivial and program_of(group.needs):
+        return Strategy.agent_program
+    return STRATEGY_OF[group.tier]
 
 
 class FallbackWait(Struct, frozen=True, array_like=True):
@@ -467,6 +480,9 @@ class TaskResult(Struct, frozen=True, kw_only=True):
     tampered: tuple[str, ...] = ()
     sandbox_reason: str = ""
     pushed: bool = False
+    program: str = ""  # the agent program that worked, by its name
+    session: str = ""  # and what it calls its session
+    failed_starts: Annotated[tuple[Reason, ...], Meta(max_length=limits.FAILED_STARTS_MAX)] = ()
 
 
 class TaskError(Struct, frozen=True, kw_only=True):

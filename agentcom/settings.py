@@ -16,7 +16,9 @@ import msgspec
 from agentcom.config import SECTIONS, Settings, relation_broken
 from agentcom.errors import NotFound, Refused
 
-LOCAL_SECTIONS: Final = frozenset({"hub", "http", "sidecar", "sandbox", "policy", "git", "anthropic", "log"})
+LOCAL_SECTIONS: Final = frozenset(
+    {"hub", "http", "sidecar", "sandbox", "policy", "programs", "git", "anthropic", "log"}
+)
 LOCAL_NAMES: Final = frozenset({"endpoints.discover", "endpoints.key_files", "backups.folder"})
 _AT = re.compile(r" - at `\$(?:\.[a-z0-9_]+|\[[^]]*\])*`$")
 

@@ -21,7 +21,6 @@ from agentcom.core.score import Candidate, score_part
 from agentcom.core.wanted import model_of
 from agentcom.model import (
     OPEN_ATTEMPT,
-    STRATEGY_OF,
     Allowance,
     Group,
     JsonObject,
@@ -31,6 +30,7 @@ from agentcom.model import (
     TaskRow,
     TaskSpec,
     Tier,
+    strategy_of,
 )
 
 PRESENT = frozenset({State.ready, State.waiting, State.delayed, State.held})
@@ -201,7 +201,7 @@ class Why:
         if "model_too_large" in refused:
             first = next(self._explained("model_too_large"))
             said = f"no host can hold {model}: {first['message']}"
-        elif "model_missing" in refused and STRATEGY_OF[self._group.tier] is Strategy.local_llm:
+        elif "model_missing" in refused and strategy_of(self._group) is Strategy.local_llm:
             said = (
                 f"no endpoint that is there has {model}: {next(self._explained('model_missing'))['change']}"
             )

@@ -40,6 +40,7 @@ TIERS = {
     Strategy.trivial: Tier.trivial,
     Strategy.local_llm: Tier.standard,
     Strategy.cloud_llm: Tier.complex,
+    Strategy.agent_program: Tier.complex,
 }
 
 

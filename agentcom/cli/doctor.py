@@ -49,7 +49,7 @@ def doctor(invocation: Invocation) -> int:
     """Check this home, its settings, its keys and its hub; exits with 1 if something fails."""
     findings = [
         finding
-        for look in (_versions, _home, _settings, _keys, _scheduler, _git, _sandbox, _hub)
+        for look in (_versions, _home, _settings, _keys, _scheduler, _git, _sandbox, _programs, _hub)
         for finding in _looked(look, invocation)
     ]
     failed = any(finding.status == "fail" for finding in findings)
@@ -134,6 +134,36 @@ def _git(_invocation: Invocation) -> Iterator[Finding]:
         return
     done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)
     yield Finding("git", "ok" if done.returncode == 0 else "fail", done.stdout.strip() or done.stderr.strip())
+
+
+def _programs(invocation: Invocation) -> Iterator[Finding]:
+    """Which agent programs are on this machine, with their versions, and which of them tasks may ask for."""
+    from agentcom_sidecar.programs import catalogue
+
+    settings = config.load(invocation.home.path).programs
+    found, absent = [], []
+    for name in dict.fromkeys((*catalogue.names(settings), *settings.offer)):
+        try:
+            path = catalogue.find(catalogue.adapter_of(name, settings))
+        except AgentComError as error:
+            if name in settings.offer:
+                yield Finding("program", "fail", f"{name} is offered to tasks and cannot be used", error.message)
+            absent.append(name)
+            continue
+        version = _version(path) if name in catalogue.KNOWN else ""
+        found.append(f"{name} {version}".strip() + ("" if name in settings.offer else " (not in programs.offer)"))
+    said = f"found {', '.join(found) or 'none'}" + (f"; not there: {', '.join(absent)}" if absent else "")
+    yield Finding("programs", "ok", said)
+
+
+def _version(path: Path) -> str:
+    try:
+        done = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, timeout=10, check=False, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "(does not answer)"
+    return next(iter(done.stdout.splitlines()), "")[:60]
 
 
 def _sandbox(invocation: Invocation) -> Iterator[Finding]:

@@ -16,7 +16,16 @@ from agentcom.core.registry import Call, Registry
 from agentcom.core.retries import backoff_ms
 from agentcom.core.rows import TIERS
 from agentcom.core.tasks import Jitter, Move, Tasks
-from agentcom.model import BACKEND_OF, STRATEGY_OF, Backend, FailureClass, TaskError, TaskResult, Tier
+from agentcom.model import (
+    BACKEND_OF,
+    STRATEGY_OF,
+    Backend,
+    FailureClass,
+    TaskError,
+    TaskResult,
+    Tier,
+    strategy_of,
+)
 
 
 class Aftermath:
@@ -135,7 +144,8 @@ class Aftermath:
     def _block(self, slot: int, agent: Agent, reason: str, wait_ms: int, now: Now) -> None:
         """Keep a cloud account's backend from the host for a while: what one task met, the next would meet too."""
         tier = self._table.stepped.get(self._table.id[slot]) or TIERS[self._table.tier[slot]]
-        backend = BACKEND_OF[STRATEGY_OF[tier]]
+        group = self._tasks.groups[self._table.group[slot]]
+        backend = BACKEND_OF[strategy_of(group) if tier is group.tier else STRATEGY_OF[tier]]
         if backend is Backend.claude:
             until_ms, until_wall_ms = self._clock_ms(now) + wait_ms, now.wall_ms + wait_ms
             self._fleet.block(agent.host, Block(backend, reason, until_ms, now.wall_ms, until_wall_ms), now)

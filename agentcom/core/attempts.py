@@ -31,6 +31,7 @@ from agentcom.core.story import Noted
 from agentcom.core.tasks import OPEN, Jitter, Move, Tasks
 from agentcom.errors import Refused
 from agentcom.model import (
+    PAID,
     AttemptRecord,
     Backend,
     FailureClass,
@@ -233,7 +234,7 @@ class Attempts:
         self._out.publish("route", "task_routed", task=task, attempt=attempt, route=route)
         assert agent.host.session is not None, "a free agent's host has a session"
         assignment = self._assignment(slot, agent, route, submitter)
-        if route.backend is Backend.claude:
+        if route.backend in PAID:
             assignment.budget_usd = self.ledger.reserve(slot, attempt, route.model, now)
         self._out.add(SendAssign(agent.host.session.peer, assignment))
 
@@ -401,6 +402,8 @@ class Attempts:
             self._out.put("reports", key_u64x2(message.task, message.attempt), message.result)
             if message.outcome != "completed":
                 self._tasks.story.stir(message.task)
+            for said in message.result.failed_starts:
+                self._tasks.story.note(message.task, Noted.start_failed, message.attempt, said, now)
         if self.ledger.open:
             usd = message.result.cost_usd if message.result is not None else None
             self.ledger.settle(message.task, message.attempt, usd, now)

@@ -42,13 +42,13 @@ from agentcom.core.wanted import Wanted, claude_lacks, is_offered, missing_need,
 from agentcom.model import (
     BACKEND_OF_KIND,
     BACKENDS_OF,
-    STRATEGY_OF,
     Backend,
     EndpointKind,
     EndpointModel,
     EndpointRecord,
     Group,
     Strategy,
+    strategy_of,
 )
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Pool:
 
     @property
     def is_local(self) -> bool:
-        return STRATEGY_OF[self.wanted[0].tier] is Strategy.local_llm
+        return strategy_of(self.wanted[0]) is Strategy.local_llm
 
 
 @dataclass(slots=True)
@@ -554,7 +554,7 @@ class Board:
 def _variants(group: Group, agent: Agent) -> list[Variant]:
     if not is_offered(group, agent) or missing_need(group, agent) is not None:
         return []
-    strategy = STRATEGY_OF[group.tier]
+    strategy = strategy_of(group)
     if strategy is not Strategy.local_llm:
         return [] if claude_lacks(group) else [(None, _lacks(group, agent))]
     backends = [one for one in BACKENDS_OF[strategy] if one in agent.record.backends]

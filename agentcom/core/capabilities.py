@@ -18,6 +18,8 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from agentcom.agent_programs import PREFIX
+
 PIN_HOST: Final = "host:"
 PIN_AGENT: Final = "agent:"
 OF_MODEL: Final = "model:"
@@ -142,6 +144,10 @@ def _remedy(need: str, host: str, instead: str) -> str:
     name = need_of(need).name
     if instead == f"tool:{name}":
         return f"ask for --needs {instead}, or add {name} to sidecar.capabilities on {host}"
+    if name.startswith(PREFIX):
+        program = name.removeprefix(PREFIX)
+        change = f"update {program}" if instead else f"install {program}, and add it to programs.offer,"
+        return f"{change} on {host}; its sidecar finds it by itself"
     if name.startswith("tool:"):
         tool = name.removeprefix("tool:")
         return f"{'update' if instead else 'install'} {tool} on {host}; its sidecar finds it by itself"

@@ -28,7 +28,7 @@ from agentcom.core.rows import SOURCES, TIERS, TaskTable
 from agentcom.core.score import Candidate
 from agentcom.core.tasks import Tasks
 from agentcom.core.wanted import Wanted
-from agentcom.model import STRATEGY_OF, Strategy, Tier, TierSource
+from agentcom.model import STRATEGY_OF, Strategy, Tier, TierSource, strategy_of
 
 
 class Asked(NamedTuple):
@@ -199,7 +199,9 @@ class Dispatch:
 
     def _is_cloud(self, slot: int, chosen: Candidate) -> bool:
         tier = chosen.stepped or Tier(self._tasks.tier_of(slot))
-        return STRATEGY_OF[tier] is Strategy.cloud_llm
+        group = self._tasks.groups[self._tasks.table.group[slot]]
+        strategy = strategy_of(group) if tier is group.tier else STRATEGY_OF[tier]
+        return strategy is Strategy.cloud_llm
 
     def assign(self, slot: int, choices: Choices, chosen: Candidate, now: Now) -> None:
         table = self._tasks.table

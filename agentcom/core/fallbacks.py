@@ -20,7 +20,7 @@ from agentcom.core.groups import Groups, raised
 from agentcom.core.outlet import Outlet
 from agentcom.core.refusal import Refusals
 from agentcom.core.wanted import may_leave
-from agentcom.model import Allowance, FallbackWait, Group, JsonObject, Tier
+from agentcom.model import Allowance, FallbackWait, Group, JsonObject, Strategy, Tier, strategy_of
 
 PREFIX: Final = b"fallback"
 PASSES: Final = frozenset(
@@ -61,6 +61,8 @@ class Fallbacks:
     def step_of(self, group: Group) -> Group | None:
         """The same tasks one step on, where the configuration and they allow it."""
         way = self.settings.routing.fallback
+        if strategy_of(group) is Strategy.agent_program:
+            return None  # another tier would ask for the same program
         if group.tier is Tier.standard and way in ("up", "both"):
             return raised(group)
         if group.tier is Tier.complex and way in ("down", "both") and Allowance.down in group.allow:

@@ -27,8 +27,8 @@ from agentcom.core.tasks import Tasks
 from agentcom.errors import NotFound, Refused
 from agentcom.model import (
     BACKEND_OF,
+    PAID,
     STRATEGY_OF,
-    Backend,
     BudgetPeriod,
     FailureClass,
     JsonObject,
@@ -37,6 +37,7 @@ from agentcom.model import (
     TaskError,
     TaskRow,
     Tier,
+    strategy_of,
 )
 from agentcom.money import MICRO, BudgetRecord, LedgerRecord, SpentRecord, micro, shown
 
@@ -162,7 +163,8 @@ class Ledger:
     def may_start(self, slot: int, tier: Tier, now: Now) -> bool:
         """Whether the budgets allow an attempt on that tier, if that is a paid one; else the task is held until they
         do."""
-        if BACKEND_OF[STRATEGY_OF[tier]] is not Backend.claude:
+        group = self._tasks.groups[self._tasks.table.group[slot]]
+        if BACKEND_OF[strategy_of(group) if tier is group.tier else STRATEGY_OF[tier]] not in PAID:
             return True
         why = self.shortage(slot, now)
         if why is not None:

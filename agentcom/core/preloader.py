@@ -28,7 +28,6 @@ from agentcom.core.score import plain_run_us
 from agentcom.core.tasks import Tasks
 from agentcom.core.wanted import is_warm, model_of
 from agentcom.model import (
-    STRATEGY_OF,
     Backend,
     EndpointKind,
     EndpointModel,
@@ -36,6 +35,7 @@ from agentcom.model import (
     Group,
     State,
     Strategy,
+    strategy_of,
 )
 
 LOOK_MS: Final = 1000
@@ -190,7 +190,7 @@ class Preloader:
 
     def _is_cold(self, group: Group) -> bool:
         """Not where the model is warm, or is being loaded, on any server that the group could use. O(endpoints)."""
-        if STRATEGY_OF[group.tier] is not Strategy.local_llm or group.alone:
+        if strategy_of(group) is not Strategy.local_llm or group.alone:
             return False
         model = model_of(group, self.settings)
         if self._registry.loads.is_loading_anywhere(model):
@@ -285,7 +285,7 @@ class Preloader:
         """Whether a task that waits for something else than a cold model could start on that agent."""
         if not self._router.is_able(group, agent):
             return False
-        if STRATEGY_OF[group.tier] is not Strategy.local_llm:
+        if strategy_of(group) is not Strategy.local_llm:
             return True
         model = model_of(group, self.settings)
         return any(model in self._shelves[record.id].by_name for record in self._near(agent.host.record.id))
@@ -324,7 +324,7 @@ class Preloader:
         """What live tasks run on, or will."""
         if self._wanted is None:
             groups = self._tasks.groups.used().values()
-            local = [group for group in groups if STRATEGY_OF[group.tier] is Strategy.local_llm]
+            local = [group for group in groups if strategy_of(group) is Strategy.local_llm]
             self._wanted = {model_of(group, self.settings) for group in local}
         return self._wanted
 

@@ -27,7 +27,6 @@ from agentcom.core.wanted import (
 from agentcom.model import (
     BACKEND_OF,
     BACKENDS_OF,
-    STRATEGY_OF,
     Allowance,
     Backend,
     EndpointKind,
@@ -36,6 +35,7 @@ from agentcom.model import (
     Group,
     JsonObject,
     Strategy,
+    strategy_of,
 )
 
 Refusal = tuple[str, str, str]
@@ -91,7 +91,7 @@ class Refusals:
     ) -> Ways:
         """What stands in the way of each endpoint, by where it is seen; asked once for all hosts."""
         ways: Ways = {}
-        if STRATEGY_OF[group.tier] is not Strategy.local_llm:
+        if strategy_of(group) is not Strategy.local_llm:
             return ways
         model = model_of(group, self.settings)
         for endpoint in self._registry.endpoints.values() if endpoints is None else endpoints:
@@ -149,8 +149,8 @@ class Refusals:
         if kept is not None:
             return kept
         agents = [a for a in self._fleet.agents_of(host) if a.offered]
-        backend = BACKEND_OF[STRATEGY_OF[group.tier]]
-        able = [a for a in agents if any(offers(a, one) for one in BACKENDS_OF[STRATEGY_OF[group.tier]])]
+        backend = BACKEND_OF[strategy_of(group)]
+        able = [a for a in agents if any(offers(a, one) for one in BACKENDS_OF[strategy_of(group)])]
         if not able:
             return f"no_{backend}", f"no agent on {name} offers {backend}", _backend_remedy(backend, name)
         block = host.blocks.get(backend)
@@ -167,11 +167,11 @@ class Refusals:
         if not fitting:
             nearest, lacks = missing_needs(group, able)
             return lack(lacks, name, nearest.can)
-        incapable = claude_lacks(group) if STRATEGY_OF[group.tier] is not Strategy.local_llm else ""
+        incapable = claude_lacks(group) if strategy_of(group) is not Strategy.local_llm else ""
         if incapable:
             said = f"no model that this tier runs on can do {incapable}"
             return "model_lacks", said, f"submit it again without --needs model:{incapable}"
-        if STRATEGY_OF[group.tier] is Strategy.local_llm:
+        if strategy_of(group) is Strategy.local_llm:
             refused = self._host_endpoint_refusal(host, ways)
             if refused is not None:
                 return refused
@@ -360,4 +360,6 @@ def _kept_free(group: Group, host: Host) -> Refusal | None:
 def _backend_remedy(backend: str, host: str) -> str:
     if backend == "claude":
         return f"set ANTHROPIC_API_KEY or anthropic.key_file on {host} and restart its sidecar"
+    if backend == "program":
+        return f"name it in programs.offer in the config.toml of {host} (policy.programs), and restart its sidecar"
     return f"restart the sidecar on {host}; it offers {backend} by default"

@@ -34,7 +34,7 @@ from agentcom.model import (
     Route,
     ScorePart,
     Strategy,
-    Tier,
+    strategy_of,
 )
 
 
@@ -93,20 +93,20 @@ class Router:
 
     def may_escalate(self, group: Group) -> bool:
         """Whether tasks of the group may go on one tier above now: they allow it, and somebody could run them."""
-        if group.tier is not Tier.standard or Allowance.up not in group.allow:
+        if strategy_of(group) is not Strategy.local_llm or Allowance.up not in group.allow:
             return False
         return not self.fallbacks.is_stranded(raised(group))
 
     def _ways(self, group: Group, is_retry: bool, agents: list[Agent], now: Now) -> list[Candidate]:
         agents = sorted(agents, key=lambda agent: (agent.since_ms, agent.record.id))
-        if STRATEGY_OF[group.tier] is Strategy.local_llm:
+        if strategy_of(group) is Strategy.local_llm:
             return self._local_ways(group, is_retry, agents, now)
         return self._plain_ways(group, agents, now)
 
     def is_able(self, group: Group, agent: Agent) -> bool:
         """Whether the agent offers what the group needs, endpoints and other work aside."""
         offered = agent.record.backends
-        has_backend = any(backend in offered for backend in BACKENDS_OF[STRATEGY_OF[group.tier]])
+        has_backend = any(backend in offered for backend in BACKENDS_OF[strategy_of(group)])
         if group.repo and not agent.host.may_work_on(group.repo):
             return False
         return has_backend and missing_need(group, agent) is None
@@ -179,7 +179,7 @@ class Router:
         """The decision as it is stored, sent and published."""
         group = choices.group
         tier = chosen.stepped or group.tier
-        strategy = STRATEGY_OF[tier]
+        strategy = strategy_of(group) if tier is group.tier else STRATEGY_OF[tier]
         endpoint = chosen.endpoint
         # The ways that were open at the start of the tick: some of them may have been taken by tasks before this.
         others = [
@@ -206,7 +206,7 @@ class Router:
 
     def may_retry(self, group: Group) -> bool:
         """Whether some endpoint that a task of the group could use still gets retries."""
-        if not self._retries.spent or STRATEGY_OF[group.tier] is not Strategy.local_llm:
+        if not self._retries.spent or strategy_of(group) is not Strategy.local_llm:
             return True
         model = model_of(group, self.settings)
         return any(

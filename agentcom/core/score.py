@@ -20,13 +20,13 @@ from agentcom.core.estimates import MS_US, S_US
 from agentcom.core.registry import NO_ENDPOINT, Registry
 from agentcom.core.wanted import held_model, is_warm, missing_preferences, model_misses, model_of
 from agentcom.model import (
-    STRATEGY_OF,
     EndpointModel,
     EndpointRecord,
     Group,
     ScorePart,
     Strategy,
     Tier,
+    strategy_of,
 )
 
 WAIT_US_MAX: Final = 7 * 24 * 3600 * S_US
@@ -172,7 +172,7 @@ def load_us_of(host: Host, run_us: int, policy: ScoringSettings) -> int:
 
 def plain_run_us(group: Group, policy: ScoringSettings) -> int:
     """The expected time of work that calls no endpoint of the registry."""
-    is_shell = STRATEGY_OF[group.tier] is Strategy.trivial
+    is_shell = strategy_of(group) is Strategy.trivial
     return (policy.shell_ms if is_shell else policy.cloud_ms) * MS_US
 
 

@@ -40,6 +40,7 @@ class Noted(StrEnum):
     dependency_met = "dependency_met"
     worker_lost = "worker_lost"
     escalated = "escalated"
+    start_failed = "start_failed"
 
 
 class Story:

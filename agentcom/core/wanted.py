@@ -8,7 +8,6 @@ from agentcom.core.capabilities import OF_CLAUDE, first_unmet, of_model, unmet
 from agentcom.core.registry import canonical_model
 from agentcom.model import (
     BACKENDS_OF,
-    STRATEGY_OF,
     Allowance,
     Backend,
     EndpointKind,
@@ -16,6 +15,7 @@ from agentcom.model import (
     EndpointRecord,
     Group,
     Strategy,
+    strategy_of,
 )
 
 Wanted = tuple[Group, bool]  # what a task asks for, and whether it has failed before
@@ -23,11 +23,13 @@ Wanted = tuple[Group, bool]  # what a task asks for, and whether it has failed b
 
 def model_of(group: Group, settings: Settings) -> str:
     """The model a task of the group runs on; empty for shell work."""
-    strategy = STRATEGY_OF[group.tier]
+    strategy = strategy_of(group)
     if strategy is Strategy.trivial:
         return ""
     if strategy is Strategy.cloud_llm:
         return group.model or settings.models.complex
+    if strategy is Strategy.agent_program:
+        return group.model  # by the program's own name for it, or its own choice
     return canonical_model(group.model or settings.models.standard)
 
 
@@ -36,7 +38,7 @@ def is_offered(group: Group, agent: Agent) -> bool:
     if group.repo and not agent.host.may_work_on(group.repo):
         return False
     offered, blocks = agent.record.backends, agent.host.blocks
-    for backend in BACKENDS_OF[STRATEGY_OF[group.tier]]:
+    for backend in BACKENDS_OF[strategy_of(group)]:
         if backend in offered and backend not in blocks:
             return backend is not Backend.claude or not agent.host.account_shut
     return False
@@ -63,8 +65,10 @@ def model_lacks(group: Group, model: EndpointModel) -> str:
 
 
 def claude_lacks(group: Group) -> str:
-    """The same for the models of the cloud."""
-    return next((each for each in of_model(group.needs) if each not in OF_CLAUDE), "") if group.needs else ""
+    """The same for the models of the cloud. What an agent program calls is its own affair."""
+    if not group.needs or strategy_of(group) is Strategy.agent_program:
+        return ""
+    return next((each for each in of_model(group.needs) if each not in OF_CLAUDE), "")
 
 
 def missing_preferences(group: Group, agent: Agent, model: EndpointModel | None) -> int:

@@ -62,7 +62,8 @@ def backends(settings: Settings) -> tuple[Backend, ...]:
     except ConfigError as error:
         logs.get().error("claude_not_offered", reason=error.message)
         has_key = False
-    return (Backend.shell, Backend.ollama, Backend.openai, *((Backend.claude,) if has_key else ()))
+    programs = (Backend.program,) if settings.policy.programs != "nobody" and settings.programs.offer else ()
+    return (Backend.shell, Backend.ollama, Backend.openai, *((Backend.claude,) if has_key else ()), *programs)
 
 
 def account(settings: Settings) -> AccountOffer | None:

@@ -15,7 +15,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from agentcom import limits
@@ -46,10 +46,17 @@ class ToolFile(NamedTuple):
 
 
 class Tools:
-    """The tools on `path` (PATH by default), with the versions that were found so far."""
+    """The tools on `path` (PATH by default), with the versions that were found so far; and agent programs, by the names
+    that they are offered under (`program:NAME`), each with what is to be looked for and whether to ask it."""
 
-    def __init__(self, path: str | None = None, answer_s: float = ANSWER_S_MAX) -> None:
+    def __init__(
+        self,
+        path: str | None = None,
+        answer_s: float = ANSWER_S_MAX,
+        programs: Mapping[str, tuple[str, bool]] | None = None,
+    ) -> None:
         self._path = path
+        self._programs = programs or {}
         self._answer_s = answer_s
         self._versions: dict[ToolFile, str] = {}
         self.faults: dict[str, str] = {}
@@ -66,7 +73,11 @@ class Tools:
         self._versions = {file: v for file, v in self._versions.items() if file in files.values()}
         self.faults = {name: reason for name, reason in self.faults.items() if name in files}
         room = asyncio.Semaphore(AT_ONCE)
-        new = [self._ask(name, file, room) for name, file in files.items() if file not in self._versions]
+        new = [
+            self._ask(name, file, room)
+            for name, file in files.items()
+            if file not in self._versions and self._programs.get(name, ("", True))[1]
+        ]
         await asyncio.gather(*new)
         self._know(files)
 
@@ -75,14 +86,15 @@ class Tools:
         for name, file in files.items():
             if name not in self.faults:
                 version = self._versions.get(file, "")
-                found.append(f"tool:{name}={version}" if version else f"tool:{name}")
+                told = name if name in self._programs else f"tool:{name}"
+                found.append(f"{told}={version}" if version else told)
         self.known = found
 
     def _files(self) -> dict[str, ToolFile]:
-        return {name: file for name in TOOLS if (file := self._file(name)) is not None}
+        return {name: file for name in (*self._programs, *TOOLS) if (file := self._file(name)) is not None}
 
     def _file(self, name: str) -> ToolFile | None:
-        path = shutil.which(name, path=self._path)
+        path = shutil.which(self._programs.get(name, (name, True))[0], path=self._path)
         if path is None:
             return None
         try:
@@ -92,11 +104,11 @@ class Tools:
         return ToolFile(os.path.realpath(path), found.st_mtime_ns, found.st_size)
 
     async def _ask(self, name: str, file: ToolFile, room: asyncio.Semaphore) -> None:
-        path = shutil.which(name, path=self._path) or file.path
+        path = shutil.which(self._programs.get(name, (name, True))[0], path=self._path) or file.path
         async with room:
             self.asked += 1
             try:
-                status, answer = await _answer([path, *(TOOLS[name] or ("--version",))], self._answer_s)
+                status, answer = await _answer([path, *(TOOLS.get(name) or ("--version",))], self._answer_s)
             except TimeoutError:
                 # It is there, and the host may just be busy: it is asked again at the next look.
                 self.faults.pop(name, None)

@@ -36,6 +36,7 @@ from agentcom_sidecar.endpoints import EndpointWatch
 from agentcom_sidecar.git import WorkspaceError
 from agentcom_sidecar.loader import ModelLoader
 from agentcom_sidecar.outbox import Entry, Key, Outbox
+from agentcom_sidecar.programs import catalogue
 from agentcom_sidecar.resources import ResourceProbe
 from agentcom_sidecar.runs import Run
 from agentcom_sidecar.sandbox import isolation_of, kill_stale
@@ -74,7 +75,7 @@ class Daemon:
         self._probe = ResourceProbe(home.sidecar)
         self._sample: Resources | None = None
         self._sampled_at = 0.0
-        self._tools = capabilities.Tools()
+        self._tools = capabilities.Tools(programs=catalogue.offered(settings.programs))
         self._told: tuple[str, ...] = ()  # the capabilities that the hub knows of
         self._faults: dict[str, str] = {}  # that the log has told
         self._stop = asyncio.Event()

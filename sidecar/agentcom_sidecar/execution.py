@@ -16,6 +16,7 @@ from agentcom import limits, logs
 from agentcom.endpoint_keys import key_for
 from agentcom.errors import AgentComError, ConfigError
 from agentcom.model import (
+    PAID,
     Backend,
     CheckKind,
     CheckReport,
@@ -33,7 +34,7 @@ from agentcom_sidecar.agentic.file_tools import FileTools
 from agentcom_sidecar.agentic.loop import Bounds, Hooks, Tally, converse
 from agentcom_sidecar.agentic.tools import Toolbox, result_chars_max
 from agentcom_sidecar.anthropic_key import KEY_VARIABLE, find_key
-from agentcom_sidecar.backends import shell
+from agentcom_sidecar.backends import process, shell
 from agentcom_sidecar.backends.base import (
     BackendError,
     Conversation,
@@ -78,6 +79,10 @@ class Progress:
     pushed_branch: str | None = None
     pull_request: str | None = None
     tally: Tally = field(default_factory=Tally)
+    program: str = ""
+    session: str = ""
+    failed_starts: tuple[str, ...] = ()
+    costs: list[float | None] = field(default_factory=list)  # as the program told them, a run each
     durations_ms: dict[str, int] = field(default_factory=dict)
     watch: Stopwatch = field(default_factory=Stopwatch)
 
@@ -213,10 +218,63 @@ def _purse(work: Work) -> Purse | None:
     return purse_of(work.assign.budget_usd, work.assign.route.model, found, out_max)
 
 
+async def _run_program(work: Work, progress: Progress) -> None:
+    """An agent program works on the task by itself; what fails its checks goes back to it."""
+    if work.spec.verify and any(check.kind in COMMAND_CHECKS for check in work.checks):
+        _refuse_commands(work)
+    program = process.prepared(work)
+    progress.program = program.adapter.name
+    await _look_at_base(work, progress)
+    tally, left_s = progress.tally, float(work.assign.timeout_s)
+    task = redact_values(prompt.program_text(_first_message(work)))
+
+    async def build(number: int, failing: tuple[CheckReport, ...]) -> tuple[int, int]:
+        nonlocal left_s
+        text = task
+        if failing:
+            await work.workspace.discard()
+            fix = redact_cut(prompt.fix_text(failing))
+            text = fix if program.session and program.adapter.resume else f"{task}\n\n{fix}"
+        left_usd = _left_usd(work, progress)
+        if left_usd is not None and left_usd <= 0:
+            tally.warn("stopped: the budget of this attempt is spent")
+            tally.stop_reason = "budget"
+            return 0, 0
+        watch = Stopwatch()
+        try:
+            heard = await program.run(text, number, left_s, left_usd)
+        except BackendError as error:
+            tally.usages.append(error.usage)
+            raise
+        finally:
+            tally.model_ms += watch.ms
+            left_s = max(0.01, left_s - watch.ms / 1000)
+            progress.failed_starts, progress.session = tuple(program.tries), program.session
+        tally.usages.append(heard.usage)
+        tally.text, tally.stop_reason = heard.text or tally.text, heard.stop_reason
+        progress.model = heard.model or progress.model
+        progress.costs.append(heard.cost_usd)
+        for notice in heard.notices:
+            tally.warn(notice)
+        await _commit(work, progress, number)
+        return heard.usage.prompt, heard.usage.out
+
+    await fix_loop.run(build, _timed_checks(work, progress), work.assign.max_fix_attempts, progress.iterations)
+
+
+def _left_usd(work: Work, progress: Progress) -> float | None:
+    """What the attempt may still cost; None where no budget concerns it. Runs of unknown cost leave nothing."""
+    budget_usd = work.assign.budget_usd
+    if budget_usd is None:
+        return None
+    return 0.0 if None in progress.costs else budget_usd - sum(each or 0.0 for each in progress.costs)
+
+
 _STRATEGIES: dict[Strategy, Callable[[Work, Progress], Awaitable[None]]] = {
     Strategy.trivial: _run_command,
     Strategy.local_llm: _ask_local_model,
     Strategy.cloud_llm: _ask_claude,
+    Strategy.agent_program: _run_program,
 }
 
 
@@ -427,6 +485,11 @@ def _result(work: Work, progress: Progress) -> TaskResult:
             iterations=tuple(progress.iterations),
             evidence=evidence_of(progress.iterations[-1].checks) if progress.iterations else None,
             tampered=progress.tampered,
+            program=progress.program,
+            session=progress.session,
+            failed_starts=tuple(
+                each[: limits.REASON_CHARS_MAX] for each in progress.failed_starts[: limits.FAILED_STARTS_MAX]
+            ),
         )
     )
 
@@ -449,7 +512,9 @@ def _costs(work: Work, progress: Progress) -> _Costs:
     except AgentComError as error:
         progress.tally.warn(f"costs are unknown: {error.message}")
         price_list = PriceList({})
-    if progress.backend is Backend.claude:
+    if progress.backend is Backend.program and progress.costs and None not in progress.costs:
+        return _Costs(sum(each or 0.0 for each in progress.costs))
+    if progress.backend in PAID:
         usd, as_of = cost_at(price_list, progress.model, progress.tally)
         return _Costs(usd, as_of=as_of)
     cloud_model = work.assign.cloud_model or work.settings.models.compare

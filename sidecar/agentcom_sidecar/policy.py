@@ -19,6 +19,7 @@ from agentcom_sidecar.command import CommandLimits, View
 from agentcom_sidecar.isolation import Isolation
 from agentcom_sidecar.work import Work
 
+NO_MODEL = "none"
 TRUSTED = frozenset({Role.operate, Role.admin})
 
 
@@ -68,7 +69,11 @@ def refusal_of(assign: Assign, spec: TaskSpec, allowed: PolicySettings) -> str |
         return f"policy.tiers of this host has no {assign.tier}"
     if spec.repo is not None and allowed.repositories and not _matches(spec.repo, allowed.repositories):
         return f"policy.repositories of this host has nothing that fits {spec.repo}"
-    is_model = assign.route.strategy is not Strategy.trivial
+    is_program = assign.route.strategy is Strategy.agent_program
+    if is_program and not _is_for(allowed.programs, assign.submitter_role):
+        return f"policy.programs of this host is {allowed.programs!r}, and a task of {assign.submitter!r} wants one"
+    # A program that is told no model takes the one that this host's owner gave it.
+    is_model = assign.route.strategy is not Strategy.trivial and not (is_program and assign.route.model == NO_MODEL)
     if is_model and allowed.models and not _matches(assign.route.model, allowed.models):
         return f"policy.models of this host has nothing that fits {assign.route.model}"
     if assign.route.remote and not _is_for(allowed.cloud_models, assign.submitter_role):

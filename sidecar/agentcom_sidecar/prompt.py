@@ -20,13 +20,16 @@ SYSTEM = (
     "When you are done, or nothing is to be done, call finish with a short summary; if the task only asks a question, "
     "answer it."
 )
+PROGRAM = (
+    "You are working on one task in the current directory, which is yours alone. Do what the task asks and nothing "
+    "else. Never weaken a test or a check to make it pass. Do not commit or push: that is done for you. Nobody can "
+    "answer questions. When you are done, answer with a short summary. The task:"
+)
 FAILURE_CHARS_MAX = 3000  # of one failing check's output: its end, where tools put their verdict
 FAILURES_CHARS_MAX = 9000  # of all: small models have a context of 8,192 tokens
 
 
-def task_text(
-    spec: TaskSpec, checks: Iterable[CheckSpec], predecessors: Sequence[Predecessor] = ()
-) -> str:
+def task_text(spec: TaskSpec, checks: Iterable[CheckSpec], predecessors: Sequence[Predecessor] = ()) -> str:
     """The first message: description, criteria, files with their reasons, checks, all in full, and what came of the
     tasks before it."""
     sections = [spec.description]
@@ -55,6 +58,11 @@ def _quoted(one: Predecessor, chars_max: int) -> str:
         told = f"{told[: chars_max // 2]} [...] {told[-(chars_max - chars_max // 2) :]}"
     lines = "\n".join(f"> {line}" for line in told.splitlines() if line.strip())
     return f"Task {one.task} ({', '.join(facts)}):\n{lines}"
+
+
+def program_text(task: str) -> str:
+    """The same for an agent program, which has instructions of its own. Never begins with a dash: it is an argument."""
+    return f"{PROGRAM}\n\n{task}"
 
 
 def fix_text(reports: Iterable[CheckReport]) -> str:
