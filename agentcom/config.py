@@ -259,7 +259,7 @@ class ProgramSettings(Struct, frozen=True, forbid_unknown_fields=True):
     credentials: Annotated[tuple[ProgramLine, ...], Meta(max_length=200)] = ()
     commands: Annotated[tuple[ProgramLine, ...], Meta(max_length=50)] = ()
     start_s: Seconds = 30
-    silence_s: Annotated[float, Meta(ge=0, le=7 * 24 * 3600)] = 300
+    silence_s: Annotated[float, Meta(ge=0, le=7 * 24 * 3600)] = 240
 
 
 class GitSettings(Struct, frozen=True, forbid_unknown_fields=True):

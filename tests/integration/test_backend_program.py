@@ -229,6 +229,26 @@ def test_a_program_that_answers_nothing_fails(tmp_path: Path) -> None:
     assert ran(tmp_path, "mine", {}).failed.code == "empty_answer"
 
 
+def test_a_notice_makes_no_success_of_a_bad_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    events = [
+        {"type": "item.completed", "item": {"type": "agent_message", "text": "half of it"}},
+        {"type": "error", "message": "Reconnecting..."},
+    ]
+    one = ran(tmp_path, "codex", {"events": events, "exit": 1})
+    assert (one.failed.code, one.result.output) == ("program_failed", "")
+
+
+def test_a_credential_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+    one = ran(tmp_path, "mine", {"result": {}}, programs={"credentials": ("mine NOT_SET_ANYWHERE",)})
+    assert (one.failed.code, "NOT_SET_ANYWHERE is not set" in one.failed.message) == ("bad_key", True)
+
+
+def test_a_program_may_say_nothing_but_that_it_is_done(tmp_path: Path) -> None:
+    one = ran(tmp_path, "mine", {"files": {"a": "1"}, "result": {}}, checks=(check("file_exists", "a"),))
+    assert one.completed.status is ResultStatus.verified
+
+
 def test_an_error_of_the_program_has_its_class(tmp_path: Path) -> None:
     error = {"class": "usage_window", "message": "come back at noon"}
     one = ran(tmp_path, "mine", {"result": {"output": "x", "error": error}})

@@ -43,6 +43,8 @@ OUTPUT_CHARS_MAX: Final = 64 * 1024  # of what a generic program printed, when i
 
 TOLD: Final = ("task_id", "prompt_file", "task_json_file", "result_file")  # in its environment too
 
+STOPPED: Final = frozenset({"budget", "rounds"})  # a program that ended so has worked, and its work is checked
+
 Sleep = Callable[[float], Awaitable[None]]
 
 
@@ -200,9 +202,10 @@ class Program:
         how = f"signal {result.signal}" if result.signal is not None else f"exit code {result.exit_code}"
         if not result.succeeded and not listener.alive.is_set():
             raise StartFailed(f"it ended with {how}{said}")
-        if not result.succeeded and not heard.notices:
+        if not result.succeeded and heard.stop_reason not in STOPPED:
             return task_error("program_failed", f"{name} ended with {how}{said}")
-        if not heard.text.strip() and not heard.usage.out:
+        has_answered = heard.is_over if self.adapter.read is None else bool(heard.usage.out)
+        if not heard.text.strip() and not has_answered:
             return task_error("empty_answer", f"{name} ended without an answer{said}")
         return None
 
@@ -316,6 +319,8 @@ def _handed_over(work: Work, adapter: Adapter) -> dict[str, str]:
     found: dict[str, str] = {}
     if adapter.takes_base_url:
         found["ANTHROPIC_BASE_URL"] = work.settings.anthropic.base_url
+    if policy.isolation_of(work).holds:
+        found |= adapter.env_isolated
     for entry in work.settings.programs.credentials:
         name, _, what = entry.partition(" ")
         if name != adapter.name:
@@ -329,6 +334,8 @@ def _handed_over(work: Work, adapter: Adapter) -> dict[str, str]:
             elif what in os.environ:
                 found[what] = os.environ[what]
                 redaction.learn(os.environ[what])
+            else:
+                raise ConfigError(f"{what} is not set in the environment of this host's sidecar")
         except (OSError, UnicodeDecodeError, AgentComError) as error:
             raise configuration("bad_key", f"programs.credentials {entry}: {error}") from error
     return found

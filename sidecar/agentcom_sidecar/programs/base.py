@@ -70,6 +70,7 @@ class Adapter:
     model: tuple[str, ...] = ()  # added when the task names a model
     budget: tuple[str, ...] = ()  # added when a budget concerns the task
     env: Mapping[str, str] = field(default_factory=dict)
+    env_isolated: Mapping[str, str] = field(default_factory=dict)  # added where something isolates it
     read: Read | None = None
     lead: int = 1
     takes_base_url: bool = False

@@ -88,9 +88,9 @@ ADAPTER = Adapter(
     env={
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "DISABLE_AUTOUPDATER": "1",
-        # It refuses to skip its questions as root unless it is told that something isolates it: the sandbox does.
-        "IS_SANDBOX": "1",
     },
+    # As root it refuses to skip its questions unless it is told that something isolates it.
+    env_isolated={"IS_SANDBOX": "1"},
     read=read,
     takes_base_url=True,
 )
