@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard agentcom/_fastsched*.px[iy])
 
-.PHONY: run test sim coverage faults soak lint check bench docs clean
+.PHONY: run test sim engine coverage faults soak lint check bench docs clean
 
 # The environment is made again only when what it was made from has changed. Without a C compiler the install goes
 # on with the scheduler's twin in Python, and `agentcom doctor` says so.
@@ -47,6 +47,21 @@ coverage: .venv/.test
 	$(BIN)/python -m coverage run -m tests.sim --seeds 20 --jobs 0
 	@$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --skip-covered --show-missing
+
+# Standard tasks against real inference: llama.cpp by way of Node, with a tiny model that the test makes itself. What it
+# needs goes into build/engine, about 85 MB, without running any package's own scripts.
+ENGINE = build/engine
+ENGINE_PLATFORM = $(shell node -p "({'darwin-arm64': 'mac-arm64-metal', 'darwin-x64': 'mac-x64'})[process.platform + '-' + process.arch] || process.platform + '-' + process.arch")
+$(ENGINE)/.installed:
+	@command -v npm >/dev/null || { echo "this needs Node 20 or newer, with npm"; exit 1; }
+	@echo "installing the inference engine into $(ENGINE) (once)"
+	@mkdir -p $(ENGINE)
+	@npm install --prefix $(ENGINE) --silent --no-audit --no-fund --no-package-lock --ignore-scripts --omit=optional \
+		node-llama-cpp@3 @node-llama-cpp/$(ENGINE_PLATFORM)@3
+	@touch $@
+
+engine: .venv/.test $(ENGINE)/.installed
+	AGENTCOM_REQUIRE_ENGINE=1 $(BIN)/python -m pytest tests/engine
 
 # The fault rig: what every merge runs.
 faults: .venv/.test
