@@ -80,11 +80,13 @@ class AttemptHeld(Struct, frozen=True, kw_only=True):
 
 
 class EndpointSighting(Struct, frozen=True, kw_only=True):
-    """An LLM server as a host sees it: one on its loopback, or one that the hub asked it to probe."""
+    """An LLM server as a host sees it: one that it looks for by itself on its loopback (`found`), or one that the hub
+    asked it to probe."""
 
     kind: EndpointKind
     url: Url
     probe: EndpointProbe
+    found: bool = True
 
 
 class AccountOffer(Struct, frozen=True, kw_only=True):

@@ -113,7 +113,9 @@ class Why:
             if row.error_code == "dependency_failed":
                 return row.error_message  # once that is mended it is released by itself
             if row.error_code == BUDGET:
-                return f"{row.error_message}; it goes on by itself when there is room"
+                short = self._hub.ledger.shortage(self._hub.tasks.table.slot_of[row.id], self._now)
+                said = row.error_message if short is None else f"{short.message}; {short.change}"
+                return f"{said}; it goes on by itself when there is room"
             return f"{row.error_message}; then: agentcom task release {row.id}"
         return f"it is {row.state}: {row.error_message}" if row.error_message else f"it is {row.state}"
 

@@ -78,8 +78,9 @@ def sighting(
     url: str = "http://127.0.0.1:11434",
     probe: EndpointProbe | None = None,
     kind: EndpointKind = EndpointKind.ollama,
+    found: bool = True,
 ) -> m.EndpointSighting:
-    return m.EndpointSighting(kind=kind, url=url, probe=probe or endpoint_probe())
+    return m.EndpointSighting(kind=kind, url=url, probe=probe or endpoint_probe(), found=found)
 
 
 def result(**fields: Any) -> TaskResult:

@@ -21,11 +21,19 @@ from agentcom.model import (
     STRATEGY_OF,
     Backend,
     FailureClass,
+    ResultStatus,
     TaskError,
     TaskResult,
     Tier,
     strategy_of,
 )
+
+
+def has_failed(result: TaskResult) -> bool:
+    """Whether checks failed to the last round; a model that then changed nothing has not done better."""
+    if result.status is ResultStatus.no_change:
+        return bool(result.iterations) and result.iterations[-1].status == "fail"
+    return result.status is ResultStatus.partial_pass
 
 
 class Aftermath:

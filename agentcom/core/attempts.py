@@ -16,7 +16,7 @@ import msgspec
 from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.core import evidence, progress
-from agentcom.core.aftermath import Aftermath
+from agentcom.core.aftermath import Aftermath, has_failed
 from agentcom.core.agents import Agent, Fleet, Host
 from agentcom.core.effects import LogPiece, RecordKey, SendAssign, key_u64x2
 from agentcom.core.gates import Gates
@@ -37,7 +37,6 @@ from agentcom.model import (
     FailureClass,
     Group,
     PrincipalRecord,
-    ResultStatus,
     Role,
     Route,
     State,
@@ -538,8 +537,7 @@ class Attempts:
 
     def _completed(self, slot: int, result: TaskResult | None, now: Now) -> None:
         """The end of the task, unless its checks failed and it allows another attempt one tier above."""
-        failed = result is not None and result.status is ResultStatus.partial_pass
-        if result is None or not failed or not self._escalates(slot, now):
+        if result is None or not has_failed(result) or not self._escalates(slot, now):
             self._complete(slot, now)
             return
         self._fleet.count(self._fleet.agents[self._table.agent[slot]], completed=False)

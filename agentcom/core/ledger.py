@@ -145,7 +145,7 @@ class Ledger:
                 left = budget.limit - self.sums.of(scope, per, now.wall_ms)
                 left -= promised[scope] if promised else 0
                 if left < need:
-                    return self._short(budget, need, max(0, left), now)
+                    return self._short(budget, need, left, now)
         return None
 
     def pays(self, slot: int, now: Now) -> bool:
@@ -475,10 +475,11 @@ class Ledger:
         self._out.put("meta", record_key(PREFIX, place), budget)
 
     def _short(self, budget: BudgetRecord, need: int, left: int, now: Now) -> Shortage:
+        """`left` is below nothing where more was spent than the budget allows now."""
         name, per = self._name(budget), budget.per
         whose = "the hub's budget" if name == ALL else f"the budget of {name}"
         when = {BudgetPeriod.day: " today", BudgetPeriod.month: " this month", BudgetPeriod.ever: ""}[per]
-        has = f"{shown(left)} of {shown(budget.limit)}"
+        has = f"{shown(max(0, left))} of {shown(budget.limit)}"
         said = f"an attempt may cost up to {shown(need)} USD, {whose} has {has} left{when}"
         raise_to = shown(budget.limit + need - left)
         change = f"agentcom budget set {name} {raise_to} --per {per}"

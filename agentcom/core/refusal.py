@@ -172,7 +172,7 @@ class Refusals:
             said = f"no model that this tier runs on can do {incapable}"
             return "model_lacks", said, f"submit it again without --needs model:{incapable}"
         if strategy_of(group) is Strategy.local_llm:
-            refused = self._host_endpoint_refusal(host, ways)
+            refused = self._host_endpoint_refusal(host, ways, model_of(group, self.settings))
             if refused is not None:
                 return refused
         return self._agents_refusal(name, fitting)
@@ -202,19 +202,20 @@ class Refusals:
             "wait, or add agents (sidecar.agents)",
         )
 
-    def _host_endpoint_refusal(self, host: Host, ways: Ways) -> Refusal | None:
+    def _host_endpoint_refusal(self, host: Host, ways: Ways, model: str) -> Refusal | None:
         refusals = [
-            self.of_way(endpoint, host) or refused
+            (endpoint, self.of_way(endpoint, host) or refused)
             for place in (0, host.record.id)
             for endpoint, refused in ways.get(place, ())
         ]
         if not refusals:
             add = f"agentcom endpoint add URL --host {host.record.name}, or start Ollama there"
             return "no_endpoint", f"{host.record.name} reaches no LLM endpoint", add
-        if any(r is None for r in refusals):
+        if any(refused is None for _, refused in refusals):
             return None
         # The endpoint that comes nearest speaks for the host: a full one has all but a slot.
-        return min((r for r in refusals if r is not None), key=lambda r: NEAREST.index(r[0]))
+        found = [(_distance(endpoint, r, model), r) for endpoint, r in refusals if r is not None]
+        return min(found, key=lambda pair: pair[0])[1]
 
     def of_way(self, endpoint: EndpointRecord, host: Host) -> Refusal | None:
         """Why the host cannot reach an endpoint that others may reach."""
@@ -303,6 +304,13 @@ class Refusals:
                 f"wait, or agentcom queue limit set endpoint:{endpoint.name} {allowed + 1}",
             )
         return None
+
+
+def _distance(endpoint: EndpointRecord, refused: Refusal, model: str) -> tuple[int, bool]:
+    """How far the endpoint is from serving the model. One that is down and had it comes before one without it."""
+    if refused[0] == "endpoint_unhealthy" and held_model(endpoint, model) is not None:
+        return NEAREST.index("model_missing"), False
+    return NEAREST.index(refused[0]), True
 
 
 def _incapable(model: EndpointModel, lacks: str, change: str) -> Refusal:

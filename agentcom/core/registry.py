@@ -270,9 +270,10 @@ class Registry:
                 if record.url == url or sighting.probe.healthy:
                     self.probed(record, sighting.probe, now)
                 return
-        # A host may tell of servers on itself; those elsewhere are for people to add.
-        loopback = loopback and sighting.kind is not EndpointKind.anthropic
-        if loopback and sighting.probe.healthy and len(self.endpoints) < limits.ENDPOINTS_MAX:
+        # A host may tell of servers on itself; those elsewhere are for people to add, and one that it was only asked
+        # for was removed since.
+        is_new = sighting.found and loopback and sighting.kind is not EndpointKind.anthropic
+        if is_new and sighting.probe.healthy and len(self.endpoints) < limits.ENDPOINTS_MAX:
             record = self._add(
                 sighting.kind,
                 url,

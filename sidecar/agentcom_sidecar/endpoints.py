@@ -45,6 +45,7 @@ class EndpointWatch:
         self._settings = settings
         self._send = send
         self._asked: tuple[str, ...] = ()
+        self._guessed = [url.rstrip("/") for url in settings.discover]
         self._kinds: dict[str, EndpointKind] = {}  # of guessed addresses, as they answered last
         self._asked_kinds: Mapping[str, EndpointKind] = {}
         self._every_s = settings.probe_every_s
@@ -112,8 +113,7 @@ class EndpointWatch:
 
     async def look(self, prober: Prober) -> tuple[EndpointSighting, ...]:
         """One cycle: a sighting of each address asked for, and of each guessed one that ever answered."""
-        guessed = [url.rstrip("/") for url in self._settings.discover]
-        urls = list(dict.fromkeys([*self._asked, *guessed]))[:SIGHTINGS_MAX]
+        urls = list(dict.fromkeys([*self._asked, *self._guessed]))[:SIGHTINGS_MAX]
         gate = asyncio.Semaphore(PROBES_AT_ONCE)
         found = await asyncio.gather(*(self._look_at(prober, gate, url) for url in urls))
         self._seen |= {one.url for one in found if one.probe.healthy}
@@ -145,4 +145,5 @@ class EndpointWatch:
 
     def _sighting(self, url: str, probe: EndpointProbe) -> EndpointSighting:
         is_known = url in self._asked or url in self._kinds
-        return EndpointSighting(kind=self._kind(url) if is_known else EndpointKind.ollama, url=url, probe=probe)
+        kind = self._kind(url) if is_known else EndpointKind.ollama
+        return EndpointSighting(kind=kind, url=url, probe=probe, found=url in self._guessed)

@@ -39,6 +39,7 @@ from agentcom_sidecar.backends.base import (
     BackendError,
     Conversation,
     ModelBackend,
+    Usage,
     configuration,
     infrastructure,
     task_error,
@@ -515,6 +516,8 @@ def _costs(work: Work, progress: Progress) -> _Costs:
     if progress.backend is Backend.program and progress.costs and None not in progress.costs:
         return _Costs(sum(each or 0.0 for each in progress.costs))
     if progress.backend in PAID:
+        if progress.backend is not Backend.program and progress.tally.total == Usage():
+            return _Costs(0.0)  # no call has read or written a token, so none is paid, whatever the price
         usd, as_of = cost_at(price_list, progress.model, progress.tally)
         return _Costs(usd, as_of=as_of)
     cloud_model = work.assign.cloud_model or work.settings.models.compare

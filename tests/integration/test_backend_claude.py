@@ -85,6 +85,16 @@ def test_an_unknown_model_costs_null_and_a_warning_never_zero(tmp_path: Path, se
     assert any("price of claude-next-9 is unknown" in warning for warning in result.warnings)
 
 
+def test_a_model_that_is_not_there_has_cost_nothing_though_its_price_is_unknown(
+    tmp_path: Path, server: StandIn
+) -> None:
+    outcome = ran(tmp_path, server, {"content": "ok"}, model="claude-nowhere-9").outcome
+    assert outcome is not None
+    assert outcome.error is not None
+    assert outcome.result is not None
+    assert (outcome.result.tokens_in, outcome.result.cost_usd) == (0, 0)
+
+
 def test_a_price_file_that_cannot_be_read_makes_costs_unknown_and_loses_no_work(
     tmp_path: Path, server: StandIn
 ) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from agentcom import messages as m
 from agentcom.config import ModelSettings, QueueSettings, RoutingSettings, Settings
 from agentcom.core.fallbacks import PREFIX
-from agentcom.model import Allowance, Backend, BudgetPeriod, FailureClass, ResultStatus, Role, Tier
+from agentcom.model import Allowance, Backend, BudgetPeriod, FailureClass, Iteration, ResultStatus, Role, Tier
 from tests.core_rig import HostEnd, Rig
 from tests.factories import (
     MODEL,
@@ -240,6 +240,17 @@ def test_checks_that_fail_to_the_end_take_a_task_one_tier_up_if_it_allows_that(
     assert (found["tier"], found["tier_source"], found["retries_used"]) == ("complex", "raised", 0)
     cloud.complete(assign, status=ResultStatus.partial_pass, backend=Backend.claude, model="claude-opus-5-5")
     assert rig.admin.state(number) == "completed", "there is no tier above"
+
+
+@pytest.mark.parametrize(("status", "state"), [("fail", "assigned"), ("none", "completed")])
+def test_a_model_that_changed_nothing_while_checks_fail_is_followed_by_a_better_one(
+    both: tuple[Rig, HostEnd, HostEnd], status: Literal["fail", "none"], state: str
+) -> None:
+    rig, local, _ = both
+    number = rig.admin.submit(task(model=MODEL, allow=(Allowance.up,)))
+    rounds = (Iteration(n=1, status=status),)
+    local.complete(local.take(), status=ResultStatus.no_change, iterations=rounds, backend=Backend.ollama, model=MODEL)
+    assert rig.admin.state(number) == state
 
 
 def test_checks_that_fail_end_a_task_that_does_not_allow_more(both: tuple[Rig, HostEnd, HostEnd]) -> None:

@@ -100,6 +100,20 @@ def test_a_task_without_room_is_held_with_the_figure_that_would_let_it_go(rig: R
     assert "4.00" in rig.admin.ask(m.TaskWhy(task=second))["reason"]
 
 
+def test_the_figure_that_would_let_it_go_counts_what_was_overspent_and_follows_the_budget(rig: Rig) -> None:
+    box = cloud(rig)
+    budget(rig, "all", 5)
+    paid(box, (rig.admin.submit(complex_task()), box.take())[1], 12.5)
+    number = rig.admin.submit(complex_task())
+    said = rig.admin.task(number)["error"]["message"]
+    assert "has 0.00 of 5.00 left; agentcom budget set all 14.50 --per ever" in said
+    budget(rig, "all", 7)
+    assert rig.admin.state(number) == "held"
+    assert "0.00 of 7.00 left; agentcom budget set all 14.50" in rig.admin.ask(m.TaskWhy(task=number))["reason"]
+    budget(rig, "all", 14.5)
+    assert box.take().task == number
+
+
 def test_a_raised_budget_lets_it_go_by_itself(rig: Rig) -> None:
     box = cloud(rig)
     budget(rig, "all", 1)

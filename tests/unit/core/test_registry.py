@@ -158,6 +158,16 @@ def test_an_address_that_several_hosts_have_names_none_of_them(rig: Rig) -> None
     assert len(rig.hub.registry.endpoints) == 2
 
 
+def test_a_removed_endpoint_stays_away_though_its_host_was_still_looking_at_it(rig: Rig) -> None:
+    box = rig.host("box")
+    rig.admin.ask(m.EndpointAdd(url="http://127.0.0.1:9", name="two", host="box"))
+    rig.admin.ask(m.EndpointRemove(endpoint="two"))
+    box.see(sighting("http://127.0.0.1:9", found=False))
+    assert "http://127.0.0.1:9" not in [one["url"] for one in rig.admin.ask(m.EndpointList())["endpoints"]]
+    box.see(sighting("http://127.0.0.1:9"))
+    assert "http://127.0.0.1:9" in [one["url"] for one in rig.admin.ask(m.EndpointList())["endpoints"]]
+
+
 def test_a_removed_endpoint_is_gone_also_after_a_restart(rig: Rig) -> None:
     add(rig)
     rig.admin.ask(m.EndpointRemove(endpoint="1"))

@@ -94,6 +94,19 @@ def test_an_unknown_model_is_said_with_the_command_that_fetches_it(rig: Rig) -> 
     assert rig.admin.state(number) == "assigned", "the tasks behind it go on"
 
 
+def test_a_server_that_had_the_model_and_is_down_comes_before_one_without_it(rig: Rig) -> None:
+    box = gpu(rig, "box")
+    box.see(sighting("http://127.0.0.1:2", endpoint_probe(endpoint_model("other:1b"))))
+    box.see(sighting("http://127.0.0.1:11434", endpoint_probe(healthy=False, reason="connection refused")))
+    box.see(sighting("http://127.0.0.1:2", endpoint_probe(endpoint_model("other:1b"))))
+    found = why(rig, rig.admin.submit(task(model=MODEL)))
+    assert [one["fails"] for one in found["hosts"]] == ["endpoint_unhealthy"]
+    assert found["hosts"][0]["change"] == "start the server at http://127.0.0.1:11434"
+    box.see(sighting("http://127.0.0.1:2", endpoint_probe(healthy=False)))
+    found = why(rig, rig.admin.submit(task(model=MODEL)))
+    assert found["hosts"][0]["change"] == "start the server at http://127.0.0.1:11434"
+
+
 def test_a_model_that_fits_no_host_is_said_with_both_sizes(rig: Rig) -> None:
     box = gpu(rig, "box", size_bytes=40 << 30)
     box.beat(resources=resources(ram_total_bytes=16 << 30))
