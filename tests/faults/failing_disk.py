@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import random
+import secrets
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,6 @@ from pathlib import Path
 
 from agentcom import messages as m
 from agentcom.auth import KeyPair, load_key
-from agentcom.model import TaskSpec
 from tests.faults.history import History, check, seen_of
 from tests.faults.hosts import Fleet, enrol_all, fleet_of
 from tests.faults.hub_image_checker import check as check_home
@@ -136,7 +136,7 @@ def fill_again_and_again(folder: Path, seed: int, rounds: int = 1) -> Report:
             with load_on(home, pairs, history, seed + int(report.counts["times_full"] or 0)) as fleet:
                 _until_more(history, 20, f"work before {fail}")
                 gate.touch()
-                report.add(times_full=1, times_refused=_while_full(home, kind))
+                report.add(times_full=1, times_refused=_while_full(home, kind, history))
                 gate.unlink()
                 _until_more(history, 20, f"work after {fail}")
             started += fleet.started
@@ -165,16 +165,21 @@ def _is_answered(wire: Wire, op: m.Operation) -> bool:
     return isinstance(wire.ask(op, 3), m.Reply)
 
 
-def _while_full(home: Path, kind: str) -> int:
+def _while_full(home: Path, kind: str, history: History) -> int:
     """Submits are refused by name as soon as something was tried in vain, and reads are answered. How many were refused
-    before it came to that; a part that is only made anew now and then may never be asked."""
+    before it came to that; a part that is only made anew now and then may never be asked, and what the journal has
+    taken may wait for the rest."""
     wire = Wire(address_of(home), load_key(home / "keys" / "admin.key"))
     answers: Counter[str] = Counter()
 
     def is_refused() -> bool:
-        answer = wire.ask(
-            m.Submit(tasks=(TaskSpec(description="in vain", needs=("nobody",), command="true"),)), 3
-        )
+        key = f"probe-{secrets.token_hex(4)}"
+        history.invoke([key], key)
+        answer = wire.ask(m.Submit(tasks=(spec_of(key, NEEDS, random.Random(key)),)), 3)
+        if isinstance(answer, m.Reply):
+            history.acknowledge(key, answer.value["tasks"][0]["id"])
+        elif isinstance(answer, m.Error):
+            history.refuse([key])
         answers[answer.code if isinstance(answer, m.Error) else type(answer).__name__] += 1
         return bool(answers["storage_full"])
 

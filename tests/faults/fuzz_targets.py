@@ -23,7 +23,7 @@ from agentcom.refusals import request_id_of
 from agentcom.store.base import Batch
 from agentcom.store.journal import Journal
 from agentcom.store.record import pack, unpack
-from agentcom.store.segments import Unreadable, decode, read_segment, survey
+from agentcom.store.segments import Unreadable, decode, read_segment, segments, survey
 from tests.faults.samples import valid
 from tests.faults.store_workload import Workload
 
@@ -122,7 +122,7 @@ def journal(rng: random.Random, folder: Path) -> Target:
             made.append(batch, sequence)
             written[sequence] = _content(batch)
         made.close()
-        seeds.append(next(place.iterdir()).read_bytes())
+        seeds += [path.read_bytes() for _, path in segments(place)]
     tried = folder / "tried"
     tried.mkdir()
     segment = tried / f"journal-{1:020}.log"
