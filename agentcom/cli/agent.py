@@ -69,7 +69,7 @@ def remove(invocation: Invocation, name: str, now: bool) -> None:
     """Forget an agent, as soon as what it does has ended."""
     with invocation.client() as client:
         found = client.agent_remove(name, now)
-    _done(invocation, found, output.removal(name, found))
+    _done(invocation, found, output.removal(name, found, now))
 
 
 @agent.command()

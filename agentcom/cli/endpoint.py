@@ -152,7 +152,7 @@ def remove(invocation: Invocation, name: str, now: bool) -> None:
     """Forget an endpoint, as soon as the last call has ended."""
     with invocation.client() as client:
         found = client.endpoint_remove(name, now)
-    _done(invocation, found, output.removal(name, found))
+    _done(invocation, found, output.removal(name, found, now))
 
 
 @endpoint.command()

@@ -89,7 +89,7 @@ def remove(invocation: Invocation, name: str, now: bool) -> None:
     """Forget a host and revoke its key, as soon as what it does has ended."""
     with invocation.client() as client:
         found = client.host_remove(name, now)
-    _done(invocation, found, output.removal(name, found))
+    _done(invocation, found, output.removal(name, found, now))
 
 
 @host.command()

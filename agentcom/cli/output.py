@@ -29,10 +29,12 @@ STATE_COLOURS = {
 now_option = click.option("--now", is_flag=True, help="At once; its work goes back to the queue.")
 
 
-def removal(name: str, found: dict[str, Any]) -> str:
+def removal(name: str, found: dict[str, Any], is_now: bool) -> str:
     """What became of a removal, in a line."""
     if found.get("removed"):
         return f"{plain(name)} is removed"
+    if is_now:
+        return f"{plain(name)} gets no new work; what it does goes back to the queue, and it goes when that has stopped"
     return f"{plain(name)} gets no new work, and goes when what it does has ended (--now: at once)"
 
 

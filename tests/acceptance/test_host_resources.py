@@ -24,7 +24,7 @@ def has_points(client: Client, count: int) -> bool:
     return len(shown(client)["trend"]["cpu"]) >= count
 
 
-def test_phase_18_criterion_5_endpoints_and_resource_metrics_survive_a_hub_restart(world: World) -> None:
+def test_phase_18_5_endpoints_and_resource_metrics_survive_a_hub_restart(world: World) -> None:
     gpu = StandInGpu(world.folder / "gpu")
     hub = world.hub(**EACH_SECOND)
     world.join("box")

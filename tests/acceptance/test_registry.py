@@ -93,7 +93,7 @@ def warmth(endpoint: dict[str, Any]) -> dict[str, bool]:
 # --- what the registry has to do --------------------------------------------------------------------------
 
 
-def test_an_admin_registers_an_endpoint_over_http_and_sees_its_host_port_and_models(world: World) -> None:
+def test_phase_18_1_an_admin_registers_an_endpoint_over_http_and_sees_its_host_port_and_models(world: World) -> None:
     with standin("ollama", WARM_AND_COLD) as server, up(world) as hub:
         made = hub.add(server.url, name="gpu", cap=2)
         assert (made["url"], made["host"], made["kind"]) == (server.url, hub.host, "ollama")
@@ -110,7 +110,7 @@ def test_an_admin_registers_an_endpoint_over_http_and_sees_its_host_port_and_mod
         assert (refused.status_code, refused.json()["code"]) == (422, "address_refused")
 
 
-def test_an_endpoint_that_goes_offline_is_unhealthy_within_a_cycle_and_healthy_when_it_returns(
+def test_phase_18_2_an_endpoint_that_goes_offline_is_unhealthy_within_a_cycle_and_healthy_when_it_returns(
     world: World,
 ) -> None:
     """A cycle is two seconds here; what is shown says when the change was seen."""
@@ -134,7 +134,7 @@ def test_an_endpoint_that_goes_offline_is_unhealthy_within_a_cycle_and_healthy_w
         assert hub.completed(waiting)["route"]["endpoint"] == "gpu"
 
 
-def test_warm_models_are_told_from_cold_ones_per_host(world: World) -> None:
+def test_phase_18_3_warm_models_are_told_from_cold_ones_per_host(world: World) -> None:
     with standin("ollama", WARM_AND_COLD) as server, up(world) as hub:
         hub.add(server.url, name="gpu")
         shown = hub.healthy("gpu")

@@ -55,7 +55,7 @@ def test_a_link_works_once(page: Page, world: World) -> None:
     expect(page.locator("#connection")).not_to_have_text("live")
 
 
-def test_phase_18_criterion_4_the_page_shows_the_resources_that_each_sidecar_reports(page: Page, world: World) -> None:
+def test_phase_18_4_the_page_shows_the_resources_that_each_sidecar_reports(page: Page, world: World) -> None:
     each_second = {"AGENTCOM_SIDECAR_RESOURCES_S": "1", "AGENTCOM_QUEUE_HEARTBEAT_S": "1"}
     gpu = StandInGpu(world.folder / "gpu")
     world.start("home", "up", "--json", "--http", "127.0.0.1:0", "--hub-port", "0", **each_second)
