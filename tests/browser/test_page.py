@@ -315,6 +315,23 @@ def test_an_endpoint_is_added_and_removed(page: Page, web: WebProcess, hub: Fake
     expect(row).to_have_count(0)
 
 
+def test_a_table_that_is_drawn_anew_between_two_presses_asks_on(
+    page: Page, web: WebProcess, hub: FakeWebHub
+) -> None:
+    signed_in(page, web, hub)
+    page.get_by_text("Add an endpoint").click()
+    page.get_by_label("Address").fill("http://gpu-box:11434")
+    page.get_by_role("button", name="Add", exact=True).click()
+    row = page.locator("#endpoints > li")
+    row.get_by_role("button", name="Remove").click()
+    pressed = row.get_by_role("button", name="press again")
+    pressed.evaluate("button => button.classList.add('before')")
+    endpoint = {**hub.endpoints[0], "reason": "gone"}
+    hub.publish("endpoint", {"event": "endpoint_changed", "endpoint": endpoint})
+    expect(row.locator(".before")).to_have_count(0)
+    expect(pressed).to_have_text("Really remove?")
+
+
 def test_what_is_paused_by_itself_stands_in_the_queues_line(
     page: Page, web: WebProcess, hub: FakeWebHub
 ) -> None:

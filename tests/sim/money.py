@@ -255,8 +255,9 @@ class Money:
         self._told[row.id] = row.error_message
         need, left, limit, raised = (micro(float(told[n])) for n in (1, 3, 4, 6))
         assert left < need, f"task {row.id} is held with room: {row.error_message}"
-        assert raised == limit + need - left, f"task {row.id}: {row.error_message}"
-        self._check_left(row, left, limit, BudgetPeriod(told[7]), fresh)
+        really_left = limit + need - raised  # below nothing where more was spent
+        assert left == max(0, really_left), f"task {row.id}: {row.error_message}"
+        self._check_left(row, really_left, limit, BudgetPeriod(told[7]), fresh)
 
     def _check_left(
         self, row: TaskRow, left: int, limit: int, per: BudgetPeriod, fresh: list[LedgerRecord]
@@ -268,7 +269,7 @@ class Money:
             if cap.record.per is per and cap.record.limit == limit and scope in self._scopes(row.id):
                 after = limit - self._sums[scope, period_of(per, self._line.now().wall_ms)]
                 before = after + sum(entry.reserved for entry in fresh if scope in scopes_of(entry))
-                lefts.append((max(0, after), max(0, before)))
+                lefts.append((after, before))
         is_right = any(after <= left <= before for after, before in lefts)
         assert is_right, f"task {row.id} says {row.error_message}; by the book {lefts} are left"
 

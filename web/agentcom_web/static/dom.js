@@ -88,17 +88,29 @@ export function facts(pairs) {
   return h("dl", { class: "facts" }, known.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }
 
+const SURE_MS = 4000;
+const askedUntil = new Map(); // by label: a table that is drawn anew meanwhile asks on
+
 /** A button that asks once more, in place, before it does what cannot be undone. */
 export function sureButton(text, label, act) {
-  let sure = false;
-  const button = h("button", { type: "button", class: "quiet danger", "aria-label": label }, text);
+  const button = h("button", { type: "button", class: "quiet danger" });
+  const isAsked = () => (askedUntil.get(label) ?? 0) > Date.now();
+  const show = () => {
+    const asked = isAsked();
+    button.textContent = asked ? `Really ${text.toLowerCase()}?` : text;
+    button.setAttribute("aria-label", asked ? `${label}: press again to confirm` : label);
+    if (asked) setTimeout(show, askedUntil.get(label) - Date.now() + 1);
+    else askedUntil.delete(label);
+  };
   button.addEventListener("click", () => {
-    if (sure) return act();
-    sure = true;
-    button.textContent = `Really ${text.toLowerCase()}?`;
-    button.setAttribute("aria-label", `${label}: press again to confirm`);
-    setTimeout(() => { sure = false; button.textContent = text; button.setAttribute("aria-label", label); }, 4000);
+    if (isAsked()) {
+      askedUntil.delete(label);
+      return act();
+    }
+    askedUntil.set(label, Date.now() + SURE_MS);
+    show();
     return undefined;
   });
+  show();
   return button;
 }
