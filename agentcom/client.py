@@ -273,6 +273,10 @@ class Client(Caller):
     def task_hold(self, task: int, reason: str = "") -> JsonObject:
         return _object(self._ask(m.TaskHold, task=task, reason=reason))
 
+    def task_answer(self, task: int, text: str, *, anywhere: bool = False) -> JsonObject:
+        """Answer the question for which a task is held; `anywhere`: it begins anew on any host."""
+        return _object(self._ask(m.TaskAnswer, task=task, text=text, anywhere=anywhere))
+
     def task_release(self, task: int) -> JsonObject:
         return _object(self._ask(m.TaskRelease, task=task))
 

@@ -17,6 +17,7 @@ from agentcom.core.hub import Loaded
 from agentcom.core.ledger import PREFIX as BUDGET
 from agentcom.core.outlet import NEXT_EVENT, Outlet
 from agentcom.core.principals import Principals
+from agentcom.core.questions import PREFIX as QUESTION
 from agentcom.core.repositories import PREFIX as REPO
 from agentcom.core.story import NEXT_NOTE
 from agentcom.core.sums import PREFIX as SPENT
@@ -33,6 +34,7 @@ from agentcom.model import (
     HostRecord,
     InviteRecord,
     PrincipalRecord,
+    QuestionRecord,
     QueueRule,
     Role,
     Route,
@@ -92,6 +94,7 @@ def load(store: Store) -> Loaded:
         ],
         ledger=_ledger(store),
         repositories=_all(store, "meta", RepoRecord, REPO),
+        questions=_all(store, "meta", QuestionRecord, QUESTION),
         spent=[
             msgspec.msgpack.decode(body, type=SpentRecord)
             for _, body in store.scan("meta", SPENT, SPENT + b"\xff" * 17)

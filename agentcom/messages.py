@@ -31,6 +31,7 @@ from agentcom.model import (
     Label,
     ModelAnswer,
     Name,
+    QuestionAnswer,
     Reason,
     Resources,
     Role,
@@ -69,13 +70,14 @@ class AttemptHeld(Struct, frozen=True, kw_only=True):
     """An attempt that a host knows of when it says hello.
 
     `running`: a worker is on it; `finished`: its result lies in the outbox; `interrupted`: the sidecar was
-    restarted while it ran; `unknown`: the record is there, what became of it is not. `agent` is the local name of the
+    restarted while it ran; `unknown`: the record is there, what became of it is not; `asked`: it
+    has ended with a question, and its worktree and conversation are kept. `agent` is the local name of the
     agent that runs it: it gets nothing else before what is to be killed has ended.
     """
 
     task: TaskId
     attempt: AttemptNo
-    state: Literal["running", "finished", "interrupted", "unknown"]
+    state: Literal["running", "finished", "interrupted", "unknown", "asked"]
     agent: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)] = ""
 
 
@@ -350,6 +352,8 @@ class Assign(Struct, tag_field="type", tag="assign", kw_only=True):
     repo_checks: tuple[CheckSpec, ...] = ()
     base_branch: str = ""
     predecessors: tuple[Predecessor, ...] = ()
+    answers: tuple[QuestionAnswer, ...] = ()
+    resume: int = 0  # the attempt whose worktree and conversation this one goes on with; 0: none
 
 
 class Cancel(Struct, tag_field="type", tag="cancel", frozen=True, kw_only=True):

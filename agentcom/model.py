@@ -511,6 +511,29 @@ class AttemptRecord(Struct, kw_only=True, omit_defaults=True):
     accepted_ms: int = 0
 
 
+class QuestionAnswer(Struct, frozen=True, kw_only=True):
+    """What an attempt asked, and what a person said to it."""
+
+    question: Annotated[str, Meta(max_length=limits.REASON_CHARS_MAX * 2)]
+    text: Annotated[str, Meta(max_length=limits.ANSWER_CHARS_MAX)]
+    by: str = ""
+    at_ms: int = 0
+
+
+class QuestionRecord(Struct, frozen=True, kw_only=True):
+    """The last question of a live task and all answers. `host` keeps worktree and conversation of `attempt`; that is 0
+    when nothing is kept. `pin` is the need that was added to the task's group so that it goes on there."""
+
+    task: int
+    attempt: int
+    host: int
+    host_name: str
+    question: str
+    asked_ms: int
+    answers: tuple[QuestionAnswer, ...] = ()
+    pin: str = ""
+
+
 class StoryNote(Struct, array_like=True, kw_only=True):
     """One transition of a task that no other record tells; see core/story.py. Times are wall ms, 0 for none.
 

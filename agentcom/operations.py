@@ -122,6 +122,15 @@ class TaskRelease(Struct, tag_field="op", tag="task_release", frozen=True, kw_on
     task: TaskId
 
 
+class TaskAnswer(Struct, tag_field="op", tag="task_answer", frozen=True, kw_only=True):
+    """Answers the question for which a task is held. It goes on in the same worktree on the same host; with `anywhere`
+    it begins anew on any."""
+
+    task: TaskId
+    text: Annotated[str, Meta(min_length=1, max_length=limits.ANSWER_CHARS_MAX)]
+    anywhere: bool = False
+
+
 class DeadList(Letters, tag_field="op", tag="dead_list", frozen=True, kw_only=True):
     """The dead letters: tasks that are dead, expired or cancelled, newest first, with their reasons."""
 
@@ -420,7 +429,7 @@ class StoreAcknowledge(Struct, tag_field="op", tag="store_acknowledge", frozen=T
 
 Operation = (
     Submit | TaskGet | TaskWait | TaskList | TaskWhy | TaskLog | TaskReports | TaskStory | TaskCancel | TaskRetry
-    | TaskHold | TaskRelease | DeadList | DeadRetry | DeadPurge | AgentList | AgentCordon | AgentRemove
+    | TaskHold | TaskRelease | TaskAnswer | DeadList | DeadRetry | DeadPurge | AgentList | AgentCordon | AgentRemove
     | HostList | HostShow | HostInvite | HostRemove | HostDrain | EndpointList | EndpointAdd | EndpointUpdate
     | EndpointRemove | EndpointProbeNow | EventList | QueueStats | QueuePause | QueueLimit | QueueWeight
     | QueueRules | BudgetList | BudgetSet | RepoList | RepoShow | RepoAdd | RepoUpdate | RepoRemove

@@ -34,6 +34,7 @@ from agentcom.model import (
     JsonObject,
     KeptEvent,
     PrincipalRecord,
+    QuestionRecord,
     Route,
     State,
     StoryNote,
@@ -197,6 +198,7 @@ class Queries:
             "submitted_by": submitter.name if submitter else None,
             "expires_at": self._expires_at(row),
             "waits_for": list(self.hub.tasks.waiting.unmet(row.id)),
+            "question": _question(self.hub.tasks.asked.get(row.id)),
             "route": msgspec.to_builtins(_route(route)) if route is not None else None,
             "result": _result_view(_result(result), row.state) if result is not None else None,
         }
@@ -485,4 +487,20 @@ def _token_view(record: PrincipalRecord) -> JsonObject:
         "created": rfc3339(record.created_ms),
         "expires": rfc3339(record.expires_ms) if record.expires_ms else None,
         "revoked": record.revoked,
+    }
+
+
+def _question(record: QuestionRecord | None) -> JsonObject | None:
+    """What a live task has asked last, where that is kept, and what was answered so far."""
+    if record is None:
+        return None
+    return {
+        "text": record.question,
+        "asked_at": rfc3339(record.asked_ms),
+        "host": record.host_name,
+        "attempt": record.attempt or None,
+        "answers": [
+            {"question": each.question, "text": each.text, "by": each.by, "at": rfc3339(each.at_ms)}
+            for each in record.answers
+        ],
     }

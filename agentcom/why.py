@@ -17,6 +17,7 @@ from agentcom.core.complexity import classify
 from agentcom.core.fallbacks import PASSES
 from agentcom.core.hub import Hub
 from agentcom.core.ledger import CODE as BUDGET
+from agentcom.core.questions import CODE as QUESTION
 from agentcom.core.score import Candidate, score_part
 from agentcom.core.wanted import model_of
 from agentcom.model import (
@@ -116,6 +117,10 @@ class Why:
                 short = self._hub.ledger.shortage(self._hub.tasks.table.slot_of[row.id], self._now)
                 said = row.error_message if short is None else f"{short.message}; {short.change}"
                 return f"{said}; it goes on by itself when there is room"
+            asked = self._hub.tasks.asked.get(row.id)
+            if asked is not None and row.error_code == QUESTION:
+                where = f"attempt {asked.attempt} on {asked.host_name} asks since {rfc3339(asked.asked_ms)}"
+                return f"{where}: {row.error_message}; then: agentcom task answer {row.id} TEXT"
             return f"{row.error_message}; then: agentcom task release {row.id}"
         return f"it is {row.state}: {row.error_message}" if row.error_message else f"it is {row.state}"
 
@@ -180,6 +185,13 @@ class Why:
         conditions, refused = why["conditions"], why["refused"]
         if conditions:
             return f"{conditions[0]['message']}; {conditions[0]['change']}"
+        asked = self._hub.tasks.asked.get(self._row.id)
+        if asked is not None and asked.pin:
+            return (
+                f"it was answered and goes on on {asked.host_name}, where its worktree lies, as soon as that host can "
+                f"take it; to begin anew elsewhere: agentcom task hold {asked.task}, and then: "
+                f"agentcom task release {asked.task}"
+            )
         if not why["host_count"]:
             return "no host has joined; run `agentcom sidecar`, or `agentcom host invite` and join one"
         if why["waits_for"] is not None:

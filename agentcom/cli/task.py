@@ -327,3 +327,14 @@ def release(invocation: Invocation, task_id: int) -> None:
     """Let a held task run."""
     with invocation.client() as client:
         _done(invocation, client.task_release(task_id))
+
+
+@task.command()
+@task_id
+@click.argument("text")
+@click.option("--anywhere", is_flag=True, help="Begin anew on any host, not in the worktree of the attempt that asked.")
+@pass_invocation
+def answer(invocation: Invocation, task_id: int, text: str, anywhere: bool) -> None:
+    """Answer the question for which a task is held; it goes on in the same worktree on the same host."""
+    with invocation.client() as client:
+        _done(invocation, client.task_answer(task_id, text, anywhere=anywhere))

@@ -23,6 +23,7 @@ from agentcom.core.gates import Gates
 from agentcom.core.ledger import Ledger
 from agentcom.core.losses import lost
 from agentcom.core.outlet import Outlet
+from agentcom.core.questions import Questions, is_question
 from agentcom.core.registry import Call, Registry, canonical_model
 from agentcom.core.retries import RetryBudgets
 from agentcom.core.rows import TaskTable
@@ -48,16 +49,9 @@ from agentcom.repos import RepoRecord
 
 NO_BODY = msgspec.Raw(b"\xc0")  # the shell puts the task's bytes in when it sends the assignment
 Outcome = Literal[
-    "completed",
-    "failed",
-    "interrupted",
-    "cancelled",
-    "lost",
-    "declined",
-    "unaccepted",
-    "stalled",
-    "withdrawn",
-]
+    "completed", "failed", "interrupted", "cancelled", "lost", "declined", "unaccepted", "stalled", "withdrawn",
+    "asked",
+]  # fmt: skip
 
 
 class Attempts:
@@ -82,6 +76,7 @@ class Attempts:
         self._table = tasks.table
         self._fleet = fleet
         self._registry = registry
+        self.questions = Questions(out, tasks, fleet)
         self._away_ms = 0
         self._lease_floor_ms: dict[int, int] = {}  # by host
         self._timers: list[tuple[int, int, int]] = []  # (due on the lease clock, task, attempt)
@@ -235,6 +230,8 @@ class Attempts:
         assignment = self._assignment(slot, agent, route, submitter)
         if route.backend in PAID:
             assignment.budget_usd = self.ledger.reserve(slot, attempt, route.model, now)
+        if task in self._tasks.asked:
+            self.questions.told(task, agent.host, assignment)
         self._out.add(SendAssign(agent.host.session.peer, assignment))
 
     def _assignment(
@@ -340,6 +337,11 @@ class Attempts:
         verdicts = []
         for one in held:
             slot = self.held_by(host, one.task, one.attempt)
+            if one.state == "asked":
+                is_kept = slot is not None or self.questions.is_kept(host, one.task, one.attempt)
+                said: Literal["keep", "kill"] = "keep" if is_kept else "kill"
+                verdicts.append(m.Verdict(task=one.task, attempt=one.attempt, verdict=said))
+                continue
             if slot is None:
                 verdict: Literal["keep", "kill", "report"] = "report" if one.state == "finished" else "kill"
                 if one.state == "running":
@@ -349,7 +351,7 @@ class Attempts:
                 verdict = "keep" if one.state == "running" else "report"
                 self.accept(host, one.task, one.attempt, now)
             verdicts.append(m.Verdict(task=one.task, attempt=one.attempt, verdict=verdict))
-        listed = {(one.task, one.attempt) for one in held}
+        listed = {(one.task, one.attempt) for one in held if one.state != "asked"}
         for agent in self._fleet.agents_of(host):
             if agent.task and (agent.task, agent.attempt) not in listed:
                 self._not_there(agent, is_repeat, now)
@@ -414,7 +416,11 @@ class Attempts:
             error = message.error or TaskError(
                 failure_class=FailureClass.task_error, code="no_reason", message="the sidecar gave no reason"
             )
-            self._fail(slot, "failed", error, now)
+            if is_question(error):
+                self._fail(slot, "asked", error, now)
+                self.questions.asked(slot, message.attempt, host, error, now)
+            else:
+                self._fail(slot, "failed", error, now)
         else:
             self._take_back(slot, "interrupted", message.error or lost("its sidecar was interrupted"), now)
         return "accepted"
@@ -567,7 +573,7 @@ class Attempts:
             self._fleet.count(agent, completed=False)
         call = self.calls.get((table.id[slot], table.attempt[slot]))
         self._end(slot, outcome, error, now)
-        self.aftermath.failed(slot, agent, call, error, now, has_worked=outcome == "failed")
+        self.aftermath.failed(slot, agent, call, error, now, has_worked=outcome in ("failed", "asked"))
 
     def _take_back(self, slot: int, outcome: Outcome, error: TaskError | None, now: Now) -> None:
         """The lease is reclaimed. A lost worker counts."""
@@ -606,6 +612,8 @@ class Attempts:
 
     def _close(self, slot: int, outcome: Outcome, error: TaskError | None, now: Now) -> None:
         task, attempt = self._table.id[slot], self._table.attempt[slot]
+        if task in self._tasks.asked:
+            self.questions.closed(slot, outcome)
         if self.ledger.open:
             unused = outcome in ("declined", "unaccepted")
             self.ledger.settle(task, attempt, None, now, unused=unused)

@@ -166,6 +166,8 @@ class Hub:
         self.ledger.load(loaded.budgets, loaded.ledger, loaded.spent)
         slots = [self.tasks.load(row, now) for row in loaded.rows]
         self.ledger.loaded()
+        for question in loaded.questions:
+            self.attempts.questions.load(question)
         self.tasks.counts.update(loaded.finals)
         self.tasks.begin(now, loaded.clock)
         for slot in slots:

@@ -41,7 +41,17 @@ def check(hub: Hub) -> None:
     _check_sessions(hub)
     _check_principals(hub)
     _check_repositories(hub)
+    _check_questions(hub)
 
+
+def _check_questions(hub: Hub) -> None:
+    """Questions are of live tasks; a task that is pinned for one has the need in its group."""
+    tasks = hub.tasks
+    for task, record in tasks.asked.items():
+        assert task in tasks.table, f"a question of task {task} is kept, and the task is not live"
+        needs = tasks.groups[tasks.table.group[tasks.table.slot_of[task]]].needs
+        assert not record.pin or record.pin in needs, f"task {task} is not pinned to {record.pin}"
+        assert record.attempt or not record.pin, f"task {task} is pinned, and nothing is kept for it"
 
 def _check_ledger(hub: Hub) -> None:
     """Each open entry is an open attempt and each open paid attempt has one, every held task that waits for a budget is

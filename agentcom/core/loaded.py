@@ -15,6 +15,7 @@ from agentcom.model import (
     HostRecord,
     InviteRecord,
     PrincipalRecord,
+    QuestionRecord,
     QueueRule,
     Route,
     SettingRecord,
@@ -47,4 +48,5 @@ class Loaded(NamedTuple):
     budgets: Iterable[BudgetRecord] = ()
     ledger: Iterable[LedgerRecord] = ()
     repositories: Sequence[RepoRecord] = ()
+    questions: Sequence[QuestionRecord] = ()
     spent: Iterable[SpentRecord] = ()

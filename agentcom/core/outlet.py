@@ -45,7 +45,7 @@ KEPT = frozenset(
         "recording_failed", "repo_added", "repo_changed", "repo_removed",
         "setting_changed", "setting_ignored",
         "store_acknowledged", "store_compacted", "store_uncertain",
-        "task_dead", "task_escalated", "task_expired", "task_fell_back", "task_purged",
+        "task_answered", "task_asked", "task_dead", "task_escalated", "task_expired", "task_fell_back", "task_purged",
     }
 )  # fmt: skip
 NEXT_EVENT = "next_event"

@@ -36,6 +36,7 @@ RIGHTS: dict[type, frozenset[Role]] = {
     m.TaskRetry: SUBMITTERS,
     m.TaskHold: OPERATORS,
     m.TaskRelease: OPERATORS,
+    m.TaskAnswer: SUBMITTERS,
     m.DeadList: READERS,
     m.DeadRetry: OPERATORS,
     m.DeadPurge: OPERATORS,

@@ -60,6 +60,7 @@ class Requests:
             m.TaskRetry: self._retry,
             m.TaskHold: self._hold,
             m.TaskRelease: self._release,
+            m.TaskAnswer: self._answer,
             m.DeadRetry: self._dead_retry,
             m.DeadPurge: self._dead_purge,
             m.AgentCordon: self._cordon,
@@ -137,7 +138,7 @@ class Requests:
             owner = owner_of(self.caller(session, request, now))
             return [*named, *(("idempotency", place) for place in tasks.idempotency_keys(op, owner))]
         if (
-            isinstance(op, m.TaskRetry | m.TaskCancel | m.TaskHold | m.TaskRelease)
+            isinstance(op, m.TaskRetry | m.TaskCancel | m.TaskHold | m.TaskRelease | m.TaskAnswer)
             and op.task not in tasks.table
         ):
             return [(database, key_u64(op.task)) for database in ("tasks", "bodies")]
@@ -199,10 +200,17 @@ class Requests:
     ) -> object:
         slot = self._live(op.task, caller, Move.release, found)
         error = self._hub.tasks.table.errors.get(op.task)
-        self._hub.tasks.release(slot, now, caller.name)
+        self._hub.attempts.questions.release(slot, now, caller.name)
         if error is not None and error.code in limits.KEY_CODES:
             self._hub.fleet.clear_blocks(now)
             self._hub.tasks.changed = True
+        return _task(op.task)
+
+    def _answer(
+        self, op: m.TaskAnswer, caller: PrincipalRecord, _s: Session, now: Now, found: Found
+    ) -> object:
+        slot = self._live(op.task, caller, Move.release, found)
+        self._hub.attempts.questions.answer(slot, op, caller.name, now)
         return _task(op.task)
 
     def _dead_retry(

@@ -36,6 +36,7 @@ from agentcom.model import (
     JsonObject,
     Lane,
     PrincipalRecord,
+    QuestionRecord,
     State,
     TaskError,
     TaskRow,
@@ -132,6 +133,8 @@ class Tasks:
         self.alone: dict[
             int, None
         ] = {}  # live tasks that have to be the only one on their host; see isolation.py
+        self.asked: dict[int, QuestionRecord] = {}  # see questions.py
+        self.on_asked_over: Callable[[int], None] = lambda _task: None
         self.resolve_repo: Callable[[TaskSpec, str], TaskSpec] = lambda spec, _at: spec
         self._newest_ms = 0
         self._order_base_ms = 0
@@ -233,19 +236,23 @@ class Tasks:
         self.table.delay_ms[slot] = self.clock.now_ms(now) + self.settings.queue.held_s * 1000
         self.move(slot, Move.hold, now, by=by)
 
-    def release(self, slot: int, now: Now, by: str = "") -> None:
-        """A held task goes on: to its lane, or on waiting for other tasks, or for the time that was given for it."""
-        later = self.table.not_before_ms[slot] > now.wall_ms
+    def check_release(self, slot: int) -> None:
+        """Refused where the task is not held, or what it waits for will not come."""
         if self.table.state_of(slot) is not State.held:
             raise self.illegal(slot, Move.release)
         self.waiting.check_release(self.table.id[slot])
+
+    def release(self, slot: int, now: Now, by: str = "", cause: str = "") -> None:
+        """A held task goes on: to its lane, or on waiting for other tasks, or for the time that was given for it."""
+        later = self.table.not_before_ms[slot] > now.wall_ms
+        self.check_release(slot)
         if self.waiting.unmet(self.table.id[slot]):
             self.waiting.wait_again(slot, now, by)
             return
         self.table.delay_ms[slot] = 0
         if later:
-            self.note(slot, Noted.released, "", now, by=by)
-        self.move(slot, Move.delay if later else Move.release, now, by=by)
+            self.note(slot, Noted.released, cause, now, by=by)
+        self.move(slot, Move.delay if later else Move.release, now, by=by, cause=cause)
 
     def retry(self, record: TaskRow, spec: TaskSpec, now: Now, by: str = "") -> None:
         """A dead, cancelled or expired task goes back to its lane with fresh counters and a new time to live; attempts
@@ -549,6 +556,8 @@ class Tasks:
         self.by_lane[LANES[self.table.lane[slot]]] -= 1
         self.groups.give(self.table.group[slot])
         self.alone.pop(task, None)
+        if task in self.asked:
+            self.on_asked_over(task)
         self.table.remove(task)
         self.story.live.pop(task, None)
         self.waits.finish(task)

@@ -43,8 +43,9 @@ class Swept(Struct, frozen=True):
 
 
 def running(home: Home) -> Callable[[str], bool]:
-    """Whether an attempt works in the directory of that name, by what the sidecar has written down."""
-    records = (home.sidecar / "attempts").glob("*.attempt")
+    """Whether an attempt works in the directory of that name, or waits there for an answer, by what the sidecar has
+    written down."""
+    records = [*(home.sidecar / "attempts").glob("*.attempt"), *(home.sidecar / "questions").glob("*.question")]
     return in_use({(int(m[1]), int(m[2])) for each in records if (m := re.match(r"(\d+)-(\d+)\.", each.name))})
 
 

@@ -37,6 +37,7 @@ from agentcom_sidecar.git import WorkspaceError
 from agentcom_sidecar.loader import ModelLoader
 from agentcom_sidecar.outbox import Entry, Key, Outbox
 from agentcom_sidecar.programs import catalogue
+from agentcom_sidecar.questions import QUESTION, questions_of
 from agentcom_sidecar.resources import ResourceProbe
 from agentcom_sidecar.runs import Run
 from agentcom_sidecar.sandbox import isolation_of, kill_stale
@@ -65,6 +66,8 @@ class Daemon:
         self.home, self.settings = home, settings
         self.attempts = Attempts(home.sidecar / "attempts")
         self.outbox = Outbox(home.sidecar / "outbox")
+        self.questions = questions_of(home.sidecar)
+        self.asked: set[Key] = set()  # the attempts whose questions are kept
         self.runs: dict[Key, Run] = {}
         self._execute = execute
         self._log = logs.get()
@@ -169,6 +172,7 @@ class Daemon:
         for each in leftovers:
             await asyncio.to_thread(self.outbox.put, _interrupted(each))
             self.attempts.remove(each.key)
+        self.asked.update(await asyncio.to_thread(self.questions.keys))
         await asyncio.to_thread(shutil.rmtree, self.home.sidecar / "scratch", ignore_errors=True)
 
     async def _try_isolation(self) -> None:
@@ -212,6 +216,7 @@ class Daemon:
             for each in self.outbox
             if each.key not in self.runs
         ]
+        held += [AttemptHeld(task=k[0], attempt=k[1], state="asked") for k in sorted(self.asked)]
         self._told = self._capabilities()
         return HostOffer(
             name=self._name,
@@ -265,6 +270,8 @@ class Daemon:
             run = self.runs.get((verdict.task, verdict.attempt))
             if verdict.verdict == "kill" and run is not None:
                 run.end("cancelled", "the hub no longer leases it to this host")
+            elif verdict.verdict == "kill" and (verdict.task, verdict.attempt) in self.asked:
+                self._forget((verdict.task, verdict.attempt))
         self._watch.ask(welcome.probe, welcome.kinds, welcome.probe_every_s)
         self._watch.hurry()
         self.outbox.hurry()
@@ -366,6 +373,8 @@ class Daemon:
         outcome = await run.outcome()
         run.log.close()
         self._log.info("attempt_ended", task=task, attempt=attempt, outcome=outcome.outcome)
+        if outcome.error is not None and outcome.error.code == QUESTION:
+            self.asked.add(run.key)
         await self._keep(
             Entry(
                 task=task,
@@ -377,8 +386,15 @@ class Daemon:
         )
         self.attempts.remove(run.key)
         self.runs.pop(run.key)
+        if run.assign.resume:
+            self._forget((task, run.assign.resume))
         self._hurry(run.key)
         self._attempt_ended.set()
+
+    def _forget(self, key: Key) -> None:
+        """The question of that attempt is over; its worktree goes with its keep time."""
+        self.asked.discard(key)
+        self.questions.remove(key)
 
     async def _keep(self, entry: Entry) -> None:
         """Into the outbox, however long the disk takes to have room again: nothing is reported before."""
@@ -398,6 +414,8 @@ class Daemon:
         if run is not None:
             self._log.info("attempt_cancelled", task=key[0], attempt=key[1], reason=reason)
             run.end("cancelled", reason)
+        elif key in self.asked:
+            self._forget(key)
         elif key in self.outbox:
             self._hurry(key)
         elif is_answered:
@@ -474,7 +492,7 @@ class Daemon:
         await self._welcome
         while True:
             try:
-                swept = await cleanup.sweep(self.home, self.settings, cleanup.in_use(self.runs))
+                swept = await cleanup.sweep(self.home, self.settings, cleanup.in_use({*self.runs, *self.asked}))
                 self._log.debug("workspaces_swept", removed=swept.removed)
                 self._be_full(swept.full)
             except (OSError, WorkspaceError) as error:

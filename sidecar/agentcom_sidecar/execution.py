@@ -51,6 +51,7 @@ from agentcom_sidecar.forges.base import ForgeError
 from agentcom_sidecar.isolation import Isolation
 from agentcom_sidecar.prices import PriceList
 from agentcom_sidecar.purse import Purse, purse_of
+from agentcom_sidecar.questions import QUESTION, Kept, questions_of
 from agentcom_sidecar.sandbox import isolation_of
 from agentcom_sidecar.verify import fix_loop
 from agentcom_sidecar.verify.report import Stopwatch, cut, evidence_of, fit, result_status, text_of
@@ -113,7 +114,8 @@ async def execute(work: Work) -> Outcome:
     except Exception as failure:
         error = error or _mistake(work, failure)
     if error is not None:
-        work.log(f"[failed] {error.code}: {error.message}\n")
+        what = "[asks]" if error.code == QUESTION else f"[failed] {error.code}:"
+        work.log(f"{what} {error.message}\n")
         return Outcome(outcome="failed", error=error, result=result)
     return Outcome(outcome="completed", result=result)
 
@@ -285,8 +287,12 @@ async def _ask_model(
     """The task goes to the model; what fails its checks goes back to it, `max_fix_attempts` times at most."""
     if any(check.kind in COMMAND_CHECKS for check in work.checks):
         _refuse_commands(work)  # before the model has cost anything
-    await _look_at_base(work, progress)
-    conversation = Conversation(prompt.SYSTEM)
+    if work.kept is None:
+        await _look_at_base(work, progress)
+    else:
+        progress.before = work.kept.before
+    resumed = work.kept.conversation(str(backend.name)) if work.kept is not None else None
+    conversation = resumed or Conversation(prompt.SYSTEM)
     toolbox = _toolbox(work)
     hooks = Hooks(work.log, work.progress, work.heard, work.hub_gate)
     if purse is not None:
@@ -298,7 +304,9 @@ async def _ask_model(
         nonlocal left_s
         if failing:
             await work.workspace.discard()
-        text = redact_cut(prompt.fix_text(failing)) if failing else redact_values(_first_message(work))
+        text = redact_values(prompt.answer_text(work.assign.answers) if resumed else _first_message(work))
+        if failing:
+            text = redact_cut(prompt.fix_text(failing))
         conversation.messages.append(text)
         before, watch = tally.total, Stopwatch()
         try:
@@ -313,6 +321,8 @@ async def _ask_model(
         finally:
             left_s = max(0.0, left_s - watch.ms / 1000)
         await _commit(work, progress, number)
+        if tally.question:
+            await _keep_question(work, progress, conversation)
         after = tally.total
         return after.prompt - before.prompt, after.out - before.out
 
@@ -320,6 +330,27 @@ async def _ask_model(
         checks = _timed_checks(work, progress)
         tries = work.assign.max_fix_attempts
         await fix_loop.run(build, checks, tries, progress.iterations, lambda: tally.is_spent)
+
+
+async def _keep_question(work: Work, progress: Progress, conversation: Conversation) -> None:
+    """Writes down what the next attempt needs to go on here, then ends this one with its question."""
+    place = work.workspace
+    kept = Kept(
+        directory=place.path.name,
+        branch=place.branch,
+        base_commit=place.base_commit,
+        base_branch=place.base_branch,
+        backend=str(progress.backend),
+        system=conversation.system,
+        messages=list(conversation.messages),
+        before=progress.before,
+    )
+    key = (work.assign.task, work.assign.attempt)
+    try:
+        await asyncio.to_thread(questions_of(work.home.sidecar).put, key, kept)
+    except OSError as error:
+        raise infrastructure("disk_failed", f"the question cannot be written down: {error}") from error
+    raise configuration("question", progress.tally.question)
 
 
 def _toolbox(work: Work) -> Toolbox:
@@ -335,7 +366,8 @@ def _toolbox(work: Work) -> Toolbox:
         return await shell.run_program(work, argv, timeout_s, is_logged=is_logged)
 
     commands = CommandTools(work.workspace.path, run, refusal.message if refusal else None, chars_max)
-    return Toolbox(FileTools(work.workspace.path, chars_max), commands)
+    may_ask = len(work.assign.answers) < limits.QUESTIONS_MAX
+    return Toolbox(FileTools(work.workspace.path, chars_max), commands, may_ask=may_ask)
 
 
 def _bounds(work: Work) -> Bounds:
@@ -349,7 +381,8 @@ def _bounds(work: Work) -> Bounds:
 
 
 def _first_message(work: Work) -> str:
-    return prompt.task_text(work.spec, work.checks, work.assign.predecessors)
+    told = prompt.task_text(work.spec, work.checks, work.assign.predecessors)
+    return f"{told}\n\n{prompt.answers_text(work.assign.answers)}" if work.assign.answers else told
 
 
 def _refuse_commands(work: Work) -> None:

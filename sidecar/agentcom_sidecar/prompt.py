@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from agentcom import limits
 from agentcom.messages import Predecessor
-from agentcom.model import CheckReport, CheckSpec, CheckStatus, TaskSpec
+from agentcom.model import CheckReport, CheckSpec, CheckStatus, QuestionAnswer, TaskSpec
 from agentcom_sidecar.verify.report import passes
 
 SYSTEM = (
@@ -63,6 +63,17 @@ def _quoted(one: Predecessor, chars_max: int) -> str:
 def program_text(task: str) -> str:
     """The same for an agent program, which has instructions of its own. Never begins with a dash: it is an argument."""
     return f"{PROGRAM}\n\n{task}"
+
+
+def answer_text(answers: Sequence[QuestionAnswer]) -> str:
+    """The message with which a conversation goes on after a question."""
+    return f"The answer to your question:\n{answers[-1].text}"
+
+
+def answers_text(answers: Sequence[QuestionAnswer]) -> str:
+    """What earlier attempts have asked, for one that begins anew."""
+    asked = (f"Q: {each.question}\nA: {each.text}" for each in answers)
+    return "\n\n".join(_section("Questions that were asked about this task, with the answers:", asked))
 
 
 def fix_text(reports: Iterable[CheckReport]) -> str:

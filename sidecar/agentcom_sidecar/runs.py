@@ -21,6 +21,7 @@ from agentcom_sidecar import trees, workspace
 from agentcom_sidecar.bases import start_of
 from agentcom_sidecar.log_stream import LogStream
 from agentcom_sidecar.outbox import Key
+from agentcom_sidecar.questions import Kept, questions_of
 from agentcom_sidecar.sandbox import ProcessMark
 from agentcom_sidecar.session import Session
 from agentcom_sidecar.work import Execute, Outcome, Work
@@ -105,16 +106,7 @@ class Run:
 
     async def _work(self) -> Outcome:
         try:
-            place = await workspace.prepare(
-                self._spec,
-                *self.key,
-                self._settings,
-                self._home,
-                self._take_output,
-                submitter_role=self.assign.submitter_role,
-                start=start_of(self._spec, self.assign),
-                on_process=self._on_process,
-            )
+            place, kept = await self._place()
         except workspace.WorkspaceError as error:
             return Outcome(outcome="failed", error=error.as_error())
         self.directory = place.path.name
@@ -124,13 +116,45 @@ class Run:
         bound_s = self.assign.timeout_s + self._checks_s + self._push_s + OVERTIME_S
         try:
             async with asyncio.timeout(bound_s) as clock:
-                return await self._execute(self._work_in(place))
+                return await self._execute(self._work_in(place, kept))
         except TimeoutError:
             if not clock.expired():
                 raise
             return _failed(
                 "timed_out", f"the attempt did not end within {bound_s:g} s", FailureClass.task_error
             )
+
+    async def _place(self) -> tuple[workspace.Workspace, Kept | None]:
+        """Where an earlier attempt asked its question, if this one goes on there; else a directory of its own."""
+        asked = (self.assign.task, self.assign.resume)
+        kept = await asyncio.to_thread(questions_of(self._home.sidecar).get, asked) if self.assign.resume else None
+        settings, home, role = self._settings, self._home, self.assign.submitter_role
+        if kept is not None:
+            found = await workspace.reopen(
+                self._spec,
+                self.key,
+                kept,
+                settings,
+                home,
+                self._take_output,
+                submitter_role=role,
+                on_process=self._on_process,
+            )
+            if found is not None:
+                return found, kept
+        if self.assign.resume:
+            self.log.add(f"[begins anew] what attempt {self.assign.resume} left is not here any more\n")
+        place = await workspace.prepare(
+            self._spec,
+            *self.key,
+            settings,
+            home,
+            self._take_output,
+            submitter_role=role,
+            start=start_of(self._spec, self.assign),
+            on_process=self._on_process,
+        )
+        return place, None
 
     @property
     def _checks_s(self) -> float:
@@ -143,7 +167,7 @@ class Run:
         """What the push of its branch may take."""
         return 3 * self._settings.sidecar.fetch_s if self._spec.repo else 0.0
 
-    def _work_in(self, place: workspace.Workspace) -> Work:
+    def _work_in(self, place: workspace.Workspace, kept: Kept | None) -> Work:
         self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Work(
             assign=self.assign,
@@ -158,6 +182,7 @@ class Run:
             hub_gate=self._session.hub_gate,
             on_process=self._on_process,
             scratch=self._scratch,
+            kept=kept,
         )
 
     def _take_output(self, chunk: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import Literal
 from agentcom.config import Home, Settings
 from agentcom.messages import Assign
 from agentcom.model import CheckSpec, TaskError, TaskResult, TaskSpec
+from agentcom_sidecar.questions import Kept
 from agentcom_sidecar.sandbox import ProcessMark
 from agentcom_sidecar.workspace import Workspace
 
@@ -28,7 +29,8 @@ class Work:
     that the worker moved on (a heartbeat shows it), `heard` that the model has begun to answer. `hub_gate`
     returns once the hub has been heard within one lease length: await it before every model call. `on_process`
     writes a command's mark down before the command starts: give it to every `run_command`. `scratch` is a
-    private directory, outside the workspace, that serves commands as HOME.
+    private directory, outside the workspace, that serves commands as HOME. `kept` is the work of an earlier attempt
+    that asked a question, and goes on in its worktree.
     """
 
     assign: Assign
@@ -43,6 +45,7 @@ class Work:
     hub_gate: Callable[[], Awaitable[None]]
     on_process: Callable[[ProcessMark], None]
     scratch: Path
+    kept: Kept | None = None
 
     @property
     def checks(self) -> tuple[CheckSpec, ...]:

@@ -39,6 +39,7 @@ from agentcom_sidecar.git import (
     allowed_remote,
     configuration,
 )
+from agentcom_sidecar.questions import Kept
 from agentcom_sidecar.sandbox import ProcessMark, SandboxMode, View
 
 __all__ = ["Changes", "CommitInfo", "Workspace", "WorkspaceError", "prepare"]
@@ -286,6 +287,59 @@ async def prepare(
         ) from error
 
 
+async def reopen(
+    spec: TaskSpec,
+    key: tuple[int, int],
+    kept: Kept,
+    settings: Settings,
+    home: Home,
+    on_output: Callable[[bytes], None] | None = None,
+    *,
+    submitter_role: Role = Role.submit,
+    on_process: Callable[[ProcessMark], None] | None = None,
+) -> Workspace | None:
+    """The worktree of an earlier attempt, for attempt `key` to go on in it; None when it is not there any more.
+
+    Raises WorkspaceError where the repository is not allowed by now.
+    """
+    path = home.sidecar / "work" / kept.directory
+    private = home.sidecar / "scratch" / f"{key[0]}-{key[1]}"
+    if not await asyncio.to_thread(path.is_dir):
+        return None
+    private.mkdir(mode=0o700, parents=True, exist_ok=True)
+    git = Git(
+        home=private,
+        mode=mode_outside(settings),
+        grace_s=settings.sidecar.kill_grace_s,
+        on_process=on_process,
+        on_output=on_output,
+    )
+    if spec.repo is None:
+        return Workspace(path=path, branch="", base_commit="", has_repository=False, git=git)
+    remote = await allowed_remote(spec.repo, submitter_role, settings.policy.repositories)
+    mirror = _mirror_for(remote, home)
+    try:
+        git_dir = git_dir_of(path, mirror)
+    except (OSError, WorkspaceError):
+        return None
+    return Workspace(
+        path=path,
+        branch=kept.branch,
+        base_commit=kept.base_commit,
+        has_repository=True,
+        git=replace(git, mode=settings.sandbox.mode, on_output=None),
+        mirror=mirror,
+        git_dir=git_dir,
+        remote=remote,
+        outside=git,
+        base_branch=kept.base_branch,
+    )
+
+
+def _mirror_for(remote: Remote, home: Home) -> Path:
+    return home.sidecar / "mirrors" / f"{hashlib.sha256(remote.url.encode()).hexdigest()}.git"
+
+
 def mode_outside(settings: Settings) -> SandboxMode:
     """For git in a mirror: isolated where that works, also in mode `require`, since nobody's program runs there."""
     return "off" if settings.sandbox.mode == "off" else "auto"
@@ -296,7 +350,7 @@ async def _worktree(
 ) -> Workspace:
     remote = await allowed_remote(repo, role, settings.policy.repositories)
     wanted, before = start.wanted, start.branch_before  # refused before git sees them
-    mirror = home.sidecar / "mirrors" / f"{hashlib.sha256(remote.url.encode()).hexdigest()}.git"
+    mirror = _mirror_for(remote, home)
     async with locked(mirror):
         await _make_mirror(mirror, git)
         bounded = replace(git, file_bytes_max=settings.sidecar.fetch_mib * MIB)

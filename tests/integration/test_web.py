@@ -358,6 +358,7 @@ FORWARDED: list[tuple[str, str, Any, Any]] = [
     ("POST", "/tasks/3/retry", None, m.TaskRetry(task=3)),
     ("POST", "/tasks/3/hold", {"reason": "r"}, m.TaskHold(task=3, reason="r")),
     ("POST", "/tasks/3/release", None, m.TaskRelease(task=3)),
+    ("POST", "/tasks/3/answer", {"text": "Blue."}, m.TaskAnswer(task=3, text="Blue.")),
     ("GET", "/dead?limit=3", None, m.DeadList(limit=3)),
     ("POST", "/dead/retry", {"tasks": [1, 2]}, m.DeadRetry(tasks=(1, 2))),
     ("POST", "/dead/purge", {"all": True}, m.DeadPurge()),

@@ -73,7 +73,7 @@ def test_the_commands_have_the_names_of_the_contract() -> None:
         *(f"config {verb}" for verb in ("get", "set", "unset")),
         *(
             f"task {verb}"
-            for verb in ("list", "show", "why", "story", "log", "cancel", "retry", "hold", "release")
+            for verb in ("list", "show", "why", "story", "log", "cancel", "retry", "hold", "release", "answer")
         ),
         *(f"dead {verb}" for verb in ("list", "retry", "purge")),
         *(f"agent {verb}" for verb in ("list", "remove", "cordon", "uncordon")),
@@ -671,6 +671,7 @@ def test_a_log_is_printed_as_it_is(hub: FakeHub, capsys: pytest.CaptureFixture[s
         (["task", "retry", "3"], m.TaskRetry(task=3)),
         (["task", "hold", "3"], m.TaskHold(task=3)),
         (["task", "release", "3"], m.TaskRelease(task=3)),
+        (["task", "answer", "3", "Blue.", "--anywhere"], m.TaskAnswer(task=3, text="Blue.", anywhere=True)),
         (["dead", "retry", "3", "4"], m.DeadRetry(tasks=(3, 4))),
         (["dead", "purge", "--all"], m.DeadPurge()),
         (

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from agentcom.redaction import redact_values
 from agentcom_sidecar.agentic.guards import MISTAKE_ROUNDS_MAX, REPEATS_MAX, STALL_ROUNDS_MAX, Watch
 from agentcom_sidecar.agentic.narration import call_line, tokens_line
-from agentcom_sidecar.agentic.observations import Failed, Finished, Observation
+from agentcom_sidecar.agentic.observations import Asked, Failed, Finished, Observation
 from agentcom_sidecar.agentic.text_calls import text_calls
 from agentcom_sidecar.agentic.tools import Toolbox, encoded, is_mistake
 from agentcom_sidecar.backends.base import (
@@ -63,6 +63,7 @@ class Tally:
 
     usages: list[Usage] = field(default_factory=list)
     text: str = ""
+    question: str = ""  # what the model asks a person; then it has stopped
     stop_reason: str | None = None
     context_truncated: bool = False
     load_ms: int = 0
@@ -147,6 +148,10 @@ def _is_spent(
 def _is_over(done: list[tuple[ToolCall, Observation]], watch: Watch, tally: Tally, model: str) -> bool:
     """Whether the model said that it is done, or no longer moves."""
     for _, observation in done:
+        if isinstance(observation, Asked):
+            tally.question = observation.question
+            tally.stop_reason = "question"
+            return True
         if isinstance(observation, Finished):
             tally.text = observation.summary.strip() or tally.text
             tally.stop_reason = "finish"
@@ -229,8 +234,8 @@ async def _run(
         hooks.progress()
         hooks.log(call_line(number, call, observation))
         done.append((call, observation))
-        if isinstance(observation, Finished):
-            why_not = "it comes after finish"
+        if isinstance(observation, Finished | Asked):
+            why_not = f"it comes after {call.name}"
     return done
 
 

@@ -17,7 +17,7 @@ from agentcom_sidecar.agentic import arguments as takes
 from agentcom_sidecar.agentic.arguments import spec_of, taken
 from agentcom_sidecar.agentic.command_tools import CommandTools
 from agentcom_sidecar.agentic.file_tools import FileTools
-from agentcom_sidecar.agentic.observations import MISTAKES, Failed, Finished, Observation, failed
+from agentcom_sidecar.agentic.observations import MISTAKES, Asked, Failed, Finished, Observation, failed
 from agentcom_sidecar.backends.base import ToolCall, ToolSpec
 
 NAME_CHARS_MAX = 64
@@ -41,7 +41,9 @@ def result_chars_max(num_ctx: int | None) -> int:
 class Toolbox:
     """The tools of one attempt, at work in one worktree only."""
 
-    def __init__(self, files: FileTools, commands: CommandTools | None = None) -> None:
+    def __init__(
+        self, files: FileTools, commands: CommandTools | None = None, *, may_ask: bool = False
+    ) -> None:
         self.files = files
         found = {
             "read_file": _tool("read_file", takes.ReadFile, _in_thread(files.read)),
@@ -53,6 +55,8 @@ class Toolbox:
             found["search_files"] = _tool("search_files", takes.SearchFiles, commands.search)
             if commands.why_not is None:
                 found["run_command"] = _tool("run_command", takes.RunCommand, commands.run_command)
+        if may_ask:
+            found["ask"] = _tool("ask", takes.Ask, _ask)
         found["finish"] = _tool("finish", takes.Finish, _finish)
         self._tools = found
         self.specs = tuple(tool.spec for tool in found.values())
@@ -86,6 +90,10 @@ def is_mistake(observation: Observation) -> bool:
 
 async def _finish(given: takes.Finish) -> Observation:
     return Finished(given.summary)
+
+
+async def _ask(given: takes.Ask) -> Observation:
+    return Asked(given.question)
 
 
 def _tool(name: str, argument: type[Struct], run: Callable[[Any], Awaitable[Observation]]) -> Tool:

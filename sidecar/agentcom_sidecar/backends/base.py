@@ -111,7 +111,7 @@ class ToolCall:
 
     id: str
     name: str
-    arguments: object
+    arguments: Any
     fault: str = ""
 
 

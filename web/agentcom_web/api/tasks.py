@@ -39,6 +39,13 @@ class ReasonBody(Struct, forbid_unknown_fields=True):
     reason: Reason = ""
 
 
+class AnswerBody(Struct, forbid_unknown_fields=True):
+    """What a person says to a task's question."""
+
+    text: str
+    anywhere: bool = False
+
+
 @tasks.post("/tasks")
 @described("submit, operate, admin", body=(TaskSpec, TaskBatch), status=201)
 def submit() -> Response:
@@ -153,3 +160,10 @@ def hold(task: int) -> Response:
 def release(task: int) -> Response:
     """Give a held task back to its lane."""
     return answer(body(m.TaskRelease, task=task))
+
+
+@tasks.post("/tasks/<int:task>/answer")
+@described("submit (own), operate, admin", body=(AnswerBody,))
+def give_answer(task: int) -> Response:
+    """Answer the question for which a task is held; it goes on in the same worktree on the same host."""
+    return answer(body(m.TaskAnswer, task=task))

@@ -557,6 +557,7 @@ function drawTask(task, why) {
   $("pane-body").replaceChildren(...[
     h("p", { class: "description" }, task.description),
     taskActions(task),
+    task.state === "held" && task.error?.code === "question" && section("Question", (sameAttempt && $("pane-body").querySelector("form.answer")) || answerForm(task)),
     why && section("Why it is not running", whyNote(why)),
     task.error && section("Error", h("div", { class: "note bad" }, h("p", {}, task.error.message), h("span", { class: "minor" }, `${task.error.class}${task.error.code ? `, ${task.error.code}` : ""}`))),
     task.route && section("Route", routeNote(task.route)),
@@ -568,6 +569,18 @@ function drawTask(task, why) {
   ].filter(Boolean));
   clearTimeout(followLog.timer);
   if (task.attempt > 0) followLog(task, logSection, log?.offset ?? 0);
+}
+
+function answerForm(task) {
+  const text = h("textarea", { rows: "3", required: true, maxlength: "8000", "aria-label": "Answer" });
+  const send = (event) => {
+    event.preventDefault();
+    attempt(() => ask("POST", `/tasks/${task.id}/answer`, { text: text.value }), "Answered.");
+  };
+  return h("form", { class: "answer", onsubmit: send },
+    h("p", {}, task.question.text),
+    h("p", { class: "minor" }, `Attempt ${task.question.attempt} on ${task.question.host}, since ${task.question.asked_at}`),
+    can(SUBMITTERS) ? [text, h("button", { type: "submit" }, "Answer")] : null);
 }
 
 function taskActions(task) {
