@@ -88,7 +88,7 @@ export function facts(pairs) {
   return h("dl", { class: "facts" }, known.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }
 
-const SURE_MS = 4000;
+const SURE_MS = 8000;
 const askedUntil = new Map(); // by label: a table that is drawn anew meanwhile asks on
 
 /** A button that asks once more, in place, before it does what cannot be undone. */
