@@ -78,6 +78,9 @@ class Progress:
     iterations: list[Iteration] = field(default_factory=list)
     before: tuple[CheckStatus, ...] = ()
     tampered: tuple[str, ...] = ()
+    said: str = ""  # by the model in its newest try
+    has_moved: bool = False  # whether that changed a file
+    tries: list[str] = field(default_factory=list)  # that did not pass, a line each
     pushed_branch: str | None = None
     pull_request: str | None = None
     tally: Tally = field(default_factory=Tally)
@@ -236,7 +239,7 @@ async def _run_program(work: Work, progress: Progress) -> None:
         text = task
         if failing:
             await work.workspace.discard()
-            fix = redact_cut(prompt.fix_text(failing))
+            fix = _fix_text(progress, failing)
             text = fix if program.session and program.adapter.resume else f"{task}\n\n{fix}"
         left_usd = _left_usd(work, progress)
         if left_usd is not None and left_usd <= 0:
@@ -254,6 +257,7 @@ async def _run_program(work: Work, progress: Progress) -> None:
             left_s = max(0.01, left_s - watch.ms / 1000)
             progress.failed_starts, progress.session = tuple(program.tries), program.session
         tally.usages.append(heard.usage)
+        progress.said = heard.text
         tally.text, tally.stop_reason = heard.text or tally.text, heard.stop_reason
         progress.model = heard.model or progress.model
         progress.costs.append(heard.cost_usd)
@@ -306,9 +310,10 @@ async def _ask_model(
             await work.workspace.discard()
         text = redact_values(prompt.answer_text(work.assign.answers) if resumed else _first_message(work))
         if failing:
-            text = redact_cut(prompt.fix_text(failing))
+            text = _fix_text(progress, failing)
         conversation.messages.append(text)
         before, watch = tally.total, Stopwatch()
+        said_before, tally.text = tally.text, ""
         try:
             async with asyncio.timeout(left_s):
                 await converse(backend, conversation, toolbox, tally, hooks, bounds)
@@ -320,6 +325,7 @@ async def _ask_model(
             tally.stop("time", said)
         finally:
             left_s = max(0.0, left_s - watch.ms / 1000)
+            progress.said, tally.text = tally.text, tally.text or said_before
         await _commit(work, progress, number)
         if tally.question:
             await _keep_question(work, progress, conversation)
@@ -395,7 +401,16 @@ async def _commit(work: Work, progress: Progress, number: int) -> None:
     subject = work.spec.description.strip().splitlines()[0] if work.spec.description.strip() else "work"
     task, attempt = work.assign.task, work.assign.attempt
     message = f"{redact_text(subject)[:SUBJECT_CHARS_MAX]}\n\nTask {task}, attempt {attempt}, iteration {number}."
+    before = progress.commit
     progress.commit = await work.workspace.commit(message)
+    progress.has_moved = progress.commit != before
+
+
+def _fix_text(progress: Progress, failing: tuple[CheckReport, ...]) -> str:
+    """What goes back to the model after the newest try has failed its checks."""
+    line = prompt.try_line(progress.said, progress.iterations[-1], has_changed=progress.has_moved)
+    progress.tries.append(line)
+    return redact_cut(prompt.fix_text(failing, progress.tries))
 
 
 async def _look_at_base(work: Work, progress: Progress) -> None:

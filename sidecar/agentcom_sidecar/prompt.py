@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from agentcom import limits
 from agentcom.messages import Predecessor
-from agentcom.model import CheckReport, CheckSpec, CheckStatus, QuestionAnswer, TaskSpec
+from agentcom.model import CheckReport, CheckSpec, CheckStatus, Iteration, QuestionAnswer, TaskSpec
 from agentcom_sidecar.verify.report import passes
 
 SYSTEM = (
@@ -27,6 +27,8 @@ PROGRAM = (
 )
 FAILURE_CHARS_MAX = 3000  # of one failing check's output: its end, where tools put their verdict
 FAILURES_CHARS_MAX = 9000  # of all: small models have a context of 8,192 tokens
+TRIES_SHOWN_MAX = 5  # the newest of the tries before
+TRIED_CHARS_MAX = 300  # of what the model said to one of them
 
 
 def task_text(spec: TaskSpec, checks: Iterable[CheckSpec], predecessors: Sequence[Predecessor] = ()) -> str:
@@ -76,8 +78,9 @@ def answers_text(answers: Sequence[QuestionAnswer]) -> str:
     return "\n\n".join(_section("Questions that were asked about this task, with the answers:", asked))
 
 
-def fix_text(reports: Iterable[CheckReport]) -> str:
-    """The message after checks failed: each failing one with the end of its output, and what to keep."""
+def fix_text(reports: Iterable[CheckReport], tries: Sequence[str] = ()) -> str:
+    """The message after checks failed: each failing one with the end of its output, what to keep, and the tries so far,
+    lines of `try_line`."""
     reports = tuple(reports)
     failing = [report for report in reports if not passes(report)]
     passing = [report for report in reports if passes(report)]
@@ -86,7 +89,21 @@ def fix_text(reports: Iterable[CheckReport]) -> str:
     sections += [_failure(report, chars_each) for report in failing]
     kept = (_joined(str(report.kind), report.target) for report in passing)
     sections += _section("These pass; keep them passing:", kept)
+    left_out = max(0, len(tries) - TRIES_SHOWN_MAX)
+    numbered = (f"{n}. {line}" for n, line in enumerate(tries[left_out:], left_out + 1))
+    sections += _section("What was tried so far and did not pass; do not repeat it:", numbered)
     return "\n\n".join(sections)
+
+
+def try_line(said: str, iteration: Iteration, *, has_changed: bool) -> str:
+    """One try in a line: the first words of what the model said to it, and what failed then."""
+    words = " ".join(said.split())
+    words = f"{words[:TRIED_CHARS_MAX]}[...]" if len(words) > TRIED_CHARS_MAX else words
+    failing = [report for report in iteration.checks if not passes(report)]
+    named = ", ".join(f"{report.kind} ({report.status})" for report in failing[:TRIES_SHOWN_MAX])
+    more = f" and {len(failing) - TRIES_SHOWN_MAX} more" if len(failing) > TRIES_SHOWN_MAX else ""
+    changed = "" if has_changed else ", without a change to any file"
+    return f"{words or '(nothing was said)'} -> failed{changed}: {named}{more}"
 
 
 def _failure(report: CheckReport, chars_max: int) -> str:

@@ -73,6 +73,7 @@ def test_a_model_mends_its_work_on_the_second_try(tmp_path: Path, server: StandI
     failing, kept = complaint.split("keep them passing:")
     assert "assert 0 == 4" in failing
     assert "file_exists: calc.py" in kept
+    assert complaint.endswith("do not repeat it:\n1. Done. -> failed: test_passes (fail)")
 
 
 def test_work_that_stays_broken_ends_as_a_partial_pass_with_every_iteration(
@@ -83,6 +84,16 @@ def test_work_that_stays_broken_ends_as_a_partial_pass_with_every_iteration(
     assert one.completed.status is ResultStatus.partial_pass
     assert [each.n for each in one.iterations] == [1, 2, 3, 4]
     assert {each.status for each in one.iterations} == {"fail"}
+
+
+def test_every_try_before_is_listed_in_the_message_to_fix_it(tmp_path: Path, server: StandIn) -> None:
+    replies = (write("a.txt", "1"), {"content": "First idea."}, {"content": "Second idea."}, {"content": "Third."})
+    ran(tmp_path, server, *replies, checks=(check("file_exists", "b.txt"),))
+    tried = user_messages(server)[-1].split("do not repeat it:\n")[1]
+    assert tried.splitlines() == [
+        "1. First idea. -> failed: file_exists (fail)",
+        "2. Second idea. -> failed, without a change to any file: file_exists (fail)",
+    ]
 
 
 def test_without_fix_attempts_the_model_is_asked_once(tmp_path: Path, server: StandIn) -> None:

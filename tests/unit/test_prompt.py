@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agentcom import limits
-from agentcom.model import CheckKind, CheckReport, CheckSpec, CheckStatus, FileRef, TaskSpec
+from agentcom.model import CheckKind, CheckReport, CheckSpec, CheckStatus, FileRef, Iteration, TaskSpec
 from agentcom_sidecar import prompt
 
 TOKENS_ADDED_MAX = 500
@@ -89,3 +89,28 @@ def test_many_failing_checks_share_one_bound() -> None:
     text = prompt.fix_text(reports)
     assert len(text) < prompt.FAILURES_CHARS_MAX + limits.CHECKS_MAX * 60
     assert all(f"command_succeeds: c{n} (fail)" in text for n in range(limits.CHECKS_MAX))
+
+
+def test_the_tries_before_are_listed_with_what_was_said_and_what_failed() -> None:
+    tests = report("test_passes", "pytest", "fail", "E")
+    first = prompt.try_line("I turned\n the sign.", failed(tests, report("git_clean", "", "pass")), has_changed=True)
+    second = prompt.try_line("", failed(tests), has_changed=False)
+    tried = prompt.fix_text([tests], [first, second]).split("do not repeat it:\n")[1]
+    assert tried.splitlines() == [
+        "1. I turned the sign. -> failed: test_passes (fail)",
+        "2. (nothing was said) -> failed, without a change to any file: test_passes (fail)",
+    ]
+
+
+def test_many_tries_and_long_words_stay_within_their_bound() -> None:
+    checks = [report("command_succeeds", f"c{n}", "fail") for n in range(limits.CHECKS_MAX)]
+    line = prompt.try_line("word " * 10_000, failed(*checks), has_changed=True)
+    assert len(line) < prompt.TRIED_CHARS_MAX + 250
+    assert line.endswith(f"and {limits.CHECKS_MAX - prompt.TRIES_SHOWN_MAX} more")
+    text = prompt.fix_text([], [line] * limits.FIX_ATTEMPTS_MAX)
+    assert text.splitlines()[-1].startswith(f"{limits.FIX_ATTEMPTS_MAX}. ")
+    assert text.count("-> failed") == prompt.TRIES_SHOWN_MAX
+
+
+def failed(*checks: CheckReport) -> Iteration:
+    return Iteration(n=1, status="fail", checks=checks)
