@@ -95,10 +95,9 @@ class Room:
         return None
 
     def _look(self, now: Now) -> None:
-        stats = self._store.stats()
+        used_bytes, self._map_bytes = self._store.size()
         self._looked_ms, self._committed_bytes = now.mono_ms, 0
-        self._map_bytes = stats["map_bytes"]
-        self.used_share = stats["used_bytes"] / stats["map_bytes"]
+        self.used_share = used_bytes / self._map_bytes
         if self._full and now.mono_ms >= self._full_until_ms:
             if self._opened is None or has_room(self._opened.paths.store, FREE_BYTES):
                 self._full = ""

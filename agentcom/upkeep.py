@@ -57,7 +57,7 @@ class Upkeep:
         self._log = logs.get()
         remove_leftovers(opened.paths.store)
         self._chores = Chores()
-        self._scrubber = Scrubber(opened.journaled)
+        self._scrubber = Scrubber(opened.journaled.scan_stored)
         self._growth = Growth()
         self._events: list[Told] = [
             ("store_uncertain", {"text": text}) for text in opened.report.uncertain[:UNCERTAIN_TOLD]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Final, Protocol, TypedDict
+from typing import Final, NamedTuple, Protocol, TypedDict
 
 from agentcom.errors import StoreError
 
@@ -153,6 +153,13 @@ class StoreStats(TypedDict):
     databases: dict[str, DatabaseStats]
 
 
+class StoreSize(NamedTuple):
+    """The bytes that are live, and at how many writes are refused."""
+
+    used_bytes: int
+    map_bytes: int
+
+
 class Store(Protocol):
     """An open store. Each method may raise StoreError; after close and in a forked child all but close do."""
 
@@ -198,6 +205,9 @@ class Store(Protocol):
 
     def stats(self) -> StoreStats:
         """Sizes as of the last commit; O(databases)."""
+
+    def size(self) -> StoreSize:
+        """How full it is, of `stats`, for who asks each second. A bound from above while batches wait for the file."""
 
     def close(self) -> None:
         """Let go of the store; what was committed stays. A second close does nothing."""

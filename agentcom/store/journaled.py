@@ -12,14 +12,15 @@ counts, with all that waits; a commit that fails then is taken out of the journa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Final, Protocol
 
 from agentcom.errors import StoreDamaged, StoreError, StoreFull
-from agentcom.store.base import Batch, Row, Store, StoreStats, require_next
+from agentcom.store.base import Batch, Row, Store, StoreSize, StoreStats, require_next
 from agentcom.store.journal import Journal
 
+HIDDEN_ROWS: Final = 64  # that a page of a scan has beyond what was asked for
 ROOM_TIMES: Final = 4  # so many times the bytes that may wait have to find room: pages are copied
 
 
@@ -167,18 +168,46 @@ class JournaledStore:
         inside = {k: body for k, body in rows.items() if k >= start and (stop is None or k < stop)}
         if not inside:
             return self._store.scan(database, start, stop, reverse=reverse, limit=limit)
-        # Each that waits takes the place of one below at most: with as many more, enough is left.
-        more = None if limit is None else limit + len(inside)
         try:
-            below = self._store.scan(database, start, stop, reverse=reverse, limit=more)
+            below = self._beside(inside, database, start, stop, reverse, limit)
         except StoreDamaged:
             if not self.settle():  # it may be one that was written anew
                 raise
             return self._store.scan(database, start, stop, reverse=reverse, limit=limit)
-        found: dict[bytes, bytes | None] = dict(below)
-        found.update(inside)
-        merged = sorted(((key, body) for key, body in found.items() if body is not None), reverse=reverse)
-        return merged[:limit]
+        below += [(key, body) for key, body in inside.items() if body is not None]
+        return sorted(below, reverse=reverse)[:limit]
+
+    def _beside(
+        self,
+        inside: Mapping[bytes, bytes | None],
+        database: str,
+        start: bytes,
+        stop: bytes | None,
+        reverse: bool,
+        limit: int | None,
+    ) -> list[Row]:
+        """Rows of the store below that no waiting one takes the place of, `limit` of them if there are. In pages: each
+        that waits hides one at most, and most hide none."""
+        size = None if limit is None else limit + min(len(inside), HIDDEN_ROWS)
+        found: list[Row] = []
+        while True:
+            page = self._store.scan(database, start, stop, reverse=reverse, limit=size)
+            found += [row for row in page if row[0] not in inside]
+            if limit is None or size is None or len(page) < size or len(found) >= limit:
+                return found
+            if reverse:
+                stop = page[-1][0]
+            else:
+                start = page[-1][0] + b"\x00"
+
+    def scan_stored(self, database: str, start: bytes = b"", *, limit: int) -> list[Row]:
+        """Rows as the store below has them, without a look at what waits: for who verifies what is stored."""
+        try:
+            return self._store.scan(database, start, limit=limit)
+        except StoreDamaged:
+            if not self.settle():  # it may be one that was written anew
+                raise
+            return self._store.scan(database, start, limit=limit)
 
     def count(self, database: str) -> int:
         """O(1) but for the keys that have come since the last call."""
@@ -202,9 +231,13 @@ class JournaledStore:
             found["used_bytes"] += self._waiting_bytes
         return found
 
+    def size(self) -> StoreSize:
+        """As the store below is now, with the bytes that wait: settling for it would cost more than all else."""
+        below = self._store.size()
+        return below._replace(used_bytes=below.used_bytes + self._waiting_bytes)
+
     def close(self) -> None:
         if self._store.writable:
             self.settle()
         self._waiting, self._waiting_bytes = Batch(), 0
         self._store.close()
-

@@ -23,7 +23,7 @@ import msgspec
 
 from agentcom.errors import StoreDamaged, StoreError, StoreFull, StoreVersion
 from agentcom.store import migrations
-from agentcom.store.base import Batch, Database, DatabaseStats, Row, StoreStats, require_next
+from agentcom.store.base import Batch, Database, DatabaseStats, Row, StoreSize, StoreStats, require_next
 from agentcom.store.place import NO_ROOM, file_system, has_room, require_local, sync_directories, take_lock
 from agentcom.store.record import SCHEMA_VERSION, pack, unpack
 
@@ -195,10 +195,13 @@ class LmdbStore:
             },
         )
 
+    def size(self) -> StoreSize:
+        stats = self.stats()
+        return StoreSize(stats["used_bytes"], stats["map_bytes"])
+
     def has_room(self, size_bytes: int) -> bool:
         """Whether map and disk have room for so much more, and the map is not nearly full."""
-        stats = self.stats()
-        used, of = stats["used_bytes"], stats["map_bytes"]
+        used, of = self.size()
         return used + size_bytes < of and used < ROOM_SHARE * of and has_room(self._path, size_bytes)
 
     def clear_stale_readers(self) -> int:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from agentcom.errors import StoreError, StoreFull, StoreLocked
-from agentcom.store.base import Batch, Database, DatabaseStats, Row, StoreStats, require_next
+from agentcom.store.base import Batch, Database, DatabaseStats, Row, StoreSize, StoreStats, require_next
 from agentcom.store.record import pack, unpack
 
 MAP_BYTES: Final = 1 << 36
@@ -131,8 +131,12 @@ class MemoryStore:
         self._disk.sequence = sequence
 
     def has_room(self, size_bytes: int) -> bool:
+        used, of = self.size()
+        return used + size_bytes < of
+
+    def size(self) -> StoreSize:
         stats = self.stats()
-        return stats["used_bytes"] + size_bytes < stats["map_bytes"]
+        return StoreSize(stats["used_bytes"], stats["map_bytes"])
 
     def get(self, database: str, key: bytes) -> bytes | None:
         self._require_usable("read")

@@ -7,10 +7,10 @@ which walks the whole file in a child process.
 
 from __future__ import annotations
 
-from typing import Final, TypedDict
+from typing import Final, Protocol, TypedDict
 
 from agentcom.errors import StoreDamaged
-from agentcom.store.base import Database, Store
+from agentcom.store.base import Database, Row
 
 SLICE_ROWS: Final = 200  # about 0.2 ms of a tick
 
@@ -23,11 +23,17 @@ class ScrubStats(TypedDict):
     damaged: str
 
 
+class Scan(Protocol):
+    """How the rows of a database are read and verified, from a key on: `scan` of a store."""
+
+    def __call__(self, database: str, start: bytes = b"", *, limit: int) -> list[Row]: ...
+
+
 class Scrubber:
     """Walks one store for as long as it is open."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, scan: Scan) -> None:
+        self._scan = scan
         self._databases = list(Database)
         self._at = 0
         self._start = b""
@@ -40,7 +46,7 @@ class Scrubber:
         a damaged store gets at its next start.
         """
         try:
-            found = self._store.scan(self._databases[self._at], self._start, limit=rows)
+            found = self._scan(self._databases[self._at], self._start, limit=rows)
         except StoreDamaged as error:
             self._stats["damaged"] = error.message
             self._next_database()

@@ -179,6 +179,32 @@ def test_where_the_journal_has_no_room_the_store_below_takes_all_that_waits_with
     assert (memory.sequence, memory.scan(TASKS), late.journal.covered_from) == (2, rows_of("b"), 3)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_scan_finds_what_lies_behind_more_hidden_rows_than_a_page_holds(
+    late: JournaledStore, memory: MemoryStore, reverse: bool
+) -> None:
+    rows = [(b"%04d" % n, b"below") for n in range(400)]
+    commit(late, *[(TASKS, key, body) for key, body in rows])
+    assert late.settle()
+    wide = JournaledStore(memory, late.journal, behind_bytes=2**20)
+    gone = rows[:300] if not reverse else rows[-300:]
+    wide.commit(batch_of(*[(TASKS, key, None) for key, _ in gone]), 2)
+    left = sorted(set(rows) - set(gone), reverse=reverse)
+    assert (wide.scan(TASKS, reverse=reverse, limit=3), memory.count(TASKS)) == (left[:3], 400)
+
+
+def test_the_scrubber_reads_what_is_stored_and_not_what_waits(late: JournaledStore, memory: MemoryStore) -> None:
+    commit_letters(late, "ab")
+    assert late.settle()
+    commit_letters(late, "c")
+    assert (late.scan_stored(TASKS, b"b", limit=9), memory.sequence) == (rows_of("b"), 1)
+
+
+def test_how_full_the_store_is_can_be_asked_without_settling(late: JournaledStore, memory: MemoryStore) -> None:
+    commit_letters(late, "ab")
+    assert (late.size().used_bytes, memory.sequence, memory.size().used_bytes) == (late.waiting_bytes, 0, 0)
+
+
 @given(
     below=st.dictionaries(st.binary(min_size=1, max_size=2), st.binary(max_size=2), max_size=12),
     above=st.dictionaries(st.binary(min_size=1, max_size=2), st.none() | st.binary(max_size=2), max_size=12),

@@ -27,7 +27,7 @@ def test_a_round_reads_every_row_of_every_database_in_slices() -> None:
     store = InMemory().open()
     commit_letters(store, LETTERS)
     commit(store, (Database.LANES, b"a", b""), (Database.BODIES, b"z", b"last"))
-    scrubber = Scrubber(store)
+    scrubber = Scrubber(store.scan)
     assert a_round(scrubber, 3) == []
     assert scrubber.stats() == {"rounds": 1, "rows": len(LETTERS) + 2, "damaged": ""}
 
@@ -38,7 +38,7 @@ def test_a_damaged_record_is_told_once_a_round_and_the_rest_is_still_read() -> N
     commit_letters(store, LETTERS)
     commit(store, (Database.BODIES, b"z", b"last"))
     place.disk.damage(TASKS, b"f")
-    scrubber = Scrubber(store)
+    scrubber = Scrubber(store.scan)
     for _ in range(2):
         [complaint] = a_round(scrubber, 3)
         assert "66 of 'tasks'" in complaint
@@ -48,7 +48,7 @@ def test_a_damaged_record_is_told_once_a_round_and_the_rest_is_still_read() -> N
 def test_rows_that_come_and_go_between_slices_disturb_nothing(tmp_path: Path) -> None:
     store = OnDisk(tmp_path / "store").open()
     commit_letters(store, LETTERS)
-    scrubber = Scrubber(store)
+    scrubber = Scrubber(store.scan)
     for n, letter in enumerate(LETTERS):
         assert scrubber.step(2) == ""
         store.commit(
@@ -66,6 +66,6 @@ def test_damage_on_the_disk_is_found_while_the_store_is_in_use(tmp_path: Path) -
         place = file.read_bytes().rindex(b"body of 17" * 3)
         content.seek(place)
         content.write(b"B")
-    [complaint] = a_round(Scrubber(store), 7)
+    [complaint] = a_round(Scrubber(store.scan), 7)
     assert b"017".hex() in complaint
     store.close()
