@@ -11,15 +11,15 @@ import heapq
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-import msgspec
-
 from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.core import evidence, progress
 from agentcom.core.aftermath import Aftermath, has_failed
 from agentcom.core.agents import Agent, Fleet, Host
+from agentcom.core.calls import Calls
 from agentcom.core.effects import LogPiece, RecordKey, SendAssign, key_u64x2
 from agentcom.core.gates import Gates
+from agentcom.core.leases import assignment_of, record_of
 from agentcom.core.ledger import Ledger
 from agentcom.core.losses import lost
 from agentcom.core.outlet import Outlet
@@ -38,16 +38,13 @@ from agentcom.model import (
     FailureClass,
     Group,
     PrincipalRecord,
-    Role,
     Route,
     State,
-    Strategy,
     TaskError,
     TaskResult,
 )
 from agentcom.repos import RepoRecord
 
-NO_BODY = msgspec.Raw(b"\xc0")  # the shell puts the task's bytes in when it sends the assignment
 Outcome = Literal[
     "completed", "failed", "interrupted", "cancelled", "lost", "declined", "unaccepted", "stalled", "withdrawn",
     "asked",
@@ -80,9 +77,8 @@ class Attempts:
         self._away_ms = 0
         self._lease_floor_ms: dict[int, int] = {}  # by host
         self._timers: list[tuple[int, int, int]] = []  # (due on the lease clock, task, attempt)
-        # (task, attempt) -> (endpoint, model, host) in flight; cancelled attempts whose agent is not free yet
-        self.calls: dict[tuple[int, int], Call] = {}
-        self.closing: dict[tuple[int, int], Agent] = {}
+        self.calls = Calls(registry)
+        self.closing: dict[tuple[int, int], Agent] = {}  # cancelled attempts whose agent is not free yet
         self.may_escalate: Callable[[Group], bool] = lambda _group: False
         self.repo_of: Callable[[str], RepoRecord | None] = lambda _url: None
         self.aftermath = Aftermath(tasks, fleet, registry, jitter, self.clock_ms, self._remind)
@@ -151,8 +147,7 @@ class Attempts:
             self.closing[place] = mine
             heapq.heappush(self._timers, (mine.free_by_ms, *place))
             if place in old.calls:
-                self.calls[place] = old.calls[place]
-                self._registry.started(*old.calls[place])
+                self.calls.began(place, old.calls[place])
 
     def _adopt_one(self, slot: int, old: TaskTable, before: int, now: Now) -> None:
         table = self._table
@@ -175,7 +170,8 @@ class Attempts:
         if agent is None or agent.task:
             self._take_back(slot, "lost", lost("its agent is no longer known"), now)
             return
-        self._fleet.hold(agent, table.id[slot], table.attempt[slot], now)
+        place = (table.id[slot], table.attempt[slot])
+        self._fleet.hold(agent, *place, now)
         self._gates.took(agent.record.id, slot)
         if route is not None and route.reason.startswith("fallback_"):
             table.stepped[table.id[slot]] = route.tier
@@ -187,9 +183,9 @@ class Attempts:
             # By address: an endpoint may have been renamed since.
             endpoint = self._registry.reached(route.endpoint_url, agent.host.record.id)
             if endpoint is not None:
-                self._count_call(slot, endpoint.id, route.model)
+                self.calls.on_endpoint(place, endpoint.id, route.model, agent.host.record.id)
         elif route is not None and route.backend is Backend.claude:
-            self._count_account(slot, agent.host, route.model)
+            self.calls.on_account(place, agent.host, route.model)
         self._renew(slot, now)
         table.accept_ms[slot] = progress.NEVER_MS  # a worker may be on it
         self._remind(slot, table.lease_ms[slot])
@@ -211,13 +207,14 @@ class Attempts:
         table.accept_ms[slot] = min(self.clock_ms(now) + int(queue.accept_s * 1000), table.lease_ms[slot])
         self._remind(slot, table.accept_ms[slot])
         self._fleet.take(agent, task, attempt, now)
+        place = (task, attempt)
         if chosen.endpoint is not None:
-            self._count_call(slot, chosen.endpoint.id, chosen.model)
+            self.calls.on_endpoint(place, chosen.endpoint.id, chosen.model, agent.host.record.id)
             if chosen.parts.get("load"):
                 self._registry.loads.began((chosen.endpoint.id, canonical_model(chosen.model)), now)
             self._retries.called(chosen.endpoint.id, self._tasks.is_retry(slot), now)
         elif agent.host.record.account and route.backend is Backend.claude:
-            self._count_account(slot, agent.host, route.model)
+            self.calls.on_account(place, agent.host, route.model)
         if chosen.stepped is not None:
             table.stepped[task] = chosen.stepped
         elif table.stepped:
@@ -227,34 +224,13 @@ class Attempts:
         self._out.put("routes", key_u64x2(task, attempt), route)
         self._out.publish("route", "task_routed", task=task, attempt=attempt, route=route)
         assert agent.host.session is not None, "a free agent's host has a session"
-        assignment = self._assignment(slot, agent, route, submitter)
+        repo = self.repo_of(self._tasks.groups[table.group[slot]].repo)
+        assignment = assignment_of(self._tasks, slot, agent, route, submitter, repo)
         if route.backend in PAID:
             assignment.budget_usd = self.ledger.reserve(slot, attempt, route.model, now)
         if task in self._tasks.asked:
             self.questions.told(task, agent.host, assignment)
         self._out.add(SendAssign(agent.host.session.peer, assignment))
-
-    def _assignment(
-        self, slot: int, agent: Agent, route: Route, submitter: PrincipalRecord | None
-    ) -> m.Assign:
-        settings = self._tasks.settings
-        repo = self.repo_of(self._tasks.groups[self._table.group[slot]].repo)
-        return m.Assign(
-            task=self._table.id[slot],
-            attempt=self._table.attempt[slot],
-            agent=agent.record.local_name,
-            lease_s=settings.queue.lease_s,
-            spec=NO_BODY,
-            route=route,
-            tier=route.tier,
-            submitter=submitter.name if submitter else "",
-            submitter_role=submitter.role if submitter else Role.submit,
-            max_fix_attempts=settings.queue.max_fix_attempts,
-            timeout_s=settings.queue.task_timeout_s,
-            cloud_model=settings.models.compare if route.strategy is Strategy.local_llm else "",
-            repo_checks=repo.checks if repo is not None else (),
-            base_branch=repo.default_branch if repo is not None else "",
-        )
 
     # --- hearing of it ----------------------------------------------------------------------------------
 
@@ -276,7 +252,7 @@ class Attempts:
 
     def open_record(self, task: int) -> AttemptRecord:
         """The open attempt of the task, as its record will be when it ends."""
-        return self._record(self._table.slot_of[task], "", None, 0)
+        return record_of(self._table, self._fleet, self._table.slot_of[task], "", None, 0)
 
     def accept(self, host: Host, task: int, attempt: int, now: Now) -> bool:
         """The assignment lies on the host's disk; a repeat changes nothing. False: not leased to it."""
@@ -304,16 +280,11 @@ class Attempts:
                 continue
             agent = self._fleet.agents[self._table.agent[self._table.slot_of[one.task]]]
             if one.heard and self._registry.loads:
-                self._heard(one)
+                self.calls.heard((one.task, one.attempt))
             if progress.heard(agent, one.progress, self.clock_ms(now)):
                 self._fleet.publish_agent(agent, now)
                 self._out.publish("task", "attempt_moves", task=one.task, attempt=one.attempt)
         return tuple(stray)
-
-    def _heard(self, one: m.AttemptBeat) -> None:
-        call = self.calls.get((one.task, one.attempt))
-        if call is not None:
-            self._registry.heard(call)
 
     def decline(self, host: Host, message: m.Decline, now: Now) -> None:
         """The host will not run it. It never worked on the task, so no retry is spent."""
@@ -410,7 +381,7 @@ class Attempts:
             self.ledger.settle(message.task, message.attempt, usd, now)
         if message.outcome == "completed":
             if message.result is not None:
-                self._learn(message.task, message.attempt, message.result, now)
+                self.calls.answered((message.task, message.attempt), message.result, now)
             self._completed(slot, message.result, now)
         elif message.outcome == "failed":
             error = message.error or TaskError(
@@ -534,13 +505,6 @@ class Attempts:
             self._table.agent[slot] = self._table.unaccepted[slot] = 0
             self._tasks.move(slot, Move.back, now)
 
-    def _learn(self, task: int, attempt: int, result: TaskResult, now: Now) -> None:
-        """What a complete call says of its endpoint and its model."""
-        call = self.calls.get((task, attempt))
-        if call is not None:
-            self._registry.call_answered(call, now)
-            self._registry.measured(call, result)
-
     def _completed(self, slot: int, result: TaskResult | None, now: Now) -> None:
         """The end of the task, unless its checks failed and it allows another attempt one tier above."""
         if result is None or not has_failed(result) or not self._escalates(slot, now):
@@ -598,7 +562,8 @@ class Attempts:
         """Close the attempt, its call and its agent's work."""
         agent = self._fleet.agents.get(self._table.agent[slot])
         self._close(slot, outcome, error, now)
-        self._end_call(self._table.id[slot], self._table.attempt[slot])
+        if self.calls.end((self._table.id[slot], self._table.attempt[slot])):
+            self._tasks.changed = True
         if outcome != "unaccepted":
             self._table.unaccepted[slot] = 0
         self._table.agent[slot] = 0 if outcome != "completed" else self._table.agent[slot]
@@ -617,18 +582,14 @@ class Attempts:
         if self.ledger.open:
             unused = outcome in ("declined", "unaccepted")
             self.ledger.settle(task, attempt, None, now, unused=unused)
-        self._out.put("attempts", key_u64x2(task, attempt), self._record(slot, outcome, error, now.wall_ms))
-
-    def _end_call(self, task: int, attempt: int) -> None:
-        call = self.calls.pop((task, attempt), None)
-        if call is not None:
-            self._registry.ended(*call)
-            self._tasks.changed = True
+        record = record_of(self._table, self._fleet, slot, outcome, error, now.wall_ms)
+        self._out.put("attempts", key_u64x2(task, attempt), record)
 
     def _release_closing(self, agent: Agent, now: Now) -> None:
         """Its processes have ended, or nobody waits for that any longer: agent and model call are free."""
         self.closing.pop((agent.task, agent.attempt), None)
-        self._end_call(agent.task, agent.attempt)
+        if self.calls.end((agent.task, agent.attempt)):
+            self._tasks.changed = True
         self._free(agent, now)
 
     def _late(
@@ -668,31 +629,3 @@ class Attempts:
         if due_ms < self._table.lease_ms[slot]:
             self._remind(slot, due_ms)  # leases have become shorter: the timer that is set comes too late
         self._table.lease_ms[slot] = due_ms
-
-    def _count_account(self, slot: int, host: Host, model: str) -> None:
-        """The call goes to the host's cloud account, where it is known."""
-        if host.record.account in self._registry.endpoints:
-            call = (host.record.account, model, host.record.id)
-            self.calls[self._table.id[slot], self._table.attempt[slot]] = call
-            self._registry.started(*call)
-
-    def _count_call(self, slot: int, endpoint: int, model: str) -> None:
-        call = (endpoint, canonical_model(model), self._table.host[slot])
-        self.calls[self._table.id[slot], self._table.attempt[slot]] = call
-        self._registry.started(*call)
-
-    def _record(self, slot: int, outcome: str, error: TaskError | None, ended_ms: int) -> AttemptRecord:
-        agent = self._fleet.agents.get(self._table.agent[slot])
-        host = self._fleet.hosts.get(self._table.host[slot])
-        return AttemptRecord(
-            task=self._table.id[slot],
-            attempt=self._table.attempt[slot],
-            agent=agent.record.name if agent else "",
-            host=host.record.name if host else "",
-            host_id=self._table.host[slot],
-            started_ms=self._table.assigned_ms[slot],
-            ended_ms=ended_ms,
-            outcome=outcome,
-            error=error,
-            accepted_ms=self._table.accepted_ms[slot],
-        )
