@@ -350,6 +350,10 @@ class Client(Caller):
     def endpoint_list(self) -> JsonObject:
         return _object(self.call(m.EndpointList()))
 
+    def endpoint_show(self, endpoint: str) -> JsonObject:
+        """By name, id or URL: the endpoint as in the list, and `reached_from`, the hosts that may call it."""
+        return _object(self._ask(m.EndpointShow, endpoint=endpoint))
+
     def endpoint_add(
         self,
         url: str,

@@ -206,6 +206,12 @@ class EndpointList(Struct, tag_field="op", tag="endpoint_list", frozen=True, kw_
     pass
 
 
+class EndpointShow(Struct, tag_field="op", tag="endpoint_show", frozen=True, kw_only=True):
+    """An endpoint as in the list, with the hosts that may call it (`reached_from`)."""
+
+    endpoint: Label
+
+
 class EndpointAdd(Struct, tag_field="op", tag="endpoint_add", frozen=True, kw_only=True):
     """Registers an LLM server. One on loopback needs `host`, the host that can reach it. `cap` 0 follows what the
     server says of its slots, where it does, and is 1 otherwise."""
@@ -430,9 +436,9 @@ class StoreAcknowledge(Struct, tag_field="op", tag="store_acknowledge", frozen=T
 Operation = (
     Submit | TaskGet | TaskWait | TaskList | TaskWhy | TaskLog | TaskReports | TaskStory | TaskCancel | TaskRetry
     | TaskHold | TaskRelease | TaskAnswer | DeadList | DeadRetry | DeadPurge | AgentList | AgentCordon | AgentRemove
-    | HostList | HostShow | HostInvite | HostRemove | HostDrain | EndpointList | EndpointAdd | EndpointUpdate
-    | EndpointRemove | EndpointProbeNow | EventList | QueueStats | QueuePause | QueueLimit | QueueWeight
-    | QueueRules | BudgetList | BudgetSet | RepoList | RepoShow | RepoAdd | RepoUpdate | RepoRemove
+    | HostList | HostShow | HostInvite | HostRemove | HostDrain | EndpointList | EndpointShow | EndpointAdd
+    | EndpointUpdate | EndpointRemove | EndpointProbeNow | EventList | QueueStats | QueuePause | QueueLimit
+    | QueueWeight | QueueRules | BudgetList | BudgetSet | RepoList | RepoShow | RepoAdd | RepoUpdate | RepoRemove
     | BackupList | BackupNow | BackupVerify | Compact | StoreAcknowledge | ConfigGet | ConfigChange
     | TokenAdd | TokenList | TokenRevoke | TokenLink | LinkTrade | Whoami | Snapshot | HubStatus
 )  # fmt: skip

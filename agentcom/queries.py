@@ -79,6 +79,7 @@ class Queries:
             m.HostList: lambda _op, _mine: {"hosts": self.hosts()},
             m.HostShow: self._host_show,
             m.EndpointList: lambda _op, _mine: {"endpoints": self.endpoints()},
+            m.EndpointShow: self._endpoint_show,
             m.ConfigGet: self._config_get,
             m.EventList: self._event_list,
             m.QueueStats: lambda _op, _mine: {**self.counts(), "store": self._store_view()},
@@ -152,6 +153,16 @@ class Queries:
 
     def endpoints(self) -> list[JsonObject]:
         return [self.hub.registry.view(record) for _, record in sorted(self.hub.registry.endpoints.items())]
+
+    def _endpoint_show(self, op: m.EndpointShow, _mine: int) -> JsonObject:
+        registry, fleet = self.hub.registry, self.hub.fleet
+        record = registry.named(op.endpoint)
+        reached = [
+            fleet.hosts[host].record.name
+            for host in sorted(fleet.hosts)
+            if record.seen_from in (0, host) and registry.circuits.is_way_open(record.id, host)
+        ]
+        return {**registry.view(record), "reached_from": reached}
 
     def _task_get(self, op: m.TaskGet, mine: int) -> object:
         return self._json(self._row_of(op.task, mine))

@@ -1,4 +1,4 @@
-"""`agentcom endpoint`: list, add, update, remove, probe."""
+"""`agentcom endpoint`: list, show, add, update, remove, probe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import click
 
 from agentcom import config
-from agentcom.cli import output
+from agentcom.cli import endpoint_report, output
 from agentcom.cli.command import Group, Invocation, pass_invocation
 from agentcom.enrolment import default_name, joined
 from agentcom.model import JsonObject
@@ -41,7 +41,7 @@ def list_endpoints(invocation: Invocation) -> None:
                 each.get("flavour") or each["kind"],
                 each["url"],
                 each.get("host") or each.get("seen_from") or "hub",
-                health(each),
+                endpoint_report.health(each),
                 f"{sum((each.get('in_flight') or {}).values())}/{each.get('cap', 1)}",
                 ", ".join([*_models(each), *_loading(each)]),
             )
@@ -62,19 +62,19 @@ def _loading(each: JsonObject) -> list[str]:
     ]
 
 
-def health(each: JsonObject) -> str:
-    """Whether it gets work, and if not, why, in a few words."""
-    if each.get("draining"):
-        return "draining"
-    if not each["healthy"]:
-        return f"down: {each.get('reason', '')}"
-    breaker = each.get("breaker") or {}
-    if breaker.get("state", "closed") != "closed":
-        return f"{breaker['state'].replace('_', '-')}: {breaker.get('reason') or ''}"
-    hangs = ", ".join(one["model"] for one in each.get("quarantined") or [])
-    unreached = ", ".join(one["host"] for one in each.get("unreachable_from") or [])
-    troubles = [f"{hangs} hangs" if hangs else "", f"not from {unreached}" if unreached else ""]
-    return "; ".join(filter(None, troubles)) or "ok"
+@endpoint.command()
+@endpoint_name
+@pass_invocation
+def show(invocation: Invocation, name: str) -> None:
+    """Show all that is known of an endpoint and of each of its models: health, circuit, calls, measured speeds."""
+    with invocation.client() as client:
+        found = client.endpoint_show(name)
+    if invocation.as_json:
+        output.document(found)
+        return
+    output.line(output.plain(found["name"]))
+    output.pairs(endpoint_report.lines(found))
+    output.table(endpoint_report.MODEL_HEADERS, endpoint_report.models(found), "  no models")
 
 
 @endpoint.command()

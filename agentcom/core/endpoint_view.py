@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from agentcom.clock import rfc3339
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from agentcom.core.registry import Registry
 
 
-def endpoint_view(registry: Registry, record: EndpointRecord) -> JsonObject:
+def endpoint_view(registry: Registry, record: EndpointRecord, canonical: Callable[[str], str]) -> JsonObject:
     in_flight = dict(registry.calls.get(record.id, {}))
     return {
         "id": record.id,
@@ -33,7 +34,7 @@ def endpoint_view(registry: Registry, record: EndpointRecord) -> JsonObject:
         "draining": record.draining,
         "provider_limits": registry.provider_limits.get(record.id),
         "in_flight": in_flight,
-        "models": [_model_view(model) for model in record.models],
+        "models": [_model_view(registry, record, model, canonical(model.name)) for model in record.models],
         "load": registry.seen_load.get(record.id),
         "loading": registry.loads.view(record.id),
         "measured": {model: measure_view(one) for model, one in sorted(record.measures.items())},
@@ -41,11 +42,19 @@ def endpoint_view(registry: Registry, record: EndpointRecord) -> JsonObject:
     }
 
 
-def _model_view(model: EndpointModel) -> JsonObject:
-    """All fields, known or not, and which part of what is loaded lies on GPUs."""
+def _model_view(registry: Registry, record: EndpointRecord, model: EndpointModel, key: str) -> JsonObject:
+    """All fields, known or not, which part of what is loaded lies on GPUs, and what its calls do and taught. Calls are
+    counted by the canonical name, `key`, which readers need not know how to make."""
     fields = {name: getattr(model, name) for name in model.__struct_fields__}
     share = model.vram_bytes * 100 // model.loaded_bytes if model.loaded_bytes else None
-    return {**fields, "vram_percent": min(share, 100) if share is not None else None}
+    measure = record.measures.get(key)
+    return {
+        **fields,
+        "vram_percent": min(share, 100) if share is not None else None,
+        "in_flight": registry.in_flight.get((record.id, key), 0),
+        "measured": measure_view(measure) if measure is not None else None,
+        "quarantined": registry.circuits.is_quarantined(record.id, key),
+    }
 
 
 def measure_view(one: ModelMeasure) -> JsonObject:

@@ -49,6 +49,7 @@ RIGHTS: dict[type, frozenset[Role]] = {
     m.HostRemove: ADMINS,
     m.HostDrain: ADMINS,
     m.EndpointList: READERS,
+    m.EndpointShow: READERS,
     m.EndpointAdd: OPERATORS,
     m.EndpointUpdate: OPERATORS,
     m.EndpointRemove: OPERATORS,

@@ -541,7 +541,7 @@ class Registry:
         self._out.publish("endpoint", "endpoint_changed", endpoint=view)
 
     def view(self, record: EndpointRecord) -> JsonObject:
-        return endpoint_view(self, record)
+        return endpoint_view(self, record, canonical_model)
 
     def add_account(self, url: str, fingerprint: str, cap: int, now: Now) -> EndpointRecord:
         """A cloud account that a host has a key for: healthy until calls say otherwise."""

@@ -106,6 +106,10 @@ def test_phase_18_1_an_admin_registers_an_endpoint_over_http_and_sees_its_host_p
         listed = world.run("home", "endpoint", "list")
         assert "gpu" in listed.stdout
         assert MODEL in listed.stdout
+        alone = world.run("home", "endpoint", "show", "gpu").stdout
+        assert f"healthy, since {shown['since']}" in alone
+        assert first["digest"].removeprefix("sha256:")[:12] in alone
+        assert hub.http.get("/endpoints/gpu").json()["reached_from"] == [hub.host]
         refused = hub.http.post("/endpoints", json={"url": "http://169.254.169.254"})
         assert (refused.status_code, refused.json()["code"]) == (422, "address_refused")
 

@@ -376,6 +376,7 @@ FORWARDED: list[tuple[str, str, Any, Any]] = [
     ("DELETE", "/agents/Beagle", None, m.AgentRemove(agent="Beagle")),
     ("DELETE", "/agents/Beagle?now=true", None, m.AgentRemove(agent="Beagle", now=True)),
     ("GET", "/endpoints", None, m.EndpointList()),
+    ("GET", "/endpoints/gpu", None, m.EndpointShow(endpoint="gpu")),
     ("POST", "/endpoints", {"url": "http://g:1", "cap": 2}, m.EndpointAdd(url="http://g:1", cap=2)),
     ("PATCH", "/endpoints/4", {"cap": 3}, m.EndpointUpdate(endpoint="4", cap=3)),
     ("DELETE", "/endpoints/4", None, m.EndpointRemove(endpoint="4")),

@@ -79,7 +79,7 @@ def test_the_commands_have_the_names_of_the_contract() -> None:
         *(f"agent {verb}" for verb in ("list", "remove", "cordon", "uncordon")),
         *(f"git {verb}" for verb in ("status", "gc")),
         *(f"host {verb}" for verb in ("list", "show", "invite", "remove", "drain")),
-        *(f"endpoint {verb}" for verb in ("list", "add", "update", "remove", "probe")),
+        *(f"endpoint {verb}" for verb in ("list", "show", "add", "update", "remove", "probe")),
         *(f"repo {verb}" for verb in ("list", "show", "add", "update", "set", "remove")),
         *(f"scheduler {verb}" for verb in ("list", "replay")),
         *(f"queue {verb}" for verb in ("pause", "resume", "stats")),
@@ -126,6 +126,10 @@ READS = [
             "models": [{"name": "qwen", "warm": True}],
         }]},
     ),
+    (["endpoint", "show", "gpu"], "endpoint_show", {
+        "id": 1, "name": "gpu", "kind": "ollama", "url": "http://10.0.0.9:11434", "healthy": True,
+        "models": [{"name": "qwen", "warm": True}],
+    }),
     (["repo", "list"], "repo_list", {"repos": [{
             "id": 1, "name": "engine", "url": "https://git.example/engine", "default_branch": None, "hosts": [],
             "checks": [{"kind": "git_clean"}], "live_tasks": 2,
@@ -164,7 +168,7 @@ def test_a_read_command_prints_text_for_people(
         "dead": "7",
         "agent": "Grey Area",
         "host": "box",
-        "endpoint": "qwen*",
+        "endpoint": "qwen",
         "queue": "ready 2",
         "repo": "engine",
     }

@@ -334,3 +334,45 @@ def test_a_call_that_fails_has_the_endpoint_looked_at_again(rig: Rig) -> None:
     rig.admin.submit(task())
     box.fail(box.take(), failed("stream_cut"))
     assert ProbeEndpoint(number) in rig.effects
+
+
+# --- as people see one ------------------------------------------------------------------------------------
+
+
+def test_endpoint_show_tells_until_when_a_tripped_endpoint_is_left_alone_and_who_reaches_it(rig: Rig) -> None:
+    box, number = rig.host(), shared(rig, endpoint_model(digest="abc", size_bytes=100), cap=2)
+    rig.admin.submit(task())
+    fail_all(rig, box, "endpoint_error", 4)
+    box.fail(box.take(), failed("endpoint_error", "it broke"))
+    rig.host("other")
+    shown = rig.admin.ask(m.EndpointShow(endpoint="gpu"))
+    assert shown == {**endpoint(rig), "reached_from": ["box", "other"]}
+    breaker = shown["breaker"]
+    assert (breaker["state"], breaker["reason"], breaker["failures"]) == ("open", "it broke", 5)
+    assert breaker["until"] > breaker["since"]
+    assert rig.admin.ask(m.EndpointShow(endpoint=str(number))) == shown
+    assert rig.admin.refusal(rig.admin.request(m.EndpointShow(endpoint="nowhere"))).code == "not_found"
+
+
+def test_endpoint_show_leaves_out_the_host_that_cannot_reach_it(rig: Rig) -> None:
+    box, _ = rig.host(), shared(rig)
+    rig.admin.submit(task())
+    box.fail(box.take(), failed("endpoint_unreachable", "no route"))
+    rig.host("other")
+    shown = rig.admin.ask(m.EndpointShow(endpoint="gpu"))
+    assert (shown["reached_from"], shown["unreachable_from"][0]["host"]) == (["other"], "box")
+
+
+def test_each_model_of_an_endpoint_says_what_its_calls_do_and_taught(rig: Rig) -> None:
+    """Also one without a tag, which is counted under another name than its server's."""
+    box = rig.host()
+    shared(rig, endpoint_model(name="plain"), endpoint_model(name="other"), cap=3)
+    rig.admin.submit(task(model="plain"))
+    rig.admin.submit(task(model="plain"))
+    assign = box.take()
+    models = {one["name"]: one for one in rig.admin.ask(m.EndpointShow(endpoint="gpu"))["models"]}
+    assert (models["plain"]["in_flight"], models["other"]["in_flight"]) == (1, 0)
+    assert (models["plain"]["measured"], models["plain"]["quarantined"]) == (None, False)
+    box.complete(assign)
+    models = {one["name"]: one for one in rig.admin.ask(m.EndpointShow(endpoint="gpu"))["models"]}
+    assert models["plain"]["measured"] is not None

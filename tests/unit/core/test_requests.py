@@ -53,6 +53,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "host_remove": ADMINS,
     "host_drain": ADMINS,
     "endpoint_list": READERS,
+    "endpoint_show": READERS,
     "endpoint_add": OPERATORS,
     "endpoint_update": OPERATORS,
     "endpoint_remove": OPERATORS,

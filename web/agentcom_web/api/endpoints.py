@@ -17,6 +17,13 @@ def listed() -> Response:
     return answer(query(m.EndpointList))
 
 
+@endpoints.get("/endpoints/<endpoint>")
+@described("view, operate, admin")
+def show(endpoint: str) -> Response:
+    """An endpoint by name or id, with the hosts that may call it."""
+    return answer(query(m.EndpointShow, endpoint=endpoint))
+
+
 @endpoints.post("/endpoints")
 @described("operate, admin", body=(m.EndpointAdd,), status=201)
 def add() -> Response:

@@ -5,6 +5,7 @@
 
 import { budgetDetail, showBudgets } from "./budgets.js";
 import { ago, chip, facts, h, lasted, say, show, sureButton, time } from "./dom.js";
+import { endpointRow } from "./endpoints.js";
 import { hostRow } from "./hosts.js";
 
 const TOKEN = "agentcom-token";
@@ -443,7 +444,7 @@ function drawHosts() {
 
 function drawEndpoints() {
   const endpoints = [...live.endpoints.values()].sort((a, b) => a.id - b.id);
-  show($("endpoints"), endpoints, (endpoint) => endpoint.id, endpointRow);
+  show($("endpoints"), endpoints, (endpoint) => endpoint.id, (endpoint) => endpointRow(endpoint, endpointActions(endpoint)));
   const healthy = endpoints.filter((endpoint) => endpoint.healthy).length;
   $("endpoints-note").textContent = endpoints.length ? `${healthy} of ${endpoints.length} healthy` : "";
   empty($("endpoints-empty"), endpoints.length === 0, [h("p", {}, "No LLM server is known. An Ollama on a host's own port 11434 is found by itself; others are added here or with:"), h("code", {}, "agentcom endpoint add URL")]);
@@ -453,53 +454,11 @@ function drawEndpoints() {
   }
 }
 
-function troublesOf(endpoint) {
-  const clock = (moment) => (moment ? ` until ${new Date(moment).toLocaleTimeString()}` : "");
-  const breaker = endpoint.breaker ?? {};
-  return [
-    endpoint.draining && "draining: it goes when its last call has ended",
-    breaker.state === "open" && `left alone${clock(breaker.until)}: ${breaker.reason}`,
-    breaker.state === "half_open" && `tried with one call: ${breaker.reason}`,
-    ...(endpoint.unreachable_from ?? []).map((way) => `${way.host} cannot reach it${clock(way.until)}: ${way.reason}`),
-    ...(endpoint.quarantined ?? []).map((one) => `${one.model} hangs: ${one.reason}`),
-    ...(endpoint.loading ?? []).map((one) => `${one.model} is loading`),
-  ].filter(Boolean);
-}
-function loadOf(load) {
-  if (!load) return null;
-  return `${load.running ?? "?"} running${load.waiting ? `, ${load.waiting} waiting` : ""} there`;
-}
-function modelTitle(model, endpoint) {
-  const measured = (endpoint.measured ?? {})[model.name.toLowerCase()] ?? {};
-  return [
-    model.parameter_size, model.quantization, model.capabilities?.join(", "),
-    model.context_length ? `context ${model.context_length}` : null,
-    model.vram_percent != null ? `${model.vram_percent}% on GPUs` : null,
-    model.remote ? "runs elsewhere" : null, model.fault || null,
-    measured.tokens_per_s != null ? `${measured.tokens_per_s.toFixed(1)} tokens/s (${measured.rate_samples})` : null,
-    measured.first_byte_ms != null ? `first byte ${measured.first_byte_ms} ms` : null,
-    measured.load_s != null ? `loads in ${measured.load_s.toFixed(1)} s` : null,
-  ].filter(Boolean).join(", ");
-}
-function endpointRow(endpoint) {
-  const flight = Object.values(endpoint.in_flight ?? {}).reduce((sum, n) => sum + n, 0);
-  const models = (endpoint.models ?? []).slice(0, 40).map((model) =>
-    h("li", { class: model.warm ? "" : "cold", title: modelTitle(model, endpoint) }, chip(`${model.name}${model.warm ? ", warm" : ""}`, model.warm ? "good" : null, model.warm)));
+function endpointActions(endpoint) {
   const path = `/endpoints/${endpoint.id}`;
-  const buttons = can(OPERATORS) && h("div", { class: "actions" },
+  return can(OPERATORS) && h("div", { class: "actions" },
     h("button", { type: "button", class: "quiet", "aria-label": `Check ${endpoint.name} now`, onclick: () => attempt(() => ask("POST", `${path}/probe`), "A check is on its way.") }, "Check now"),
     sureButton("Remove", `Remove ${endpoint.name}`, () => attempt(() => ask("DELETE", path))));
-  const kind = [endpoint.flavour ?? endpoint.kind, endpoint.version].filter(Boolean).join(" ");
-  const troubles = troublesOf(endpoint);
-  return h("li", {},
-    h("p", { class: "line" }, h("span", {}, endpoint.name), chip(endpoint.healthy ? "healthy" : "unhealthy", endpoint.healthy ? "good" : "bad", true)),
-    h("p", { class: "minor cut", title: endpoint.url }, endpoint.url),
-    h("p", { class: "minor" }, [kind, endpoint.host ? `from ${endpoint.host}` : "from the hub", `${flight} of ${endpoint.cap} slots in use`, loadOf(endpoint.load)].filter(Boolean).join(", ")),
-    endpoint.healthy || !endpoint.reason ? null : h("p", { class: "minor bad" }, endpoint.reason),
-    endpoint.since ? h("p", { class: "minor" }, endpoint.healthy ? "healthy for " : "unhealthy for ", time(endpoint.since)) : null,
-    troubles.map((text) => h("p", { class: "minor wait" }, text)),
-    models.length ? h("ul", { class: "models", "aria-label": "Models" }, models) : null,
-    buttons || null);
 }
 
 // --- one task -------------------------------------------------------------------------------------------------
