@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TypeVar
 
 import msgspec
@@ -143,7 +144,7 @@ def admitted(store: Store, now: Now) -> tuple[frozenset[str], frozenset[str]]:
 def _live_rows(store: Store, routes: dict[int, Route], finals: dict[State, int]) -> Iterator[TaskRow]:
     """The rows whose tasks are in a lane, the routes of those with an open attempt, and how many final ones there
     are: `tasks` and `lanes` are walked side by side, so that each is read once and in order."""
-    live = (key for page in pages(store, "lanes") for key, _ in page)
+    live = chain.from_iterable([key for key, _ in page] for page in pages(store, "lanes"))
     expected = next(live, None)
     for page in pages(store, "tasks"):
         for key, body in page:

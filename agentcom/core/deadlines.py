@@ -15,10 +15,12 @@ from agentcom import limits
 from agentcom.clock import Now, rfc3339
 from agentcom.core.lanes import key_of, pack, task_of
 from agentcom.core.outlet import Outlet
-from agentcom.core.rows import TaskTable
+from agentcom.core.rows import STATE_CODE, STATES, TaskTable
+from agentcom.core.turns import ID_BITS
 from agentcom.model import OPEN_ATTEMPT, ClockNote, FailureClass, State, TaskError
 
 NOTE = b"clock"  # in `meta`
+OPEN_CODES = frozenset(STATE_CODE[state] for state in OPEN_ATTEMPT)
 
 
 class TermClock:
@@ -67,9 +69,7 @@ class TermClock:
     def note(self, now: Now) -> None:
         """Write down where the clock stands."""
         self._noted_ms = now.mono_ms
-        note = ClockNote(
-            boot=self._boot, mono_ms=now.mono_ms, wall_ms=now.wall_ms, term_ms=self.now_ms(now)
-        )
+        note = ClockNote(boot=self._boot, mono_ms=now.mono_ms, wall_ms=now.wall_ms, term_ms=self.now_ms(now))
         self._out.put("meta", NOTE, note)
 
     def next_note_ms(self) -> int:
@@ -165,16 +165,23 @@ class Deadlines:
 
     def keep_within(self, spare: int) -> None:
         """Drop what no longer holds once there is `spare` more of it than there are tasks. O(n) then."""
-        if len(self) <= 2 * len(self._table) + spare:
-            return
-        live = [(task, slot, self._table.state_of(slot)) for task, slot in self._table.slot_of.items()]
-        moments = ((self.moment_ms(slot, state), task) for task, slot, state in live)
-        self._moments = [pack(ms, task) for ms, task in moments if ms]
-        self._terms = [
-            pack(self.term_ms(s, state), task) for task, s, state in live if state not in OPEN_ATTEMPT
-        ]
-        heapq.heapify(self._moments)
-        heapq.heapify(self._terms)
+        if len(self) > 2 * len(self._table) + spare:
+            self.build()
+
+    def build(self) -> None:
+        """Remember what ends each live task, and nothing else. O(live tasks)."""
+        table = self._table
+        self._moments, self._terms = moments, terms = [], []
+        for task, slot in table.slot_of.items():
+            code = table.state[slot]
+            if table.complete_by_ms[slot] or table.start_by_ms[slot] or table.not_before_ms[slot]:
+                moment_ms = self.moment_ms(slot, STATES[code])
+                if moment_ms:
+                    moments.append(pack(moment_ms, task))
+            if code not in OPEN_CODES:
+                terms.append(self.term_ms(slot, STATES[code]) << ID_BITS | task)
+        heapq.heapify(moments)
+        heapq.heapify(terms)
 
     def unwatched(self) -> list[int]:
         """Tasks that come up later than they must, or never. O(live tasks): for checks."""

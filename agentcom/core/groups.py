@@ -66,9 +66,9 @@ class Groups:
         self._groups.load(number, group)
         self._index(number, group)
 
-    def use(self, number: int) -> None:
-        """A live task from the store has it."""
-        self._groups.take(self._groups[number])
+    def use(self, number: int, tasks: int = 1) -> None:
+        """So many live tasks from the store have it."""
+        self._groups.take_for(self._groups[number], tasks)
 
     def take(self, group: Group) -> int:
         """The number for one more live task."""

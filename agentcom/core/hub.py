@@ -164,7 +164,7 @@ class Hub:
         for edge in loaded.depends:
             self.tasks.waiting.depends.load(edge)
         self.ledger.load(loaded.budgets, loaded.ledger, loaded.spent)
-        slots = [self.tasks.load(row, now) for row in loaded.rows]
+        slots = self.tasks.load(loaded.rows)
         self.ledger.loaded()
         for question in loaded.questions:
             self.attempts.questions.load(question)

@@ -78,6 +78,12 @@ class Interned(Generic[T]):
         self.on_new(number, value)
         return number
 
+    def take_for(self, value: T, uses: int) -> int:
+        """The number of the value, used so many times more, at least once."""
+        number = self.take(value)
+        self._uses[number] += uses - 1
+        return number
+
     def give(self, number: int) -> None:
         """One use less."""
         self._uses[number] -= 1

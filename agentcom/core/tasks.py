@@ -8,8 +8,10 @@ door here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Final, Protocol
 
 import msgspec
 
@@ -23,9 +25,10 @@ from agentcom.core.groups import Groups, raised
 from agentcom.core.lanes import ReadyQueue, retry_line
 from agentcom.core.outlet import Outlet
 from agentcom.core.principals import may_touch, owner_of
-from agentcom.core.rows import LANES, SOURCE_CODE, STATE_CODE, STATES, TIER_CODE, TIERS, TaskTable
+from agentcom.core.rows import LANE_CODE, LANES, SOURCE_CODE, STATE_CODE, STATES, TIER_CODE, TIERS, TaskTable
 from agentcom.core.sessions import Sessions
 from agentcom.core.story import Noted, Story
+from agentcom.core.turns import ID_BITS
 from agentcom.core.waiting import Plan, Waiting, final_row
 from agentcom.core.waits import Waits
 from agentcom.errors import NotFound, Refused
@@ -71,6 +74,8 @@ QUEUED = (State.waiting, State.delayed, State.ready)
 OPEN = (State.assigned, State.working)
 ENDED = (State.dead, State.cancelled, State.expired)  # final without a result
 LIVE = (*QUEUED, *OPEN, State.held)
+QUIET = (State.waiting, State.ready, State.held)  # nothing is known of them that the row does not hold
+LOAD_ROWS: Final = 1000
 TABLE: dict[tuple[State, Move], State] = {
     (State.ready, Move.assign): State.assigned,
     (State.assigned, Move.start): State.working,
@@ -147,24 +152,53 @@ class Tasks:
 
     # --- at start ---------------------------------------------------------------------------------------
 
-    def load(self, record: TaskRow, now: Now) -> int:
-        """A live task from the store. Open attempts get their fresh lease from attempts.py."""
-        self.groups.use(record.group)
-        slot = self.table.add(record)
-        if self.groups[record.group].alone:
-            self.alone[record.id] = None
-        if record.error_class:
-            self.table.errors[record.id] = TaskError(
-                failure_class=FailureClass(record.error_class),
-                code=record.error_code,
-                message=record.error_message,
-            )
-        self.counts[record.state] += 1
-        self.by_lane[record.lane] += 1
-        # Not `created_ms`: the order clock may be far from the wall, whose error was mended since.
-        self._newest_ms = max(self._newest_ms, record.order_key - self._lane_delay_ms(record.lane))
-        self._enter(slot, record.state, now)
-        return slot
+    def load(self, records: Iterable[TaskRow]) -> list[int]:
+        """The live tasks of the store, a page at a time; the slots of those that are not just waiting. Open attempts
+        get their fresh lease from attempts.py."""
+        rows = iter(records)
+        slots: list[int] = []
+        while page := list(islice(rows, LOAD_ROWS)):
+            slots += self._load_page(page)
+        self.deadlines.build()
+        return slots
+
+    def _load_page(self, page: list[TaskRow]) -> list[int]:
+        table = self.table
+        of_group = Counter(record.group for record in page)
+        for group, count in of_group.items():
+            self.groups.use(group, count)
+        alone = {group for group in of_group if self.groups[group].alone}
+        slots = table.add_many(page)
+        for record in page:
+            if record.error_class:
+                table.errors[record.id] = _error_of(record)
+            if record.group in alone:
+                self.alone[record.id] = None
+        for state, count in Counter(record.state for record in page).items():
+            self.counts[state] += count
+        for lane, count in Counter(record.lane for record in page).items():
+            self.by_lane[lane] += count
+        for lane in LANES:
+            # Not `created_ms`: the order clock may be far from the wall, whose error was mended since.
+            newest_ms = max((record.order_key for record in page if record.lane is lane), default=0)
+            self._newest_ms = max(self._newest_ms, newest_ms - self._lane_delay_ms(lane))
+        self._queue_page(page, slots)
+        return [slot for slot, record in zip(slots, page, strict=True) if record.state not in QUIET]
+
+    def _queue_page(self, page: list[TaskRow], slots: range) -> None:
+        """Put those that are ready into the queue, each run of like ones at once."""
+        runs: dict[tuple[int, int, Lane, int], list[int]] = {}
+        for slot, record in zip(slots, page, strict=True):
+            if record.state is State.ready:
+                has_line = self.lines or record.infra_count or record.retries_used
+                place = record.group, record.submitter, record.lane, self.line_of(slot) if has_line else 0
+                entries = runs.get(place)
+                if entries is None:
+                    entries = runs[place] = []
+                entries.append(record.order_key << ID_BITS | record.id)
+        for (group, submitter, lane, line), entries in runs.items():
+            self.ready.push_run(group, submitter, LANE_CODE[lane], line, entries)
+        self.changed |= bool(runs)
 
     def begin(self, now: Now, clock: ClockNote | None = None) -> None:
         """Start the clock of terms, and that for the order of tasks: wall time once, then only monotonic time moves
@@ -307,7 +341,9 @@ class Tasks:
         table.tier[slot] = TIER_CODE[Tier.complex]
         table.tier_source[slot] = SOURCE_CODE[TierSource.raised]
         self.note(slot, Noted.escalated, cause, now)
-        self._out.publish("task", "task_escalated", task=table.id[slot], tier=Tier.complex.value, because=cause)
+        self._out.publish(
+            "task", "task_escalated", task=table.id[slot], tier=Tier.complex.value, because=cause
+        )
 
     def release_to_wait(self, slot: int, now: Now, by: str, cause: str) -> None:
         """From held to waiting for other tasks."""
@@ -585,3 +621,9 @@ def illegal(task: int, state: State, what: Move, known: str = "") -> Refused:
     said = f" ({known})" if known else ""
     told = f"agentcom task story {task}"
     return Refused("wrong_state", f"task {task} is {state}{said}: it cannot {what} now; see {told}")
+
+
+def _error_of(record: TaskRow) -> TaskError:
+    return TaskError(
+        failure_class=FailureClass(record.error_class), code=record.error_code, message=record.error_message
+    )

