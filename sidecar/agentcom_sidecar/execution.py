@@ -400,7 +400,8 @@ def _refuse_commands(work: Work) -> None:
 async def _commit(work: Work, progress: Progress, number: int) -> None:
     subject = work.spec.description.strip().splitlines()[0] if work.spec.description.strip() else "work"
     task, attempt = work.assign.task, work.assign.attempt
-    message = f"{redact_text(subject)[:SUBJECT_CHARS_MAX]}\n\nTask {task}, attempt {attempt}, iteration {number}."
+    said = f"{redact_text(subject)[:SUBJECT_CHARS_MAX]}\n\nTask {task}, attempt {attempt}, iteration {number}."
+    message = f"{said}\n\nAgentCom-Task: {task}\nAgentCom-Attempt: {attempt}\n"
     before = progress.commit
     progress.commit = await work.workspace.commit(message)
     progress.has_moved = progress.commit != before

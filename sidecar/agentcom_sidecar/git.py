@@ -140,11 +140,13 @@ def configuration(code: str, message: str) -> WorkspaceError:
 
 @dataclass(frozen=True, kw_only=True)
 class Remote:
-    """A repository that may be fetched: its URL as git gets it, and the one protocol that it needs."""
+    """A repository that may be fetched: its URL as git gets it, and the one protocol that it needs. `options` are git's
+    for this remote alone: where it finds this host's token for it."""
 
     url: str
     protocol: str
     is_trusted: bool
+    options: tuple[str, ...] = ()
 
     @property
     def shown(self) -> str:
@@ -278,7 +280,8 @@ class Git:
 
     async def run_remote(self, remote: Remote, *arguments: str, cwd: Path, timeout_s: float) -> str:
         """As `run`, for a command that talks to `remote`, by its protocol only."""
-        options = ("-c", f"http.followRedirects={'initial' if remote.is_trusted else 'false'}")
+        follows = "initial" if remote.is_trusted else "false"
+        options = ("-c", f"http.followRedirects={follows}", *remote.options)
         variables = _network_environment(remote)
         named = (variables.get(name, "") for name in ("GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR"))
         certificates = tuple(Path(each) for each in named if os.path.isabs(each))

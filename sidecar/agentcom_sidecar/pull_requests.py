@@ -11,24 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import urlsplit
 
 from agentcom.auth import read_hub_address
-from agentcom.config import read_private
-from agentcom.errors import ConfigError
 from agentcom.model import CheckReport, ResultStatus, TaskResult
 from agentcom.redaction import redact_text
 from agentcom_sidecar import push
 from agentcom_sidecar.forges.base import Draft, Forge, ForgeError, PullRequest
-from agentcom_sidecar.forges.gitea import Gitea
-from agentcom_sidecar.forges.github import GitHub
-from agentcom_sidecar.forges.gitlab import GitLab
+from agentcom_sidecar.forges.places import place_of
 from agentcom_sidecar.git import WorkspaceError
 from agentcom_sidecar.work import Work
 
-KINDS: dict[str, type[GitHub | GitLab]] = {"github": GitHub, "gitea": Gitea, "gitlab": GitLab}
 TITLE_CHARS_MAX = 120
 CHECKS_SHOWN_MAX = 50
 BIG_LINES, BIG_FILES = 500, 30
@@ -37,51 +29,6 @@ SENSITIVE = re.compile(
     r"(^|/)(\.github|\.gitlab|\.circleci|\.forgejo|\.gitea|migrations|auth|security|deploy|infra)/"
     r"|(^|/)(Dockerfile|Makefile|Jenkinsfile|\.gitlab-ci\.yml|[^/]*\.(lock|tf|ini|cfg|toml|ya?ml)|package-lock\.json)$"
 )
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Which forge serves a repository, as this host's settings say."""
-
-    kind: str
-    api: str
-    token_file: Path
-    repository: str
-
-    def open(self) -> GitHub | GitLab:
-        """Raises ForgeError for a token that cannot be used."""
-        try:
-            token = read_private(self.token_file).decode("ascii").strip()
-        except (OSError, UnicodeDecodeError, ConfigError) as error:
-            raise ForgeError(
-                f"the token in {self.token_file} cannot be read: {error}", code="forge_denied"
-            ) from error
-        if not token or not token.isprintable() or " " in token:
-            raise ForgeError(f"{self.token_file} holds no token: one line of ASCII", code="forge_denied")
-        return KINDS[self.kind](self.api, self.repository, token)
-
-
-def place_of(url: str, entries: tuple[str, ...]) -> Place | None:
-    """Where pull requests for `url` go, by entries `PREFIX KIND API TOKEN_FILE`; None where none fits."""
-    address = _plain(url)
-    for entry in entries:
-        prefix, kind, api, token_file = entry.split(" ", 3)
-        inside = address.removeprefix(prefix.rstrip("/") + "/")
-        if inside == address:
-            continue
-        parts = urlsplit(api)
-        if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
-            raise ForgeError(f"git.forges: {api}: a token is sent by https only", code="forge_refused")
-        return Place(kind, api, Path(token_file).expanduser(), inside.removesuffix(".git").strip("/"))
-    return None
-
-
-def _plain(url: str) -> str:
-    if "://" in url:
-        parts = urlsplit(url)
-        return f"{parts.hostname or ''}{parts.path}"
-    return url if url.startswith("/") else url.rpartition("@")[2].replace(":", "/", 1)
 
 
 async def open_for(work: Work, branch: str, base: str, result: TaskResult, risk: str) -> tuple[str, str]:
@@ -113,7 +60,9 @@ async def _open(
         ours = await _find(work, forge, branch)
         if ours is None:
             raise ForgeError(
-                "the forge says that there is one, and shows none: it may be closed", code="forge_refused"
+                "the forge says that there is one, and shows none: it may be closed, or there is nothing to merge; "
+                "the branch is pushed, open it by hand",
+                code="forge_refused",
             )
     if ours.branch != branch:
         await _move(work, ours, result.commit or "")
@@ -202,12 +151,15 @@ def body_of(work: Work, result: TaskResult, risk: str) -> str:
 def _table(checks: tuple[CheckReport, ...]) -> list[str]:
     if not checks:
         return ["No checks ran."]
-    head = "| check | before | after |\n| --- | --- | --- |"
-    rows = [
-        f"| {_of(each)}{each.kind} {_code(each.target)} | {each.before or 'not looked at'} | {each.status} |"
-        for each in checks[:CHECKS_SHOWN_MAX]
-    ]
-    return ["\n".join((head, *rows))]
+    is_tampered = any(each.with_base for each in checks)
+    names = ["check", "before", "after", *(["with the tests and settings of the base"] if is_tampered else [])]
+    rows = [names, ["---"] * len(names)]
+    for each in checks[:CHECKS_SHOWN_MAX]:
+        row = [f"{_of(each)}{each.kind} {_code(each.target)}", each.before or "not looked at", str(each.status)]
+        rows.append([*row, each.with_base or "not run"] if is_tampered else row)
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    left = len(checks) - CHECKS_SHOWN_MAX
+    return [table, f"{left} more checks ran."] if left > 0 else [table]
 
 
 def _of(report: CheckReport) -> str:

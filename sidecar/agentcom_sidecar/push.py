@@ -32,8 +32,12 @@ CONFIG = """\
 [maintenance]
 \tauto = false
 """
+# In this order: of two that push one name at the same time the slower one is also "rejected" by the remote.
+_RULE = re.compile(r"hook declined|protected branch|pre-receive", re.IGNORECASE)
+_IN_THE_WAY = re.compile(r"'refs/heads/([^']+)' exists; cannot create", re.IGNORECASE)
 _RACED = re.compile(r"non-fast-forward|fetch first|already exists|stale info|cannot lock ref", re.IGNORECASE)
-_REFUSED = re.compile(r"\[remote rejected\]|hook declined|protected branch|pre-receive", re.IGNORECASE)
+_REFUSED = re.compile(r"\[remote rejected\]", re.IGNORECASE)
+_BY_A_RULE = "a rule of that repository refused the branch: allow agentcom/* there, or mend what it asks for"
 _BARE = re.compile(r"^\s*bare\s*=\s*true\s*$", re.MULTILINE | re.IGNORECASE)
 _CODES = {
     "repository_denied": (
@@ -145,7 +149,8 @@ async def _push(
             return
         except WorkspaceError as error:
             told = _told(error)
-            if told.code != "push_unreachable" or wait_s is None:
+            # What took all of its time would take it again, and its agent waits.
+            if told.code != "push_unreachable" or error.code == "repository_timeout" or wait_s is None:
                 raise told from error
             await asyncio.sleep(wait_s)
 
@@ -159,16 +164,21 @@ async def _head_of(outgoing: Path, remote: Remote, branch: str, git: Git, bound_
 
 def _told(error: WorkspaceError) -> WorkspaceError:
     """The same in terms of a push, with what to do."""
-    if _REFUSED.search(error.said):
-        return WorkspaceError(
-            FailureClass.configuration,
-            "push_refused",
-            f"{error.said}; a rule of that repository refused the branch: allow agentcom/* there, or mend what it "
-            "asks for, then release the task",
-        )
+    if _RULE.search(error.said):
+        return _refused(error, _BY_A_RULE)
+    if found := _IN_THE_WAY.search(error.said):
+        return _refused(error, f"the branch {found[1]} there lies in the way: rename or delete it")
     if _RACED.search(error.said):
         return WorkspaceError(FailureClass.infrastructure, "push_raced", error.said)
+    if _REFUSED.search(error.said):
+        return _refused(error, _BY_A_RULE)
     if error.code not in _CODES:
         return error
     failure_class, code, remedy = _CODES[error.code]
     return WorkspaceError(failure_class, code, error.said, remedy)
+
+
+def _refused(error: WorkspaceError, what_to_do: str) -> WorkspaceError:
+    return WorkspaceError(
+        FailureClass.configuration, "push_refused", error.said, f"{what_to_do}, then release the task"
+    )

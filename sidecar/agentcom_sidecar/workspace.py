@@ -32,6 +32,7 @@ from agentcom.messages import Predecessor
 from agentcom.model import FailureClass, Role, TaskSpec
 from agentcom.names import slug
 from agentcom_sidecar.bases import Start, not_here
+from agentcom_sidecar.forges.places import git_options
 from agentcom_sidecar.git import (
     Git,
     Remote,
@@ -316,7 +317,7 @@ async def reopen(
     )
     if spec.repo is None:
         return Workspace(path=path, branch="", base_commit="", has_repository=False, git=git)
-    remote = await allowed_remote(spec.repo, submitter_role, settings.policy.repositories)
+    remote = await _remote_of(spec.repo, submitter_role, settings)
     mirror = _mirror_for(remote, home)
     try:
         git_dir = git_dir_of(path, mirror)
@@ -336,6 +337,14 @@ async def reopen(
     )
 
 
+async def _remote_of(repo: str, role: Role, settings: Settings) -> Remote:
+    """Where the repository lies, with this host's token for it where the task may spend it."""
+    remote = await allowed_remote(repo, role, settings.policy.repositories)
+    if not remote.is_trusted:
+        return remote
+    return replace(remote, options=git_options(remote.url, settings.git.forges))
+
+
 def _mirror_for(remote: Remote, home: Home) -> Path:
     return home.sidecar / "mirrors" / f"{hashlib.sha256(remote.url.encode()).hexdigest()}.git"
 
@@ -348,7 +357,7 @@ def mode_outside(settings: Settings) -> SandboxMode:
 async def _worktree(
     repo: str, start: Start, path: Path, branch: str, git: Git, settings: Settings, home: Home, role: Role
 ) -> Workspace:
-    remote = await allowed_remote(repo, role, settings.policy.repositories)
+    remote = await _remote_of(repo, role, settings)
     wanted, before = start.wanted, start.branch_before  # refused before git sees them
     mirror = _mirror_for(remote, home)
     async with locked(mirror):

@@ -1,8 +1,9 @@
 """The real sidecar, which kills itself (SIGKILL) at one step of the protocol, named by FAULTS_CRASH_AT.
 
 The steps are those of daemon.py: the assignment has come / lies on disk / is accepted, the result is made / lies
-on disk / has been sent, the acknowledgement has come / is carried out. `FAULTS_CRASH_ONCE` names a file: a crash
-makes it, and where it is there nothing crashes any more.
+on disk / has been sent, the acknowledgement has come / is carried out; and those of a forge (FORGE_STEPS): the branch
+is pushed, the pull request is open. `FAULTS_CRASH_ONCE` names a file: a crash makes it, and where it is there nothing
+crashes any more.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from agentcom import config
 from agentcom import messages as m
-from agentcom_sidecar import daemon
+from agentcom_sidecar import daemon, push
 from agentcom_sidecar.attempts import Attempts
+from agentcom_sidecar.forges.github import GitHub
 from agentcom_sidecar.outbox import Outbox
 from agentcom_sidecar.session import Session
 
@@ -34,6 +36,7 @@ STEPS = (
     "before_ack",
     "after_ack",
 )
+FORGE_STEPS = ("pushed", "opened")
 FLUSH_S = 0.05  # libzmq's own thread sends: what was sent has then left
 
 Returned = TypeVar("Returned")
@@ -65,6 +68,17 @@ def around(
     return watched
 
 
+def after(method: Callable[..., Awaitable[Returned]], step: str) -> Callable[..., Awaitable[Returned]]:
+    """The same for a coroutine that ends with the step."""
+
+    async def watched(*arguments: Any) -> Returned:
+        returned = await method(*arguments)
+        crash(step)
+        return returned
+
+    return watched
+
+
 def watch() -> None:
     """Put the steps into the real classes."""
     send = Session._put
@@ -81,6 +95,8 @@ def watch() -> None:
         (Outbox, "put", around(Outbox.put, "result_made", "result_on_disk")),
         (Outbox, "acknowledge", around(Outbox.acknowledge, "before_ack", "after_ack")),
         (Session, "_put", put),
+        (push, "push", after(push.push, "pushed")),
+        (GitHub, "create", after(GitHub.create, "opened")),
     ):
         setattr(owner, name, made)
 

@@ -13,6 +13,7 @@ from agentcom.config import GitSettings
 from agentcom.model import Strategy, TaskSpec
 from agentcom_sidecar import pull_requests
 from agentcom_sidecar.execution import execute
+from agentcom_sidecar.forges import places
 from agentcom_sidecar.forges.base import ForgeError
 from tests.integration.test_workspace import git
 from tests.standins.forge import TOKEN
@@ -174,7 +175,7 @@ def test_a_task_can_do_without(tmp_path: Path, origin: Path, forge: StandIn) -> 
 
 def test_a_token_is_sent_by_https_only() -> None:
     with pytest.raises(ForgeError, match="https only"):
-        pull_requests.place_of(
+        places.place_of(
             "https://git.example/a/b.git", ("git.example github http://git.example/api ~/t",)
         )
 
@@ -190,7 +191,7 @@ def test_a_token_is_sent_by_https_only() -> None:
     ],
 )
 def test_a_forge_serves_the_repositories_below_its_prefix(url: str, repository: str | None) -> None:
-    found = pull_requests.place_of(url, ("git.example gitea https://git.example/api/v1 ~/t",))
+    found = places.place_of(url, ("git.example gitea https://git.example/api/v1 ~/t",))
     assert (found.repository if found else None) == repository
 
 

@@ -157,17 +157,6 @@ def test_a_repository_that_is_gone_by_then_is_denied_with_what_to_do(tmp_path: P
     assert (failed.failure_class, failed.code) == (FailureClass.configuration, "push_denied")
 
 
-def test_a_server_that_is_away_is_tried_again_and_then_is_infrastructure(
-    tmp_path: Path, origin: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tries = tmp_path / "tries"
-    hook(origin, f"echo x >> {tries}; echo connection refused; exit 1")
-    monkeypatch.setattr(pushes, "_REFUSED", pushes.re.compile("never said"))
-    failed = run(tmp_path, origin).failed
-    assert (failed.failure_class, failed.code) == (FailureClass.infrastructure, "push_unreachable")
-    assert tries.read_text().count("x") == 3
-
-
 def test_a_task_of_submit_does_not_spend_the_hosts_credentials() -> None:
     remote = pushes.Remote(url="https://git.example/team/repo", protocol="https", is_trusted=False)
     assert "operate and admin" in str(pushes.why_not(remote, is_wanted=True))

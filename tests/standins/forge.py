@@ -1,33 +1,51 @@
-"""A forge: the pull requests of one repository, as GitHub, Gitea (`/api/v1`) and GitLab (`/api/v4`) show them.
+"""A forge: one origin that serves git itself over smart HTTP (`git http-backend`, below `--root`) and the pull requests
+of one repository (`--repository`), as GitHub, Gitea (`/api/v1`) and GitLab (`/api/v4`) show them.
 
-Branches are those of a real bare repository (`--repository`), so what was never pushed cannot be merged. The token is
-`TOKEN`. Faults are scripted by path (`routes`), or for the next calls (`{"next": [{"status", "headers"?}]}`).
+The branches are those of the real bare repository, so what was never pushed cannot be merged, and its hooks run. Who
+asks is known by token, as Basic for git and as each API wants it: `TOKEN` may write, `READ_TOKEN` only read,
+`BLIND_TOKEN` sees no repository at all. With `--cert` and `--key` the same port answers https too.
+
+Faults are scripted by path (`routes`), for the next calls of the API (`{"next": [{"status", "headers"?}]}`), or for the
+next ones of git by its service (`{"git": {"git-receive-pack": [{"status", "headers"?, "text"?}]}}`).
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import os
+import re
+import ssl
 import subprocess
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.standins.serving import Application, Exchange, JsonObject, Refusal, command_line, serve
 
 TOKEN = "a-token-of-the-test"
+READ_TOKEN = "a-token-that-only-reads"
+BLIND_TOKEN = "a-token-that-sees-nothing"
+RIGHTS = {TOKEN: ("read", "write"), READ_TOKEN: ("read",), BLIND_TOKEN: ()}
+GIT_ROUTE = re.compile(r"^/(.+\.git)/(info/refs|git-upload-pack|git-receive-pack)$")
+RECEIVE = "git-receive-pack"
+GIT_S_MAX = 60
 
 
 class ForgeStandIn(Application):
     name = "forge"
 
-    def __init__(self, repository: Path) -> None:
+    def __init__(self, repository: Path, root: Path) -> None:
         super().__init__()
-        self.repository = repository
+        self.repository, self.root = repository, root
         self.requests: list[JsonObject] = []
         self.next: list[JsonObject] = []
+        self.git: dict[str, list[JsonObject]] = {}
 
     def load_script(self, script: JsonObject) -> None:
         super().load_script(script)
         self.next = list(script.get("next", self.next))
+        self.git = {name: list(faults) for name, faults in script.get("git", self.git).items()}
         if "body" in script:  # somebody edits the only one
             self.requests[0]["body"] = script["body"]
 
@@ -35,13 +53,79 @@ class ForgeStandIn(Application):
         return super().state() | {"requests": [self._shown(each) for each in self.requests]}
 
     def answer(self, exchange: Exchange) -> None:
+        if found := GIT_ROUTE.match(exchange.route):
+            self._serve_git(exchange, found[1], found[2])
+        else:
+            self._serve_api(exchange)
+
+    # git
+
+    def _serve_git(self, exchange: Exchange, name: str, what: str) -> None:
+        query = urlsplit(exchange.path).query
+        service = parse_qs(query).get("service", [what])[0]
+        if faults := self.git.get(service):
+            fault = faults.pop(0)
+            if fault.get("hang"):
+                exchange.hang()
+            exchange.send_text(fault["status"], fault.get("text", "scripted"), fault.get("headers"))
+            return
+        rights = RIGHTS.get(_basic(exchange.headers.get("authorization", "")))
+        if rights is None:
+            realm = {"www-authenticate": 'Basic realm="forge"'}
+            exchange.send_text(401, "Invalid username or token.", realm)
+        elif "read" not in rights or not (self.root / name).is_dir():
+            exchange.send_text(404, "Repository not found.")
+        elif service == RECEIVE and "write" not in rights:
+            exchange.send_text(403, f"Permission to {name} denied to agent.")
+        else:
+            self._run_backend(exchange, query)
+
+    def _run_backend(self, exchange: Exchange, query: str) -> None:
+        headers = exchange.headers
+        done = subprocess.run(
+            ["git", "http-backend"],
+            input=exchange.raw,
+            capture_output=True,
+            timeout=GIT_S_MAX,
+            env={
+                "PATH": os.environ["PATH"],
+                "GIT_PROJECT_ROOT": str(self.root),
+                "GIT_HTTP_EXPORT_ALL": "1",
+                "GIT_CONFIG_NOSYSTEM": "1",
+                "GIT_CONFIG_GLOBAL": os.devnull,
+                "GIT_PROTOCOL": headers.get("git-protocol", ""),
+                "PATH_INFO": exchange.route,
+                "QUERY_STRING": query,
+                "REQUEST_METHOD": exchange.command,
+                "CONTENT_TYPE": headers.get("content-type", ""),
+                "CONTENT_LENGTH": str(len(exchange.raw)),
+                "HTTP_CONTENT_ENCODING": headers.get("content-encoding", ""),
+                "REMOTE_USER": "agent",
+                "REMOTE_ADDR": "127.0.0.1",
+            },
+        )
+        head, _, body = done.stdout.partition(b"\r\n\r\n")
+        said = dict(line.split(": ", 1) for line in head.decode().split("\r\n") if ": " in line)
+        status = int(said.get("Status", "200 OK" if head else "500").split()[0])
+        exchange.send_raw(status, body, said.get("Content-Type", "text/plain"))
+
+    # pull requests
+
+    def _serve_api(self, exchange: Exchange) -> None:
         if self.next:
             fault = self.next.pop(0)
+            if fault.get("hang"):
+                exchange.hang()
             raise Refusal(fault["status"], {"message": "scripted"}, fault.get("headers"))
         is_gitlab = exchange.route.startswith("/api/v4/")
         given = exchange.headers.get("private-token" if is_gitlab else "authorization", "")
-        if given.rpartition(" ")[2] != TOKEN:
+        rights = RIGHTS.get(given.rpartition(" ")[2])
+        if rights is None:
             raise Refusal(401, {"message": "Bad credentials"})
+        if "read" not in rights:
+            raise Refusal(404, {"message": "Not Found"})
+        if exchange.command != "GET" and "write" not in rights:
+            raise Refusal(403, {"message": "Resource not accessible by personal access token"})
         what = exchange.route.rstrip("/").split("/")
         if what[-2:-1] == ["branches"]:
             if self._commit(unquote(what[-1])) is None:
@@ -103,11 +187,30 @@ class ForgeStandIn(Application):
         }
 
 
+def _basic(header: str) -> str:
+    """The password of Basic credentials: forges take a token there, under any name."""
+    scheme, _, encoded = header.partition(" ")
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(encoded, validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
+
+
 def main() -> None:
     parser = command_line("forge")
     parser.add_argument("--repository", type=Path, required=True)
+    parser.add_argument("--root", type=Path, help="what git serves; by default what holds the repository's folder")
+    parser.add_argument("--cert", type=Path)
+    parser.add_argument("--key", type=Path)
     options = parser.parse_args()
-    serve(lambda: ForgeStandIn(options.repository), options)
+    root = options.root or options.repository.parent.parent
+    tls = None
+    if options.cert is not None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(options.cert, options.key)
+    serve(lambda: ForgeStandIn(options.repository, root), options, tls)
 
 
 if __name__ == "__main__":

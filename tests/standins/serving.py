@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ BODY_BYTES_MAX = 64 * 1024 * 1024
 LOG_ENTRIES_MAX = 20_000  # the oldest entry is dropped beyond this
 WATCH_S = 0.05  # how late a departed client may be noticed by a thread that waits for another thread
 FOREVER_S = 10 * 365 * 86_400.0
+TLS_RECORD = b"\x16"  # a handshake's first byte; no HTTP method begins with it
 
 JsonObject = dict[str, Any]
 
@@ -116,12 +118,17 @@ class Exchange(BaseHTTPRequestHandler):
     entry: JsonObject
 
     def setup(self) -> None:
+        # One port serves both: what greets with a TLS record is answered with one.
+        if self.server.tls is not None and self.request.recv(1, socket.MSG_PEEK) == TLS_RECORD:
+            self.request = self.server.tls.wrap_socket(self.request, server_side=True)
         super().setup()
         self.server.connections.add(self.connection)
 
     def finish(self) -> None:
         self.server.connections.discard(self.connection)
         super().finish()
+        if isinstance(self.connection, ssl.SSLSocket):  # the server closes the plain one, which is an empty shell now
+            self.connection.close()
 
     def handle(self) -> None:
         try:
@@ -176,12 +183,24 @@ class Exchange(BaseHTTPRequestHandler):
             raise self.server.application.refusal(int(fault["status"]), "scripted for this route")
 
     def _read_body(self) -> None:
-        length = min(int(self.headers.get("content-length") or 0), BODY_BYTES_MAX)
-        self.raw = self.rfile.read(length)
+        if self.headers.get("transfer-encoding", "").lower() == "chunked":
+            self.raw = self._read_chunks()
+        else:
+            self.raw = self.rfile.read(min(int(self.headers.get("content-length") or 0), BODY_BYTES_MAX))
         try:
             self.body = json.loads(self.raw) if self.raw else None
         except ValueError:
             self.body = None
+
+    def _read_chunks(self) -> bytes:
+        body = bytearray()
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+            if len(body) > BODY_BYTES_MAX:
+                raise ConnectionError("a body without end")
+        self.rfile.readline()
+        return bytes(body)
 
     def _control(self) -> None:
         try:
@@ -201,9 +220,9 @@ class Exchange(BaseHTTPRequestHandler):
         payload = b"" if body is None else json.dumps(body).encode()
         self._send(status, payload, "application/json; charset=utf-8", headers or {})
 
-    def send_text(self, status: int, text: str) -> None:
+    def send_text(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
         self.entry["status"] = status
-        self._send(status, text.encode(), "text/plain; charset=utf-8", {})
+        self._send(status, text.encode(), "text/plain; charset=utf-8", headers or {})
 
     def send_raw(self, status: int, payload: bytes, content_type: str) -> None:
         self.entry["status"] = status
@@ -282,7 +301,8 @@ class Exchange(BaseHTTPRequestHandler):
         if not poll.poll(min(timeout_s, 3600.0) * 1000):
             return
         try:
-            waiting = self.connection.recv(1, socket.MSG_PEEK)
+            with socket.socket(fileno=os.dup(self.connection.fileno())) as plain:  # TLS cannot peek
+                waiting = plain.recv(1, socket.MSG_PEEK)
         except OSError as error:
             raise ClientLeft from error
         if not waiting:
@@ -296,7 +316,13 @@ class StandInServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 512
 
-    def __init__(self, address: tuple[str, int], new_application: Callable[[], Application]) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        new_application: Callable[[], Application],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.tls = tls
         self._new_application = new_application
         self.application = new_application()
         self.plays_dead = False
@@ -391,8 +417,13 @@ def command_line(name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def serve(new_application: Callable[[], Application], options: argparse.Namespace) -> None:
-    """Serves until SIGTERM or SIGINT, which end the process at once with exit code 0."""
+def serve(
+    new_application: Callable[[], Application],
+    options: argparse.Namespace,
+    tls: ssl.SSLContext | None = None,
+) -> None:
+    """Serves until SIGTERM or SIGINT, which end the process at once with exit code 0. With `tls` the same port answers
+    http and https."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
     script: JsonObject = json.loads(options.script.read_text("utf-8")) if options.script else {}
@@ -402,7 +433,7 @@ def serve(new_application: Callable[[], Application], options: argparse.Namespac
         application.load_script(script)
         return application
 
-    server = StandInServer((options.host, options.port), scripted_application)
+    server = StandInServer((options.host, options.port), scripted_application, tls)
     if options.end_with_stdin:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     url = f"http://{options.host}:{server.server_port}"

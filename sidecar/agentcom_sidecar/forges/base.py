@@ -3,14 +3,20 @@
 Rules it keeps:
 * The token comes from a 0600 file of this host's own, is sent to the API address that stands beside it in this host's
   settings and to no other (no redirects, no proxy of the environment), and stands in no message.
-* A server that is away or has closed its rate limit for a short while is asked again, TRIES times in all.
+* A server that is away, answers 5xx or does not answer at all is asked again, TRIES times in all. One that has closed
+  its rate limit is asked again when that opens, by what its headers say, within WAIT_S_MAX for the whole call.
+* Certificates are those that git trusts here too: SSL_CERT_FILE, SSL_CERT_DIR and GIT_SSL_CAINFO name a private CA.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import ssl
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 import httpx2
@@ -20,7 +26,8 @@ from agentcom.errors import AgentComError
 
 TRIES = 3
 ANSWER_S_MAX = 20.0
-WAIT_S_MAX = 20.0  # a rate limit that opens later than this is not waited for
+AWAY_S = 1.0  # before a server that is away is asked again, times the tries so far
+WAIT_S_MAX = 120.0  # a rate limit that opens later than this is not waited for: less than a worker may be quiet
 ANSWER_BYTES_MAX = 4 * limits.MIB
 PAGES_MAX = 10  # of open pull requests, a hundred each
 
@@ -69,7 +76,11 @@ class Api:
     def __init__(self, url: str, headers: dict[str, str]) -> None:
         self.url = url.rstrip("/")
         self._client = httpx2.AsyncClient(
-            headers=headers, timeout=ANSWER_S_MAX, trust_env=False, follow_redirects=False
+            headers=headers,
+            timeout=ANSWER_S_MAX,
+            trust_env=False,
+            follow_redirects=False,
+            verify=_certificates() if self.url.startswith("https:") else True,
         )
 
     async def aclose(self) -> None:
@@ -79,28 +90,34 @@ class Api:
         self, method: str, path: str, body: dict[str, Any] | None = None, *, also: tuple[int, ...] = ()
     ) -> tuple[int, Any]:
         """Status and JSON of the answer: 2xx, or one of `also`. ForgeError for all others."""
-        for left in reversed(range(TRIES)):
-            wait_s = 1.0
+        waited_s = 0.0
+        for number in range(1, TRIES + 1):
             try:
-                async with asyncio.timeout(ANSWER_S_MAX):
-                    answer = await self._client.request(method, f"{self.url}{path}", json=body)
-            except (httpx2.HTTPError, TimeoutError) as error:
-                told = ForgeError(
-                    f"{self.url} does not answer ({type(error).__name__})", code="forge_unreachable"
-                )
-            else:
+                answer = await self._ask(method, path, body)
                 if answer.is_success or answer.status_code in also:
                     return answer.status_code, _json(answer, self.url)
                 told = _refusal(answer, self.url)
-                wait_s = _opens_in_s(answer)
-            if (
-                not left
-                or told.code not in ("forge_unreachable", "forge_rate_limited")
-                or wait_s > WAIT_S_MAX
-            ):
+                wait_s = _opens_in_s(answer.headers, time.time()) or AWAY_S * number
+            except ForgeError as error:
+                told, wait_s = error, AWAY_S * number
+            is_passing = told.code in ("forge_unreachable", "forge_rate_limited")
+            waited_s += wait_s
+            if number == TRIES or not is_passing or waited_s > WAIT_S_MAX:
                 raise told
             await asyncio.sleep(wait_s)
         raise AssertionError("the loop above returns or raises")
+
+    async def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> httpx2.Response:
+        try:
+            async with asyncio.timeout(ANSWER_S_MAX):
+                return await self._client.request(method, f"{self.url}{path}", json=body)
+        except (httpx2.HTTPError, TimeoutError) as error:
+            why = f"within {ANSWER_S_MAX:g} s" if isinstance(error, TimeoutError) else f"({type(error).__name__})"
+            raise ForgeError(
+                f"{self.url} does not answer {why}: look at the network between this host and there, and at the "
+                "address in git.forges",
+                code="forge_unreachable",
+            ) from error
 
     async def pages(self, path: str) -> list[dict[str, Any]]:
         """The rows of all pages, PAGES_MAX at most."""
@@ -128,11 +145,31 @@ def _json(answer: httpx2.Response, url: str) -> Any:
         ) from error
 
 
-def _opens_in_s(answer: httpx2.Response) -> float:
-    after, reset = answer.headers.get("retry-after", ""), answer.headers.get("x-ratelimit-reset", "")
+def _certificates() -> ssl.SSLContext:
+    context = httpx2.create_ssl_context()
+    own = os.environ.get("GIT_SSL_CAINFO")
+    try:
+        if own:
+            context.load_verify_locations(own)
+    except OSError as error:
+        raise ForgeError(f"GIT_SSL_CAINFO names {own}: {error}", code="forge_unreachable") from error
+    return context
+
+
+def _opens_in_s(headers: Mapping[str, str], now_s: float) -> float:
+    """Seconds until the forge wants to be asked again, as its answer says; 0 where it does not."""
+    after = headers.get("retry-after", "")
     if after.isdigit():
         return float(after)
-    return max(1.0, float(reset) - time.time()) if reset.isdigit() else 1.0
+    if after:
+        try:
+            return max(0.0, parsedate_to_datetime(after).timestamp() - now_s)
+        except ValueError:
+            return 0.0
+    if headers.get("x-ratelimit-remaining", headers.get("ratelimit-remaining", "0")) != "0":
+        return 0.0  # another limit than the one whose reset is told
+    reset = headers.get("x-ratelimit-reset", headers.get("ratelimit-reset", ""))
+    return max(0.0, float(reset) - now_s) if reset.isdigit() else 0.0
 
 
 def _refusal(answer: httpx2.Response, url: str) -> ForgeError:
@@ -140,10 +177,18 @@ def _refusal(answer: httpx2.Response, url: str) -> ForgeError:
     said = f"{url} answers {status}: {' '.join(answer.text[:300].split())}"
     is_limit = status == 429 or (
         status == 403
-        and (answer.headers.get("x-ratelimit-remaining") == "0" or "retry-after" in answer.headers)
+        and (
+            answer.headers.get("x-ratelimit-remaining") == "0"
+            or "retry-after" in answer.headers
+            or "rate limit" in said.lower()
+        )
     )
     if is_limit:
-        return ForgeError(f"{said}; its rate limit opens later", code="forge_rate_limited")
+        opens_s = _opens_in_s(answer.headers, time.time())
+        when = f"in {opens_s:.0f} s" if opens_s else "later"
+        return ForgeError(
+            f"{said}; its rate limit opens {when}: open the pull request by hand then", code="forge_rate_limited"
+        )
     if status in (401, 403):
         return ForgeError(
             f"{said}; the token may not do this: renew it, or give it that right", code="forge_denied"
@@ -151,5 +196,5 @@ def _refusal(answer: httpx2.Response, url: str) -> ForgeError:
     if status == 404:
         return ForgeError(f"{said}; no such repository, or the token may not see it", code="forge_missing")
     if status >= 500:
-        return ForgeError(said, code="forge_unreachable")
+        return ForgeError(f"{said}; it was asked {TRIES} times: open it by hand later", code="forge_unreachable")
     return ForgeError(said, code="forge_refused")
