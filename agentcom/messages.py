@@ -159,8 +159,9 @@ class AttemptBeat(Struct, frozen=True, array_like=True):
 
 class Heartbeat(Struct, tag_field="type", tag="heartbeat", frozen=True, kw_only=True):
     """Every few seconds: renews the lease of each listed attempt; `resources` now and then, `capabilities` of the host
-    when they have changed since they were told last. `quiet_until_ms`: the end of the host's quiet hours by its clock,
-    0 while it takes work. `no_room`: why its disk takes no new attempts, empty while it does."""
+    when they have changed since they were told last. `quiet_until_ms`: the end of the host's quiet hours by its clock
+    (the last moment of the year 9999: they never end), 0 while it takes work. `no_room`: why its disk takes no new
+    attempts, empty while it does."""
 
     session: Token
     beat: Count

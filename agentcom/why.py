@@ -7,6 +7,7 @@ at a time. Nothing here runs when tasks are given out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import msgspec
 
@@ -17,6 +18,7 @@ from agentcom.core.complexity import classify
 from agentcom.core.fallbacks import PASSES
 from agentcom.core.hub import Hub
 from agentcom.core.ledger import CODE as BUDGET
+from agentcom.core.ledger import UNPRICED, WAITING_CODES
 from agentcom.core.questions import CODE as QUESTION
 from agentcom.core.score import Candidate, score_part
 from agentcom.core.wanted import model_of
@@ -34,6 +36,11 @@ from agentcom.model import (
     strategy_of,
 )
 
+ABLE_WHEN: Final = {  # of a task that is not ready, when a host that could run it would
+    State.held: "once it is released",
+    State.delayed: "once its time has come",
+    State.waiting: "once what it waits for has completed",
+}
 PRESENT = frozenset({State.ready, State.waiting, State.delayed, State.held})
 
 
@@ -68,6 +75,7 @@ class Why:
             "classification": self._classification(spec),
             "route": msgspec.to_builtins(route) if is_decided and route is not None else None,
             "conditions": [],
+            "release": self._release(),
             "hosts": [],
             "next_cursor": None,
         }
@@ -117,6 +125,8 @@ class Why:
                 short = self._hub.ledger.shortage(self._hub.tasks.table.slot_of[row.id], self._now)
                 said = row.error_message if short is None else f"{short.message}; {short.change}"
                 return f"{said}; it goes on by itself when there is room"
+            if row.error_code == UNPRICED:
+                return row.error_message
             asked = self._hub.tasks.asked.get(row.id)
             if asked is not None and row.error_code == QUESTION:
                 where = f"attempt {asked.attempt} on {asked.host_name} asks since {rfc3339(asked.asked_ms)}"
@@ -129,7 +139,7 @@ class Why:
         hosts = refusals.explain(self._group, self._is_retry, op.cursor or 0, op.limit + 1)
         if len(hosts) > op.limit:
             why["next_cursor"] = hosts[op.limit - 1]["id"]
-        why["hosts"] = [{k: v for k, v in host.items() if k != "id"} for host in hosts[: op.limit]]
+        why["hosts"] = [self._host(host) for host in hosts[: op.limit]]
         refused = refusals.counts(self._group, self._is_retry)
         why["refused"] = refused
         why["host_count"] = len(self._hub.fleet.hosts)
@@ -141,6 +151,32 @@ class Why:
             why["conditions"] = [hindrance._asdict() for hindrance in hindrances]
             why["waits_for"] = self._awaited(ways)
             why["loading"] = self._loading(why["needs"]["model"])
+
+    def _host(self, explained: JsonObject) -> JsonObject:
+        """Of a task that is not ready: a host that nothing is the matter with does not run it now, but then."""
+        shown = {name: value for name, value in explained.items() if name != "id"}
+        then = ABLE_WHEN.get(self._row.state)
+        return {**shown, "message": f"it could run here {then}"} if then and not shown["fails"] else shown
+
+    def _release(self) -> JsonObject | None:
+        """Of a held task: whether it goes on by itself, the command that lets it, and the figures where a budget holds
+        it."""
+        row = self._row
+        if row.state is not State.held:
+            return None
+        is_budget = row.error_code in WAITING_CODES
+        is_own = row.error_code == UNPRICED and row.id in self._hub.tasks.table.budgets
+        asks = row.error_code == QUESTION
+        command = f"agentcom task answer {row.id} TEXT" if asks else f"agentcom task release {row.id}"
+        short = None
+        if row.error_code == BUDGET and self._slot is not None:
+            short = self._hub.ledger.shortage(self._slot, self._now)
+        return {
+            "by_itself": (is_budget and not is_own) or row.error_code == "dependency_failed",
+            "command": None if is_budget else command,
+            "change": short.change if short is not None else None,
+            **(self._hub.ledger.release_view(short) if short is not None else {}),
+        }
 
     def _loading(self, model: str | None) -> list[JsonObject]:
         """Where the model that it wants is being loaded now, and since when."""

@@ -26,7 +26,7 @@ SHARED_WITH_SIDECAR = {
     "agentcom", "agentcom.auth", "agentcom.clock", "agentcom.config", "agentcom.errors", "agentcom.limits",
     "agentcom.lifeline", "agentcom.logs", "agentcom.messages", "agentcom.model", "agentcom.names",
     "agentcom.addresses", "agentcom.endpoint_keys", "agentcom.figures", "agentcom.operations",
-    "agentcom.agent_programs", "agentcom.probe_endpoint", "agentcom.redaction", "agentcom.repos",
+    "agentcom.agent_programs", "agentcom.facts", "agentcom.probe_endpoint", "agentcom.redaction", "agentcom.repos",
 }  # fmt: skip
 NOT_FOR_OTHERS = ("agentcom.core", "agentcom.store", "agentcom.broker")
 SOCKET_OWNERS = {

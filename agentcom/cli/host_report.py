@@ -29,7 +29,7 @@ def load(host: JsonObject) -> tuple[str, str, str]:
 def flags(host: JsonObject) -> str:
     """What keeps work from a host, or brings it there."""
     known = [flag for flag in ("removing", "draining", "paused", "preferred") if host.get(flag)]
-    known += ["quiet"] if host.get("quiet_until") else []
+    known += ["quiet"] if host.get("quiet_until") or host.get("quiet_always") else []
     return " ".join([*known, *(["full"] if host.get("no_room") else [])])
 
 
@@ -38,7 +38,8 @@ def lines(host: JsonObject) -> Iterator[tuple[str, object]]:
     yield "last seen", output.since(host.get("last_seen"))
     yield "agents", ", ".join(host.get("agents") or [])
     yield "flags", flags(host)
-    yield "quiet until", host.get("quiet_until")
+    always = "always: change sidecar.quiet_hours there" if host.get("quiet_always") else None
+    yield "quiet until", always or host.get("quiet_until")
     yield "no new attempts", host.get("no_room")
     yield "sandbox", host.get("sandbox")
     yield "software", host.get("software")
@@ -55,6 +56,7 @@ def lines(host: JsonObject) -> Iterator[tuple[str, object]]:
     for label, name in (("cpu", "cpu"), ("ram", "ram"), ("gpu", "gpu"), ("vram", "vram")):
         yield f"{label}, 15 min", sparkline(trend.get(name) or [])
     yield "capabilities", " ".join(host.get("capabilities") or [])
+    yield "declared, not so", " ".join(host.get("overruled") or [])
 
 
 def _figures(figures: JsonObject) -> Iterator[tuple[str, object]]:

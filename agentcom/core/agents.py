@@ -23,6 +23,7 @@ from agentcom.core.resources import REPORTS_UNKNOWN_AFTER, age_ms, fresh, take_r
 from agentcom.core.sessions import Session, Sessions
 from agentcom.core.trend import Trend
 from agentcom.errors import NotFound, Refused
+from agentcom.facts import overruled
 from agentcom.model import (
     AgentRecord,
     AgentState,
@@ -379,7 +380,7 @@ class Fleet:
         host.quiet_until_ms = until_ms
         if is_change:
             event = "host_quiet" if until_ms else "host_awake"
-            self._out.publish("host", event, name=host.record.name, until=rfc3339(until_ms) if until_ms else None)
+            self._out.publish("host", event, name=host.record.name, until=_quiet_until(until_ms))
             self.publish_host(host, now)
         return is_change
 
@@ -529,7 +530,9 @@ class Fleet:
             "draining": record.draining,
             "removing": record.removing,
             "paused": host.paused,
-            "quiet_until": rfc3339(host.quiet_until_ms) if host.quiet_until_ms else None,
+            "overruled": _overruled(self.agents_of(host), record.capabilities),
+            "quiet_until": _quiet_until(host.quiet_until_ms),
+            "quiet_always": host.quiet_until_ms == limits.QUIET_ALWAYS_MS,
             "no_room": host.no_room or None,
             "preferred": record.id in self.preferred,
             "preloads": host.preloads,
@@ -602,6 +605,17 @@ class Fleet:
         self.touched.add(agent.host.record.id)
         if publish:
             self.publish_agent(agent, now)
+
+
+def _quiet_until(until_ms: int) -> str | None:
+    """None where there are no quiet hours now, and where they never end."""
+    return rfc3339(until_ms) if 0 < until_ms < limits.QUIET_ALWAYS_MS else None
+
+
+def _overruled(agents: Iterable[Agent], found: tuple[str, ...]) -> list[str]:
+    """What the host's agents declare of the machine, and the host did not find so."""
+    declared = dict.fromkeys(word for agent in agents for word in agent.record.capabilities)
+    return list(overruled(declared, found)) if declared else []
 
 
 def agent_view(agent: Agent) -> JsonObject:

@@ -6,6 +6,7 @@ A capability is a word: `docker`, `os:linux`, `gpu:nvidia`. One with a value is 
 * its name, whatever the value: `tool:node`;
 * a value that compares as asked: `tool:node>=20`, `cpus>8`, `tool:python3=3.11`, with `=`, `>`, `>=`, `<` and `<=`.
   Versions are compared part by part, as far as the need goes: 20.11.1 is `=20`, `<=20` and `>=20`, not `>20`;
+* what the machine is: where an agent declares of a fact what its host did not find, it counts for nothing (facts.py);
 * the place itself: `host:NAME` and `agent:NAME` pin a task. They are about names alone: nothing that a host says of
   itself meets them.
 * a model that can do it: `model:tools`, `model:vision`. The registry knows which can, so no agent lacks it.
@@ -19,6 +20,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from agentcom.agent_programs import PREFIX
+from agentcom.facts import overruled
 
 PIN_HOST: Final = "host:"
 PIN_AGENT: Final = "agent:"
@@ -70,6 +72,8 @@ class Abilities:
     __slots__ = ("_names", "_values", "_words", "of_agent", "of_host")
 
     def __init__(self, of_host: tuple[str, ...], of_agent: tuple[str, ...]) -> None:
+        wrong = overruled(of_agent, of_host)
+        of_agent = tuple(word for word in of_agent if word not in wrong) if wrong else of_agent
         self.of_host, self.of_agent = of_host, of_agent
         self._words = frozenset((*of_host, *of_agent))
         self._values: dict[str, tuple[str, ...]] = {}

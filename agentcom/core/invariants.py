@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from agentcom import limits
 from agentcom._pysched import TOPS_MAX
 from agentcom.core.lanes import ReadyQueue, key_of, task_of
+from agentcom.core.ledger import WAITING_CODES
 from agentcom.core.rows import LANES, TIERS
 from agentcom.core.score import Candidate
 from agentcom.core.wanted import Wanted
@@ -65,7 +66,7 @@ def _check_ledger(hub: Hub) -> None:
     for task, attempt in ledger.open:
         assert hub.attempts.is_open(task, attempt), f"attempt {attempt} of task {task} is over and not settled"
     for task, error in table.errors.items():
-        if error.code == "budget" and table.state_of(table.slot_of[task]) is State.held:
+        if error.code in WAITING_CODES and table.state_of(table.slot_of[task]) is State.held:
             assert task in ledger.waiting, f"task {task} waits for a budget, and nobody would let it go"
     sums = ledger.sums.by_place
     for place, reserved in ledger.recounted().items():

@@ -44,6 +44,7 @@ from agentcom.money import MICRO, BudgetRecord, LedgerRecord, SpentRecord, micro
 PREFIX: Final = b"budget"  # of the records of budgets, in `meta`
 CODE: Final = "budget"
 UNPRICED: Final = "price_unknown"
+WAITING_CODES: Final = frozenset({CODE, UNPRICED})  # of held tasks that go on by themselves when budgets change
 LOOKED_MAX: Final = 200  # held tasks that are looked at in one tick
 HELD_MAX: Final = 200  # tasks that are held for a budget in one tick; the next one goes on
 ESTIMATED_MAX: Final = 10_000  # settled without a figure, which a late result may still bring
@@ -55,11 +56,14 @@ Place = tuple[str, str, BudgetPeriod]
 
 
 class Shortage(NamedTuple):
-    """What a task needs and a budget does not have."""
+    """What a task needs and a budget does not have; amounts in millionths of a dollar."""
 
     message: str
     change: str
     place: Place | None = None  # of the budget; None for the task's own
+    need: int = 0
+    left: int = 0  # below nothing where more was spent than the budget allows now
+    raise_to: int = 0  # the figure that would release the task; 0 where none does
 
 
 class Ledger:
@@ -107,7 +111,7 @@ class Ledger:
         self._paid.clear()
         self.sums.forget_old()
         for task, error in table.errors.items():
-            if error.code == CODE and table.state_of(table.slot_of[task]) is State.held:
+            if error.code in WAITING_CODES and table.state_of(table.slot_of[task]) is State.held:
                 self.waiting[task] = None
         self.changed = bool(self.waiting)
 
@@ -136,7 +140,8 @@ class Ledger:
         if need <= 0:
             cap, spent = table.budgets[task], table.paid.get(task, 0)
             said = f"its own budget is spent: {shown(spent)} of {shown(cap)} USD"
-            return Shortage(said, "cancel it, and submit it with a larger --budget")
+            change = "cancel it, and submit it with a larger --budget"
+            return Shortage(said, change, need=micro(self._tasks.settings.budgets.attempt_usd), left=cap - spent)
         for scope in self._scopes(slot):
             for per in BudgetPeriod:
                 budget = self.budgets.get((*scope, per))
@@ -192,12 +197,15 @@ class Ledger:
         person."""
         if not self.concerns(slot):
             return True
+        is_own = self._tasks.table.id[slot] in self._tasks.table.budgets
+        instead = "." if is_own else ", or take the budget back: it goes on by itself then"
         said = (
-            f"{model} is a cloud model whose price is unknown, and a budget concerns the task: cancel it, and submit "
-            "it with a model that runs locally, or take the budget back and release it"
+            f"{model} is a cloud model whose price is unknown, and {'its own' if is_own else 'a'} budget concerns the "
+            f"task: cancel it, and submit it with a model that runs locally{instead}"
         )
         error = TaskError(failure_class=FailureClass.configuration, code=UNPRICED, message=said)
         self._tasks.hold(slot, error, now)
+        self.waiting[self._tasks.table.id[slot]] = None
         self.held_count += 1
         return False
 
@@ -293,6 +301,11 @@ class Ledger:
             slot = self._waiting_slot(task)
             if slot is None:
                 self.waiting.pop(task, None)
+            elif self._is_unpriced(task):
+                if not self.concerns(slot):
+                    del self.waiting[task]
+                    released += 1
+                    self._tasks.release(slot, now, by="its budget")
             elif (why := self.shortage(slot, now, promised)) is not None:
                 self.waiting[task] = why.place
             else:
@@ -313,7 +326,11 @@ class Ledger:
         table = self._tasks.table
         slot, error = table.slot_of.get(task), table.errors.get(task)
         is_held = slot is not None and table.state_of(slot) is State.held
-        return slot if is_held and error is not None and error.code == CODE else None
+        return slot if is_held and error is not None and error.code in WAITING_CODES else None
+
+    def _is_unpriced(self, task: int) -> bool:
+        """Whether a waiting task is held because nobody knows what its model costs."""
+        return self._tasks.table.errors[task].code == UNPRICED
 
     def next_due_ms(self, now: Now) -> int | None:
         """When the next day begins, for tasks that wait for it; in monotonic ms."""
@@ -369,6 +386,17 @@ class Ledger:
             "counted_usd": spent,
             "reserved_usd": sum(record.reserved for record in self.open.values()) / MICRO,
             "held": held.total(),
+        }
+
+    def release_view(self, short: Shortage) -> JsonObject:
+        """What would let go a task that is held for a budget, in figures."""
+        budget = self.budgets[short.place] if short.place is not None else None
+        return {
+            "budget": self._name(budget) if budget is not None else "task",
+            "per": budget.per.value if budget is not None else None,
+            "needs_usd": short.need / MICRO,
+            "left_usd": short.left / MICRO,
+            "raise_to_usd": short.raise_to / MICRO if short.raise_to else None,
         }
 
     def _view(self, budget: BudgetRecord, now: Now) -> JsonObject:
@@ -481,11 +509,11 @@ class Ledger:
         when = {BudgetPeriod.day: " today", BudgetPeriod.month: " this month", BudgetPeriod.ever: ""}[per]
         has = f"{shown(max(0, left))} of {shown(budget.limit)}"
         said = f"an attempt may cost up to {shown(need)} USD, {whose} has {has} left{when}"
-        raise_to = shown(budget.limit + need - left)
-        change = f"agentcom budget set {name} {raise_to} --per {per}"
+        raise_to = budget.limit + need - left
+        change = f"agentcom budget set {name} {shown(raise_to)} --per {per}"
         if per is not BudgetPeriod.ever:
             change += f", or wait until the next {per} (UTC)"
-        return Shortage(said, change, (budget.scope, budget.key, per))
+        return Shortage(said, change, (budget.scope, budget.key, per), need, left, raise_to)
 
 
 def _credible(usd: float | None) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from agentcom import limits
 from agentcom.clock import rfc3339
 from agentcom.config import Settings
 from agentcom.core.agents import Agent, Fleet, Host, offers
@@ -126,12 +127,11 @@ class Refusals:
         if host.record.draining:
             return "host_draining", f"{name} is draining", f"agentcom host drain {name} --undo"
         if host.quiet_until_ms:
+            change = f"change sidecar.quiet_hours on {name}"
+            if host.quiet_until_ms == limits.QUIET_ALWAYS_MS:
+                return "quiet_hours", f"{name} always has quiet hours", change
             until = rfc3339(host.quiet_until_ms)
-            return (
-                "quiet_hours",
-                f"{name} has quiet hours until {until}",
-                f"wait, or change sidecar.quiet_hours on {name}",
-            )
+            return "quiet_hours", f"{name} has quiet hours until {until}", f"wait, or {change}"
         if host.no_room:
             change = f"agentcom git status on {name}, then push or merge what stays; or raise sidecar.quota_mib there"
             return "disk_quota", f"{name} takes no new attempts: {host.no_room}", change

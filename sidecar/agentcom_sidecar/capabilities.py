@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from agentcom import limits
+from agentcom.facts import overruled
 from agentcom.figures import Resources
 
 ARCHITECTURES = {"amd64": "x86_64", "aarch64": "arm64"}
@@ -154,8 +155,12 @@ def found_on(resources: Resources | None) -> list[str]:
 
 
 def offered(declared: Iterable[str], found: Iterable[str], tools: Iterable[str]) -> tuple[str, ...]:
-    """All of them, each once, what was declared first: of too many the last are left out."""
-    every = dict.fromkeys((*declared, *found, *tools))
+    """All of them, each once, what was declared first: of too many the last are left out. What was found of a fact
+    counts, whatever was declared of it."""
+    facts = (*found, *tools)
+    declared = tuple(declared)
+    wrong = overruled(declared, facts)
+    every = dict.fromkeys((*(word for word in declared if word not in wrong), *facts))
     return tuple(word[: limits.LABEL_CHARS_MAX] for word in every if word)[: limits.CAPABILITIES_MAX]
 
 

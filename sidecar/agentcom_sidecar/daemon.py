@@ -27,6 +27,7 @@ from agentcom import lifeline, limits, logs, messages
 from agentcom.auth import HubAddress, KeyPair, load_key, read_hub_address, ready_line
 from agentcom.config import Home, Settings
 from agentcom.errors import AgentComError, ConfigError, Refused
+from agentcom.facts import overruled
 from agentcom.messages import Assign, AttemptBeat, AttemptHeld, Beat, Cancel, HostOffer, ResultAck, Welcome
 from agentcom.model import FailureClass, Resources, TaskError, TaskSpec
 from agentcom.redaction import redact_text
@@ -80,6 +81,7 @@ class Daemon:
         self._sampled_at = 0.0
         self._tools = capabilities.Tools(programs=catalogue.offered(settings.programs))
         self._told: tuple[str, ...] = ()  # the capabilities that the hub knows of
+        self._overruled: tuple[str, ...] = ()  # what was declared of this machine, and is not so
         self._faults: dict[str, str] = {}  # that the log has told
         self._stop = asyncio.Event()
         self._is_broken = False
@@ -262,6 +264,11 @@ class Daemon:
 
     def _capabilities(self) -> tuple[str, ...]:
         declared, found = self.settings.sidecar.capabilities, capabilities.found_on(self._sample)
+        wrong = overruled(declared, (*found, *self._tools.known))
+        if wrong != self._overruled:
+            self._overruled = wrong
+            if wrong:
+                self._log.warning("capabilities_overruled", setting="sidecar.capabilities", not_found=list(wrong))
         return capabilities.offered(declared, found, self._tools.known)
 
     def welcomed(self, welcome: Welcome) -> None:

@@ -10,20 +10,23 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
+from agentcom import limits
+
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-DAYS_AHEAD: Final = (
-    8  # hours that never end are said to end after as many days, and are looked at again until then
-)
+DAYS_AHEAD: Final = 8  # the hours of a week begin anew after seven: those that last longer never end
 
 
 def until_ms(hours: Sequence[str], now: datetime) -> int:
-    """The end of the quiet hours in which `now` (with its zone) lies, in wall ms; 0 outside of them."""
+    """The end of the quiet hours in which `now` (with its zone) lies, in wall ms; 0 outside of them, and
+    `limits.QUIET_ALWAYS_MS` where they never end."""
     end = now
     while end < now + timedelta(days=DAYS_AHEAD):
         later = max((until for each in hours if (until := _until(each, end)) is not None), default=end)
         if later <= end:
             break
         end = later
+    if end >= now + timedelta(days=DAYS_AHEAD):
+        return limits.QUIET_ALWAYS_MS
     return int(end.timestamp() * 1000) if end > now else 0
 
 

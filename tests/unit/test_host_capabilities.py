@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from agentcom import limits
+from agentcom.facts import overruled
 from agentcom.figures import Gpu, Resources
 from agentcom_sidecar.capabilities import Tools, found_on, offered, version_in
 from tests.world import eventually
@@ -153,6 +154,15 @@ def test_what_a_host_has_is_told_as_words_and_numbers() -> None:
 
 def test_a_host_of_which_nothing_is_known_has_a_system_all_the_same() -> None:
     assert len(found_on(None)) == len(found_on(Resources())) == 2
+
+
+def test_what_was_found_of_the_machine_counts_whatever_was_declared() -> None:
+    found, tools = ["arch:x86_64", "cpus=16", "os:linux"], ["tool:git=2.39.5", "tool:go"]
+    declared = ["cpus=64", "os:windows", "tool:git=99", "vram_gib=8", "gpu:npu", "zone=eu", "cpus=16"]
+    assert overruled(declared, [*found, *tools]) == ("cpus=64", "os:windows")
+    kept = ("tool:git=99", "vram_gib=8", "gpu:npu", "zone=eu", "cpus=16")
+    assert offered(declared, found, tools) == (*kept, "arch:x86_64", "os:linux", *tools)
+    assert overruled(declared, []) == ()
 
 
 def test_what_is_offered_is_bounded_and_what_was_declared_comes_first() -> None:

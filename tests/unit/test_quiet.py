@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
+from agentcom import limits
 from agentcom.config import SidecarSettings
 from agentcom.settings import checked
 from agentcom_sidecar.quiet import until_ms
@@ -39,9 +40,16 @@ def test_quiet_hours_end_when_they_say(hours: tuple[str, ...], now: str, end: st
     assert until_ms(hours, at(now)) == expected
 
 
-def test_hours_that_never_end_are_looked_at_again() -> None:
-    now = datetime(2027, 1, 4, 12, tzinfo=UTC)
-    assert 0 < until_ms(("00:00-24:00",), now) - int(now.timestamp() * 1000) <= 9 * 24 * 3600 * 1000
+@pytest.mark.parametrize(
+    "hours", [("00:00-24:00",), ("07:00-22:00", "22:00-07:00"), ("mon-fri 00:00-24:00", "sat-sun 00:00-24:00")]
+)
+def test_hours_that_never_end_are_said_to_be_always(hours: tuple[str, ...]) -> None:
+    assert until_ms(hours, datetime(2027, 1, 4, 12, tzinfo=UTC)) == limits.QUIET_ALWAYS_MS
+
+
+def test_hours_of_all_days_but_a_part_of_one_end() -> None:
+    hours = ("mon-sat 00:00-24:00", "sun 00:00-12:00", "sun 13:00-24:00")
+    assert until_ms(hours, at("10T14:00")) == int(at("17T12:00").timestamp() * 1000)
 
 
 @pytest.mark.parametrize("hours", ["25:00-07:00", "22:00", "22:00-07:00 mon", "xyz 22:00-07:00", "1:00-2:00"])

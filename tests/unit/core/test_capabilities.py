@@ -141,3 +141,19 @@ def test_a_tool_that_was_installed_lets_a_waiting_task_start_at_the_next_heartbe
     assert host["capabilities"] == ["tool:node=20.0.0"]
     rig.start()
     assert rig.hub.fleet.host_named("box").record.capabilities == ("tool:node=20.0.0",)
+
+
+def test_an_agent_that_declares_more_than_its_host_found_does_not_get_the_task() -> None:
+    can = Abilities(("cpus=16", "os:linux"), ("cpus=64", "os:windows", "docker"))
+    assert [can.meets(need) for need in ("cpus>=32", "cpus=64", "os:windows", "cpus>=16", "docker")] == [
+        False, False, False, True, True,
+    ]  # fmt: skip
+
+
+def test_a_host_shows_what_its_agents_declare_and_it_did_not_find() -> None:
+    rig = Rig()
+    rig.host("box", (agent_offer(capabilities=("cpus=64", "docker")),), capabilities=("cpus=16",))
+    number = rig.admin.submit(shell_task(needs=("cpus>32",)))
+    assert rig.admin.ask(m.HostShow(host="box"))["overruled"] == ["cpus=64"]
+    [host] = rig.admin.ask(m.TaskWhy(task=number))["hosts"]
+    assert (host["fails"], host["message"]) == ("need_missing", "no agent on box has cpus>32; box has cpus=16")

@@ -133,8 +133,25 @@ def test_r10_a_task_that_a_budget_concerns_calls_no_model_of_unknown_price() -> 
     assert rig.admin.state(local) == "assigned"
     end.take()
     rig.admin.ask(m.BudgetSet(key="all", usd=None, per=BudgetPeriod.day))
-    rig.admin.ask(m.TaskRelease(task=number))
-    assert end.take().route.remote
+    assert end.take().route.remote, "it goes on by itself when the budget is taken back"
+
+
+def test_a_task_of_unknown_price_stays_held_while_any_budget_concerns_it_also_over_a_restart() -> None:
+    rig = rig_with("standard")
+    box(rig)
+    for key in ("all", "submitter:admin"):
+        rig.admin.ask(m.BudgetSet(key=key, usd=5.0, per=BudgetPeriod.day))
+    number = rig.admin.submit(task())
+    rig.admin.ask(m.BudgetSet(key="all", usd=50.0, per=BudgetPeriod.day))
+    rig.admin.ask(m.BudgetSet(key="all", usd=None, per=BudgetPeriod.day))
+    assert rig.admin.state(number) == "held", "room in a budget gives its model no price"
+    release = rig.admin.ask(m.TaskWhy(task=number))["release"]
+    assert (release["by_itself"], release["command"]) == (True, None)
+    rig.start()
+    rig.admin.hello()
+    assert rig.admin.state(number) == "held"
+    rig.admin.ask(m.BudgetSet(key="submitter:admin", usd=None, per=BudgetPeriod.day))
+    assert rig.admin.state(number) == "ready"
 
 
 def test_a_task_with_a_budget_of_its_own_is_held_too_and_its_neighbours_are_not() -> None:

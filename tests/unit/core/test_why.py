@@ -158,3 +158,42 @@ def test_a_dead_task_says_why_it_died(rig: Rig) -> None:
     number = rig.admin.submit(shell_task(max_retries=0))
     box.fail(box.take(), error())
     assert why(rig, number)["reason"].startswith("it is dead: ")
+
+
+# --- what is not ready ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_held", "message"),
+    [
+        ({}, True, "it could run here once it is released"),
+        ({"not_before": "2027-12-31T00:00:00Z"}, False, "it could run here once its time has come"),
+    ],
+)
+def test_why_of_a_task_that_is_not_ready_says_when_a_host_could_run_it(
+    rig: Rig, fields: dict[str, Any], is_held: bool, message: str
+) -> None:
+    rig.admin.ask(m.QueuePause())
+    number = rig.admin.submit(shell_task(**fields))
+    if is_held:
+        rig.admin.ask(m.TaskHold(task=number))
+    rig.host("box")
+    rig.admin.ask(m.QueuePause(paused=False))
+    found = why(rig, number)
+    assert [one["message"] for one in found["hosts"]] == [message]
+    expected = {"by_itself": False, "command": f"agentcom task release {number}", "change": None} if is_held else None
+    assert found["release"] == expected
+
+
+def test_why_of_a_task_that_a_budget_holds_has_the_releasing_figure_as_a_field(rig: Rig) -> None:
+    rig.host("box", (agent_offer(backends=(Backend.claude,)),))
+    rig.admin.ask(m.BudgetSet(key="all", usd=0.5))
+    number = rig.admin.submit(complex_task())
+    found = why(rig, number)
+    assert found["release"] == {
+        "by_itself": True, "command": None,
+        "change": "agentcom budget set all 2.00 --per day, or wait until the next day (UTC)",
+        "budget": "all", "per": "day", "needs_usd": 2.0, "left_usd": 0.5, "raise_to_usd": 2.0,
+    }  # fmt: skip
+    rig.admin.ask(m.BudgetSet(key="all", usd=found["release"]["raise_to_usd"]))
+    assert rig.admin.state(number) == "assigned"
