@@ -147,6 +147,7 @@ async def work_of(
     given: Settings | None = None,
     backend: Backend | None = None,
     remote: bool = False,
+    budget_usd: float | None = None,
 ) -> tuple[Work, Ran]:
     given = given or settings()
     home = Home(folder / "home").prepare()
@@ -184,6 +185,7 @@ async def work_of(
         submitter_role=role,
         max_fix_attempts=max_fix_attempts,
         timeout_s=timeout_s,
+        budget_usd=budget_usd,
     )
     scratch = folder / "scratch"
     scratch.mkdir(exist_ok=True)

@@ -30,6 +30,7 @@ from agentcom.model import (
     STRATEGY_OF,
     Allowance,
     EndpointKind,
+    EndpointRecord,
     Group,
     Route,
     ScorePart,
@@ -195,7 +196,7 @@ class Router:
             model=chosen.model,
             endpoint=endpoint.name if endpoint else None,
             endpoint_url=endpoint.url if endpoint else None,
-            num_ctx=(endpoint.num_ctx or self.settings.models.num_ctx) if endpoint else None,
+            num_ctx=self._num_ctx(endpoint, chosen.model) if endpoint else None,
             reason=reason,
             tier=tier,
             score=score_part(chosen),
@@ -203,6 +204,14 @@ class Router:
             refused=choices.refused,
             remote=chosen.remote,
         )
+
+    def _num_ctx(self, endpoint: EndpointRecord, model: str) -> int | None:
+        """The context that calls get there: what is asked for, or what a server of the other kind gives and says; None
+        where it does not say."""
+        if endpoint.num_ctx or endpoint.kind is EndpointKind.ollama:
+            return endpoint.num_ctx or self.settings.models.num_ctx
+        held = held_model(endpoint, model)
+        return (held.context_length if held is not None else 0) or None
 
     def may_retry(self, group: Group) -> bool:
         """Whether some endpoint that a task of the group could use still gets retries."""

@@ -183,6 +183,7 @@ def _openai(work: Work, url: str) -> ModelBackend:
         url=url,
         model=work.assign.route.model,
         key=key,
+        num_ctx=work.assign.route.num_ctx,
         max_tokens=settings.sidecar.max_output_tokens,
         first_byte_s=settings.sidecar.first_byte_s,
         idle_s=settings.sidecar.idle_s,

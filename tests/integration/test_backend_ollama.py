@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 import time
@@ -13,9 +14,10 @@ from typing import Any
 import pytest
 
 from agentcom.addresses import is_allowed
-from agentcom.model import Backend, CheckStatus, FailureClass, ResultStatus, Strategy, TaskSpec
+from agentcom.model import Backend, FailureClass, ResultStatus, Strategy, TaskSpec
 from agentcom_sidecar.backends.base import BackendError, Conversation
-from agentcom_sidecar.backends.ollama import OllamaBackend, looks_truncated
+from agentcom_sidecar.backends.context import looks_truncated
+from agentcom_sidecar.backends.ollama import OllamaBackend
 from agentcom_sidecar.execution import execute
 from tests.standins import StandIn, standin
 from tests.works import Ran, check, repository, run_attempt, settings, work_of
@@ -215,16 +217,6 @@ def test_a_task_that_runs_out_of_time_fails_with_what_it_used(tmp_path: Path, se
     assert (one.result.tokens_in, one.result.tokens_out) == (50, 7)
 
 
-def test_what_a_model_wrote_before_its_time_was_over_is_kept_and_checked(tmp_path: Path, server: StandIn) -> None:
-    spec = TaskSpec(description="d", checks=(check("file_exists", "hello.txt"), check("file_exists", "other.txt")))
-    replies = ({"tool_calls": [WRITE]}, {"fault": "hang"})
-    one = ran(tmp_path, server, *replies, spec=spec, timeout_s=1, given=settings(first_byte_s=60))
-    assert (one.completed.status, one.result.stop_reason) == (ResultStatus.partial_pass, "time")
-    assert [each.status for each in one.iterations[0].checks] == [CheckStatus.passed, CheckStatus.failed]
-    assert len(one.iterations) == 1  # no time is left to mend it
-    assert any("timeout_s" in warning for warning in one.result.warnings)
-
-
 def test_a_model_that_calls_nonsense_for_ever_ends_in_its_failure_class(tmp_path: Path, server: StandIn) -> None:
     one = ran(tmp_path, server, {"tool_calls": [{"name": "format_disk", "arguments": {}}]})
     assert (one.failed.failure_class, one.failed.code) == (FailureClass.task_error, "bad_tool_calls")
@@ -271,12 +263,22 @@ def test_a_server_that_is_not_there_is_unreachable(tmp_path: Path, server: Stand
     )
 
 
-def test_a_model_without_tools_is_a_matter_of_configuration(tmp_path: Path, server: StandIn) -> None:
+def test_a_model_without_tools_is_told_them_in_words_and_its_calls_are_read_from_its_text(
+    tmp_path: Path, server: StandIn
+) -> None:
+    repo = repository(tmp_path / "repo")
     models = [{"name": MODEL, "capabilities": ["completion"]}]
-    server.set_script({"models": models, "replies": []})
-    spec = TaskSpec(description="d")
+    written = f"I write it. <tool_call>{json.dumps(WRITE)}</tool_call>"
+    server.set_script({"models": models, "replies": [{"content": written}, {"content": "Done."}]})
+    spec = TaskSpec(description="d", repo=str(repo), checks=(check("file_exists", "hello.txt"),))
     one = run_attempt(tmp_path, Strategy.local_llm, spec, endpoint_url=server.url, model=MODEL)
-    assert (one.failed.failure_class, one.failed.code) == (FailureClass.configuration, "tools_unsupported")
+    assert (one.completed.status, one.result.output) == (ResultStatus.verified, "Done.")
+    assert [warning for warning in one.result.warnings if "refuses tools" in warning] == [one.result.warnings[0]]
+    assert "[round 1] the server refuses tools" in one.log
+    refused, *answered = [each["body"] for each in server.log("/api/chat")[-3:]]
+    assert ("tools" in refused, [("tools" in body) for body in answered]) == (True, [False, False])
+    assert "write_file" in answered[0]["messages"][0]["content"]
+    assert answered[1]["messages"][-1]["role"] == "user"
 
 
 @pytest.mark.parametrize(

@@ -131,3 +131,37 @@ def test_a_key_that_others_can_read_is_not_used(tmp_path: Path, server: StandIn)
     given = msgspec.structs.replace(settings(), endpoints=EndpointSettings(key_files=(f"{server.url}={key}",)))
     error = ran(tmp_path, server, given=given).failed
     assert (error.code, "chmod 600" in error.message, "sesame" in error.message) == ("bad_key", True, False)
+
+
+NO_PARSER = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+
+
+def test_a_server_that_refuses_tools_is_asked_again_without_them_once(tmp_path: Path, server: StandIn) -> None:
+    repo = repository(tmp_path / "repo")
+    spec = TaskSpec(description="Write hello.", repo=str(repo), checks=(check("file_exists", "hello.txt"),))
+    refusal = {"fault": "400", "error": NO_PARSER}
+    call = {"content": f"```json\n{msgspec.json.encode(WRITE).decode()}\n```"}
+    one = ran(tmp_path / "a", server, refusal, call, {"content": "I wrote it."}, spec=spec)
+    assert (one.completed.status, one.result.stop_reason) == (ResultStatus.verified, "stop")
+    assert NO_PARSER in one.log
+    error = ran(tmp_path / "b", server, refusal, refusal).failed
+    assert (error.failure_class, error.code) == (FailureClass.configuration, "tools_unsupported")
+
+
+def test_a_server_that_drops_a_part_of_the_prompt_without_a_word_is_found_out(tmp_path: Path, server: StandIn) -> None:
+    """One that keeps a window of it: its count stands still while the conversation grows."""
+    repo = repository(tmp_path / "repo", {"long.txt": "All work and no play.\n" * 500})
+    read = {"tool_calls": [{"name": "read_file", "arguments": {"path": "long.txt"}}], "tokens_in": 2048}
+    spec = TaskSpec(description="Read long.txt.", repo=str(repo))
+    one = ran(tmp_path / "a", server, read, {"content": "It is long.", "tokens_in": 2048}, spec=spec)
+    assert one.completed.context_truncated
+    assert any("whole prompt" in warning for warning in one.result.warnings)
+    two = ran(tmp_path / "b", server, read, {"content": "It is long.", "tokens_in": 4700}, spec=spec)
+    assert not two.completed.context_truncated
+
+
+def test_an_answer_that_ends_where_the_context_does_says_so(tmp_path: Path, server: StandIn) -> None:
+    reply = {"content": "half an ans", "fault": "length", "tokens_in": 4_000, "tokens_out": 96}
+    result = ran(tmp_path, server, reply).completed
+    assert result.stop_reason == "length"
+    assert any("context is full" in warning and "96" in warning for warning in result.warnings)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from agentcom.redaction import redact_values
+from agentcom_sidecar.agentic import told_tools
 from agentcom_sidecar.agentic.guards import MISTAKE_ROUNDS_MAX, REPEATS_MAX, STALL_ROUNDS_MAX, Watch
 from agentcom_sidecar.agentic.narration import call_line, tokens_line
 from agentcom_sidecar.agentic.observations import Asked, Failed, Finished, Observation
@@ -30,6 +31,7 @@ from agentcom_sidecar.backends.base import (
     task_error,
 )
 
+REFUSAL_CHARS_MAX = 300  # of what a server says of the tools that it refuses
 CALLS_MAX = 64  # tools run for one answer; the rest are told to come in the next
 SPENT = frozenset({"budget", "tokens", "time"})  # what ends the attempt, not only its present try
 
@@ -111,7 +113,7 @@ async def converse(
     for number in range(1, bounds.rounds_max + 1):
         if _is_spent(conversation, toolbox, tally, hooks, bounds):
             return
-        turn = await _ask(backend, conversation, toolbox, tally, hooks)
+        turn = await _answer(backend, conversation, toolbox, tally, hooks, number)
         _note(turn, tally, hooks, number)
         calls = turn.tool_calls or text_calls(turn.text, toolbox.names)
         if calls:
@@ -178,6 +180,22 @@ def size_of(conversation: Conversation, toolbox: Toolbox) -> int:
     return len(repr((conversation.system, conversation.messages, toolbox.specs)).encode("utf-8", "replace"))
 
 
+async def _answer(
+    backend: ModelBackend, conversation: Conversation, toolbox: Toolbox, tally: Tally, hooks: Hooks, number: int
+) -> Turn:
+    """The model's next turn. A server that refuses tools is asked again with the tools in words, once."""
+    try:
+        return await _ask(backend, conversation, toolbox, tally, hooks)
+    except BackendError as error:
+        if error.code != told_tools.REFUSED or told_tools.is_told(conversation):
+            raise
+        said = f"the server refuses tools: {backend.model} is told them in words, and its calls are read from its text"
+        tally.warn(said)
+        hooks.log(f"[round {number}] {said} ({' '.join(error.message.split())[:REFUSAL_CHARS_MAX]})\n")
+        told_tools.tell(conversation, toolbox.specs)
+        return await _ask(backend, conversation, toolbox, tally, hooks)
+
+
 async def _ask(
     backend: ModelBackend, conversation: Conversation, toolbox: Toolbox, tally: Tally, hooks: Hooks
 ) -> Turn:
@@ -191,7 +209,7 @@ async def _ask(
     loop = asyncio.get_running_loop()
     started = loop.time()
     try:
-        turn = await backend.call(conversation, toolbox.specs, hear)
+        turn = await backend.call(conversation, () if told_tools.is_told(conversation) else toolbox.specs, hear)
     except BackendError as error:
         tally.usages.append(error.usage)
         raise
@@ -212,7 +230,10 @@ def _note(turn: Turn, tally: Tally, hooks: Hooks, number: int) -> None:
         tally.text = turn.text
         hooks.log(f"[round {number}] {turn.text.rstrip()}\n")
     hooks.log(tokens_line(number, turn))
-    if turn.is_truncated:
+    if turn.is_full:
+        said = f"the model's context is full: an answer was cut off after {turn.usage.out} tokens"
+        tally.warn(f"{said}, with a prompt of {turn.usage.prompt}")
+    elif turn.is_truncated:
         tally.warn(f"an answer was cut off by a token limit (stop reason {turn.stop_reason})")
     if turn.context_truncated:
         tally.context_truncated = True

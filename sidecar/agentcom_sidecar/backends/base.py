@@ -119,7 +119,8 @@ class ToolCall:
 class Turn:
     """One answer of a model. `native` is its form on the backend's wire, sent back as it came.
 
-    `is_truncated`: it hit a token limit. `is_paused`: the server wants it sent back to go on. `first_byte_ms` leaves
+    `is_truncated`: it hit a token limit. `is_full`: that of the context, before the answer was as long as it might have
+    been. `is_paused`: the server wants it sent back to go on. `first_byte_ms` leaves
     the loading out, `generate_ms` is from the first token to the last; 0 where that is not known.
     """
 
@@ -129,6 +130,7 @@ class Turn:
     stop_reason: str | None = None
     is_truncated: bool = False
     is_paused: bool = False
+    is_full: bool = False
     context_truncated: bool = False
     load_ms: int = 0
     first_byte_ms: int = 0

@@ -32,6 +32,7 @@ from agentcom_sidecar.backends.base import (
     reason_of,
     task_error,
 )
+from agentcom_sidecar.backends.context import looks_truncated
 from agentcom_sidecar.backends.http_stream import (
     ModelServer,
     bad_answer,
@@ -43,8 +44,6 @@ from agentcom_sidecar.backends.http_stream import (
 
 KEEP_ALIVE = "10m"
 NANOSECONDS_MAX = 2**62
-CHARS_PER_TOKEN_HIGH = 5  # more characters than this per token is no text that people or programs write
-CHARS_PER_TOKEN_LOW = 3
 
 
 @dataclass(slots=True)
@@ -159,6 +158,7 @@ class OllamaBackend:
             ),
             stop_reason=reason_of(reason),
             is_truncated=reason == "length",
+            is_full=reason == "length" and 0 < count_of(final.get("eval_count")) < self._num_predict,
             context_truncated=looks_truncated(sent_chars, counted, self._num_ctx),
             load_ms=load_ms,
             first_byte_ms=max(0, clock.first_byte_ms - load_ms),
@@ -176,21 +176,6 @@ class OllamaBackend:
         )
         error.usage = turn.usage
         return error
-
-
-def looks_truncated(sent_chars: int, counted: int, num_ctx: int) -> bool:
-    """Whether the server dropped a part of the prompt without saying so.
-
-    It then counts num_ctx / 2 + 2 tokens or, where whole messages were dropped, some number below num_ctx.
-    So: either the text cannot have fitted at all, or it would not have fitted at the usual rate and less
-    than half of it was counted.
-    """
-    if not counted:
-        return False
-    if sent_chars > CHARS_PER_TOKEN_HIGH * num_ctx:
-        return True
-    estimate = sent_chars // CHARS_PER_TOKEN_LOW
-    return estimate > num_ctx and 2 * counted <= estimate + 4
 
 
 def _wire(message: Message) -> list[dict[str, Any]]:

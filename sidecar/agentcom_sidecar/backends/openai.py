@@ -3,6 +3,7 @@
 Rules it keeps:
 * Usage is asked for (`include_usage`); it comes in a last chunk that has no choices.
 * An answer counts only with a finish reason; `[DONE]` after it is waited for, since usage comes between.
+* A context that is full may be silent: see context.py.
 * A tool call comes in pieces whose arguments are parts of one JSON text.
 * The key is one of this host's own settings, named beside the URL that it is sent to.
 """
@@ -33,6 +34,7 @@ from agentcom_sidecar.backends.base import (
     reason_of,
     task_error,
 )
+from agentcom_sidecar.backends.context import ContextWatch, chars_of
 from agentcom_sidecar.backends.http_stream import (
     ModelServer,
     bad_answer,
@@ -71,9 +73,18 @@ class OpenAIBackend:
     name = Backend.openai
 
     def __init__(
-        self, *, url: str, model: str, key: str, max_tokens: int, first_byte_s: float, idle_s: float
+        self,
+        *,
+        url: str,
+        model: str,
+        key: str,
+        max_tokens: int,
+        first_byte_s: float,
+        idle_s: float,
+        num_ctx: int | None = None,
     ) -> None:
         self.model = model
+        self._context = ContextWatch(num_ctx)
         self._max_tokens = max_tokens
         self._key = key
         self._server = ModelServer(
@@ -108,7 +119,7 @@ class OpenAIBackend:
                 self._take(answer, parsed(data))
         if answer.finish is None:
             raise infrastructure("stream_cut", f"{self._server.url} ended its answer without a finish reason")
-        return self._turn(answer, clock)
+        return self._turn(answer, clock, chars_of(conversation.system, conversation.messages))
 
     def _body(self, conversation: Conversation, tools: tuple[ToolSpec, ...]) -> dict[str, Any]:
         messages: list[dict[str, Any]] = [{"role": "system", "content": conversation.system}]
@@ -174,7 +185,8 @@ class OpenAIBackend:
         finish = choices[0].get("finish_reason")
         answer.finish = finish if isinstance(finish, str) else answer.finish
 
-    def _turn(self, answer: _Answer, clock: Clock) -> Turn:
+    def _turn(self, answer: _Answer, clock: Clock, sent_chars: int) -> Turn:
+        usage = _usage(answer.usage)
         text = "".join(answer.text)
         is_truncated = answer.finish == "length"
         numbered = sorted(answer.calls.items())
@@ -182,9 +194,11 @@ class OpenAIBackend:
         turn = Turn(
             text=text,
             tool_calls=calls,
-            usage=_usage(answer.usage),
+            usage=usage,
             stop_reason=reason_of(answer.finish),
             is_truncated=is_truncated,
+            is_full=is_truncated and 0 < usage.out < self._max_tokens,
+            context_truncated=self._context.saw_less(sent_chars, usage.prompt),
             first_byte_ms=clock.first_byte_ms,
             generate_ms=clock.generate_ms,
             native=_native(text, numbered),
