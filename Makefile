@@ -2,7 +2,7 @@
 # Needs: Python 3.11 or newer with venv and headers, a C compiler, make, git.
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := pyproject.toml setup.py $(wildcard agentcom/_fastsched*.px[iy])
+SOURCES := pyproject.toml setup.py $(wildcard agentcom/_f*.px[iy])
 
 .PHONY: run test sim engine coverage faults soak lint check bench docs clean
 
@@ -93,4 +93,4 @@ docs: .venv/.run
 	$(BIN)/python -m agentcom.protocol_doc > docs/protocol.md
 
 clean:
-	rm -rf .venv build *.egg-info agentcom/*.so agentcom/_fastsched.c
+	rm -rf .venv build *.egg-info agentcom/*.so agentcom/_*.c

@@ -1,7 +1,7 @@
-"""Builds the compiled scheduling core. All else about the package stands in pyproject.toml.
+"""Builds the compiled scheduling core, and the thread that flushes the journal. All else stands in pyproject.toml.
 
-Without a working C compiler the build goes on and `agentcom.sched` uses the twin in Python. The flags are
-portable: one wheel must run on every machine of its platform.
+Without a working C compiler the build goes on: `agentcom.sched` uses the twin in Python, and the hub's loop waits for
+each flush. The flags are portable: one wheel must run on every machine of its platform.
 """
 
 from Cython.Build import cythonize
@@ -12,7 +12,10 @@ from setuptools import Extension, setup
 FLAGS = ["-O3", "-ffp-contract=off", "-g0"]
 
 extensions = cythonize(
-    [Extension("agentcom._fastsched", ["agentcom/_fastsched.pyx"], extra_compile_args=FLAGS)],
+    [
+        Extension(f"agentcom.{name}", [f"agentcom/{name}.pyx"], extra_compile_args=FLAGS)
+        for name in ("_fastsched", "_flusher")
+    ],
     build_dir="build",  # keeps the generated .c out of the package, so out of the wheel
     compiler_directives={"language_level": "3"},
 )

@@ -5,6 +5,9 @@
 3. One batch for the whole tick: appended to the journal, then committed with sync.
 4. Only now replies, assignments and publications: nothing is acknowledged before it is committed.
 5. One slice of housekeeping that changes no task state; then sleep until a socket or a timer is due.
+
+While more messages wait the loop does not wait for the disk: what a tick has to say is made ready and held, the next
+tick is drained and decided, and each is let go once its own batch is durable, before the next batch is written.
 """
 
 from __future__ import annotations
@@ -19,7 +22,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import msgspec
 import zmq
 
 from agentcom import auth, limits, logs
@@ -45,12 +47,9 @@ from agentcom.core.effects import (
     Publish,
     Put,
     Read,
-    Send,
-    SendAssign,
     SettingsChanged,
     TaskChanged,
     Timers,
-    key_u64,
 )
 from agentcom.core.hub import Hub
 from agentcom.dead_letters import name_letters
@@ -62,8 +61,8 @@ from agentcom.loading import admitted, first_principals, load
 from agentcom.logbook import LogBook
 from agentcom.lookups import look_up
 from agentcom.model import EndpointProbe
+from agentcom.outgoing import Outgoing, Said, may_wait
 from agentcom.peers import Peers
-from agentcom.predecessors import predecessors
 from agentcom.probe import ProbeThread
 from agentcom.probe_endpoint import Target
 from agentcom.queries import Queries
@@ -76,18 +75,6 @@ from agentcom.upkeep import Upkeep
 NOTICED_MAX = 200  # events that wait for room on the disk; the oldest go
 POLL_MS_MAX = 250  # housekeeping (feed, outboxes) runs at least this often
 GAP_MS = 1000  # two ticks further apart than this: the loop was away, deadlines move
-
-
-class _OwnTerms(msgspec.Struct):
-    """What of a task's body overrides a default in its assignment; the rest is passed on as it is."""
-
-    max_fix_attempts: int | None = None
-    timeout_s: int | None = None
-    depends_on: tuple[int, ...] = ()
-    base: int | str | None = None
-
-
-_own_terms = msgspec.msgpack.Decoder(_OwnTerms).decode
 
 
 class Keys(NamedTuple):
@@ -116,10 +103,12 @@ class Broker:
         self._after_step = after_step or (lambda _step: None)
         self._log = logs.get()
         self._routed = logs.Lines()
-        self._bodies: dict[int, bytes] = {}
+        self._outgoing = Outgoing(store, self._routed)
+        # Where a batch may be made durable beside the loop; not where somebody looks between the steps of a tick.
+        self._beside = upkeep.opened.journaled if upkeep is not None and after_step is None else None
+        self._flies = False  # whether the last batch is still on its way to the disk
+        self._held: list[Said | Effect] = []  # what it has to say
         self._carriers: dict[type, Callable[[Any], None]] = {
-            Send: self._send,
-            SendAssign: self._send_assignment,
             Read: self._answer,
             TaskChanged: self._task_changed,
             Publish: self._publish,
@@ -174,9 +163,12 @@ class Broker:
         poller.register(self._router, zmq.POLLIN)
         poller.register(self._wake_read.fileno(), zmq.POLLIN)
         while self._running:
-            poller.poll(self._sleep_ms())
+            if self._flies and not self._has_input():
+                self._let_go()
+            poller.poll(0 if self._flies else self._sleep_ms())
             self._drain_wakes()
-            self.tick()
+            self._tick()
+        self._let_go()
 
     def stop(self) -> None:
         """End after the current tick; safe in a signal handler."""
@@ -213,7 +205,11 @@ class Broker:
         self._noticed.append(Noticed(topic, event, fields))
 
     def tick(self) -> None:
-        """One tick; the steps are those at the head of this module."""
+        """One tick and all that it has to say; the steps are those at the head of this module."""
+        self._tick()
+        self._let_go()
+
+    def _tick(self) -> None:
         events, drained = self._drain()
         self._after_step(1)
         now = self._clock.now()
@@ -227,9 +223,7 @@ class Broker:
         if drained and (gap_ms > GAP_MS or now.mono_ms >= self._timer_ms):
             events.append(Timers(drained=True))
         events.extend(self._retirement.turn(self.hub, now))
-        later = self._handle(events, now)
-        if later:
-            self._carry_out(later)
+        self._carry_out(self._handle(events, now))
         self._after_step(4)
         self._housekeeping(now)
 
@@ -309,8 +303,9 @@ class Broker:
         if self._room.may_dispatch(now):
             later += self._apply(self.hub.schedule(now), batch)
         self._after_step(2)
+        self._let_go()
         try:
-            self._commit(batch)
+            self._commit(batch, beside=may_wait(later) and self._has_input())
         except StoreError as error:
             return self._handle_again(error, events, later, now)
         self._after_step(3)
@@ -321,13 +316,18 @@ class Broker:
     def _decide(self, events: list[Event], batch: Batch, now: Now) -> list[Effect]:
         later = []
         for event in events:
+            if self._flies and self._beside is not None and self._beside.is_committed:
+                self._let_go()
             later += self._apply(self._handle_one(event, now), batch)
         return later
 
-    def _commit(self, batch: Batch) -> None:
-        """One batch: journal, then store, with sync."""
+    def _commit(self, batch: Batch, beside: bool = False) -> None:
+        """One batch: journal, then store, with sync. With `beside` it may be on its way when this returns."""
         if len(batch):
-            self._store.commit(batch, self._store.sequence + 1)
+            if beside and self._beside is not None:
+                self._flies = self._beside.begin_commit(batch, self._store.sequence + 1)
+            else:
+                self._store.commit(batch, self._store.sequence + 1)
             self._room.committed(batch.size_bytes)
         self.hub.end_tick()
 
@@ -474,17 +474,30 @@ class Broker:
     # --- step 4 -----------------------------------------------------------------------------------------
 
     def _carry_out(self, effects: list[Effect]) -> None:
-        self._bodies = self._bodies_of(effects)
-        for effect in effects:
-            self._carriers[type(effect)](effect)
-        self._bodies = {}
+        """At once, or when the batch is durable."""
+        if effects:
+            self._held = self._outgoing.ready(effects)
+            if not self._flies:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """What the last tick has to say, once its batch is durable. StoreError, with nothing said, where the disk has
+        failed."""
+        if self._flies and self._beside is not None:
+            self._beside.end_commit()
+            self._flies = False
+        if not self._held:
+            return
+        held, self._held = self._held, []
+        for one in held:
+            if type(one) is tuple:
+                self._peers.send(*one)
+            else:
+                self._carriers[type(one)](one)
         for topic in self.hub.out.take_missed():
             self._feed.publish(topic, None)
         self._peers.send_held()
         self._routed.flush()
-
-    def _send(self, effect: Send) -> None:
-        self._peers.send(effect.peer, m.encode(effect.message))
 
     def _task_changed(self, effect: TaskChanged) -> None:
         self._feed.task_changed(effect.task)
@@ -520,42 +533,6 @@ class Broker:
     def _end_session(self, effect: EndSession) -> None:
         self._log.info("session_ended", peer=effect.peer)
 
-    def _bodies_of(self, effects: list[Effect]) -> dict[int, bytes]:
-        """The bodies of the tasks that are sent out, read at once: a transaction for each costs more than the
-        reading."""
-        tasks = [effect.message.task for effect in effects if type(effect) is SendAssign]
-        if not tasks:
-            return {}
-        bodies = self._store.get_many("bodies", list(map(key_u64, tasks)))
-        return {task: body for task, body in zip(tasks, bodies, strict=True) if body is not None}
-
-    def _send_assignment(self, effect: SendAssign) -> None:
-        """Put the task's bytes, and what of it overrides a default, into the assignment."""
-        assign = effect.message
-        body = self._bodies.get(assign.task)
-        assert body is not None, f"task {assign.task} was assigned and has no body"
-        own = _own_terms(body)
-        assign.spec = msgspec.Raw(body)
-        if own.max_fix_attempts is not None:
-            assign.max_fix_attempts = own.max_fix_attempts
-        if own.timeout_s is not None:
-            assign.timeout_s = own.timeout_s
-        if own.depends_on:
-            assign.predecessors = predecessors(self._store, own.depends_on, own.base)
-        route = assign.route
-        self._routed.add(
-            "task_assigned",
-            task=assign.task,
-            attempt=assign.attempt,
-            agent=route.agent,
-            host=route.host,
-            strategy=route.strategy,
-            model=route.model,
-            endpoint=route.endpoint,
-            reason=route.reason,
-        )
-        self._peers.send(effect.peer, m.encode(assign))
-
     def _answer(self, read: Read) -> None:
         self._queries.sequences = self._feed.sequences
         try:
@@ -577,8 +554,12 @@ class Broker:
     def _housekeeping(self, now: Now) -> None:
         self._peers.send_held()  # refusals of a tick that had nothing else to say
         self._peers.flush()
-        self._feed.flush(now.mono_ms)
-        if self.hub.board.recorder is not None or self._recordings.is_open:
+        is_recorded = self.hub.board.recorder is not None or self._recordings.is_open
+        if self._flies and (is_recorded or self._feed.is_due(now.mono_ms)):
+            self._let_go()  # these look at the core, and what they show has to be durable
+        if not self._flies:
+            self._feed.flush(now.mono_ms)
+        if is_recorded:
             self._record(now)
         if self._upkeep is not None:
             self._upkeep.turn(now)
@@ -590,6 +571,9 @@ class Broker:
         why = self._recordings.turn(self.hub.board.recorder, self.hub.settings.scheduler, now.wall_ms)
         if why:
             self.notice("hub", "recording_failed", reason=why)
+
+    def _has_input(self) -> bool:
+        return bool(int(self._router.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def _sleep_ms(self) -> int:
         if self._peers.waiting:

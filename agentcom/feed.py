@@ -47,7 +47,7 @@ class Feed:
         self._subscriptions = 0
         self._dirty: dict[int, None] = {}
         self._queue_dirty = False
-        self._flushed_ms = 0
+        self._flushed_ms = self._looked_ms = 0
         self._beat_ms = 0
         self._socket = self._bind(address)
         self.address: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
@@ -83,8 +83,13 @@ class Feed:
         self._dirty[task] = None
         self._queue_dirty = True
 
+    def is_due(self, mono_ms: int) -> bool:
+        """Whether `flush` may have something to do."""
+        return mono_ms - self._looked_ms >= FLUSH_MS
+
     def flush(self, mono_ms: int) -> None:
         """Publish what has changed and, once a second, a beat per topic."""
+        self._looked_ms = mono_ms
         self._read_subscriptions()
         if mono_ms - self._flushed_ms >= FLUSH_MS and self._dirty:
             self._flushed_ms = mono_ms

@@ -1,12 +1,13 @@
 """The journal: every batch, written down before the store commits it, so that a backup or a file that was
 rolled back can be brought forward to the last batch.
 
-`append` does not sync: either `sync` is called for each batch, and that is what makes it durable, or the store's own
-commit is, and the journal follows later. If the commit fails the record is taken out again (`cut_back`). Segments are
-bounded, and dropped when every kept backup is newer. The open one is filled with zeros ahead of its end: to sync a file
-that grows costs half as much again. Beside the segments `reached` says how far was synced, so that the last record is
-missed when it cannot be read any more. After an error at the disk the journal refuses further work, as the
-kernel may have forgotten what it could not write; after a full disk it goes on where it was.
+`append` does not sync: either `sync` is called for each batch, or `begin_sync` and later `end_sync`, and that is what
+makes it durable, or the store's own commit is, and the journal follows later. If the commit fails the record is taken
+out again (`cut_back`). Segments are bounded, and dropped when every kept backup is newer. The open one is filled with
+zeros ahead of its end: to sync a file that grows costs half as much again. Beside the segments `reached` says how far
+was synced, so that the last record is missed when it cannot be read any more. After an error at the disk the journal
+refuses further work, as the kernel may have forgotten what it could not write; after a full disk it goes on where it
+was.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ from agentcom.store.segments import (
     segments,
     survey,
 )
+
+try:
+    from agentcom._flusher import Flusher
+except ImportError:  # not built here: the loop waits for each flush
+    Flusher = None  # type: ignore[assignment, misc]
 
 FILL_BYTES: Final = 2**18  # written ahead of the end at a time
 SEGMENT_BYTES: Final = 64 * 2**20  # what a start reads into memory at a time; a new segment begins above it
@@ -77,6 +83,8 @@ class Journal:
         self._unsynced: set[int] = set()
         self._unsynced_bytes = 0
         self._is_name_unsynced = False
+        self._flusher: Flusher | None = None  # made with the first flush that it is for
+        self._flies = False  # whether it has one under way
         try:
             if not self.folder.is_dir():
                 self.folder.mkdir(mode=0o700, parents=True)
@@ -115,6 +123,7 @@ class Journal:
 
         A sequence that does not follow the last one begins a new run: there is a hole before it.
         """
+        self.end_sync()
         self._require_usable()
         body = _encode(dict(batch.changes()))
         before = (self._end, self._last, self._covered_from)
@@ -142,6 +151,7 @@ class Journal:
 
     def cut_back(self) -> None:
         """Take the last append out again, because its batch was not committed."""
+        assert not self._flies, "what is made durable stays"
         assert self._before is not None, "there is one append to take back"
         self._take_back(self._before[0])
         if self._refusal:
@@ -157,8 +167,42 @@ class Journal:
         self._leave_segment()
         self._last, self._covered_from, self._before = sequence, sequence + 1, None
 
+    def begin_sync(self) -> bool:
+        """Begin to make what was appended durable, and go on: `end_sync` has to follow. False where all was done at
+        once, since there is more to it than a file, or no thread for it. Errors as of `sync`."""
+        self.end_sync()
+        self._require_usable()
+        if Flusher is None or self._file is None or self._is_name_unsynced or self._unsynced != {self._file}:
+            self.sync()
+            return False
+        if self._flusher is None:
+            self._flusher = Flusher()
+        self._flusher.begin(self._file)
+        self._flies = True
+        return True
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether `end_sync` would not have to wait."""
+        return self._flusher is None or self._flusher.is_done()
+
+    def end_sync(self) -> None:
+        """Wait for what `begin_sync` began, if anything: what was appended before is durable. Errors as of `sync`."""
+        if not self._flies:
+            return
+        assert self._flusher is not None
+        assert self._file is not None
+        self._flies = False
+        try:
+            self._flusher.wait()
+        except OSError as error:
+            raise self._sync_failed(error) from error
+        self._unsynced.discard(self._file)
+        self._synced()
+
     def sync(self) -> None:
         """Make what was appended durable; nothing to do costs nothing. Any failure ends the journal's use."""
+        self.end_sync()
         self._require_usable()
         try:
             for descriptor in sorted(self._unsynced):
@@ -170,10 +214,16 @@ class Journal:
                 sync_directory(self.folder)
                 self._is_name_unsynced = False
         except OSError as error:
-            self._refusal = f"an earlier sync failed ({error.strerror}); stop and start again"
-            raise StoreError(f"cannot sync {self.folder}: {error.strerror}; stop and start again") from error
+            raise self._sync_failed(error) from error
+        self._synced()
+
+    def _synced(self) -> None:
         self._unsynced_bytes = 0
         self._reached.note(self._last)
+
+    def _sync_failed(self, error: OSError) -> StoreError:
+        self._refusal = f"an earlier sync failed ({error.strerror}); stop and start again"
+        return StoreError(f"cannot sync {self.folder}: {error.strerror}; stop and start again")
 
     def rotate(self) -> None:
         """Begin a new segment with the next batch: called when a backup has been verified."""
@@ -247,10 +297,13 @@ class Journal:
     def close(self) -> None:
         """Sync, if that can still be done, and let go of the files."""
         try:
+            self.end_sync()
             if not self._refusal:
                 self._cut_filling()
                 self.sync()
         finally:
+            if self._flusher is not None:
+                self._flusher.close()
             self._reached.close()
             for descriptor in self._unsynced | ({self._file} if self._file is not None else set()):
                 os.close(descriptor)
@@ -296,6 +349,7 @@ class Journal:
         self._is_name_unsynced = True
 
     def _leave_segment(self) -> None:
+        self.end_sync()
         if self._file is None:
             return
         self._cut_filling()

@@ -69,6 +69,33 @@ class JournaledStore:
     def commit(self, batch: Batch, sequence: int) -> None:
         """Journal, then store, now or later. After an error that leaves it writable the journal holds nothing of the
         batch."""
+        if self._write(batch, sequence):
+            self.journal.sync()
+            self.wait(batch, sequence)
+
+    def begin_commit(self, batch: Batch, sequence: int) -> bool:
+        """As `commit`, but where the journal alone makes the batch durable that is only begun: True then, and until
+        `end_commit` has returned nobody may be told of it. Reads see it at once. Errors as of `commit`."""
+        if not self._write(batch, sequence):
+            return False
+        under_way = self.journal.begin_sync()
+        self.wait(batch, sequence)
+        return under_way
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether `end_commit` would not have to wait."""
+        return self.journal.is_synced
+
+    def end_commit(self) -> None:
+        """Wait until what `begin_commit` began is durable. StoreError where the disk failed, which ends the use; also
+        where somebody else has waited for it."""
+        self.journal.end_sync()
+        if not self.journal.is_usable:
+            raise StoreError(f"cannot commit to {self.journal.folder.parent}: an earlier sync of the journal failed")
+
+    def _write(self, batch: Batch, sequence: int) -> bool:
+        """Into the journal. True where it may wait there, once that is synced; False where all is done."""
         if not self._store.writable:
             self._store.commit(batch, sequence)  # refuses, with its own words
         require_next(sequence, self.sequence, str(self.journal.folder.parent))
@@ -79,16 +106,15 @@ class JournaledStore:
                 raise
             self._pass_on(batch, sequence)
             self.journal.skip(sequence)
-            return
+            return False
         if self._has_room and self._waiting_bytes + batch.size_bytes < self._behind_bytes:
-            self.journal.sync()
-            self.wait(batch, sequence)
-            return
+            return True
         try:
             self._pass_on(batch, sequence)
         except StoreError:
             self.journal.cut_back()
             raise
+        return False
 
     def wait(self, batch: Batch, sequence: int) -> None:
         """The journal has it, synced; the store below gets it when it settles."""
@@ -99,6 +125,7 @@ class JournaledStore:
     def settle(self) -> bool:
         """Let the store below take what waits; False where it does not, for want of room. StoreError when it takes
         nothing any more: the disk failed."""
+        self.journal.end_sync()
         if not self._waiting_bytes:
             return True
         try:
@@ -237,7 +264,10 @@ class JournaledStore:
         return below._replace(used_bytes=below.used_bytes + self._waiting_bytes)
 
     def close(self) -> None:
-        if self._store.writable:
-            self.settle()
-        self._waiting, self._waiting_bytes = Batch(), 0
-        self._store.close()
+        # With a journal that failed, what it did not confirm stays out of the store; it has all that counts.
+        try:
+            if self.writable:
+                self.settle()
+        finally:
+            self._waiting, self._waiting_bytes = Batch(), 0
+            self._store.close()

@@ -1,4 +1,4 @@
-"""The real hub, which notes what it promises: a line in HOME/promised for each commit that has returned, and for each
+"""The real hub, which notes what it promises: a line in HOME/promised for each batch that is durable, and for each
 task, state and accepted result just before the message that says so leaves.
 
 Under the shim these lines stand among the changes to the store, so that a recording shows what was promised when.
@@ -24,6 +24,8 @@ PROMISES = "promised"
 def watch(home: Path) -> None:
     notes = os.open(home / PROMISES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     send, commit = Peers.send, JournaledStore.commit
+    begin_commit, end_commit = JournaledStore.begin_commit, JournaledStore.end_commit
+    begun: list[int] = []
 
     def note(**told: Any) -> None:
         os.write(notes, json.dumps(told).encode() + b"\n")
@@ -41,8 +43,23 @@ def watch(home: Path) -> None:
         commit(store, batch, sequence)
         note(sequence=sequence)
 
+    def noted_begin(store: JournaledStore, batch: Batch, sequence: int) -> bool:
+        under_way = begin_commit(store, batch, sequence)
+        if under_way:
+            begun.append(sequence)
+        else:
+            note(sequence=sequence)
+        return under_way
+
+    def noted_end(store: JournaledStore) -> None:
+        end_commit(store)
+        while begun:
+            note(sequence=begun.pop())
+
     setattr(Peers, "send", noted_send)  # noqa: B010 - mypy refuses the plain assignment
     setattr(JournaledStore, "commit", noted_commit)  # noqa: B010
+    setattr(JournaledStore, "begin_commit", noted_begin)  # noqa: B010
+    setattr(JournaledStore, "end_commit", noted_end)  # noqa: B010
 
 
 def _tasks_in(value: Any) -> list[dict[str, Any]]:
