@@ -25,7 +25,6 @@ from agentcom.errors import HubUnreachable, ProtocolViolation, Refused
 from agentcom.model import (
     FINAL,
     BudgetPeriod,
-    CheckKind,
     EndpointKind,
     JsonObject,
     Lane,
@@ -41,7 +40,7 @@ WAIT_PATIENCE_S = 60.0  # `wait` and `log` outlast a hub that is away for this l
 FOLLOW_POLL_S = 0.3
 CHORE_S = 3600.0  # a backup, a check, a compaction
 _CHOICES: dict[str, type[StrEnum]] = {
-    "lane": Lane, "tier": Tier, "state": State, "role": Role, "checks.kind": CheckKind,
+    "lane": Lane, "tier": Tier, "state": State, "role": Role,
     "kind": EndpointKind, "per": BudgetPeriod,
 }  # fmt: skip
 

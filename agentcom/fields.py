@@ -20,6 +20,7 @@ TaskId = Annotated[int, Meta(ge=1, le=2**62)]
 Reference = Annotated[int, Meta(ge=-limits.BATCH_TASKS_MAX, le=2**62)]
 AttemptNo = Annotated[int, Meta(ge=0, le=2**31)]
 Count = Annotated[int, Meta(ge=0, le=2**62)]
+CheckName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,39}$(?!\n)")]  # of a kind: a CheckKind, or a plugin's
 Moment = Annotated[str, Meta(max_length=40)]  # RFC 3339 with a zone
 
 

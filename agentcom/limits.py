@@ -119,6 +119,7 @@ BUDGET_USD_MAX: Final = 1_000_000  # above it somebody mistook the unit
 PREDECESSORS_MAX: Final = 16  # of a task that its assignment tells of; the base always, then the first
 PREDECESSOR_CHARS_MAX: Final = 2000  # of what one of them said, its end
 PREDECESSORS_CHARS_MAX: Final = 6000  # of all in a prompt: small models have a context of 8,192 tokens
+CHECK_FAULTS_MAX: Final = 20  # plugins of a host that cannot be used and are told of; the rest is left out
 REPO_CHECKS_MAX: Final = 20  # of a registered repository, beside those of each task
 REPOSITORIES_MAX: Final = 1000  # registered; one more is refused
 QUEUE_RULES_MAX: Final = 1000  # pauses, limits and weights together; one more is refused

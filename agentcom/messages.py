@@ -52,6 +52,7 @@ WallMs = Annotated[int, Meta(ge=0, le=253_402_300_799_000)]  # within the year 9
 Token = Annotated[bytes, Meta(min_length=limits.SESSION_TOKEN_BYTES, max_length=limits.SESSION_TOKEN_BYTES)]
 ProcessId = Annotated[str, Meta(min_length=8, max_length=64)]
 RequestId = Annotated[int, Meta(ge=0, le=2**62)]
+CheckFaults = Annotated[tuple[Reason, ...], Meta(max_length=limits.CHECK_FAULTS_MAX)]
 Secret = Annotated[str, Meta(min_length=16, max_length=200)]
 
 
@@ -100,7 +101,8 @@ class AccountOffer(Struct, frozen=True, kw_only=True):
 
 
 class HostOffer(Struct, frozen=True, kw_only=True):
-    """What a host says of itself. `preloads`: models may be loaded there ahead of tasks."""
+    """What a host says of itself. `preloads`: models may be loaded there ahead of tasks. `check_faults`: plugins for
+    checks that cannot be used there, a line each."""
 
     name: Name
     agents: Annotated[tuple[AgentOffer, ...], Meta(max_length=limits.AGENTS_PER_HOST_MAX)]
@@ -114,6 +116,7 @@ class HostOffer(Struct, frozen=True, kw_only=True):
     account: AccountOffer | None = None
     preloads: bool = False
     no_room: Reason = ""
+    check_faults: CheckFaults = ()
 
 
 # --- to the hub: connections ----------------------------------------------------------------------------
@@ -161,7 +164,7 @@ class Heartbeat(Struct, tag_field="type", tag="heartbeat", frozen=True, kw_only=
     """Every few seconds: renews the lease of each listed attempt; `resources` now and then, `capabilities` of the host
     when they have changed since they were told last. `quiet_until_ms`: the end of the host's quiet hours by its clock
     (the last moment of the year 9999: they never end), 0 while it takes work. `no_room`: why its disk takes no new
-    attempts, empty while it does."""
+    attempts, empty while it does. `check_faults` come with the capabilities, when one or the other has changed."""
 
     session: Token
     beat: Count
@@ -170,6 +173,7 @@ class Heartbeat(Struct, tag_field="type", tag="heartbeat", frozen=True, kw_only=
     quiet_until_ms: WallMs = 0
     capabilities: Annotated[tuple[Label, ...], Meta(max_length=limits.CAPABILITIES_MAX)] | None = None
     no_room: Reason = ""
+    check_faults: CheckFaults | None = None
 
 
 class Accept(Struct, tag_field="type", tag="accept", frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, field
 from agentcom import limits
 from agentcom.agent_programs import program_of
 from agentcom.fields import AttemptNo as AttemptNo
+from agentcom.fields import CheckName as CheckName
 from agentcom.fields import Count as Count
 from agentcom.fields import Label as Label
 from agentcom.fields import Moment as Moment
@@ -77,6 +78,8 @@ OPEN_ATTEMPT = frozenset({State.assigned, State.working})
 
 
 class CheckKind(Term):
+    """The kinds that every host has. Others come with plugins, under names of their own."""
+
     file_exists = "file_exists"
     test_passes = "test_passes"
     command_succeeds = "command_succeeds"
@@ -197,10 +200,11 @@ class FileRef(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CheckSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """One verification step. `target` is what is looked at, by kind: a path, a command, an address, patterns of paths.
-    `expect` is what shall be found there, `command` what starts the server that is asked. `timeout_s` bounds it."""
+    """One verification step. `kind` is a CheckKind, which every host has, or that of a plugin. `target` is what is
+    looked at, by kind: a path, a command, an address, patterns of paths. `expect` is what shall be found there,
+    `command` what starts the server that is asked. `timeout_s` bounds it."""
 
-    kind: CheckKind
+    kind: CheckName
     target: Annotated[str, Meta(max_length=limits.COMMAND_CHARS_MAX)] = ""
     timeout_s: Annotated[int, Meta(ge=1, le=limits.TIMEOUT_S_MAX)] = 300
     expect: Annotated[str, Meta(max_length=limits.COMMAND_CHARS_MAX)] = ""
@@ -416,7 +420,7 @@ class CheckReport(Struct, frozen=True, kw_only=True):
     files that judge the work (tests, their settings, CI) are as the base has them. Null: it was not asked. `source`
     says whose check it is: of the task, or of the registered repository, which nobody can leave out."""
 
-    kind: CheckKind
+    kind: CheckName
     target: str
     status: CheckStatus
     output: str = ""
@@ -576,6 +580,7 @@ class HostRecord(Struct, kw_only=True):
     removed_by: str = ""
     account: int = 0  # the endpoint that is its cloud account
     sandbox_note: str = ""
+    check_faults: tuple[str, ...] = ()  # plugins for checks that cannot be used there, each with the reason
 
 
 class TrendRecord(Struct, frozen=True, array_like=True):

@@ -49,7 +49,7 @@ def doctor(invocation: Invocation) -> int:
     """Check this home, its settings, its keys and its hub; exits with 1 if something fails."""
     findings = [
         finding
-        for look in (_versions, _home, _settings, _keys, _scheduler, _git, _sandbox, _programs, _hub)
+        for look in (_versions, _home, _settings, _keys, _scheduler, _git, _sandbox, _programs, _checks, _hub)
         for finding in _looked(look, invocation)
     ]
     failed = any(finding.status == "fail" for finding in findings)
@@ -164,6 +164,19 @@ def _version(path: Path) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return "(does not answer)"
     return next(iter(done.stdout.splitlines()), "")[:60]
+
+
+def _checks(_invocation: Invocation) -> Iterator[Finding]:
+    """Which kinds of checks packages of this machine add, and which of them cannot be used."""
+    from agentcom_sidecar.verify.plugins import Plugins
+
+    found = Plugins()
+    found.start()
+    found.wait()
+    for line in found.lines():
+        yield Finding("check", "fail", line, "mend or remove the package, then start the sidecar anew")
+    added = [f"{name} ({found.origins[name]})" for name in sorted(found.checks)]
+    yield Finding("checks", "ok", f"the built-in kinds{', and ' if added else ''}{', '.join(added)}")
 
 
 def _sandbox(invocation: Invocation) -> Iterator[Finding]:

@@ -42,6 +42,8 @@ def lines(host: JsonObject) -> Iterator[tuple[str, object]]:
     yield "quiet until", always or host.get("quiet_until")
     yield "no new attempts", host.get("no_room")
     yield "sandbox", host.get("sandbox")
+    for line in host.get("check_faults") or []:
+        yield "check not usable", line
     yield "software", host.get("software")
     age = host.get("resources_age_s")
     if host.get("resources"):

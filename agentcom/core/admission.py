@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
@@ -13,7 +14,7 @@ from agentcom import limits
 from agentcom.clock import Now, rfc3339
 from agentcom.config import Settings
 from agentcom.core.capabilities import fault_of
-from agentcom.core.checks import check_check, check_path
+from agentcom.core.checks import check_check, check_path, needs_of
 from agentcom.core.complexity import classify
 from agentcom.core.groups import raised
 from agentcom.errors import Refused
@@ -50,13 +51,20 @@ class Admitted(Struct, frozen=True, gc=False):
         return group_of(self.spec, self.tier)
 
 
-def admit(spec: TaskSpec, role: Role, settings: Settings, now: Now, at: str) -> Admitted:
-    """The task as the queue takes it; `at` is its path in the request (`tasks[0]`)."""
+def admit(
+    spec: TaskSpec,
+    role: Role,
+    settings: Settings,
+    now: Now,
+    at: str,
+    check_kinds: Callable[[], frozenset[str]] = frozenset,
+) -> Admitted:
+    """The task as the queue takes it; `at` is its path in the request (`tasks[0]`), `check_kinds` those of plugins."""
     if not spec.description.strip():
         raise Refused(
             "invalid", f"{at}.description: it is empty; say what is to be done", field=f"{at}.description"
         )
-    _check_paths(spec, at)
+    _check_paths(spec, at, check_kinds)
     if spec.needs or spec.prefers:
         _check_needs(spec.needs, f"{at}.needs")
         _check_needs(spec.prefers, f"{at}.prefers")
@@ -87,7 +95,8 @@ def admit(spec: TaskSpec, role: Role, settings: Settings, now: Now, at: str) -> 
 
 def group_of(spec: TaskSpec, tier: Tier) -> Group:
     """What the task asks of a place to run."""
-    needs = tuple(sorted(set(spec.needs))) if spec.needs else ()
+    plugins = needs_of(spec.checks) if spec.checks and spec.verify else ()
+    needs = tuple(sorted({*spec.needs, *plugins})) if spec.needs or plugins else ()
     if not spec.prefers and not spec.allow:
         return Group(tier, spec.model or "", needs, spec.repo or "")
     of_tier = (STEP_OF[tier], Allowance.cloud) if tier in STEP_OF else ()
@@ -141,11 +150,11 @@ def _tier(spec: TaskSpec, inferred: Tier, at: str) -> tuple[Tier, TierSource]:
     return spec.tier, TierSource.explicit
 
 
-def _check_paths(spec: TaskSpec, at: str) -> None:
+def _check_paths(spec: TaskSpec, at: str, check_kinds: Callable[[], frozenset[str]]) -> None:
     for n, file in enumerate(spec.files):
         check_path(file.path, f"{at}.files[{n}].path")
     for n, check in enumerate(spec.checks):
-        check_check(check, f"{at}.checks[{n}]")
+        check_check(check, f"{at}.checks[{n}]", check_kinds)
     if spec.command is not None and ("\0" in spec.command or not spec.command.strip()):
         raise Refused("invalid", f"{at}.command: it is empty or contains a zero byte", field=f"{at}.command")
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from agentcom import limits
 from agentcom import messages as m
 from agentcom.clock import Now, rfc3339
-from agentcom.core.capabilities import Abilities
+from agentcom.core.capabilities import OF_CHECK, Abilities
 from agentcom.core.effects import key_u64
 from agentcom.core.load import Load, load_of
 from agentcom.core.outlet import Outlet
@@ -200,6 +200,7 @@ class Fleet:
         )  # by a host's own endpoints
         self.touched: set[int] = set()  # hosts that the scheduler's rows do not follow yet; see board.py
         self.offers_touched: set[int] = set()  # of these the ones of which other agents can do other work
+        self._check_kinds: frozenset[str] | None = None
         self.preferred: set[int] = set()  # hosts that are online and to be preferred
         self._blocked: dict[int, Host] = {}  # hosts with a backend that they cannot use now
 
@@ -209,8 +210,16 @@ class Fleet:
         self.hosts[record.id] = host
         self._reoffer(host)
         self.host_by_name[record.name] = host
+        self._check_kinds = None
         self.next_host = max(self.next_host, record.id + 1)
         return host
+
+    def check_kinds(self) -> frozenset[str]:
+        """The kinds of checks that plugins of known hosts have, offline ones too. Kept until one changes."""
+        if self._check_kinds is None:
+            offered = (word for host in self.hosts.values() for word in host.record.capabilities)
+            self._check_kinds = frozenset(word.removeprefix(OF_CHECK) for word in offered if word.startswith(OF_CHECK))
+        return self._check_kinds
 
     def _hosts_of_repo(self, repo: str) -> frozenset[str] | None:
         return self.only_on(repo)
@@ -342,6 +351,8 @@ class Fleet:
         record.capabilities = offer.capabilities
         record.software = software
         record.sandbox, record.sandbox_note = offer.sandbox, offer.sandbox_note
+        record.check_faults = offer.check_faults
+        self._check_kinds = None
         before = {agent.record.id: agent.state for agent in self.agents_of(host)}
         was_online = host.online
         host.session, host.online, host.heard_ms = session, True, now.mono_ms
@@ -419,11 +430,16 @@ class Fleet:
             self._save_counts(host)
             self.publish_host(host, now)
 
-    def retool(self, host: Host, capabilities: tuple[str, ...], now: Now) -> bool:
+    def retool(
+        self, host: Host, capabilities: tuple[str, ...], faults: tuple[str, ...] | None, now: Now
+    ) -> bool:
         """The host can do something else than it said before; whether that is so."""
-        if host.record.capabilities == capabilities:
+        record = host.record
+        faults = record.check_faults if faults is None else faults
+        if (record.capabilities, record.check_faults) == (capabilities, faults):
             return False
-        host.record.capabilities = capabilities
+        record.capabilities, record.check_faults = capabilities, faults
+        self._check_kinds = None
         self.save_host(host)
         self.publish_host(host, now)
         return True
@@ -471,6 +487,7 @@ class Fleet:
         self._blocked.pop(host.record.id, None)
         self.preferred.discard(host.record.id)
         del self.hosts[host.record.id], self.host_by_name[host.record.name]
+        self._check_kinds = None
         self._out.delete("hosts", key_u64(host.record.id))
         self._out.publish("host", "host_removed", name=host.record.name, by=by)
 
@@ -538,6 +555,7 @@ class Fleet:
             "preloads": host.preloads,
             "sandbox": record.sandbox,
             "sandbox_note": record.sandbox_note,
+            "check_faults": list(record.check_faults),
             "software": record.software,
         }
 

@@ -9,6 +9,7 @@ A capability is a word: `docker`, `os:linux`, `gpu:nvidia`. One with a value is 
 * what the machine is: where an agent declares of a fact what its host did not find, it counts for nothing (facts.py);
 * the place itself: `host:NAME` and `agent:NAME` pin a task. They are about names alone: nothing that a host says of
   itself meets them.
+* the plugin for a kind of check: `check:coverage`; a task with such a check needs it without a word.
 * a model that can do it: `model:tools`, `model:vision`. The registry knows which can, so no agent lacks it.
 """
 
@@ -25,6 +26,7 @@ from agentcom.facts import overruled
 PIN_HOST: Final = "host:"
 PIN_AGENT: Final = "agent:"
 OF_MODEL: Final = "model:"
+OF_CHECK: Final = "check:"  # a kind of check that a plugin of the host has
 OF_CLAUDE: Final = frozenset({"completion", "thinking", "tools", "vision"})
 
 _COMPARED = re.compile(r"\s*([^<>=]+?)\s*(>=|<=|==|=|<|>)\s*(.*?)\s*", re.DOTALL)
@@ -152,6 +154,9 @@ def _remedy(need: str, host: str, instead: str) -> str:
         program = name.removeprefix(PREFIX)
         change = f"update {program}" if instead else f"install {program}, and add it to programs.offer,"
         return f"{change} on {host}; its sidecar finds it by itself"
+    if name.startswith(OF_CHECK):
+        kind = name.removeprefix(OF_CHECK)
+        return f"install a plugin for checks of kind {kind} on {host} and start its sidecar anew (docs/verification.md)"
     if name.startswith("tool:"):
         tool = name.removeprefix("tool:")
         return f"{'update' if instead else 'install'} {tool} on {host}; its sidecar finds it by itself"

@@ -113,6 +113,7 @@ class Hub:
         self.fleet.only_on = self.repositories.hosts_of
         self.tasks.groups.is_apart = lambda repo: self.repositories.hosts_of(repo) is not None
         self.tasks.resolve_repo = self.repositories.resolved
+        self.tasks.check_kinds = self.fleet.check_kinds
         self.attempts.repo_of = self.repositories.of
         names.repo_address = self.repositories.address
         self._record_as(settings)
@@ -475,7 +476,9 @@ class Hub:
                     self.tasks.changed = True
                 if message.no_room != host.no_room and self.fleet.fill(host, message.no_room, now):
                     self.tasks.changed = True
-                if message.capabilities is not None and self.fleet.retool(host, message.capabilities, now):
+                if message.capabilities is not None and self.fleet.retool(
+                    host, message.capabilities, message.check_faults, now
+                ):
                     self.tasks.changed = True
                 probe = self.registry.probe_urls(host.record.id)
                 kinds = self.registry.probe_kinds(host.record.id)

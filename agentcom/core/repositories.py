@@ -17,7 +17,7 @@ from agentcom import limits
 from agentcom import messages as m
 from agentcom.clock import Now, rfc3339
 from agentcom.core.admission import check_branch, check_repo
-from agentcom.core.checks import check_check
+from agentcom.core.checks import check_check, needs_of
 from agentcom.core.effects import key_u64
 from agentcom.core.waiting import named
 from agentcom.errors import NotFound, Refused
@@ -51,11 +51,15 @@ class Repositories:
     # --- what tasks get ---------------------------------------------------------------------------------
 
     def resolved(self, spec: TaskSpec, at: str) -> TaskSpec:
-        """The task with the address under which its repository is registered, if it is."""
+        """The task with the address under which its repository is registered, if it is, and with the need of every
+        plugin for that one's checks."""
         assert spec.repo is not None
         record = self.by_name.get(spec.repo) or self.of(spec.repo)
         if record is not None:
-            return spec if spec.repo == record.url else msgspec.structs.replace(spec, repo=record.url)
+            plugins = [each for each in needs_of(record.checks) if each not in spec.needs] if record.checks else ()
+            needs = _within((*spec.needs, *plugins), f"{at}.needs") if plugins else spec.needs
+            is_same = spec.repo == record.url and not plugins
+            return spec if is_same else msgspec.structs.replace(spec, repo=record.url, needs=needs)
         if _WORD.match(spec.repo):
             where = f"{at}.repo"
             said = f"{where}: no repository is registered as {spec.repo!r}; see `agentcom repo list`, or give its URL"
@@ -89,7 +93,7 @@ class Repositories:
             name=self._free_name(op.name, "name"),
             url=self._free_url(op.url, caller, None),
             default_branch=_branch(op.default_branch),
-            checks=_checks(op.checks),
+            checks=self._checks(op.checks),
             hosts=self._known_hosts(op.hosts),
             added_by=caller.name,
             added_ms=now.wall_ms,
@@ -109,7 +113,7 @@ class Repositories:
         if op.default_branch is not None:
             changed["default_branch"] = _branch(op.default_branch)
         if op.checks is not None:
-            changed["checks"] = _checks(op.checks)
+            changed["checks"] = self._checks(op.checks)
         if op.hosts is not None:
             changed["hosts"] = self._known_hosts(op.hosts)
         if not changed:
@@ -179,6 +183,11 @@ class Repositories:
             raise Refused("repo_known", f"url: this repository is registered as {known.name}", field="url")
         return url
 
+    def _checks(self, checks: tuple[CheckSpec, ...]) -> tuple[CheckSpec, ...]:
+        for n, check in enumerate(checks):
+            check_check(check, f"checks[{n}]", self._hub.fleet.check_kinds)
+        return checks
+
     def _known_hosts(self, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             self._hub.fleet.host_named(name)
@@ -235,7 +244,8 @@ def _branch(name: str) -> str:
     return name
 
 
-def _checks(checks: tuple[CheckSpec, ...]) -> tuple[CheckSpec, ...]:
-    for n, check in enumerate(checks):
-        check_check(check, f"checks[{n}]")
-    return checks
+def _within(needs: tuple[str, ...], where: str) -> tuple[str, ...]:
+    if len(needs) > limits.NEEDS_MAX:
+        said = f"{where}: with those of its repository's checks a task may have {limits.NEEDS_MAX} needs at most"
+        raise Refused("limit", said, field=where)
+    return needs

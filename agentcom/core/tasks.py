@@ -141,6 +141,7 @@ class Tasks:
         self.asked: dict[int, QuestionRecord] = {}  # see questions.py
         self.on_asked_over: Callable[[int], None] = lambda _task: None
         self.resolve_repo: Callable[[TaskSpec, str], TaskSpec] = lambda spec, _at: spec
+        self.check_kinds: Callable[[], frozenset[str]] = frozenset
         self._newest_ms = 0
         self._order_base_ms = 0
         self.next_id = 1
@@ -224,7 +225,7 @@ class Tasks:
         for n, spec in enumerate(op.tasks):
             at = f"tasks[{n}]"
             named = self.resolve_repo(spec, at) if spec.repo is not None else spec
-            admitted.append(admit(named, caller.role, self.settings, now, at))
+            admitted.append(admit(named, caller.role, self.settings, now, at, self.check_kinds))
         plans = self.waiting.plan(admitted, caller, found)
         taken = [self._take(plan, caller, now, found) for plan in plans]
         self._out.number("next_task", self.next_id)

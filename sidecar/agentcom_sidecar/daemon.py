@@ -31,7 +31,7 @@ from agentcom.facts import overruled
 from agentcom.messages import Assign, AttemptBeat, AttemptHeld, Beat, Cancel, HostOffer, ResultAck, Welcome
 from agentcom.model import FailureClass, Resources, TaskError, TaskSpec
 from agentcom.redaction import redact_text
-from agentcom_sidecar import agents, capabilities, cleanup, isolation, policy, quiet
+from agentcom_sidecar import agents, capabilities, cleanup, isolation, policy, quiet, verify
 from agentcom_sidecar.attempts import Attempts, Leftover
 from agentcom_sidecar.endpoints import EndpointWatch
 from agentcom_sidecar.git import WorkspaceError
@@ -80,7 +80,7 @@ class Daemon:
         self._sample: Resources | None = None
         self._sampled_at = 0.0
         self._tools = capabilities.Tools(programs=catalogue.offered(settings.programs))
-        self._told: tuple[str, ...] = ()  # the capabilities that the hub knows of
+        self._told: tuple[tuple[str, ...], tuple[str, ...]] = (), ()  # what the hub knows of: see `new_offers`
         self._overruled: tuple[str, ...] = ()  # what was declared of this machine, and is not so
         self._faults: dict[str, str] = {}  # that the log has told
         self._stop = asyncio.Event()
@@ -107,7 +107,10 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         await self._recover()
-        await asyncio.gather(self._take_sample(), asyncio.to_thread(self._tools.list))
+        verify.PLUGGED.start()
+        await asyncio.gather(
+            self._take_sample(), asyncio.to_thread(self._tools.list), asyncio.to_thread(verify.PLUGGED.wait)
+        )
         await self._try_isolation()
         parts = (
             self.session.run(),
@@ -219,11 +222,12 @@ class Daemon:
             if each.key not in self.runs
         ]
         held += [AttemptHeld(task=k[0], attempt=k[1], state="asked") for k in sorted(self.asked)]
-        self._told = self._capabilities()
+        self._told = self._capabilities(), verify.PLUGGED.lines()
         return HostOffer(
             name=self._name,
             agents=offers,
-            capabilities=self._told,
+            capabilities=self._told[0],
+            check_faults=self._told[1],
             attempts=tuple(held[: limits.ATTEMPTS_PER_HOST_MAX]),
             resources=self.resources(),
             quiet_until_ms=self.quiet_until_ms(),
@@ -255,8 +259,9 @@ class Daemon:
         age_s = time.monotonic() - self._sampled_at
         return self._sample if age_s <= SAMPLE_OLD_REPORTS * self.settings.sidecar.resources_s else None
 
-    def new_capabilities(self) -> tuple[str, ...] | None:
-        found = self._capabilities()
+    def new_offers(self) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+        """Capabilities, and the plugins for checks that cannot be used; None while the hub knows both."""
+        found = self._capabilities(), verify.PLUGGED.lines()
         if found == self._told:
             return None
         self._told = found
@@ -269,7 +274,7 @@ class Daemon:
             self._overruled = wrong
             if wrong:
                 self._log.warning("capabilities_overruled", setting="sidecar.capabilities", not_found=list(wrong))
-        return capabilities.offered(declared, found, self._tools.known)
+        return capabilities.offered(declared, (*found, *verify.PLUGGED.capabilities()), self._tools.known)
 
     def welcomed(self, welcome: Welcome) -> None:
         self._hub_names = {hub_wide: local for local, hub_wide in welcome.names.items()}

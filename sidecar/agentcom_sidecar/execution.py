@@ -103,6 +103,7 @@ async def execute(work: Work) -> Outcome:
     progress = Progress(route.backend, NO_MODEL if is_command else route.model, isolated_by)
     error: TaskError | None = None
     try:
+        _refuse_unknown_checks(work)
         await _STRATEGIES[route.strategy](work, progress)
         await _publish(work, progress)
     except BackendError as failure:
@@ -390,6 +391,13 @@ def _bounds(work: Work) -> Bounds:
 def _first_message(work: Work) -> str:
     told = prompt.task_text(work.spec, work.checks, work.assign.predecessors)
     return f"{told}\n\n{prompt.answers_text(work.assign.answers)}" if work.assign.answers else told
+
+
+def _refuse_unknown_checks(work: Work) -> None:
+    """Raises, before anything has been done, when this host lacks the plugin for a check: another may have it."""
+    if missing := verify.missing_kinds(work.checks):
+        said = f"this host has no checks of kind {', '.join(missing)}: install the plugin for it here, or mend the kind"
+        raise infrastructure("check_missing", said)
 
 
 def _refuse_commands(work: Work) -> None:

@@ -72,7 +72,7 @@ class Host(Protocol):
     def no_room(self) -> str: ...
     def beats(self) -> tuple[AttemptBeat, ...]: ...
     def resources(self) -> Resources | None: ...
-    def new_capabilities(self) -> tuple[str, ...] | None: ...
+    def new_offers(self) -> tuple[tuple[str, ...], tuple[str, ...]] | None: ...
     def welcomed(self, welcome: Welcome) -> None: ...
     def received(self, message: Assign | Cancel | ResultAck | Beat | messages.Preload) -> None: ...
 
@@ -249,6 +249,7 @@ class Session:
                     await self._pace_changed.wait()
 
     def _heartbeat(self, token: bytes) -> messages.Heartbeat:
+        offers = self._host.new_offers()
         return messages.Heartbeat(
             session=token,
             beat=self._beat,
@@ -256,7 +257,8 @@ class Session:
             resources=self._due_resources(),
             quiet_until_ms=self._host.quiet_until_ms(),
             no_room=self._host.no_room()[: limits.REASON_CHARS_MAX],
-            capabilities=self._host.new_capabilities(),
+            capabilities=offers[0] if offers else None,
+            check_faults=offers[1] if offers else None,
         )
 
     def _due_resources(self) -> Resources | None:

@@ -204,7 +204,7 @@ BAD: dict[str, tuple[Callable[[bytes], bytes], str, str | None]] = {
     "unknown tier": (lambda t: submit(t, tier="huge"), "invalid", "tasks[0].tier"),
     "unknown check": (
         lambda t: submit(t, checks=[{"kind": "vibes"}]),
-        "invalid",
+        "unknown_check",
         "tasks[0].checks[0].kind",
     ),
     "negative retries": (lambda t: submit(t, max_retries=-1), "invalid", "tasks[0].max_retries"),

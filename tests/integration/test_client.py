@@ -175,7 +175,7 @@ def test_a_log_that_is_not_followed_ends_where_it_ends_now(hub: FakeHub, client:
         ({"description": "x", "lane": "fast"}, "lane"),
         ({"description": "x", "tier": "huge"}, "tier"),
         ({"description": "x", "max_retries": -1}, "max_retries"),
-        ({"description": "x", "checks": [{"kind": "magic"}]}, "checks[0].kind"),
+        ({"description": "x", "checks": [{"kind": "No kind"}]}, "checks[0].kind"),
         ({"description": "x", "prioritty": 1}, "prioritty"),
         ({"lane": "high"}, "description"),
         ({"description": "x" * 1_000_000}, "description"),

@@ -296,7 +296,7 @@ def test_a_batch_is_submitted_as_one(hub: FakeWebHub, admin: httpx2.Client) -> N
         ({"description": ""}, "description"),
         ({}, "description"),
         ({"description": "x", "max_retries": 1.5}, "max_retries"),
-        ({"description": "x", "checks": [{"kind": "magic"}]}, "checks"),
+        ({"description": "x", "checks": [{"kind": "No kind"}]}, "checks"),
         ({"tasks": []}, "tasks"),
         ({"tasks": [{"description": "x"}, {"description": "y", "lane": "now"}]}, "tasks[1].lane"),
         ({"tasks": [{"description": "x"}], "more": 1}, "more"),

@@ -402,7 +402,7 @@ def test_the_hubs_refusal_of_a_batch_names_the_line(
     [
         (["--lane", "fast"], "lane"),
         (["--tier", "huge"], "tier"),
-        (["--check", "magic"], "checks[0].kind"),
+        (["--check", "No kind"], "checks[0].kind"),
         (["--max-retries", "-1"], "max_retries"),
     ],
 )

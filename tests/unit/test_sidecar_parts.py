@@ -408,7 +408,7 @@ def test_capabilities_are_told_again_only_when_they_have_changed(tmp_path: Path)
     daemon = daemon_of(tmp_path)
     daemon._tools.known = ["tool:node=18.0.0"]
     assert "tool:node=18.0.0" in daemon.offer().capabilities
-    assert daemon.new_capabilities() is None
+    assert daemon.new_offers() is None
     daemon._tools.known = ["tool:node=20.0.0"]
-    assert "tool:node=20.0.0" in (daemon.new_capabilities() or ())
-    assert daemon.new_capabilities() is None
+    assert "tool:node=20.0.0" in (daemon.new_offers() or ((),))[0]
+    assert daemon.new_offers() is None

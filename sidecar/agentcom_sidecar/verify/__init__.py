@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -25,13 +26,15 @@ from agentcom_sidecar.verify import (
     http_responds,
     json_valid,
     no_secrets,
+    plugins,
     test_passes,
 )
+from agentcom_sidecar.verify.plugins import Plugins
 from agentcom_sidecar.verify.report import Stopwatch, passes, report
 from agentcom_sidecar.verify.watched import Tampered, tampered
 from agentcom_sidecar.work import Work
 
-CHECKS: dict[CheckKind, Callable[[CheckSpec, Work], Awaitable[CheckReport]]] = {
+CHECKS: dict[str, Callable[[CheckSpec, Work], Awaitable[CheckReport]]] = {
     CheckKind.file_exists: file_exists.check,
     CheckKind.test_passes: test_passes.check,
     CheckKind.command_succeeds: command_succeeds.check,
@@ -42,6 +45,7 @@ CHECKS: dict[CheckKind, Callable[[CheckSpec, Work], Awaitable[CheckReport]]] = {
     CheckKind.diff_within: diff_within.check,
     CheckKind.no_secrets: no_secrets.check,
 }
+PLUGGED: Final = Plugins()  # of this process: filled once at its start
 GUARDS = frozenset({CheckKind.git_clean, CheckKind.diff_within, CheckKind.no_secrets})
 # A command's own bound is spec.timeout_s; killing its tree may take this much longer.
 MARGIN_S = 30.0
@@ -108,6 +112,8 @@ def _both(report: CheckReport, again: CheckReport) -> CheckReport:
 async def _run(spec: CheckSpec, work: Work) -> CheckReport:
     watch = Stopwatch()
     try:
+        if spec.kind not in CHECKS:
+            return await _run_plugged(spec, work, watch)
         async with asyncio.timeout(spec.timeout_s + MARGIN_S):
             return await CHECKS[spec.kind](spec, work)
     except TimeoutError:
@@ -119,3 +125,16 @@ async def _run(spec: CheckSpec, work: Work) -> CheckReport:
             "check_broke", kind=str(spec.kind), error=repr(error)
         )
         return report(spec, CheckStatus.error, f"{type(error).__name__}: {error}", watch.ms)
+
+
+async def _run_plugged(spec: CheckSpec, work: Work, watch: Stopwatch) -> CheckReport:
+    check = PLUGGED.checks.get(spec.kind)
+    if check is None:
+        return report(spec, CheckStatus.error, f"this host has no checks of kind {spec.kind}", watch.ms)
+    found = await plugins.run(check, spec, work, spec.timeout_s)
+    return msgspec.structs.replace(found, duration_ms=watch.ms)
+
+
+def missing_kinds(checks: Sequence[CheckSpec]) -> list[str]:
+    """The kinds among these that this host does not have."""
+    return sorted({str(each.kind) for each in checks if each.kind not in CHECKS and each.kind not in PLUGGED.checks})

@@ -13,10 +13,11 @@ export function hostRow(host) {
   const wrong = host.overruled?.length ? `declared, but not found here: ${host.overruled.join(", ")}` : null;
   const full = host.no_room ? `takes no new attempts: ${host.no_room}` : null;
   const quiet = host.quiet_always ? "always quiet: takes no work" : host.quiet_until ? `quiet until ${new Date(host.quiet_until).toLocaleTimeString()}` : null;
+  const faults = (host.check_faults ?? []).map((line) => `check not usable: ${line}`);
   const seen = host.state !== "online" && host.last_seen ? h("p", { class: "minor" }, "last seen ", time(host.last_seen, " ago")) : null;
   return h("li", {},
     h("p", { class: "line" }, h("span", {}, host.name), chip(host.state, host.state === "online" ? "good" : null, host.state === "online")),
-    [stale, host.removing ? "being removed" : host.draining && "draining", host.paused && "paused", quiet, full, wrong, sandbox].filter(Boolean).map((text) => h("p", { class: "minor wait" }, text)),
+    [stale, host.removing ? "being removed" : host.draining && "draining", host.paused && "paused", quiet, full, wrong, sandbox, ...faults].filter(Boolean).map((text) => h("p", { class: "minor wait" }, text)),
     seen,
     h("div", { class: "gauges" }, figures ? gaugesOf(figures, host.vram) : []),
     figures ? h("div", { class: "lines" }, [sparkline("CPU", host.trend?.cpu), sparkline("GPU", host.trend?.gpu)].filter(Boolean)) : null);
