@@ -19,8 +19,10 @@ from msgspec import Struct
 from agentcom.config import Home, read_private, write_private
 from agentcom.errors import UNREADABLE, ConfigError
 from agentcom.model import Role
+from agentcom.signed_report import public_half
 
 JOIN_PREFIX = "acj1."
+SIGNING_KEY = "host_signing.key"  # of a host's reports, in its keys/
 
 
 class KeyPair(Struct, frozen=True):
@@ -58,18 +60,22 @@ def load_or_make_key(path: Path) -> KeyPair:
     return pair
 
 
-def signing_key_hex(path: Path) -> str:
-    """The public half (hex) of the Ed25519 key in `path` (raw seed as hex, 0600), made if missing."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
+def signing_seed(path: Path) -> bytes:
+    """The private Ed25519 key in `path` (its seed as hex, 0600), made if missing."""
     if not path.exists():
         write_private(path, secrets.token_bytes(32).hex().encode())
     try:
-        private = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(read_private(path).decode().strip()))
+        seed = bytes.fromhex(read_private(path).decode().strip())
     except ValueError as error:
         raise ConfigError(f"{path} is not an Ed25519 key file: {error}") from error
-    return private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+    if len(seed) != 32:
+        raise ConfigError(f"{path} is not an Ed25519 key file: it holds {len(seed)} bytes, not 32")
+    return seed
+
+
+def signing_key_hex(path: Path) -> str:
+    """The public half (hex) of the key in `path`, made if missing."""
+    return public_half(signing_seed(path))
 
 
 class JoinCode(Struct, frozen=True, array_like=True):

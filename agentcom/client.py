@@ -346,6 +346,10 @@ class Client(Caller):
     def host_drain(self, host: str, draining: bool = True) -> JsonObject:
         return _object(self._ask(m.HostDrain, host=host, draining=draining))
 
+    def host_accept_key(self, host: str, key: str) -> JsonObject:
+        """Let the host sign its reports with another key (its public half, hex) than the one that is known."""
+        return _object(self._ask(m.HostAcceptKey, host=host, key=key))
+
     def endpoint_list(self) -> JsonObject:
         return _object(self.call(m.EndpointList()))
 

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from agentcom import limits
 from agentcom.auth import (
+    SIGNING_KEY,
     HubAddress,
     JoinCode,
     load_key,
@@ -89,7 +90,7 @@ def enrol(home: Home, code: JoinCode, name: str, timeout_s: float = 5.0) -> Join
     path = home.keys / ("host.key" if is_host else "user.key")
     is_new = not path.exists()
     pair = load_or_make_key(path)
-    signing_key = signing_key_hex(home.keys / "host_signing.key") if is_host else None
+    signing_key = signing_key_hex(home.keys / SIGNING_KEY) if is_host else None
     try:
         answer = Client.enrol(code, name, pair.public, signing_key, timeout_s=timeout_s)
     except Refused:

@@ -69,6 +69,9 @@ RETIRE_SCAN_ROWS_MAX: Final = 500  # looked at beyond those that go
 OUTPUT_BYTES_MAX: Final = 64 * KIB
 CHECK_OUTPUT_BYTES_MAX: Final = 8 * KIB
 RESULT_BYTES_MAX: Final = 224 * KIB
+STATEMENT_CHARS_MAX: Final = 40 * KIB  # what a host signs of a result: some 450 for each of 70 checks
+SIGNED_BYTES_MAX: Final = STATEMENT_CHARS_MAX + KIB  # with key and signature
+AFTERWORDS_BYTES_MAX: Final = 16 * KIB  # what a result that is signed may still get: a pull request, warnings
 LOG_CHUNK_BYTES_MAX: Final = 16 * KIB
 LOG_TAIL_BYTES_MAX: Final = 256 * KIB  # kept by the hub per running attempt; the oldest goes first
 LOG_TOTAL_BYTES_MAX: Final = 64 * MIB
@@ -138,6 +141,7 @@ assert REQUEST_BYTES_MAX < FRAME_BYTES_MAX
 assert MANY_BYTES_MAX < FRAME_BYTES_MAX
 assert REPLY_BYTES_MAX <= FRAME_BYTES_MAX
 assert RESULT_BYTES_MAX < REQUEST_BYTES_MAX
+assert RESULT_BYTES_MAX > 4 * SIGNED_BYTES_MAX  # which a result that is signed leaves free
 assert OUTPUT_BYTES_MAX + CHECK_OUTPUT_BYTES_MAX < RESULT_BYTES_MAX
 assert DESCRIPTION_CHARS_MAX < REQUEST_BYTES_MAX
 assert CLOCK_NOTE_MS < AWAY_MS_MAX

@@ -47,6 +47,7 @@ from agentcom.operations import *  # noqa: F403
 from agentcom.operations import Operation, PublicKey
 from agentcom.refusals import refusal_of as refusal_of
 from agentcom.refusals import request_id_of as request_id_of
+from agentcom.signed_report import SigningKey
 
 WallMs = Annotated[int, Meta(ge=0, le=253_402_300_799_000)]  # within the year 9999
 Token = Annotated[bytes, Meta(min_length=limits.SESSION_TOKEN_BYTES, max_length=limits.SESSION_TOKEN_BYTES)]
@@ -102,7 +103,8 @@ class AccountOffer(Struct, frozen=True, kw_only=True):
 
 class HostOffer(Struct, frozen=True, kw_only=True):
     """What a host says of itself. `preloads`: models may be loaded there ahead of tasks. `check_faults`: plugins for
-    checks that cannot be used there, a line each."""
+    checks that cannot be used there, a line each. `signing_key`: the public half of the Ed25519 key (hex) with which it
+    signs its reports; the hub holds it to the one that it knows."""
 
     name: Name
     agents: Annotated[tuple[AgentOffer, ...], Meta(max_length=limits.AGENTS_PER_HOST_MAX)]
@@ -117,6 +119,7 @@ class HostOffer(Struct, frozen=True, kw_only=True):
     preloads: bool = False
     no_room: Reason = ""
     check_faults: CheckFaults = ()
+    signing_key: SigningKey | None = None
 
 
 # --- to the hub: connections ----------------------------------------------------------------------------
@@ -138,7 +141,7 @@ class Enrol(Struct, tag_field="type", tag="enrol", frozen=True, kw_only=True):
 
     name: Name
     key: PublicKey
-    signing_key: Annotated[str, Meta(min_length=64, max_length=64)] | None = None
+    signing_key: SigningKey | None = None
 
 
 class Bye(Struct, tag_field="type", tag="bye", frozen=True, kw_only=True):
@@ -386,11 +389,12 @@ class Preload(Struct, tag_field="type", tag="preload", frozen=True, kw_only=True
 
 class ResultAck(Struct, tag_field="type", tag="result_ack", frozen=True, kw_only=True):
     """The result is committed (or known): take it out of the outbox. `stale`: the attempt was closed before;
-    it is kept as evidence and changes nothing."""
+    it is kept as evidence and changes nothing. `refused`: its report is not proved to be this host's, of this attempt;
+    the attempt has failed."""
 
     task: TaskId
     attempt: AttemptNo
-    verdict: Literal["accepted", "duplicate", "stale", "unknown"]
+    verdict: Literal["accepted", "duplicate", "stale", "unknown", "refused"]
 
 
 class Reply(Struct, tag_field="type", tag="reply", frozen=True, kw_only=True):

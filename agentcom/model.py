@@ -34,6 +34,7 @@ from agentcom.servers import EndpointProbe as EndpointProbe
 from agentcom.servers import EndpointRecord as EndpointRecord
 from agentcom.servers import ModelAnswer as ModelAnswer
 from agentcom.servers import ModelMeasure as ModelMeasure
+from agentcom.signed_report import SignedReport as SignedReport
 
 
 class Lane(Term):
@@ -487,6 +488,8 @@ class TaskResult(Struct, frozen=True, kw_only=True):
     program: str = ""  # the agent program that worked, by its name
     session: str = ""  # and what it calls its session
     failed_starts: Annotated[tuple[Reason, ...], Meta(max_length=limits.FAILED_STARTS_MAX)] = ()
+    base: str | None = None  # the commit from which the work started
+    signed: SignedReport | None = None  # what its host has signed of it; null: it has not
 
 
 class TaskError(Struct, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ from agentcom.model import (
     Tier,
     Url,
 )
+from agentcom.signed_report import SigningKey
 
 PublicKey = Annotated[str, Meta(min_length=40, max_length=40)]
 SettingName = Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
@@ -200,6 +201,14 @@ class HostRemove(Struct, tag_field="op", tag="host_remove", frozen=True, kw_only
 class HostDrain(Struct, tag_field="op", tag="host_drain", frozen=True, kw_only=True):
     host: Name
     draining: bool = True
+
+
+class HostAcceptKey(Struct, tag_field="op", tag="host_accept_key", frozen=True, kw_only=True):
+    """From now on the host's reports are to be signed with this key (Ed25519, public half as hex), and no longer with
+    the one that was known."""
+
+    host: Name
+    key: SigningKey
 
 
 class EndpointList(Struct, tag_field="op", tag="endpoint_list", frozen=True, kw_only=True):
@@ -436,9 +445,9 @@ class StoreAcknowledge(Struct, tag_field="op", tag="store_acknowledge", frozen=T
 Operation = (
     Submit | TaskGet | TaskWait | TaskList | TaskWhy | TaskLog | TaskReports | TaskStory | TaskCancel | TaskRetry
     | TaskHold | TaskRelease | TaskAnswer | DeadList | DeadRetry | DeadPurge | AgentList | AgentCordon | AgentRemove
-    | HostList | HostShow | HostInvite | HostRemove | HostDrain | EndpointList | EndpointShow | EndpointAdd
-    | EndpointUpdate | EndpointRemove | EndpointProbeNow | EventList | QueueStats | QueuePause | QueueLimit
-    | QueueWeight | QueueRules | BudgetList | BudgetSet | RepoList | RepoShow | RepoAdd | RepoUpdate | RepoRemove
-    | BackupList | BackupNow | BackupVerify | Compact | StoreAcknowledge | ConfigGet | ConfigChange
-    | TokenAdd | TokenList | TokenRevoke | TokenLink | LinkTrade | Whoami | Snapshot | HubStatus
+    | HostList | HostShow | HostInvite | HostRemove | HostDrain | HostAcceptKey | EndpointList | EndpointShow
+    | EndpointAdd | EndpointUpdate | EndpointRemove | EndpointProbeNow | EventList | QueueStats | QueuePause
+    | QueueLimit | QueueWeight | QueueRules | BudgetList | BudgetSet | RepoList | RepoShow | RepoAdd
+    | RepoUpdate | RepoRemove | BackupList | BackupNow | BackupVerify | Compact | StoreAcknowledge | ConfigGet
+    | ConfigChange | TokenAdd | TokenList | TokenRevoke | TokenLink | LinkTrade | Whoami | Snapshot | HubStatus
 )  # fmt: skip

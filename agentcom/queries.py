@@ -42,6 +42,7 @@ from agentcom.model import (
     TaskRow,
     TaskSpec,
 )
+from agentcom.report_statement import signature_view
 from agentcom.store.base import Row, Store, after
 from agentcom.upkeep import Upkeep
 from agentcom.why import Why
@@ -118,6 +119,7 @@ class Queries:
             "by_lane": {lane.value: count for lane, count in tasks.by_lane.items()},
             "tasks_total": sum(tasks.counts.values()),
             "tier_disagreements": tasks.disagreements,
+            "reports_refused": dict(self.hub.attempts.reports_refused),
             "agents": agents,
             "retention": self._kept(),
             "settings": {
@@ -316,7 +318,10 @@ class Queries:
         json.setdefault("error", None)
         for name, key in (("result", place), ("late_result", place + LATE)):
             result = self._store.get("reports", key)
-            json[name] = msgspec.to_builtins(_result(result)) if result is not None else None
+            json[name] = _whole_result(_result(result), is_taken=name == "result") if result is not None else None
+        host = self.hub.fleet.hosts.get(record.host_id)
+        principal = self.hub.principals.by_id.get(host.record.principal) if host is not None else None
+        json["host_key"] = principal.signing_key if principal is not None else None
         return json
 
     def _task_story(self, op: m.TaskStory, mine: int) -> object:
@@ -480,8 +485,16 @@ def event_view(number: int, kept: KeptEvent) -> JsonObject:
 
 def _result_view(result: TaskResult, state: State) -> JsonObject:
     """A result as JSON. Of a task that did not complete it is partial, and has no status."""
-    view: JsonObject = msgspec.to_builtins(result)
+    view = _whole_result(result, is_taken=True)
+    del view["signed"]  # by `signature` in short; all of it stands in the reports
     return view if state is State.completed else {**view, "status": None}
+
+
+def _whole_result(result: TaskResult, *, is_taken: bool) -> JsonObject:
+    """A signature of one that was taken was verified then, against the key that was known."""
+    view: JsonObject = msgspec.to_builtins(result)
+    view["signature"] = signature_view(result.signed, is_verified=is_taken)
+    return view
 
 
 def _all_fields(spec: TaskSpec) -> JsonObject:

@@ -1,4 +1,4 @@
-"""`agentcom host`: list, invite, remove, drain."""
+"""`agentcom host`: list, show, invite, remove, drain, accept-key."""
 
 from __future__ import annotations
 
@@ -101,6 +101,18 @@ def drain(invocation: Invocation, name: str, undo: bool) -> None:
     with invocation.client() as client:
         found = client.host_drain(name, not undo)
     _done(invocation, found, f"{output.plain(name)} gets {'work again' if undo else 'no new work'}")
+
+
+@host.command("accept-key")
+@name
+@click.argument("key", metavar="KEY")
+@pass_invocation
+def accept_key(invocation: Invocation, name: str, key: str) -> None:
+    """Let a host sign its reports with another key than before; the hub names it when it refuses it."""
+    with invocation.client() as client:
+        found = client.host_accept_key(name, key)
+    said = f"from now on reports of {output.plain(name)} are to be signed with {found['fingerprint']}"
+    _done(invocation, found, said)
 
 
 def _done(invocation: Invocation, found: JsonObject, text: str) -> None:

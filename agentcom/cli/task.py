@@ -11,6 +11,7 @@ from agentcom import limits
 from agentcom.cli import output
 from agentcom.cli import why as explained
 from agentcom.cli.command import Group, Invocation, pass_invocation
+from agentcom.cli.verify_report import verify_report
 from agentcom.client import Client
 from agentcom.model import JsonObject
 
@@ -171,6 +172,7 @@ def _show_result(result: JsonObject | None) -> None:
         [(name, result.get(name)) for name in ("branch", "commit", "pull_request", "sandbox")]
         + [("evidence", _EVIDENCE.get(result.get("evidence") or "", ""))]
         + [("changed tests or settings", ", ".join(result.get("tampered") or []))]
+        + [("report", signed_by(result.get("signature")))]
         + [("warnings", "; ".join(result.get("warnings") or []))]
     )
     for iteration in result.get("iterations") or []:
@@ -183,6 +185,13 @@ def _show_result(result: JsonObject | None) -> None:
     if result.get("output"):
         output.line("  output:")
         output.block(result["output"])
+
+
+def signed_by(signature: JsonObject | None) -> str:
+    if signature is None:
+        return "not signed"
+    said = "verified" if signature["verified"] else "not verified"
+    return f"signed by {signature['host']}, key {signature['key']}, {said}"
 
 
 @task.command()
@@ -243,6 +252,9 @@ def _whole_story(client: Client, task: int) -> JsonObject:
 def _cause(entry: JsonObject) -> str:
     parts = [entry["outcome"], entry["code"], entry["cause"]]
     return ": ".join(str(part) for part in parts if part)
+
+
+task.add_command(verify_report)
 
 
 @task.command()

@@ -34,6 +34,7 @@ from agentcom.model import (
     PrincipalRecord,
     Resources,
 )
+from agentcom.signed_report import fingerprint
 
 
 class Block(NamedTuple):
@@ -151,6 +152,7 @@ class Host:
     load_until_ms: int = 0  # when its figures are too old to be trusted; 0: there are none
     repos: dict[str, None] = field(default_factory=dict)  # that it has worked on, the latest last
     preloads: bool = False  # models may be loaded there ahead of tasks, as it says itself
+    signing_key: str = ""  # with which its reports have to be signed; empty: none is known
     only_on: Callable[[str], frozenset[str] | None] = _everywhere
 
     def may_work_on(self, repo: str) -> bool:
@@ -248,7 +250,7 @@ class Fleet:
                 self.preferred.add(number)
             host.blocks = dict(before.blocks)
             host.quiet_until_ms, host.no_room = before.quiet_until_ms, before.no_room
-            host.preloads = before.preloads
+            host.preloads, host.signing_key = before.preloads, before.signing_key
             if host.blocks:
                 self._blocked[number] = host
             host.record.last_seen_ms = before.record.last_seen_ms
@@ -358,6 +360,7 @@ class Fleet:
         host.session, host.online, host.heard_ms = session, True, now.mono_ms
         host.quiet_until_ms, host.no_room = offer.quiet_until_ms, offer.no_room
         host.preloads = offer.preloads
+        host.signing_key = session.principal.signing_key or ""
         if offer.preferred:
             self.preferred.add(record.id)
         else:
@@ -557,6 +560,7 @@ class Fleet:
             "sandbox_note": record.sandbox_note,
             "check_faults": list(record.check_faults),
             "software": record.software,
+            "signing_key": fingerprint(host.signing_key) if host.signing_key else None,
         }
 
     def _host_of(self, principal: PrincipalRecord, now: Now) -> Host:

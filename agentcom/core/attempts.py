@@ -43,6 +43,7 @@ from agentcom.model import (
     TaskError,
     TaskResult,
 )
+from agentcom.report_statement import Fault, fault_of
 from agentcom.repos import RepoRecord
 
 Outcome = Literal[
@@ -79,6 +80,7 @@ class Attempts:
         self._timers: list[tuple[int, int, int]] = []  # (due on the lease clock, task, attempt)
         self.calls = Calls(registry)
         self.closing: dict[tuple[int, int], Agent] = {}  # cancelled attempts whose agent is not free yet
+        self.reports_refused: dict[str, int] = {}  # since the start, by reason
         self.may_escalate: Callable[[Group], bool] = lambda _group: False
         self.repo_of: Callable[[str], RepoRecord | None] = lambda _url: None
         self.aftermath = Aftermath(tasks, fleet, registry, jitter, self.clock_ms, self._remind)
@@ -360,8 +362,9 @@ class Attempts:
 
     def result(
         self, host: Host, message: m.Result, now: Now, found: Mapping[RecordKey, bytes]
-    ) -> Literal["accepted", "duplicate", "stale", "unknown"]:
-        """Take a result if its attempt is open and held by this host; otherwise keep it as evidence."""
+    ) -> Literal["accepted", "duplicate", "stale", "unknown", "refused"]:
+        """Take a result if its attempt is open and held by this host, and its report proved to be so; otherwise keep it
+        as evidence."""
         slot = self.held_by(host, message.task, message.attempt)
         agent = self.closing.get((message.task, message.attempt))
         if agent is not None and agent.host is host:
@@ -370,6 +373,11 @@ class Attempts:
             return self._late(host, message, now, found)
         if message.outcome == "completed" and message.result is None:
             raise Refused("invalid", "result: a completed attempt needs its result", field="result")
+        if message.result is not None and (host.signing_key or message.result.signed is not None):
+            fault = self._fault_of(host, message, message.result)
+            if fault is not None:
+                self._disbelieve(slot, message, fault, now)
+                return "refused"
         if message.result is not None:
             self._out.put("reports", key_u64x2(message.task, message.attempt), message.result)
             if message.outcome != "completed":
@@ -395,6 +403,24 @@ class Attempts:
         else:
             self._take_back(slot, "interrupted", message.error or lost("its sidecar was interrupted"), now)
         return "accepted"
+
+    @staticmethod
+    def _fault_of(host: Host, message: m.Result, result: TaskResult) -> Fault | None:
+        name, key = host.record.name, host.signing_key
+        return fault_of(result, key=key, task=message.task, attempt=message.attempt, host=name)
+
+    def _disbelieve(self, slot: int, message: m.Result, fault: Fault, now: Now) -> None:
+        """The report is not proved to be this host's, of this attempt. Its host has failed, whatever it used; what it
+        says that it has spent is spent."""
+        self.reports_refused[fault.code] = self.reports_refused.get(fault.code, 0) + 1
+        result = message.result
+        if self.ledger.open and result is not None:
+            self.ledger.settle(message.task, message.attempt, result.cost_usd, now)
+        said = f"its report was refused: {fault.message}"
+        error = TaskError(failure_class=FailureClass.infrastructure, code=fault.code, message=said)
+        self._tasks.story.note(message.task, Noted.report_refused, message.attempt, said, now)
+        self._fail(slot, "failed", error, now, is_hosts_fault=True)
+        evidence.keep_refused(self._out, message, error)
 
     def cancel(self, slot: int, now: Now, cause: str = "", by: str = "") -> None:
         """Final at once: the fence. A running attempt's agent stays taken until its processes have ended."""
@@ -528,14 +554,16 @@ class Attempts:
         self._end(slot, "completed", None, now)
         self._tasks.move(slot, Move.complete, now)
 
-    def _fail(self, slot: int, outcome: Outcome, error: TaskError, now: Now) -> None:
+    def _fail(
+        self, slot: int, outcome: Outcome, error: TaskError, now: Now, *, is_hosts_fault: bool = False
+    ) -> None:
         """Close the attempt; what becomes of the task depends on the class of the failure."""
         table = self._table
         agent = self._fleet.agents[table.agent[slot]]
         if error.failure_class is not FailureClass.configuration:
             # A setting, a key or a policy that stands in the way is no fault of the agent.
             self._fleet.count(agent, completed=False)
-        call = self.calls.get((table.id[slot], table.attempt[slot]))
+        call = self.calls.get((table.id[slot], table.attempt[slot])) if not is_hosts_fault else None
         self._end(slot, outcome, error, now)
         self.aftermath.failed(slot, agent, call, error, now, has_worked=outcome in ("failed", "asked"))
 

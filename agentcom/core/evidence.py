@@ -14,9 +14,10 @@ from agentcom.core.effects import RecordKey, key_u64, key_u64x2
 from agentcom.core.outlet import Outlet
 from agentcom.core.story import Noted
 from agentcom.core.tasks import Tasks
-from agentcom.model import AttemptRecord, TaskRow
+from agentcom.model import AttemptRecord, TaskError, TaskRow
 
 LATE: Final = b"late"
+REFUSED: Final = "refused"  # the `late_outcome` of an attempt whose report was not believed
 Found = Mapping[RecordKey, bytes]
 
 
@@ -31,6 +32,8 @@ def keep(
     record = msgspec.msgpack.decode(stored, type=AttemptRecord)
     if record.host_id != host.record.id:
         return "unknown"
+    if record.late_outcome == REFUSED:
+        return "duplicate"
     if message.outcome == record.outcome or (record.outcome, message.outcome) == ("stalled", "cancelled"):
         return "duplicate"
     if not record.late_outcome:
@@ -43,6 +46,20 @@ def keep(
             "task", "late_result", task=message.task, attempt=message.attempt, outcome=message.outcome
         )
     return "stale"
+
+
+def keep_refused(out: Outlet, message: m.Result, error: TaskError) -> None:
+    """A report that is not believed lies beside its attempt, which has just been closed; as a late one would."""
+    assert message.result is not None
+    place = key_u64x2(message.task, message.attempt)
+    stored = out.latest(("attempts", place), {})
+    assert stored is not None, "the attempt was closed in this tick"
+    record = msgspec.msgpack.decode(stored, type=AttemptRecord)
+    record.late_outcome = REFUSED
+    out.put("attempts", place, record)
+    out.put("reports", place + LATE, message.result)
+    fields = {"host": record.host, "code": error.code, "message": error.message}
+    out.publish("task", "report_refused", task=message.task, attempt=message.attempt, **fields)
 
 
 def _note(out: Outlet, tasks: Tasks, message: m.Result, now: Now, found: Found) -> None:

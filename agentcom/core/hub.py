@@ -390,6 +390,7 @@ class Hub:
             raise Refused("invalid", "host: a host's key says what it runs, other keys do not", field="host")
         if hello.host is not None:
             self.fleet.check_offer(principal, hello.host)
+            self.principals.check_signing_key(principal, hello.host.signing_key)
         fresh_ms = int(self.settings.queue.offline_s * 1000)
         session, replaced = self.sessions.open(
             event.peer, principal, hello.process, event.fresh, now, fresh_ms
@@ -432,6 +433,7 @@ class Hub:
     ) -> tuple[tuple[m.Verdict, ...], dict[str, str]]:
         if hello.host is None:
             return (), {}
+        self.principals.know_signing_key(session.principal, hello.host.signing_key)
         host = self.fleet.connect(session, hello.host, hello.software, now)
         self.attempts.beats_at(host, self.pace.heartbeat_s)
         self.accounts.offered(host, hello.host.account, now)

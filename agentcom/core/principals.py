@@ -15,6 +15,7 @@ from agentcom.core.effects import KeysChanged, key_u64
 from agentcom.core.outlet import Outlet
 from agentcom.errors import NotFound, Refused
 from agentcom.model import InviteRecord, PrincipalRecord, Role
+from agentcom.signed_report import fingerprint
 
 READERS = frozenset({Role.view, Role.operate, Role.admin})
 OPERATORS = frozenset({Role.operate, Role.admin})
@@ -48,6 +49,7 @@ RIGHTS: dict[type, frozenset[Role]] = {
     m.HostInvite: ADMINS,
     m.HostRemove: ADMINS,
     m.HostDrain: ADMINS,
+    m.HostAcceptKey: ADMINS,
     m.EndpointList: READERS,
     m.EndpointShow: READERS,
     m.EndpointAdd: OPERATORS,
@@ -100,6 +102,7 @@ class Principals:
         self.by_name: dict[str, PrincipalRecord] = {}
         self.invites: dict[str, InviteRecord] = {}
         self._links: dict[str, PrincipalRecord] = {}
+        self._refused_keys: dict[int, str] = {}  # by principal: the signing key whose refusal was told
         self._next = 1
 
     def load(self, record: PrincipalRecord) -> None:
@@ -219,6 +222,44 @@ class Principals:
         self._out.put("principals", b"i" + key_u64(invite.id), invite)
         self._out.add(KeysChanged(revoked=False))
         return record
+
+    def check_signing_key(self, record: PrincipalRecord, offered: str | None) -> None:
+        """Refuse a host that signs with another key than the one that is known, before it is given work whose report
+        nobody could believe."""
+        known = record.signing_key
+        if known is None or offered == known:
+            return
+        if offered is None:
+            raise Refused(
+                "signing_key_missing",
+                f"host.signing_key: {record.name} has a key for its reports, {fingerprint(known)}, and does not offer "
+                "it; start its sidecar with the version of the hub",
+                field="host.signing_key",
+            )
+        if self._refused_keys.get(record.id) != offered:
+            self._refused_keys[record.id] = offered
+            fields = {"known": fingerprint(known), "offered": fingerprint(offered)}
+            self._out.publish("host", "signing_key_refused", host=record.name, **fields)
+        raise Refused(
+            "signing_key_changed",
+            f"host.signing_key: {record.name} offers {fingerprint(offered)}, known is {fingerprint(known)}; if its key "
+            f"was replaced on purpose: agentcom host accept-key {record.name} {offered}",
+            field="host.signing_key",
+        )
+
+    def know_signing_key(self, record: PrincipalRecord, offered: str | None) -> None:
+        """The first key that a host offers is held to from then on."""
+        if record.signing_key is None and offered is not None:
+            record.signing_key = offered
+            self._save(record)
+            self._out.publish("host", "signing_key_known", host=record.name, key=fingerprint(offered), by="")
+
+    def accept_signing_key(self, record: PrincipalRecord, key: str, by: str) -> None:
+        """A person says that the host has another key now."""
+        record.signing_key = key
+        self._refused_keys.pop(record.id, None)
+        self._save(record)
+        self._out.publish("host", "signing_key_known", host=record.name, key=fingerprint(key), by=by)
 
     def add_token(self, op: m.TokenAdd, now: Now) -> PrincipalRecord:
         if op.role not in ANY_PERSON:

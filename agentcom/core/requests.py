@@ -33,6 +33,7 @@ from agentcom.model import (
     TaskRow,
     TaskSpec,
 )
+from agentcom.signed_report import fingerprint
 
 if TYPE_CHECKING:
     from agentcom.core.hub import Hub
@@ -67,6 +68,7 @@ class Requests:
             m.HostInvite: self._invite,
             m.HostRemove: self._host_remove,
             m.HostDrain: self._drain,
+            m.HostAcceptKey: self._accept_key,
             m.EndpointAdd: self._endpoint_add,
             m.EndpointUpdate: self._endpoint_update,
             m.EndpointRemove: self._endpoint_remove,
@@ -298,6 +300,15 @@ class Requests:
             self._hub.fleet.publish_agent(agent, now)
         self._hub.tasks.changed = True
         return {"host": op.host, "draining": op.draining}
+
+    def _accept_key(
+        self, op: m.HostAcceptKey, caller: PrincipalRecord, _s: Session, _n: Now, _f: Found
+    ) -> object:
+        host = self._hub.fleet.host_named(op.host)
+        principal = self._hub.principals.by_id[host.record.principal]
+        self._hub.principals.accept_signing_key(principal, op.key, caller.name)
+        host.signing_key = op.key if host.session is not None else ""
+        return {"host": op.host, "signing_key": op.key, "fingerprint": fingerprint(op.key)}
 
     def _endpoint_add(
         self, op: m.EndpointAdd, _c: PrincipalRecord, _s: Session, now: Now, _f: Found

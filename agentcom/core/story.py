@@ -41,6 +41,7 @@ class Noted(StrEnum):
     worker_lost = "worker_lost"
     escalated = "escalated"
     start_failed = "start_failed"
+    report_refused = "report_refused"
 
 
 class Story:

@@ -21,10 +21,11 @@ import sys
 import time
 from collections.abc import Awaitable, Coroutine, Iterator
 from datetime import datetime
+from functools import partial
 from typing import IO, Any
 
 from agentcom import lifeline, limits, logs, messages
-from agentcom.auth import HubAddress, KeyPair, load_key, read_hub_address, ready_line
+from agentcom.auth import SIGNING_KEY, HubAddress, KeyPair, load_key, read_hub_address, ready_line
 from agentcom.config import Home, Settings
 from agentcom.errors import AgentComError, ConfigError, Refused
 from agentcom.facts import overruled
@@ -36,13 +37,14 @@ from agentcom_sidecar.attempts import Attempts, Leftover
 from agentcom_sidecar.endpoints import EndpointWatch
 from agentcom_sidecar.git import WorkspaceError
 from agentcom_sidecar.loader import ModelLoader
-from agentcom_sidecar.outbox import Entry, Key, Outbox
+from agentcom_sidecar.outbox import Entry, Key, Outbox, Sign
 from agentcom_sidecar.programs import catalogue
 from agentcom_sidecar.questions import QUESTION, questions_of
 from agentcom_sidecar.resources import ResourceProbe
 from agentcom_sidecar.runs import Run
 from agentcom_sidecar.sandbox import isolation_of, kill_stale
 from agentcom_sidecar.session import Session, SessionEnded
+from agentcom_sidecar.signer import Signer
 from agentcom_sidecar.work import Execute, Outcome, Work
 
 EXECUTION = "agentcom_sidecar.execution"  # imported late: with all backends it takes seconds
@@ -73,6 +75,7 @@ class Daemon:
         self._execute = execute
         self._log = logs.get()
         self._name = agents.host_name(settings)
+        self._signer = Signer(home.keys / SIGNING_KEY)
         self._agents = agents.agent_names(home, settings.sidecar.agents)
         self._hub_names: dict[str, str] = {}
         self._carriers: set[asyncio.Task[None]] = set()
@@ -237,6 +240,7 @@ class Daemon:
             sandbox_note=isolated_by.note[: limits.REASON_CHARS_MAX],
             account=agents.account(self.settings),
             preloads=policy.may_preload(self.settings),
+            signing_key=self._signer.key,
         )
 
     def quiet_until_ms(self) -> int:
@@ -354,6 +358,7 @@ class Daemon:
             session=self.session,
             execute=self._execute,
             on_process=lambda mark: self.attempts.mark(key, mark),
+            sign=partial(self._signer.signed, task=key[0], attempt=key[1], host=assign.route.host),
         )
 
     def _decline(self, assign: Assign, code: str, message: str, *, is_ours: bool = True) -> None:
@@ -394,7 +399,8 @@ class Daemon:
                 outcome=outcome.outcome,
                 result=outcome.result,
                 error=outcome.error,
-            )
+            ),
+            run.sign,
         )
         self.attempts.remove(run.key)
         self.runs.pop(run.key)
@@ -408,11 +414,11 @@ class Daemon:
         self.asked.discard(key)
         self.questions.remove(key)
 
-    async def _keep(self, entry: Entry) -> None:
+    async def _keep(self, entry: Entry, sign: Sign | None = None) -> None:
         """Into the outbox, however long the disk takes to have room again: nothing is reported before."""
         while True:
             try:
-                await asyncio.to_thread(self.outbox.put, entry)
+                await asyncio.to_thread(self.outbox.put, entry, sign)
                 return
             except OSError as error:
                 self._log.error(

@@ -22,12 +22,13 @@ from agentcom.model import (
     CheckReport,
     CheckStatus,
     Iteration,
+    SignedReport,
     Strategy,
     TaskError,
     TaskResult,
     Tier,
 )
-from agentcom.redaction import redact_cut, redact_text, redact_values
+from agentcom.redaction import redact_cut, redact_text, redact_values, redacted
 from agentcom_sidecar import policy, prices, prompt, pull_requests, push, trees, verify
 from agentcom_sidecar.agentic.command_tools import CommandTools
 from agentcom_sidecar.agentic.file_tools import FileTools
@@ -83,6 +84,7 @@ class Progress:
     tries: list[str] = field(default_factory=list)  # that did not pass, a line each
     pushed_branch: str | None = None
     pull_request: str | None = None
+    signed: SignedReport | None = None
     tally: Tally = field(default_factory=Tally)
     program: str = ""
     session: str = ""
@@ -473,9 +475,7 @@ async def _ask_to_merge(work: Work, progress: Progress, branch: str) -> None:
     watch = Stopwatch()
     try:
         risk = pull_requests.risk_of(await work.workspace.line_counts())
-        opened = pull_requests.open_for(
-            work, branch, work.workspace.base_branch, _result(work, progress), risk
-        )
+        opened = pull_requests.open_for(work, branch, work.workspace.base_branch, _sign(work, progress), risk)
         found, url = await opened
     except (ForgeError, WorkspaceError) as error:
         progress.tally.warn(f"no pull request ({error.code}): {error.message}")
@@ -487,6 +487,16 @@ async def _ask_to_merge(work: Work, progress: Progress, branch: str) -> None:
         work.log(f"[pull request] {url}\n")
     elif work.spec.pull_request:
         progress.tally.warn("no pull request: git.forges of this host names no forge for this repository")
+
+
+def _sign(work: Work, progress: Progress) -> TaskResult:
+    """The result so far with its signature, which the pull request names: what is signed changes no more, so it is cut
+    to leave room for what comes after."""
+    room = limits.SIGNED_BYTES_MAX + limits.AFTERWORDS_BYTES_MAX
+    result = work.sign(redacted(fit(_result(work, progress), limits.RESULT_BYTES_MAX - room)))
+    progress.iterations, progress.tampered = list(result.iterations), result.tampered
+    progress.signed = result.signed
+    return result
 
 
 # The result: from whatever there is.
@@ -530,6 +540,8 @@ def _result(work: Work, progress: Progress) -> TaskResult:
             sandbox=progress.isolation.name,
             sandbox_reason=progress.isolation.note,
             exit_code=progress.exit_code,
+            base=workspace.base_commit or None,
+            signed=progress.signed,
             commit=progress.commit.commit if progress.commit else None,
             tree=progress.commit.tree if progress.commit else None,
             branch=progress.pushed_branch or workspace.branch or None,

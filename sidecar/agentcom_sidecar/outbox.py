@@ -23,12 +23,14 @@ from agentcom.config import write_private
 from agentcom.errors import UNREADABLE
 from agentcom.messages import Result
 from agentcom.model import FailureClass, TaskError, TaskResult
+from agentcom.report_statement import needs_signature
 
 RESEND_S = 1.0  # the first wait for an acknowledgement; doubled up to the maximum, with jitter
 RESEND_S_MAX = 30.0
 DAMAGED_SUFFIX = ".damaged"
 
 Key = tuple[int, int]
+Sign = Callable[[TaskResult], TaskResult]
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -87,12 +89,16 @@ class Outbox:
                 continue
             self._waiting[entry.key] = _Waiting(entry)
 
-    def put(self, entry: Entry) -> None:
-        """Keeps `entry` until it is acknowledged. The first result of an attempt stands. Blocks on the
-        disk: call it in a thread, never twice at once for one attempt."""
+    def put(self, entry: Entry, sign: Sign | None = None) -> None:
+        """Keeps `entry` until it is acknowledged, its result signed as it will be sent. The first result of an attempt
+        stands. Blocks on the disk: call it in a thread, never twice at once for one attempt."""
         if entry.key in self._waiting:
             return
         fitting = fit(without_secrets(entry))
+        if sign is not None and fitting.result is not None and needs_signature(fitting.result):
+            fitting = fit(fitting, limits.RESULT_BYTES_MAX - limits.SIGNED_BYTES_MAX)
+            if fitting.result is not None:
+                fitting = msgspec.structs.replace(fitting, result=sign(fitting.result))
         write_private(self._path(entry.key), msgspec.msgpack.encode(fitting))
         self._waiting[entry.key] = _Waiting(fitting)
 
@@ -136,16 +142,19 @@ def without_secrets(entry: Entry) -> Entry:
     if error is not None:
         message = redaction.redact_text(error.message)[: 2 * limits.REASON_CHARS_MAX]
         error = msgspec.structs.replace(error, message=message)
-    result = redaction.redacted(entry.result) if entry.result is not None else None
+    result = entry.result
+    if result is not None:  # what was signed is of what is redacted, or is signed anew
+        bare = redaction.redacted(msgspec.structs.replace(result, signed=None))
+        result = msgspec.structs.replace(bare, signed=result.signed)
     return msgspec.structs.replace(entry, result=result, error=error)
 
 
-def fit(entry: Entry) -> Entry:
+def fit(entry: Entry, bytes_max: int = limits.RESULT_BYTES_MAX) -> Entry:
     """`entry` cut to what one message may carry: outputs lose their middle first, then iterations go.
 
     A result that still does not fit becomes a failure that says so: it must never block the outbox.
     """
-    if _size(entry) <= limits.RESULT_BYTES_MAX or entry.result is None:
+    if _size(entry) <= bytes_max or entry.result is None:
         return entry
     result = entry.result
     for output_max, check_max in ((16_384, 2048), (4096, 512), (1024, 128)):
@@ -170,12 +179,12 @@ def fit(entry: Entry) -> Entry:
             warnings=(*result.warnings[:20], "the result was too large for one message and was cut"),
         )
         fitting = msgspec.structs.replace(entry, result=cut)
-        if _size(fitting) <= limits.RESULT_BYTES_MAX:
+        if _size(fitting) <= bytes_max:
             return fitting
     error = TaskError(
         failure_class=FailureClass.task_error,
         code="result_too_large",
-        message=f"the result has {_size(entry)} bytes, a message takes {limits.RESULT_BYTES_MAX}",
+        message=f"the result has {_size(entry)} bytes, a message takes {bytes_max}",
     )
     return Entry(task=entry.task, attempt=entry.attempt, outcome="failed", error=error)
 

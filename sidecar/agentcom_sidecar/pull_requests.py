@@ -15,6 +15,7 @@ import re
 from agentcom.auth import read_hub_address
 from agentcom.model import CheckReport, ResultStatus, TaskResult
 from agentcom.redaction import redact_text
+from agentcom.signed_report import fingerprint, signature_in_short
 from agentcom_sidecar import push
 from agentcom_sidecar.forges.base import Draft, Forge, ForgeError, PullRequest
 from agentcom_sidecar.forges.places import place_of
@@ -145,6 +146,10 @@ def body_of(work: Work, result: TaskResult, risk: str) -> str:
         f"AgentCom-Task: {assign.task}\nAgentCom-Attempt: {assign.attempt}\n"
         f"AgentCom-Commit: {result.commit}\nAgentCom-Tree: {result.tree}"
     )
+    if result.signed is not None:
+        key, short = fingerprint(result.signed.key), signature_in_short(result.signed)
+        rows.append(f"Report signed by {_code(assign.route.host)}, key {_code(key)}, signature {_code(short)}")
+        trailers += f"\nAgentCom-Signature: {short}"
     return "\n\n".join(("\n".join(f"* {row}" for row in rows), *_table(checks), trailers, mark_of(work)))
 
 

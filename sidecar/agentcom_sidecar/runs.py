@@ -16,7 +16,7 @@ from typing import Literal
 from agentcom import logs
 from agentcom.config import Home, Settings
 from agentcom.messages import Assign, AttemptBeat
-from agentcom.model import FailureClass, TaskError, TaskSpec
+from agentcom.model import FailureClass, TaskError, TaskResult, TaskSpec
 from agentcom_sidecar import trees, workspace
 from agentcom_sidecar.bases import start_of
 from agentcom_sidecar.log_stream import LogStream
@@ -45,8 +45,10 @@ class Run:
         session: Session,
         execute: Execute,
         on_process: Callable[[ProcessMark], None],
+        sign: Callable[[TaskResult], TaskResult] = lambda result: result,
     ) -> None:
         self.assign = assign
+        self.sign = sign
         self.key: Key = (assign.task, assign.attempt)
         self.progress = 0
         self.has_heard = False  # of its model
@@ -183,6 +185,7 @@ class Run:
             on_process=self._on_process,
             scratch=self._scratch,
             kept=kept,
+            sign=self.sign,
         )
 
     def _take_output(self, chunk: bytes) -> None:

@@ -30,7 +30,7 @@ class Work:
     returns once the hub has been heard within one lease length: await it before every model call. `on_process`
     writes a command's mark down before the command starts: give it to every `run_command`. `scratch` is a
     private directory, outside the workspace, that serves commands as HOME. `kept` is the work of an earlier attempt
-    that asked a question, and goes on in its worktree.
+    that asked a question, and goes on in its worktree. `sign` gives a result with its host's signature.
     """
 
     assign: Assign
@@ -46,6 +46,7 @@ class Work:
     on_process: Callable[[ProcessMark], None]
     scratch: Path
     kept: Kept | None = None
+    sign: Callable[[TaskResult], TaskResult] = lambda result: result
 
     @property
     def checks(self) -> tuple[CheckSpec, ...]:

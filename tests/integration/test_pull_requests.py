@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -11,10 +13,13 @@ import pytest
 
 from agentcom.config import GitSettings
 from agentcom.model import Strategy, TaskSpec
+from agentcom.report_statement import fault_of
+from agentcom.signed_report import fingerprint, signature_in_short
 from agentcom_sidecar import pull_requests
 from agentcom_sidecar.execution import execute
 from agentcom_sidecar.forges import places
 from agentcom_sidecar.forges.base import ForgeError
+from agentcom_sidecar.signer import Signer
 from tests.integration.test_workspace import git
 from tests.standins.forge import TOKEN
 from tests.standins.starter import StandIn
@@ -68,6 +73,8 @@ def attempt(
 
     async def run() -> Ran:
         work, ran = await work_of(host, Strategy.trivial, spec, given=given)
+        signer = Signer(host / "host_signing.key")
+        work = replace(work, sign=partial(signer.signed, task=7, attempt=1, host=work.assign.route.host))
         ran.outcome = await execute(work)
         return ran
 
@@ -92,6 +99,10 @@ def test_a_verified_attempt_opens_a_pull_request_with_its_evidence(
     assert "Risk: low: 1 files, 1 lines" in body
     for trailer in ("AgentCom-Task: 7", "AgentCom-Attempt: 1", f"AgentCom-Tree: {result.tree}"):
         assert trailer in body.splitlines()
+    assert result.signed is not None
+    assert fault_of(result, key=result.signed.key, task=7, attempt=1, host="here") is None
+    assert f"AgentCom-Signature: {signature_in_short(result.signed)}" in body.splitlines()
+    assert f"signed by `here`, key `{fingerprint(result.signed.key)}`" in body
 
 
 @pytest.mark.parametrize("kind", APIS)

@@ -371,6 +371,7 @@ FORWARDED: list[tuple[str, str, Any, Any]] = [
     ("GET", "/hosts", None, m.HostList()),
     ("POST", "/hosts/orion/drain", None, m.HostDrain(host="orion")),
     ("POST", "/hosts/orion/drain", {"draining": False}, m.HostDrain(host="orion", draining=False)),
+    ("POST", "/hosts/orion/accept-key", {"key": "ab" * 32}, m.HostAcceptKey(host="orion", key="ab" * 32)),
     ("DELETE", "/hosts/orion", None, m.HostRemove(host="orion")),
     ("DELETE", "/hosts/orion?now=true", None, m.HostRemove(host="orion", now=True)),
     ("DELETE", "/agents/Beagle", None, m.AgentRemove(agent="Beagle")),

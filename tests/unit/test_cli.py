@@ -73,12 +73,13 @@ def test_the_commands_have_the_names_of_the_contract() -> None:
         *(f"config {verb}" for verb in ("get", "set", "unset")),
         *(
             f"task {verb}"
-            for verb in ("list", "show", "why", "story", "log", "cancel", "retry", "hold", "release", "answer")
+            for verb in ("list", "show", "why", "story", "log", "verify-report", "cancel", "retry", "hold", "release",
+                         "answer")
         ),
         *(f"dead {verb}" for verb in ("list", "retry", "purge")),
         *(f"agent {verb}" for verb in ("list", "remove", "cordon", "uncordon")),
         *(f"git {verb}" for verb in ("status", "gc")),
-        *(f"host {verb}" for verb in ("list", "show", "invite", "remove", "drain")),
+        *(f"host {verb}" for verb in ("list", "show", "invite", "remove", "drain", "accept-key")),
         *(f"endpoint {verb}" for verb in ("list", "show", "add", "update", "remove", "probe")),
         *(f"repo {verb}" for verb in ("list", "show", "add", "update", "set", "remove")),
         *(f"scheduler {verb}" for verb in ("list", "replay")),
@@ -694,6 +695,7 @@ def test_a_log_is_printed_as_it_is(hub: FakeHub, capsys: pytest.CaptureFixture[s
         (["host", "remove", "box", "--now"], m.HostRemove(host="box", now=True)),
         (["host", "drain", "box"], m.HostDrain(host="box")),
         (["host", "drain", "box", "--undo"], m.HostDrain(host="box", draining=False)),
+        (["host", "accept-key", "box", "ab" * 32], m.HostAcceptKey(host="box", key="ab" * 32)),
         (["queue", "pause"], m.QueuePause()),
         (["queue", "resume"], m.QueuePause(paused=False)),
         (["queue", "pause", "--tier", "complex"], m.QueuePause(tier=Tier.complex)),
@@ -719,6 +721,7 @@ def test_a_log_is_printed_as_it_is(hub: FakeHub, capsys: pytest.CaptureFixture[s
 def test_a_command_asks_for_one_operation(hub: FakeHub, arguments: list[str], op: Any) -> None:
     hub.answers[op.__struct_config__.tag] = {
         "id": 3, "state": "ready", "tasks": [3], "purged": 1, "name": "gpu", "url": "u", "cap": 1,
+        "fingerprint": "3475:0f98",
     }  # fmt: skip
     assert main(arguments) == 0
     assert hub.asked == [op]

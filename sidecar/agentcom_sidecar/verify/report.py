@@ -144,11 +144,11 @@ def result_status(
     return ResultStatus.verified if last == "pass" else ResultStatus.partial_pass
 
 
-def fit(result: TaskResult) -> TaskResult:
+def fit(result: TaskResult, bytes_max: int = limits.RESULT_BYTES_MAX) -> TaskResult:
     """`result` small enough for its message: outputs are cut, each with a marker; statuses all stay."""
     for bounds in FITS:
         smaller = _within(result, *bounds)
-        if len(msgspec.msgpack.encode(smaller)) <= limits.RESULT_BYTES_MAX:
+        if len(msgspec.msgpack.encode(smaller)) <= bytes_max:
             return smaller
     raise AssertionError(f"a result of {len(result.iterations)} iterations does not fit at its smallest")
 

@@ -52,6 +52,13 @@ def drain(host: str) -> Response:
     return answer(body(m.HostDrain, host=host))
 
 
+@fleet.post("/hosts/<host>/accept-key")
+@described("admin", body=(m.HostAcceptKey,), fixed=("host",))
+def accept_key(host: str) -> Response:
+    """Let a host sign its reports with another key than the one that is known."""
+    return answer(body(m.HostAcceptKey, host=host))
+
+
 @fleet.delete("/hosts/<host>")
 @described("admin", query=m.HostRemove, fixed=("host",))
 def remove(host: str) -> Response:

@@ -123,7 +123,8 @@ def why(task: int) -> Response:
 @tasks.get("/tasks/<int:task>/reports")
 @described("view, submit (own), operate, admin")
 def reports(task: int) -> Response:
-    """Every attempt with its result, its error and the checks of each iteration."""
+    """Every attempt with its result, its error and the checks of each iteration; what its host has signed of it
+    (`signed`: statement, signature, public key), and the key that the hub knows of that host (`host_key`)."""
     return answer(query(m.TaskReports, task=task))
 
 

@@ -584,8 +584,14 @@ function resultFacts(result) {
       ["Took", lasted(result.duration_ms)], ["Sandbox", result.sandbox === "none" ? `none: ${result.sandbox_reason || "not isolated"}` : result.sandbox],
       ["Branch", result.branch], ["Commit", result.commit?.slice(0, 12)], ["Pull request", request],
       ["Evidence", EVIDENCE[result.evidence]], ["Changed tests or settings", (result.tampered ?? []).join(", ")],
+      ["Report", signedBy(result.signature)],
     ]),
     (result.warnings ?? []).map((warning) => h("p", { class: "minor wait" }, warning)));
+}
+
+function signedBy(signature) {
+  if (!signature) return "not signed";
+  return `signed by ${signature.host}, key ${signature.key}, ${signature.verified ? "verified" : "not verified"}`;
 }
 
 const EVIDENCE = {

@@ -1,0 +1,95 @@
+"""`agentcom task verify-report` on a file that was saved: with the key that the hub knew, and with one of one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agentcom.cli import main
+from agentcom.model import Backend, CheckKind, CheckReport, CheckStatus, Iteration, ResultStatus, TaskResult
+from agentcom.report_statement import signature_view
+from agentcom.signed_report import fingerprint, public_half
+from agentcom_sidecar.signer import Signer
+
+SEED = b"\3" * 32
+KEY = public_half(SEED)
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> dict[str, Any]:
+    path = tmp_path / "key"
+    path.write_text(SEED.hex())
+    path.chmod(0o600)
+    check = CheckReport(kind=CheckKind.test_passes, target="pytest", status=CheckStatus.passed, output="2 passed")
+    result = TaskResult(
+        status=ResultStatus.verified,
+        backend=Backend.shell,
+        model="none",
+        commit="c" * 40,
+        tree="d" * 40,
+        iterations=(Iteration(n=1, status="pass", checks=(check,)),),
+    )
+    result = Signer(path).signed(result, task=7, attempt=1, host="box")
+    view = {**msgspec.to_builtins(result), "signature": signature_view(result.signed, is_verified=True)}
+    return {"task": 7, "attempts": [{"attempt": 1, "host": "box", "host_key": KEY, "result": view}]}
+
+
+def saved(tmp_path: Path, reports: dict[str, Any]) -> str:
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(reports))
+    return str(path)
+
+
+def checked(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    status = main(["task", "verify-report", *arguments, "--json"])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def test_a_saved_report_is_verified_without_a_hub(
+    tmp_path: Path, reports: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, found = checked(capsys, saved(tmp_path, reports))
+    (attempt,) = found["attempts"]
+    assert (status, found["verified"], attempt["said"]) == (0, True, "verified")
+    assert (attempt["key"], attempt["commit"]) == (fingerprint(KEY), "c" * 40)
+    assert main(["task", "verify-report", saved(tmp_path, reports)]) == 0
+    assert "verified" in capsys.readouterr().out
+
+
+def test_a_verdict_that_was_changed_in_the_stored_bytes_is_found(
+    tmp_path: Path, reports: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    reports["attempts"][0]["result"]["iterations"][0]["checks"][0]["output"] = "3 passed"
+    status, found = checked(capsys, saved(tmp_path, reports))
+    assert (status, found["verified"], found["attempts"][0]["code"]) == (1, False, "report_altered")
+    assert "check 1 (test_passes)" in found["attempts"][0]["said"]
+
+
+def test_a_key_from_elsewhere_is_held_to_whatever_the_hub_says(
+    tmp_path: Path, reports: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert checked(capsys, saved(tmp_path, reports), "--key", KEY)[0] == 0
+    status, found = checked(capsys, saved(tmp_path, reports), "--key", public_half(b"\4" * 32))
+    assert (status, found["attempts"][0]["code"]) == (1, "report_wrong_key")
+
+
+def test_a_report_from_before_reports_were_signed_is_shown_as_not_signed(
+    tmp_path: Path, reports: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = reports["attempts"][0]["result"]
+    del old["signed"], old["signature"], old["base"]
+    status, found = checked(capsys, saved(tmp_path, reports))
+    (attempt,) = found["attempts"]
+    assert (status, attempt["said"], attempt["code"]) == (1, "not signed", "")
+
+
+def test_a_file_that_holds_no_reports_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "other.json"
+    for text in ("no json", "[]", "{}"):
+        path.write_text(text)
+        assert main(["task", "verify-report", str(path)]) != 0
+        assert f"{path} holds no reports" in capsys.readouterr().err
