@@ -219,7 +219,8 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     with the unit in the name, and do not. `verify` false asks for no checks to run (`--no-verify`). `needs` must be
     there, what the task `prefers` costs time where it is not. `pull_request` is up to the host
     where it is not given. `base` is where it starts instead of a branch: at what a task that it depends on has made, by
-    its number as in `depends_on`, or at that of the only one (`predecessor`).
+    its number as in `depends_on`, or at that of the only one (`predecessor`). `judge`: when all checks pass, its model
+    judges the work by the success criteria as well.
     """
 
     description: Annotated[str, Meta(min_length=1, max_length=limits.DESCRIPTION_CHARS_MAX)]
@@ -253,6 +254,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     allow: Annotated[tuple[Allowance, ...], Meta(max_length=len(Allowance))] = ()
     pull_request: bool | None = None
     base: Reference | Literal["predecessor"] | None = None
+    judge: bool = False
 
 
 class TaskRow(Struct, array_like=True):
@@ -431,8 +433,22 @@ class CheckReport(Struct, frozen=True, kw_only=True):
     source: Literal["task", "repository"] = "task"
 
 
+class Judgement(Struct, frozen=True, kw_only=True):
+    """What a model thinks of work whose checks all pass: an opinion, no evidence. `note` says why it is `unsure` where
+    the model gave no verdict. Its tokens are not in those of the iteration, but in those of the result."""
+
+    verdict: Literal["pass", "fail", "unsure"]
+    model: str
+    reasons: tuple[str, ...] = ()
+    note: str = ""
+    tokens_in: Count = 0
+    tokens_out: Count = 0
+    duration_ms: Count = 0
+
+
 class Iteration(Struct, frozen=True, kw_only=True):
-    """One round of work and its checks; `n` counts from 1. `status` is `pass`, `fail` or `none` (no checks)."""
+    """One round of work and its checks; `n` counts from 1. `status` is `pass`, `fail` or `none` (no checks): that of
+    the checks alone. `judgement` is there where the task asked for one and no check failed."""
 
     n: Annotated[int, Meta(ge=1, le=1000)]
     status: Literal["pass", "fail", "none"]
@@ -440,6 +456,7 @@ class Iteration(Struct, frozen=True, kw_only=True):
     tokens_in: Count = 0
     tokens_out: Count = 0
     duration_ms: Count = 0
+    judgement: Judgement | None = None
 
 
 class TaskResult(Struct, frozen=True, kw_only=True):

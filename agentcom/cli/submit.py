@@ -62,6 +62,9 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
     default=None,
     help="Whether a pull request is opened; by default where the host knows the repository's forge.",
 )
+@click.option(
+    "--judge", is_flag=True, help="When all checks pass, let its model judge the work too: an opinion, no proof."
+)
 @click.option("--model", metavar="MODEL", help="The model wanted.")
 @click.option("--max-retries", type=int, metavar="N")
 @click.option(

@@ -182,6 +182,8 @@ def _show_result(result: JsonObject | None) -> None:
             is_good = check["status"] == "pass" and check.get("with_base") in (None, "pass")
             if not is_good and check.get("output"):
                 output.block(check["output"], "         ")
+        if iteration.get("judgement"):
+            output.line(f"    {iteration['n']}. {output.plain(_judged(iteration['judgement']))}")
     if result.get("output"):
         output.line("  output:")
         output.block(result["output"])
@@ -192,6 +194,11 @@ def signed_by(signature: JsonObject | None) -> str:
         return "not signed"
     said = "verified" if signature["verified"] else "not verified"
     return f"signed by {signature['host']}, key {signature['key']}, {said}"
+
+
+def _judged(judgement: JsonObject) -> str:
+    said = "; ".join(judgement.get("reasons") or []) or judgement.get("note") or "no reasons given"
+    return f"judged by {judgement['model']}, not proof: {judgement['verdict']} ({said})"
 
 
 @task.command()

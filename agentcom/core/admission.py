@@ -11,6 +11,7 @@ from typing import Final
 from msgspec import Struct
 
 from agentcom import limits
+from agentcom.agent_programs import program_of
 from agentcom.clock import Now, rfc3339
 from agentcom.config import Settings
 from agentcom.core.capabilities import fault_of
@@ -65,6 +66,8 @@ def admit(
             "invalid", f"{at}.description: it is empty; say what is to be done", field=f"{at}.description"
         )
     _check_paths(spec, at, check_kinds)
+    if spec.judge:
+        _check_judge(spec, f"{at}.judge")
     if spec.needs or spec.prefers:
         _check_needs(spec.needs, f"{at}.needs")
         _check_needs(spec.prefers, f"{at}.prefers")
@@ -157,6 +160,19 @@ def _check_paths(spec: TaskSpec, at: str, check_kinds: Callable[[], frozenset[st
         check_check(check, f"{at}.checks[{n}]", check_kinds)
     if spec.command is not None and ("\0" in spec.command or not spec.command.strip()):
         raise Refused("invalid", f"{at}.command: it is empty or contains a zero byte", field=f"{at}.command")
+
+
+def _check_judge(spec: TaskSpec, where: str) -> None:
+    """The judge is the model that does the work, so there must be one, and checks come first."""
+    if spec.command is not None:
+        why = "a task with a command has no model that could judge it"
+    elif program_of(spec.needs):
+        why = f"{program_of(spec.needs)} is an agent program, and those judge no work; leave out one of the two"
+    elif not spec.verify:
+        why = "it comes after the checks, and verify is false (--no-verify)"
+    else:
+        return
+    raise Refused("invalid", f"{where}: {why}", field=where)
 
 
 def _check_needs(needs: tuple[str, ...], at: str) -> None:

@@ -22,6 +22,7 @@ from agentcom.model import (
     CheckReport,
     CheckStatus,
     Iteration,
+    Judgement,
     SignedReport,
     Strategy,
     TaskError,
@@ -55,6 +56,7 @@ from agentcom_sidecar.purse import Purse, purse_of
 from agentcom_sidecar.questions import QUESTION, Kept, questions_of
 from agentcom_sidecar.sandbox import isolation_of
 from agentcom_sidecar.verify import fix_loop
+from agentcom_sidecar.verify.judge import Judge
 from agentcom_sidecar.verify.report import Stopwatch, cut, evidence_of, fit, result_status, text_of
 from agentcom_sidecar.work import Outcome, Work
 from agentcom_sidecar.workspace import CommitInfo, WorkspaceError
@@ -62,6 +64,7 @@ from agentcom_sidecar.workspace import CommitInfo, WorkspaceError
 NO_MODEL = "none"
 CLAUDE = "agentcom_sidecar.backends.claude"
 COMMAND_CHECKS = frozenset({CheckKind.test_passes, CheckKind.command_succeeds, CheckKind.http_responds})
+JUDGE_S_MIN = 10.0  # for a judge, also where the work has used up its time; within the overtime of an attempt
 SUBJECT_CHARS_MAX = 72  # of a commit message's first line
 
 
@@ -151,7 +154,7 @@ async def _run_command(work: Work, progress: Progress) -> None:
     if result.survivors:
         progress.tally.warn(f"{result.survivors} processes outlived the command and were killed")
 
-    async def build(_number: int, _failing: tuple[CheckReport, ...]) -> tuple[int, int]:
+    async def build(_number: int, _before: Iteration | None) -> tuple[int, int]:
         await _commit(work, progress, 1)
         return 0, 0
 
@@ -238,12 +241,12 @@ async def _run_program(work: Work, progress: Progress) -> None:
     tally, left_s = progress.tally, float(work.assign.timeout_s)
     task = redact_values(prompt.program_text(_first_message(work)))
 
-    async def build(number: int, failing: tuple[CheckReport, ...]) -> tuple[int, int]:
+    async def build(number: int, failed: Iteration | None) -> tuple[int, int]:
         nonlocal left_s
         text = task
-        if failing:
+        if failed:
             await work.workspace.discard()
-            fix = _fix_text(progress, failing)
+            fix = _fix_text(progress, failed)
             text = fix if program.session and program.adapter.resume else f"{task}\n\n{fix}"
         left_usd = _left_usd(work, progress)
         if left_usd is not None and left_usd <= 0:
@@ -308,13 +311,13 @@ async def _ask_model(
     tally, bounds = progress.tally, _bounds(work)
     left_s = float(work.assign.timeout_s)
 
-    async def build(number: int, failing: tuple[CheckReport, ...]) -> tuple[int, int]:
+    async def build(number: int, failed: Iteration | None) -> tuple[int, int]:
         nonlocal left_s
-        if failing:
+        if failed:
             await work.workspace.discard()
         text = redact_values(prompt.answer_text(work.assign.answers) if resumed else _first_message(work))
-        if failing:
-            text = _fix_text(progress, failing)
+        if failed:
+            text = _fix_text(progress, failed)
         conversation.messages.append(text)
         before, watch = tally.total, Stopwatch()
         said_before, tally.text = tally.text, ""
@@ -336,10 +339,21 @@ async def _ask_model(
         after = tally.total
         return after.prompt - before.prompt, after.out - before.out
 
+    judging = Judge(backend, hooks, tally, bounds, _context(work))
+
+    async def judge(reports: tuple[CheckReport, ...]) -> Judgement | None:
+        nonlocal left_s
+        is_empty = work.workspace.has_repository and progress.commit is None
+        if not work.spec.judge or is_empty:
+            return None
+        made = await judging.judge(work, reports, max(left_s, JUDGE_S_MIN))
+        left_s = max(0.0, left_s - made.duration_ms / 1000)
+        return made
+
     async with backend:
         checks = _timed_checks(work, progress)
         tries = work.assign.max_fix_attempts
-        await fix_loop.run(build, checks, tries, progress.iterations, lambda: tally.is_spent)
+        await fix_loop.run(build, checks, tries, progress.iterations, lambda: tally.is_spent, judge)
 
 
 async def _keep_question(work: Work, progress: Progress, conversation: Conversation) -> None:
@@ -366,11 +380,7 @@ async def _keep_question(work: Work, progress: Progress, conversation: Conversat
 def _toolbox(work: Work) -> Toolbox:
     """The tools for this attempt's directory, with commands where this host lets a model run them."""
     refusal = policy.check_model_commands(work)
-    route = work.assign.route
-    num_ctx = None
-    if route.strategy is Strategy.local_llm:
-        num_ctx = route.num_ctx or work.settings.models.num_ctx
-    chars_max = result_chars_max(num_ctx)
+    chars_max = result_chars_max(_context(work))
 
     async def run(argv: tuple[str, ...], timeout_s: float, is_logged: bool) -> CommandResult:
         return await shell.run_program(work, argv, timeout_s, is_logged=is_logged)
@@ -378,6 +388,12 @@ def _toolbox(work: Work) -> Toolbox:
     commands = CommandTools(work.workspace.path, run, refusal.message if refusal else None, chars_max)
     may_ask = len(work.assign.answers) < limits.QUESTIONS_MAX
     return Toolbox(FileTools(work.workspace.path, chars_max), commands, may_ask=may_ask)
+
+
+def _context(work: Work) -> int | None:
+    """Tokens that the model's context holds; None where it is large."""
+    route = work.assign.route
+    return (route.num_ctx or work.settings.models.num_ctx) if route.strategy is Strategy.local_llm else None
 
 
 def _bounds(work: Work) -> Bounds:
@@ -418,11 +434,10 @@ async def _commit(work: Work, progress: Progress, number: int) -> None:
     progress.has_moved = progress.commit != before
 
 
-def _fix_text(progress: Progress, failing: tuple[CheckReport, ...]) -> str:
+def _fix_text(progress: Progress, failed: Iteration) -> str:
     """What goes back to the model after the newest try has failed its checks."""
-    line = prompt.try_line(progress.said, progress.iterations[-1], has_changed=progress.has_moved)
-    progress.tries.append(line)
-    return redact_cut(prompt.fix_text(failing, progress.tries))
+    progress.tries.append(prompt.try_line(progress.said, failed, has_changed=progress.has_moved))
+    return redact_cut(prompt.fix_text(failed.checks, progress.tries, failed.judgement))
 
 
 async def _look_at_base(work: Work, progress: Progress) -> None:

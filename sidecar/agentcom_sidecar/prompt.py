@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from agentcom import limits
 from agentcom.messages import Predecessor
-from agentcom.model import CheckReport, CheckSpec, CheckStatus, Iteration, QuestionAnswer, TaskSpec
+from agentcom.model import CheckReport, CheckSpec, CheckStatus, Iteration, Judgement, QuestionAnswer, TaskSpec
 from agentcom_sidecar.verify.report import passes
 
 SYSTEM = (
@@ -78,14 +78,18 @@ def answers_text(answers: Sequence[QuestionAnswer]) -> str:
     return "\n\n".join(_section("Questions that were asked about this task, with the answers:", asked))
 
 
-def fix_text(reports: Iterable[CheckReport], tries: Sequence[str] = ()) -> str:
-    """The message after checks failed: each failing one with the end of its output, what to keep, and the tries so far,
-    lines of `try_line`."""
+def fix_text(
+    reports: Iterable[CheckReport], tries: Sequence[str] = (), judgement: Judgement | None = None
+) -> str:
+    """The message after checks failed, or a judge found fault: each failing one with the end of its output, what to
+    keep, and the tries so far, lines of `try_line`."""
     reports = tuple(reports)
     failing = [report for report in reports if not passes(report)]
     passing = [report for report in reports if passes(report)]
     chars_each = min(FAILURE_CHARS_MAX, FAILURES_CHARS_MAX // max(1, len(failing)))
-    sections = ["Your work was checked. These checks do not pass; fix the cause of each:"]
+    sections = ["Your work was checked. These checks do not pass; fix the cause of each:"] if failing else []
+    if judgement is not None and judgement.verdict == "fail":
+        sections += _section("Your work was read by a reviewer, who says that it falls short:", judgement.reasons)
     sections += [_failure(report, chars_each) for report in failing]
     kept = (_joined(str(report.kind), report.target) for report in passing)
     sections += _section("These pass; keep them passing:", kept)
@@ -101,6 +105,7 @@ def try_line(said: str, iteration: Iteration, *, has_changed: bool) -> str:
     words = f"{words[:TRIED_CHARS_MAX]}[...]" if len(words) > TRIED_CHARS_MAX else words
     failing = [report for report in iteration.checks if not passes(report)]
     named = ", ".join(f"{report.kind} ({report.status})" for report in failing[:TRIES_SHOWN_MAX])
+    named = named or "the reviewer's judgement"
     more = f" and {len(failing) - TRIES_SHOWN_MAX} more" if len(failing) > TRIES_SHOWN_MAX else ""
     changed = "" if has_changed else ", without a change to any file"
     return f"{words or '(nothing was said)'} -> failed{changed}: {named}{more}"

@@ -141,6 +141,7 @@ def body_of(work: Work, result: TaskResult, risk: str) -> str:
         f"{result.tokens_in} tokens in, {result.tokens_out} out; {cost}; attempt {assign.attempt}, "
         f"{len(result.iterations)} iterations; isolated by {result.sandbox}",
     ]
+    rows += _opinion(result)
     checks = result.iterations[-1].checks if result.iterations else ()
     trailers = (
         f"AgentCom-Task: {assign.task}\nAgentCom-Attempt: {assign.attempt}\n"
@@ -151,6 +152,15 @@ def body_of(work: Work, result: TaskResult, risk: str) -> str:
         rows.append(f"Report signed by {_code(assign.route.host)}, key {_code(key)}, signature {_code(short)}")
         trailers += f"\nAgentCom-Signature: {short}"
     return "\n\n".join(("\n".join(f"* {row}" for row in rows), *_table(checks), trailers, mark_of(work)))
+
+
+def _opinion(result: TaskResult) -> list[str]:
+    """What a model thinks of it, marked as that."""
+    judged = result.iterations[-1].judgement if result.iterations else None
+    if judged is None:
+        return []
+    said = " ".join(map(_code, judged.reasons)) or _code(judged.note)
+    return [f"Judged by {_code(judged.model)}, not proof: {judged.verdict} {said}".rstrip()]
 
 
 def _table(checks: tuple[CheckReport, ...]) -> list[str]:

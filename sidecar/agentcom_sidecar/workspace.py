@@ -171,6 +171,11 @@ class Workspace:
         rows = [row.split("\t", 2) for row in listed.split("\0") if row.count("\t") >= 2]
         return {path: sum(int(n) for n in (added, deleted) if n.isdigit()) for added, deleted, path in rows}
 
+    async def diff(self) -> str:
+        """What the last commit changed since the base, for reading: head and tail where it is long."""
+        listed = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--stat", "--patch")
+        return await self._git(*listed, self.base_commit, "HEAD")
+
     async def base_content(self, path: str) -> bytes:
         """The file as the base has it; empty where the base does not have it."""
         listed = await self._git("--literal-pathspecs", "ls-tree", "-z", self.base_commit, "--", path)

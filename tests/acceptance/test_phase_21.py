@@ -97,3 +97,21 @@ def test_a_kind_that_no_host_has_is_refused_on_the_command_line_with_what_to_do(
     assert refused.returncode == 4
     assert "no host has checks of kind 'licence'" in refused.stderr
     assert "coverage" in refused.stderr
+
+
+def test_phase_21_3_mechanical_checks_run_before_any_judgement_by_a_model(place: Scripted) -> None:
+    """The first try fails a check, so nobody judges it; the second passes all, and only then a model is asked."""
+    opinion = {"match": "Does the work meet the task?", "content": '{"verdict": "pass", "reasons": ["It adds."]}'}
+    wrong = write("calc.py", "def add(a, b):\n    return 5\n")
+    place.says(wrong, says("Tried."), write("calc.py", MENDED), says("Mended."), opinion)
+    repo, since = place.repository("judged"), len(place.model.log("/api/chat"))
+    done = place.run("Mend calc.add.", "test_passes", repo=repo, judge=True, success_criteria=["2 and 2 are 4"])
+    first, second = done["result"]["iterations"]
+    assert (first["status"], first["judgement"]) == ("fail", None)
+    assert (second["status"], second["judgement"]["verdict"]) == ("pass", "pass")
+    asked = [call["body"]["messages"][-1]["content"] for call in place.model.log("/api/chat")[since:]]
+    assert [n for n, text in enumerate(asked) if opinion["match"] in text] == [len(asked) - 1], "once, after all else"
+    log = place.world.run("hub", "task", "log", str(done["id"])).stdout
+    assert log.index("[check] test_passes : fail") < log.index("[check] test_passes : pass") < log.index("[judged by")
+    shown = place.world.run("hub", "task", "show", str(done["id"])).stdout
+    assert f"2. judged by {done['result']['model']}, not proof: pass (It adds.)" in shown

@@ -17,6 +17,7 @@ from agentcom.model import (
     CheckReport,
     CheckStatus,
     Iteration,
+    Judgement,
     ResultStatus,
     TaskResult,
 )
@@ -349,8 +350,8 @@ def fixed(*rounds: tuple[CheckReport, ...], attempts: int) -> tuple[list[Iterati
     done: list[Iteration] = []
     pending = list(rounds)
 
-    async def build(number: int, failing: tuple[CheckReport, ...]) -> tuple[int, int]:
-        told.append(tuple(str(each.status) for each in failing))
+    async def build(number: int, failed: Iteration | None) -> tuple[int, int]:
+        told.append(tuple(str(each.status) for each in failed.checks) if failed else ())
         return 10 * number, number
 
     async def verify() -> tuple[CheckReport, ...]:
@@ -402,9 +403,12 @@ def test_a_text_that_fits_is_left_alone() -> None:
 
 def test_the_largest_result_there_can_be_fits_its_message() -> None:
     checks = tuple(
-        report("fail", "x" * limits.CHECK_OUTPUT_BYTES_MAX, "t" * 4000) for _ in range(limits.CHECKS_MAX)
+        report("fail", "x" * limits.CHECK_OUTPUT_BYTES_MAX, "t" * 4000)
+        for _ in range(limits.CHECKS_MAX + limits.REPO_CHECKS_MAX)
     )
     rounds = limits.FIX_ATTEMPTS_MAX + 1
+    reasons = ("ä" * limits.JUDGE_REASON_CHARS_MAX,) * limits.JUDGE_REASONS_MAX
+    judged = Judgement(verdict="fail", model="m", reasons=reasons, note="ä" * limits.REASON_CHARS_MAX)
     result = TaskResult(
         status=ResultStatus.partial_pass,
         output="ä" * limits.OUTPUT_BYTES_MAX,
@@ -412,14 +416,17 @@ def test_the_largest_result_there_can_be_fits_its_message() -> None:
         model="m",
         warnings=tuple("w" * 5000 for _ in range(200)),
         files_changed=tuple("f" * limits.PATH_CHARS_MAX for _ in range(5000)),
-        iterations=tuple(Iteration(n=n + 1, status="fail", checks=checks) for n in range(rounds)),
+        tampered=tuple("f" * limits.PATH_CHARS_MAX for _ in range(5000)),
+        iterations=tuple(
+            Iteration(n=n + 1, status="fail", checks=checks, judgement=judged) for n in range(rounds)
+        ),
     )
     smaller = fit(result)
     assert len(msgspec.msgpack.encode(smaller)) <= limits.RESULT_BYTES_MAX
     assert len(smaller.iterations) == rounds
     assert all(each.status is CheckStatus.failed for one in smaller.iterations for each in one.checks)
     assert smaller.output_truncated_bytes > 0
-    assert "5000 files changed" in smaller.warnings[-1]
+    assert "5000 files changed" in smaller.warnings[-2]
 
 
 def test_a_small_result_is_not_touched() -> None:

@@ -9,13 +9,18 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Literal, cast
 
-from agentcom.model import CheckReport, Iteration
-from agentcom_sidecar.verify.report import Stopwatch, can_be_fixed, iteration_status
+from agentcom.model import CheckReport, Iteration, Judgement
+from agentcom_sidecar.verify.report import Stopwatch, can_be_fixed, is_judged_bad, iteration_status
 
 Status = Literal["pass", "fail", "none"]
-# (number of the iteration, reports of the one before) -> tokens in, tokens out of this one
-Build = Callable[[int, tuple[CheckReport, ...]], Awaitable[tuple[int, int]]]
+# (number of the iteration, the one before if there is one) -> tokens in, tokens out of this one
+Build = Callable[[int, Iteration | None], Awaitable[tuple[int, int]]]
 Verify = Callable[[], Awaitable[tuple[CheckReport, ...]]]
+Judge = Callable[[tuple[CheckReport, ...]], Awaitable[Judgement | None]]
+
+
+async def no_judge(_reports: tuple[CheckReport, ...]) -> None:
+    return None
 
 
 async def run(
@@ -24,15 +29,17 @@ async def run(
     fix_attempts_max: int,
     iterations: list[Iteration],
     is_spent: Callable[[], bool] = lambda: False,
+    judge: Judge = no_judge,
 ) -> None:
     """Appends an Iteration per round: one, and at most `fix_attempts_max` more while a check fails that a
-    model could fix and what may be used is not spent. What `build` or `verify` raise is raised."""
-    reports: tuple[CheckReport, ...] = ()
+    model could fix, or all pass and the judge finds fault, and what may be used is not spent. The judge is asked only
+    when no check fails. What `build` or `verify` raise is raised."""
     for number in range(1, fix_attempts_max + 2):
         watch = Stopwatch()
-        tokens_in, tokens_out = await build(number, reports)
+        tokens_in, tokens_out = await build(number, iterations[-1] if iterations else None)
         reports = await verify()
         status = cast(Status, iteration_status(reports))
+        judgement = None if status == "fail" else await judge(reports)
         iterations.append(
             Iteration(
                 n=number,
@@ -41,7 +48,9 @@ async def run(
                 tokens_in=tokens_in,
                 tokens_out=tokens_out,
                 duration_ms=watch.ms,
+                judgement=judgement,
             )
         )
-        if status != "fail" or not can_be_fixed(reports) or is_spent():
+        may_help = is_judged_bad(iterations[-1]) or (status == "fail" and can_be_fixed(reports))
+        if not may_help or is_spent():
             return

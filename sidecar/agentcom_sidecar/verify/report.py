@@ -40,6 +40,7 @@ FITS = (
     (512, 512, 32 * limits.KIB, 500, 200),
     (128, 128, 16 * limits.KIB, 200, 50),
     (0, 40, 8 * limits.KIB, 100, 20),
+    (0, 0, 4 * limits.KIB, 60, 5),
 )
 WARNINGS_MAX = 50
 
@@ -108,6 +109,10 @@ def iteration_status(reports: Sequence[CheckReport]) -> str:
     return "pass" if all(passes(each) for each in reports) else "fail"
 
 
+def is_judged_bad(iteration: Iteration) -> bool:
+    return iteration.judgement is not None and iteration.judgement.verdict == "fail"
+
+
 def passes(report: CheckReport) -> bool:
     """Also with the files that judge it as the base has them, where these were changed."""
     return report.status is CheckStatus.passed and report.with_base in (None, CheckStatus.passed)
@@ -137,6 +142,8 @@ def result_status(
     if not is_verified:
         return ResultStatus.skipped
     last = iterations[-1].status if iterations else "none"
+    if iterations and is_judged_bad(iterations[-1]):
+        last = "fail"  # an opinion can take away from what the checks say, and never add to it
     if is_model_in_repository and not has_changed:
         return ResultStatus.already_done if last == "pass" else ResultStatus.no_change
     if last == "none":
@@ -174,8 +181,17 @@ def _within(result: TaskResult, check: int, target: int, output: int, warning: i
         warnings=tuple(warnings),
         files_changed=tuple(cut(each, limits.PATH_CHARS_MAX)[0] for each in result.files_changed[:files]),
         tampered=tuple(cut(each, limits.PATH_CHARS_MAX)[0] for each in result.tampered[:files]),
-        iterations=_mapped(result.iterations, smaller),
+        iterations=tuple(_opinion_within(each, min(warning, check)) for each in _mapped(result.iterations, smaller)),
     )
+
+
+def _opinion_within(iteration: Iteration, bytes_max: int) -> Iteration:
+    judged = iteration.judgement
+    if judged is None:
+        return iteration
+    reasons = tuple(cut(each, bytes_max)[0] for each in judged.reasons) if bytes_max else ()
+    judged = msgspec.structs.replace(judged, reasons=reasons, note=cut(judged.note, bytes_max)[0])
+    return msgspec.structs.replace(iteration, judgement=judged)
 
 
 def _mapped(

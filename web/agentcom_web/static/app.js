@@ -521,7 +521,7 @@ function drawTask(task, why) {
     task.error && section("Error", h("div", { class: "note bad" }, h("p", {}, task.error.message), h("span", { class: "minor" }, `${task.error.class}${task.error.code ? `, ${task.error.code}` : ""}`))),
     task.route && section("Route", routeNote(task.route)),
     task.result && section("Result", resultFacts(task.result)),
-    task.result?.iterations?.some((round) => round.checks.length) && section("Checks", rounds(task.result.iterations)),
+    task.result?.iterations?.some((round) => round.checks.length || round.judgement) && section("Checks", rounds(task.result.iterations)),
     task.result?.output && section("Output", h("pre", { tabindex: "0", "aria-label": "Output" }, task.result.output)),
     logSection,
     section("Task", taskFacts(task)),
@@ -606,6 +606,12 @@ function alsoSaid(check) {
   return said.join(", ");
 }
 
+/** An opinion, and shown as one: never in the colours of a check. */
+function judged(judgement) {
+  const said = judgement.reasons?.length ? judgement.reasons.join(" ") : judgement.note;
+  return h("p", { class: "minor" }, `Judged by ${judgement.model}, not proof: ${judgement.verdict}${said ? `. ${said}` : ""}`);
+}
+
 function rounds(iterations) {
   const tones = { pass: "good", fail: "bad", timed_out: "bad", error: "bad", refused: "bad", no_evidence: "wait" };
   return h("div", {}, iterations.map((round) => h("div", { class: "round" },
@@ -614,7 +620,8 @@ function rounds(iterations) {
       chip(check.status.replaceAll("_", " "), tones[check.status], true),
       h("span", { class: "mono" }, `${check.kind}${check.target ? `: ${check.target}` : ""}`),
       h("span", { class: "minor" }, lasted(check.duration_ms)), h("span", { class: "minor wait" }, alsoSaid(check)),
-      check.output ? h("details", { open: check.status !== "pass" || (check.with_base ?? "pass") !== "pass" }, h("summary", {}, "Output"), h("pre", {}, check.output)) : null))))));
+      check.output ? h("details", { open: check.status !== "pass" || (check.with_base ?? "pass") !== "pass" }, h("summary", {}, "Output"), h("pre", {}, check.output)) : null))),
+    round.judgement ? judged(round.judgement) : null)));
 }
 
 const moment = (text) => (text ? new Date(text).toLocaleString() : null);
