@@ -31,7 +31,7 @@ LOOK_AGAIN_S = 0.25  # while the hub is away: how often its address file is read
 # A second run of these gives the same state as one run; the others are not repeated when a reply was lost.
 REPEATABLE = (
     m.Submit, m.TaskGet, m.TaskWait, m.TaskList, m.TaskWhy, m.TaskLog, m.TaskReports, m.TaskHold, m.DeadList,
-    m.AgentList, m.AgentCordon, m.HostList, m.HostShow, m.HostDrain, m.HostAcceptKey, m.EndpointList,
+    m.AgentList, m.AgentCordon, m.HostList, m.HostShow, m.HostDrain, m.HostAcceptKey, m.WorktreeList, m.EndpointList,
     m.EndpointShow, m.EndpointUpdate, m.EndpointProbeNow, m.QueueStats, m.QueuePause, m.TokenList, m.Whoami,
     m.Snapshot, m.HubStatus,
 )  # fmt: skip

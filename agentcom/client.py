@@ -350,6 +350,10 @@ class Client(Caller):
         """Let the host sign its reports with another key (its public half, hex) than the one that is known."""
         return _object(self._ask(m.HostAcceptKey, host=host, key=key))
 
+    def worktree_list(self, host: str | None = None, cursor: int | None = None) -> JsonObject:
+        """A page of what lies in the hosts' worktrees: {worktrees, hosts, next_cursor}."""
+        return _object(self._ask(m.WorktreeList, host=host, cursor=cursor))
+
     def endpoint_list(self) -> JsonObject:
         return _object(self.call(m.EndpointList()))
 

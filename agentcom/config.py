@@ -204,6 +204,7 @@ class SidecarSettings(Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
     capabilities: tuple[str, ...] = ()
     resources_s: Annotated[float, Meta(ge=1, le=limits.REPORT_S_MAX)] = 5
+    worktrees_s: Annotated[float, Meta(ge=1, le=24 * 3600)] = 60
     tools_s: Annotated[int, Meta(ge=0, le=366 * 24 * 3600)] = 600
     first_byte_s: Seconds = 300
     idle_s: Seconds = 60

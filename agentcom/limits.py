@@ -113,6 +113,7 @@ PRELOADS_MAX: Final = 16  # models that are being loaded ahead of tasks, on all 
 PRELOADS_PER_HOST_MAX: Final = 8  # the same on one host; what is asked beyond that is refused
 PRELOAD_POOLS_MAX: Final = 32  # sets of tasks that are looked at once a second, those first that start first
 PRELOAD_AGENTS_MAX: Final = 64  # agents that are free soon, likewise
+WORKTREES_TOLD_MAX: Final = 100  # of a host; it says how many more there are
 QUIET_ALWAYS_MS: Final = 253_402_300_799_000  # the end of quiet hours that never end: the last moment of the year 9999
 PRELOAD_WAIT_MS: Final = 30_000  # after a load that failed, before the next there; doubled each time
 PRELOAD_WAIT_MS_MAX: Final = 600_000

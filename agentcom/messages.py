@@ -48,6 +48,7 @@ from agentcom.operations import Operation, PublicKey
 from agentcom.refusals import refusal_of as refusal_of
 from agentcom.refusals import request_id_of as request_id_of
 from agentcom.signed_report import SigningKey
+from agentcom.worktrees import Worktree
 
 WallMs = Annotated[int, Meta(ge=0, le=253_402_300_799_000)]  # within the year 9999
 Token = Annotated[bytes, Meta(min_length=limits.SESSION_TOKEN_BYTES, max_length=limits.SESSION_TOKEN_BYTES)]
@@ -232,6 +233,15 @@ class Endpoints(Struct, tag_field="type", tag="endpoints", frozen=True, kw_only=
     answers: Annotated[tuple[ModelAnswer, ...], Meta(max_length=64)] = ()
 
 
+class Worktrees(Struct, tag_field="type", tag="worktrees", frozen=True, kw_only=True):
+    """What lies in the host's worktrees: every minute, when its last attempt has ended, and once in each session.
+    `left_out`: how many more there are."""
+
+    session: Token
+    trees: Annotated[tuple[Worktree, ...], Meta(max_length=limits.WORKTREES_TOLD_MAX)] = ()
+    left_out: Count = 0
+
+
 class Pong(Struct, tag_field="type", tag="pong", frozen=True, kw_only=True):
     """Answers `ping`: the worker loop of that agent is alive."""
 
@@ -253,7 +263,7 @@ class Request(Struct, tag_field="type", tag="request", frozen=True, kw_only=True
 
 
 ToHub = (
-    Hello | Enrol | Bye | Heartbeat | Accept | Decline | Log | Result | Endpoints | Pong | Request
+    Hello | Enrol | Bye | Heartbeat | Accept | Decline | Log | Result | Endpoints | Worktrees | Pong | Request
 )  # fmt: skip
 
 

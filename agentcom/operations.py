@@ -211,6 +211,14 @@ class HostAcceptKey(Struct, tag_field="op", tag="host_accept_key", frozen=True, 
     key: SigningKey
 
 
+class WorktreeList(Struct, tag_field="op", tag="worktree_list", frozen=True, kw_only=True):
+    """What lies in the worktrees of all hosts, or of one, as they told last. Whole hosts, in the order of their ids;
+    `cursor` is the `next_cursor` of the page before."""
+
+    host: Name | None = None
+    cursor: Annotated[int, Meta(ge=0)] | None = None
+
+
 class EndpointList(Struct, tag_field="op", tag="endpoint_list", frozen=True, kw_only=True):
     pass
 
@@ -445,7 +453,8 @@ class StoreAcknowledge(Struct, tag_field="op", tag="store_acknowledge", frozen=T
 Operation = (
     Submit | TaskGet | TaskWait | TaskList | TaskWhy | TaskLog | TaskReports | TaskStory | TaskCancel | TaskRetry
     | TaskHold | TaskRelease | TaskAnswer | DeadList | DeadRetry | DeadPurge | AgentList | AgentCordon | AgentRemove
-    | HostList | HostShow | HostInvite | HostRemove | HostDrain | HostAcceptKey | EndpointList | EndpointShow
+    | HostList | HostShow | HostInvite | HostRemove | HostDrain | HostAcceptKey | WorktreeList | EndpointList
+    | EndpointShow
     | EndpointAdd | EndpointUpdate | EndpointRemove | EndpointProbeNow | EventList | QueueStats | QueuePause
     | QueueLimit | QueueWeight | QueueRules | BudgetList | BudgetSet | RepoList | RepoShow | RepoAdd
     | RepoUpdate | RepoRemove | BackupList | BackupNow | BackupVerify | Compact | StoreAcknowledge | ConfigGet

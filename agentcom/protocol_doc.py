@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agentcom import figures, limits, messages, model, servers, signed_report
+from agentcom import figures, limits, messages, model, servers, signed_report, worktrees
 
 HEAD = f"""# The wire protocol, version {limits.PROTOCOL_VERSION}
 
@@ -99,7 +99,7 @@ def document() -> str:
 def _parts() -> list[type[Struct]]:
     found = [
         kind
-        for module in (messages, model, figures, servers, signed_report)
+        for module in (messages, model, figures, servers, signed_report, worktrees)
         for _, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, Struct) and kind.__module__ == module.__name__ and not kind.__struct_config__.tag
     ]

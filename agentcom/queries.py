@@ -22,6 +22,7 @@ from agentcom.core.hub import Hub
 from agentcom.core.requests import OF_THE_STORE
 from agentcom.core.story import tell
 from agentcom.core.waiting import NAMED_MAX
+from agentcom.core.worktree_view import worktrees
 from agentcom.errors import NotFound, Refused, StoreError
 from agentcom.live_records import LiveRecords
 from agentcom.logbook import LogBook
@@ -79,6 +80,7 @@ class Queries:
             m.AgentList: lambda _op, _mine: {"agents": self.agents()},
             m.HostList: lambda _op, _mine: {"hosts": self.hosts()},
             m.HostShow: self._host_show,
+            m.WorktreeList: lambda op, _mine: worktrees(self.hub.fleet, op, self._clock.now()),
             m.EndpointList: lambda _op, _mine: {"endpoints": self.endpoints()},
             m.EndpointShow: self._endpoint_show,
             m.ConfigGet: self._config_get,

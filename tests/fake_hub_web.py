@@ -383,6 +383,12 @@ class FakeWebHub:
     def _host_list(self, _op: m.HostList, _caller: Caller) -> Any:
         return {"hosts": self.hosts}
 
+    def _repo_list(self, _op: m.RepoList, _caller: Caller) -> Any:
+        return {"repos": []}
+
+    def _worktree_list(self, _op: m.WorktreeList, _caller: Caller) -> Any:
+        return {"worktrees": [], "hosts": [], "next_cursor": None}
+
     def _endpoint_list(self, _op: m.EndpointList, _caller: Caller) -> Any:
         return {"endpoints": self.endpoints}
 

@@ -1,4 +1,7 @@
-"""`agentcom git`: what the worktrees on this host hold, and clean-up. Asks no hub: it is about this machine's disk."""
+"""`agentcom git`: what the worktrees hold, on this host or by way of the hub on all of them, and clean-up of this one.
+
+`status` asks git on this machine's disk, and no hub, unless other hosts are meant.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import msgspec
 
 from agentcom import config
 from agentcom.cli import output
-from agentcom.cli.command import Group, Invocation, LocalCommand, json_option, pass_invocation
+from agentcom.cli.command import Group, Invocation, LocalCommand, hub_option, json_option, pass_invocation
 from agentcom.model import JsonObject
 
 T = TypeVar("T")
@@ -20,13 +23,18 @@ HEADERS = ("WORKTREE", "BRANCH", "AHEAD", "BEHIND", "DIFF", "UNCOMMITTED", "UNPU
 
 @click.group(cls=Group)
 def git() -> None:
-    """The worktrees of attempts on this host."""
+    """The worktrees of attempts."""
 
 
-@git.command(cls=LocalCommand, params=[json_option()])
+@git.command(cls=LocalCommand, params=[json_option(), hub_option()])
+@click.option("--all", "everywhere", is_flag=True, help="Of all hosts, as they told the hub last.")
+@click.option("--host", metavar="NAME", help="Of that host, as it told the hub last.")
 @pass_invocation
-def status(invocation: Invocation) -> None:
+def status(invocation: Invocation, everywhere: bool, host: str | None) -> None:
     """Show each worktree on this host: branch, commits, changes, and what is nowhere else."""
+    if everywhere or host is not None:
+        _fleet(invocation, None if everywhere else host)
+        return
     from agentcom_sidecar import cleanup, trees
 
     home = invocation.home.prepare()
@@ -35,7 +43,30 @@ def status(invocation: Invocation) -> None:
     if invocation.as_json:
         output.document({"worktrees": rows, "bytes": trees.size_bytes(home)})
     else:
-        _table(rows, "no worktrees on this host")
+        _table(rows, "no worktrees on this host; those of all hosts: agentcom git status --all")
+
+
+def _fleet(invocation: Invocation, host: str | None) -> None:
+    found: JsonObject = {"worktrees": [], "hosts": []}
+    with invocation.client() as client:
+        cursor = None
+        while True:
+            page = client.worktree_list(host, cursor)
+            found["worktrees"] += page["worktrees"]
+            found["hosts"] += page["hosts"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+    if invocation.as_json:
+        output.document(found)
+        return
+    rows = [(each["host"], *_row(each), f"{output.seconds(each['looked_s'])} ago") for each in found["worktrees"]]
+    output.table(("HOST", *HEADERS, "SEEN"), rows, "no host has told of a worktree")
+    for each in found["hosts"]:
+        if each["age_s"] is None:
+            output.line(f"{output.plain(each['host'])} ({each['state']}) has told nothing since the hub started")
+        elif each["left_out"]:
+            output.line(f"{output.plain(each['host'])} has {each['left_out']} more")
 
 
 @git.command(cls=LocalCommand, params=[json_option()])

@@ -153,6 +153,8 @@ class Host:
     repos: dict[str, None] = field(default_factory=dict)  # that it has worked on, the latest last
     preloads: bool = False  # models may be loaded there ahead of tasks, as it says itself
     signing_key: str = ""  # with which its reports have to be signed; empty: none is known
+    worktrees: m.Worktrees | None = None  # as it told last; in memory only, a host tells them in each session
+    worktrees_ms: int = 0  # when, monotonic
     only_on: Callable[[str], frozenset[str] | None] = _everywhere
 
     def may_work_on(self, repo: str) -> bool:
@@ -251,6 +253,7 @@ class Fleet:
             host.blocks = dict(before.blocks)
             host.quiet_until_ms, host.no_room = before.quiet_until_ms, before.no_room
             host.preloads, host.signing_key = before.preloads, before.signing_key
+            host.worktrees, host.worktrees_ms = before.worktrees, before.worktrees_ms
             if host.blocks:
                 self._blocked[number] = host
             host.record.last_seen_ms = before.record.last_seen_ms

@@ -511,6 +511,8 @@ class Hub:
                     to = self.preloads if answer.is_load else self.registry
                     to.host_answered(host.record.id, answer, now)
                 self.tasks.changed = True
+            case m.Worktrees():
+                host.worktrees, host.worktrees_ms = message, now.mono_ms
             case m.Pong():
                 for agent in self.fleet.agents_of(host):
                     if agent.record.local_name == message.agent and agent.unresponsive:

@@ -50,6 +50,7 @@ RIGHTS: dict[type, frozenset[Role]] = {
     m.HostRemove: ADMINS,
     m.HostDrain: ADMINS,
     m.HostAcceptKey: ADMINS,
+    m.WorktreeList: READERS,
     m.EndpointList: READERS,
     m.EndpointShow: READERS,
     m.EndpointAdd: OPERATORS,

@@ -43,8 +43,8 @@ Found = Mapping[RecordKey, bytes]
 OF_THE_STORE = (m.BackupList, m.BackupNow, m.BackupVerify, m.Compact, m.StoreAcknowledge)
 READS = frozenset({
     m.TaskGet, m.TaskList, m.TaskWhy, m.TaskStory, m.TaskLog, m.TaskReports, m.DeadList, m.AgentList, m.HostList,
-    m.HostShow, m.EndpointList, m.EndpointShow, m.EventList, m.QueueStats, m.QueueRules, m.BudgetList, m.RepoList,
-    m.RepoShow, m.ConfigGet, m.TokenList, m.Snapshot, m.HubStatus, *OF_THE_STORE,
+    m.HostShow, m.WorktreeList, m.EndpointList, m.EndpointShow, m.EventList, m.QueueStats, m.QueueRules, m.BudgetList,
+    m.RepoList, m.RepoShow, m.ConfigGet, m.TokenList, m.Snapshot, m.HubStatus, *OF_THE_STORE,
 })  # fmt: skip
 
 

@@ -45,6 +45,7 @@ from agentcom_sidecar.runs import Run
 from agentcom_sidecar.sandbox import isolation_of, kill_stale
 from agentcom_sidecar.session import Session, SessionEnded
 from agentcom_sidecar.signer import Signer
+from agentcom_sidecar.tree_report import TreeReport
 from agentcom_sidecar.work import Execute, Outcome, Work
 
 EXECUTION = "agentcom_sidecar.execution"  # imported late: with all backends it takes seconds
@@ -103,6 +104,9 @@ class Daemon:
         )
         self._watch = EndpointWatch(settings.endpoints, self.session.send)
         self._loader = ModelLoader(settings, self.session.send)
+        self._trees = TreeReport(
+            home, settings, lambda: cleanup.in_use({*self.runs, *self.asked}), self.session.send
+        )
 
     async def run(self) -> int:
         """Serves until a signal; status 4 when the hub refuses this process for good, 1 after a fault of ours."""
@@ -126,6 +130,7 @@ class Daemon:
             self._watch.answer(),
             self._loader.run(),
             self._keep_sweeping(),
+            self._tell_trees(),
             self._announce(),
         )
         tasks = [asyncio.create_task(_as_task(part)) for part in parts]
@@ -281,6 +286,7 @@ class Daemon:
         return capabilities.offered(declared, (*found, *verify.PLUGGED.capabilities()), self._tools.known)
 
     def welcomed(self, welcome: Welcome) -> None:
+        self._trees.hurry()
         self._hub_names = {hub_wide: local for local, hub_wide in welcome.names.items()}
         for verdict in welcome.verdicts:
             run = self.runs.get((verdict.task, verdict.attempt))
@@ -408,6 +414,8 @@ class Daemon:
             self._forget((task, run.assign.resume))
         self._hurry(run.key)
         self._attempt_ended.set()
+        if not self.runs:
+            self._trees.hurry()
 
     def _forget(self, key: Key) -> None:
         """The question of that attempt is over; its worktree goes with its keep time."""
@@ -516,6 +524,10 @@ class Daemon:
             except (OSError, WorkspaceError) as error:
                 self._log.warning("workspaces_not_swept", reason=str(error))
             await self._until_a_sweep()
+
+    async def _tell_trees(self) -> None:
+        await self._welcome
+        await self._trees.run()
 
     async def _until_a_sweep(self) -> None:
         """An hour; where there is a quota until an attempt has left it behind, or what was too much may be less."""

@@ -89,7 +89,7 @@ def record_of(place: Workspace) -> TreeRecord:
 
 
 def save(home: Home, name: str, record: TreeRecord) -> None:
-    path = _path(home, name)
+    path = record_path(home, name)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_private(path, msgspec.json.encode(record))
 
@@ -103,16 +103,21 @@ def pushed(home: Home, name: str, branch: str, commit: str) -> None:
 
 async def look(home: Home, settings: Settings, in_use: Callable[[str], bool]) -> list[Tree]:
     """Every directory of an attempt, the oldest first."""
+    paths = sorted(directories(home), key=lambda each: each.lstat().st_mtime)
+    return [await look_at(path, home, settings, in_use(path.name)) for path in paths]
+
+
+def directories(home: Home) -> list[Path]:
+    """Those of attempts, in no order."""
     folder = home.sidecar / "work"
-    paths = sorted(folder.iterdir(), key=lambda each: each.lstat().st_mtime) if folder.is_dir() else []
-    return [await _look_at(path, home, settings, in_use(path.name)) for path in paths]
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 async def remove(path: Path, home: Home, settings: Settings) -> None:
     """Removes the directory and its record; the branch stays in the mirror."""
     mirror = mirror_of(path, home)
     await _drop(path, mirror, _git(home, settings))
-    _path(home, path.name).unlink(missing_ok=True)
+    record_path(home, path.name).unlink(missing_ok=True)
 
 
 async def pack(home: Home, settings: Settings) -> None:
@@ -138,7 +143,8 @@ def size_bytes(home: Home) -> int:
 # --- one of them ----------------------------------------------------------------------------------------
 
 
-async def _look_at(path: Path, home: Home, settings: Settings, is_in_use: bool) -> Tree:
+async def look_at(path: Path, home: Home, settings: Settings, is_in_use: bool) -> Tree:
+    """What one holds. Raises FileNotFoundError when it is gone."""
     task, attempt = _numbers(path.name)
     tree = Tree(
         name=path.name,
@@ -243,12 +249,13 @@ def _git(home: Home, settings: Settings) -> Git:
 
 def _record(home: Home, name: str) -> TreeRecord | None:
     try:
-        return msgspec.json.decode(_path(home, name).read_bytes(), type=TreeRecord)
+        return msgspec.json.decode(record_path(home, name).read_bytes(), type=TreeRecord)
     except (OSError, msgspec.MsgspecError):
         return None
 
 
-def _path(home: Home, name: str) -> Path:
+def record_path(home: Home, name: str) -> Path:
+    """Where the record of a worktree lies."""
     return home.sidecar / "trees" / f"{name}.json"
 
 

@@ -37,11 +37,18 @@ def checks_of(done: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [(one["kind"], one["source"], one["status"]) for one in done["result"]["iterations"][-1]["checks"]]
 
 
+def told(world: World, task: int) -> tuple[Any, ...] | None:
+    """What `git status --all` on the hub's machine, which runs no sidecar, says of the task's worktree."""
+    trees = world.json("hub", "git", "status", "--all")["worktrees"]
+    one = next((each for each in trees if each["task"] == task), None)
+    return one and tuple(one[name] for name in ("host", "branch", "ahead", "unpushed", "uncommitted"))
+
+
 def test_a_registered_repository_two_attempts_at_once_a_dependant_on_one_and_clean_up(world: World) -> None:
     origin = bare(world.folder, {"README.md": "engine\n"})
     world.hub()
     world.join("box")
-    world.sidecar("box", AGENTCOM_SIDECAR_AGENTS="2")
+    world.sidecar("box", AGENTCOM_SIDECAR_AGENTS="2", AGENTCOM_SIDECAR_WORKTREES_S="1")
     client = world.client()
     made = world.json("hub", "repo", "add", "engine", str(origin), "--check", "file_exists=README.md", "--host", "box")
     assert (made["url"], made["hosts"]) == (str(origin), ["box"])
@@ -70,6 +77,8 @@ def test_a_registered_repository_two_attempts_at_once_a_dependant_on_one_and_cle
         third: (1, 0, 0),
     }
     assert found[third]["base_branch"] == done[first]["result"]["branch"]
+    there = ("box", found[second]["branch"], 1, 0, 1)
+    eventually("the hub knows what lies there", lambda: told(world, second) == there)
     gone = world.json("box", "git", "gc", "--older-than", "0")
     assert [each["task"] for each in gone["removed"]] == [first, third]
     assert [(each["task"], each["why"]) for each in gone["kept"]] == [(second, "1 uncommitted files")]

@@ -442,6 +442,36 @@ def test_vram_that_is_known_by_loaded_models_only_is_shown_without_a_bar(
     assert meter.get_attribute("aria-valuenow") is None
 
 
+def test_repositories_and_worktrees_stand_in_tables_with_what_is_nowhere_else(
+    page: Page, web: WebProcess, hub: FakeWebHub
+) -> None:
+    def tree(task: int, **fields: Any) -> dict[str, Any]:
+        given = {
+            "name": f"{task}-1", "task": task, "host": "vega", "branch": f"agentcom/{task}/1-x", "ahead": 2,
+            "behind": 1, "files_changed": 3, "insertions": 9, "deletions": 4, "uncommitted": 0, "unpushed": 0,
+            "merged": False, "in_use": False, "removable": True, "why": "pushed", "age_s": 60, "looked_s": 5,
+        }  # fmt: skip
+        return {**given, **fields}
+
+    hosts = [{"host": "vega", "state": "online", "worktrees": 2, "left_out": 4, "age_s": 5}]
+    only = tree(7, uncommitted=1, unpushed=2, removable=False)
+    hub.answers["worktree_list"] = lambda _op, _caller: {
+        "worktrees": [tree(8), only], "hosts": hosts, "next_cursor": None,
+    }  # fmt: skip
+    repo = {
+        "id": 1, "name": "engine", "url": "https://git.example/engine", "default_branch": "trunk", "hosts": ["vega"],
+        "checks": [{"kind": "git_clean"}], "live_tasks": 2,
+    }  # fmt: skip
+    hub.answers["repo_list"] = lambda _op, _caller: {"repos": [repo]}
+    signed_in(page, web, hub)
+    expect(page.locator("#repo-rows tr")).to_have_text(["enginehttps://git.example/enginetrunkvega12"])
+    expect(page.locator("#worktree-rows tr")).to_have_text([
+        "7agentcom/7/1-xvegaseen 5.0 s ago+2 -13 files +9 -41 uncommitted, 2 unpushed",
+        "8agentcom/8/1-xvegaseen 5.0 s ago+2 -13 files +9 -4",
+    ])
+    expect(page.locator("#worktrees-note")).to_have_text("2, 1 with work that is nowhere else, 4 more not shown")
+
+
 def test_budgets_stand_in_a_table_with_what_they_hold(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
     def of(key: str, per: str, *amounts: float, held: int = 0) -> dict[str, Any]:
         usd, spent, reserved, left = amounts

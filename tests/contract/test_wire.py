@@ -415,6 +415,7 @@ TO_HUB: dict[str, Callable[[bytes], m.ToHub]] = {
         session=t, task=1, attempt=1, outcome="completed", result=factories.result()
     ),
     "endpoints": lambda t: m.Endpoints(session=t, sightings=(factories.sighting(),)),
+    "worktrees": lambda t: m.Worktrees(session=t),
     "pong": lambda t: m.Pong(session=t, agent="busy-1"),
     "request": lambda t: m.Request(session=t, id=5, op=m.Submit(tasks=(task(),))),
 }

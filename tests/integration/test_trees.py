@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from agentcom import limits
 from agentcom.cli import main
 from agentcom.config import Home, Settings, SidecarSettings
 from agentcom.model import Role, TaskSpec
-from agentcom_sidecar import cleanup, push, trees
+from agentcom_sidecar import cleanup, push, tree_report, trees
 from agentcom_sidecar import workspace as workspaces
+from agentcom_sidecar.tree_report import TreeReport
 from agentcom_sidecar.trees import Tree
 from agentcom_sidecar.workspace import Workspace
 from tests.integration.test_workspace import git
@@ -238,3 +240,56 @@ def test_git_status_and_gc_say_it_on_the_command_line(
     assert main(["git", "gc", "--older-than", "0", "--unpushed", "--json"]) == 0
     assert [each["name"] for each in json.loads(capsys.readouterr().out)["removed"]] == ["2-1"]
     assert list((home.sidecar / "work").iterdir()) == []
+
+
+# --- what the hub is told -----------------------------------------------------------------------------------
+
+
+def test_the_hub_is_told_what_each_worktree_holds_and_git_is_asked_only_about_what_may_have_changed(
+    home: Home, origin: Path
+) -> None:
+    """Counted in questions to git, not in time."""
+
+    async def run() -> None:
+        busy: set[str] = set()
+        report = TreeReport(home, SETTINGS, lambda: busy.__contains__, lambda _make: True)
+        first = await committed(home, origin, 1)
+        await prepared(home, None, 2)
+        told, left_out = await report.look()
+        assert (sorted(one.name for one in told), left_out, report.asked) == (["1-1", "2-1"], 0, 2)
+        one = next(tree for tree in told if tree.name == "1-1")
+        assert (one.task, one.branch, one.ahead, one.behind) == (1, first.branch, 1, 0)
+        assert (one.files_changed, one.insertions, one.uncommitted, one.unpushed) == (1, 2, 0, 1)
+        assert (one.removable, "neither pushed nor merged" in one.why) == (False, True)
+        await report.look()
+        assert report.asked == 2, "nothing has changed"
+        busy.add("1-1")
+        (first.path / "new.txt").write_text("three\n")
+        told, _ = await report.look()
+        assert (report.asked, told[0].name, told[0].in_use, told[0].uncommitted) == (3, "1-1", True, 1)
+        busy.clear()
+        await first.commit("more")
+        told, _ = await report.look()
+        one = next(tree for tree in told if tree.name == "1-1")
+        assert (one.in_use, one.ahead, one.uncommitted) == (False, 2, 0)
+        await trees.remove(first.path, home, SETTINGS)
+        told, _ = await report.look()
+        assert [tree.name for tree in told] == ["2-1"]
+
+    asyncio.run(run())
+
+
+def test_a_host_with_many_worktrees_tells_of_some_at_a_time_and_how_many_more_there_are(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree_report, "ASKED_MAX", 2)
+    monkeypatch.setattr(limits, "WORKTREES_TOLD_MAX", 3)
+
+    async def run() -> None:
+        report = TreeReport(home, SETTINGS, lambda: nobody, lambda _make: True)
+        for task in range(5):
+            await prepared(home, None, task)
+        counts = [(len(told), left_out) for told, left_out in [await report.look() for _ in range(3)]]
+        assert counts == [(2, 3), (3, 2), (3, 2)]
+
+    asyncio.run(run())

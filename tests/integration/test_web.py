@@ -376,6 +376,7 @@ FORWARDED: list[tuple[str, str, Any, Any]] = [
     ("DELETE", "/hosts/orion?now=true", None, m.HostRemove(host="orion", now=True)),
     ("DELETE", "/agents/Beagle", None, m.AgentRemove(agent="Beagle")),
     ("DELETE", "/agents/Beagle?now=true", None, m.AgentRemove(agent="Beagle", now=True)),
+    ("GET", "/worktrees?host=box&cursor=3", None, m.WorktreeList(host="box", cursor=3)),
     ("GET", "/endpoints", None, m.EndpointList()),
     ("GET", "/endpoints/gpu", None, m.EndpointShow(endpoint="gpu")),
     ("POST", "/endpoints", {"url": "http://g:1", "cap": 2}, m.EndpointAdd(url="http://g:1", cap=2)),

@@ -53,6 +53,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "host_remove": ADMINS,
     "host_drain": ADMINS,
     "host_accept_key": ADMINS,
+    "worktree_list": READERS,
     "endpoint_list": READERS,
     "endpoint_show": READERS,
     "endpoint_add": OPERATORS,

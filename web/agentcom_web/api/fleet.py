@@ -1,4 +1,4 @@
-"""/agents and /hosts: who works, and on which machines."""
+"""/agents, /hosts and /worktrees: who works, on which machines, and what lies there."""
 
 from __future__ import annotations
 
@@ -71,3 +71,10 @@ def remove(host: str) -> Response:
 def remove_agent(agent: str) -> Response:
     """Forget an agent when what it does has ended; now=true: at once, its work is queued again."""
     return answer(query(m.AgentRemove, agent=agent))
+
+
+@fleet.get("/worktrees")
+@described("view, operate, admin", query=m.WorktreeList)
+def worktrees() -> Response:
+    """What lies in the worktrees of all hosts, or of one: branch, commits, changes, and what is nowhere else."""
+    return answer(query(m.WorktreeList))

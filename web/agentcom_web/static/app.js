@@ -7,6 +7,7 @@ import { budgetDetail, showBudgets } from "./budgets.js";
 import { ago, chip, facts, h, lasted, say, show, sureButton, time } from "./dom.js";
 import { endpointRow } from "./endpoints.js";
 import { hostRow } from "./hosts.js";
+import { watchWorktrees } from "./worktrees.js";
 
 const TOKEN = "agentcom-token";
 const API = "/api/v1";
@@ -140,6 +141,7 @@ async function whoAmI() {
   for (const list of ["agents", "endpoints"]) $(list).drawn?.forEach((entry) => { entry.item = null; });
   changed();
   lookAtBudgets();
+  watchWorktrees(ask, () => token !== null && can(READERS));
 }
 
 /** They are not in the stream: what is spent changes with every paid attempt. */
