@@ -74,6 +74,10 @@ from agentcom.upkeep import Upkeep
 
 NOTICED_MAX = 200  # events that wait for room on the disk; the oldest go
 POLL_MS_MAX = 250  # housekeeping (feed, outboxes) runs at least this often
+BESIDE_EFFECTS = 4  # to make so many ready takes longer than to wake a thread
+CHORES_MS = 10  # between two looks at what is due while messages wait, so that short ticks do not live for them
+# Plain integers: an enum's members cost more than the calls that they are for.
+NOBLOCK, EVENTS, POLLIN = int(zmq.NOBLOCK), int(zmq.EVENTS), int(zmq.POLLIN)
 GAP_MS = 1000  # two ticks further apart than this: the loop was away, deadlines move
 
 
@@ -126,6 +130,8 @@ class Broker:
         self._started_ms = clock.now().wall_ms
         self._last_mono_ms = clock.now().mono_ms
         self._timer_ms = 0
+        self._chores_ms = self._due_ms = 0  # when what is due was looked at
+        self._is_busy = False  # whether more messages waited when this tick was decided
         self._running = True
         self._noticed: deque[Noticed] = deque(maxlen=NOTICED_MAX)
         self._retirement = Retirement(store)
@@ -163,10 +169,9 @@ class Broker:
         poller.register(self._router, zmq.POLLIN)
         poller.register(self._wake_read.fileno(), zmq.POLLIN)
         while self._running:
-            if self._flies and not self._has_input():
+            if not self._has_input():
                 self._let_go()
-            poller.poll(0 if self._flies else self._sleep_ms())
-            self._drain_wakes()
+                self._woken(poller.poll(self._sleep_ms()))
             self._tick()
         self._let_go()
 
@@ -176,6 +181,7 @@ class Broker:
         self._wake()
 
     def close(self) -> None:
+        self._routed.flush()
         self._prober.close()
         self._recordings.close()
         self._feed.close()
@@ -246,8 +252,8 @@ class Broker:
             if n % 64 == 63 and time.monotonic() > until:
                 return events, False
             try:
-                address = self._router.recv(zmq.NOBLOCK)
-                frame = self._router.recv(zmq.NOBLOCK, copy=False)
+                address = self._router.recv(NOBLOCK)
+                frame = self._router.recv(NOBLOCK, copy=False)
             except zmq.Again:
                 return events, True
             events += self._admit(address, frame)
@@ -263,7 +269,7 @@ class Broker:
         if frame.more:
             # The rest belongs to this message: left unread it would be taken for somebody's address.
             while self._router.getsockopt(zmq.RCVMORE):
-                self._router.recv(zmq.NOBLOCK, copy=False)
+                self._router.recv(NOBLOCK, copy=False)
             self._refuse(peer, None, Refused("multi_frame", "a message is one frame; this one had more"))
             return ()
         body = frame.buffer
@@ -304,13 +310,17 @@ class Broker:
             later += self._apply(self.hub.schedule(now), batch)
         self._after_step(2)
         self._let_go()
+        self._is_busy = self._has_input()
         try:
-            self._commit(batch, beside=may_wait(later) and self._has_input())
+            self._commit(batch, beside=may_wait(later) and (self._is_busy or len(later) >= BESIDE_EFFECTS))
         except StoreError as error:
             return self._handle_again(error, events, later, now)
         self._after_step(3)
-        due_ms = self.hub.next_due_ms(now)
-        self._timer_ms = now.mono_ms + 1000 if due_ms is None else due_ms
+        # A new timer may be seen some ms late while messages wait; one that was due is replaced at once.
+        if now.mono_ms >= min(self._timer_ms, self._due_ms + CHORES_MS) or not self._is_busy:
+            due_ms = self.hub.next_due_ms(now)
+            self._timer_ms = now.mono_ms + 1000 if due_ms is None else due_ms
+            self._due_ms = now.mono_ms
         return later
 
     def _decide(self, events: list[Event], batch: Batch, now: Now) -> list[Effect]:
@@ -326,9 +336,10 @@ class Broker:
         if len(batch):
             if beside and self._beside is not None:
                 self._flies = self._beside.begin_commit(batch, self._store.sequence + 1)
+                self._room.committed(self._beside.last_bytes)
             else:
                 self._store.commit(batch, self._store.sequence + 1)
-            self._room.committed(batch.size_bytes)
+                self._room.committed(batch.size_bytes)
         self.hub.end_tick()
 
     def _handle_one(self, event: Event, now: Now) -> list[Effect]:
@@ -497,7 +508,6 @@ class Broker:
         for topic in self.hub.out.take_missed():
             self._feed.publish(topic, None)
         self._peers.send_held()
-        self._routed.flush()
 
     def _task_changed(self, effect: TaskChanged) -> None:
         self._feed.task_changed(effect.task)
@@ -561,6 +571,10 @@ class Broker:
             self._feed.flush(now.mono_ms)
         if is_recorded:
             self._record(now)
+        if self._is_busy and now.mono_ms - self._chores_ms < CHORES_MS:
+            return
+        self._chores_ms = now.mono_ms
+        self._routed.flush()
         if self._upkeep is not None:
             self._upkeep.turn(now)
             for event, fields in self._upkeep.take_events():
@@ -573,7 +587,7 @@ class Broker:
             self.notice("hub", "recording_failed", reason=why)
 
     def _has_input(self) -> bool:
-        return bool(int(self._router.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        return bool(int(self._router.getsockopt(EVENTS)) & POLLIN)
 
     def _sleep_ms(self) -> int:
         if self._peers.waiting:
@@ -628,6 +642,13 @@ class Broker:
             self._wake_write.send(b"\0")
         except OSError:
             return  # a full pipe wakes the loop as well; a closed one has no loop to wake
+
+    def _woken(self, by: list[tuple[Any, int]]) -> None:
+        """After a sleep, which may have been long enough for what can wait."""
+        if not by:
+            self._routed.flush()
+        elif any(place == self._wake_read.fileno() for place, _ in by):
+            self._drain_wakes()
 
     def _drain_wakes(self) -> None:
         try:

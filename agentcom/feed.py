@@ -19,6 +19,8 @@ from agentcom.gate import FEED_DOMAIN
 
 TOPICS: Final = ("task", "agent", "host", "endpoint", "queue", "log", "route", "hub")
 COUNTED: Final = ("queue_rules_changed", "tasks_retired", "task_purged")  # change the queue's counts, or what they name
+EVENTS: Final = int(zmq.EVENTS)
+POLLIN: Final = int(zmq.POLLIN)
 FLUSH_MS: Final = 50
 BEAT_MS: Final = 1000
 FLUSH_TASKS_MAX: Final = 200  # briefs per flush; the rest waits for the next one
@@ -127,7 +129,7 @@ class Feed:
 
     def _read_subscriptions(self) -> None:
         # Asked first: an exception in each turn of the loop costs ten times the question.
-        while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        while int(self._socket.getsockopt(EVENTS)) & POLLIN:
             message = self._socket.recv(zmq.NOBLOCK)
             # First byte 1: somebody subscribed, 0: unsubscribed or gone. Counted per distinct topic.
             if message[:1] == b"\x01":

@@ -50,6 +50,7 @@ class JournaledStore:
         self._waiting = Batch()
         self._waiting_bytes = 0
         self._last = 0  # the last batch of those that wait
+        self.last_bytes = 0  # of the last batch that was written
         self._looked: dict[str, tuple[int, int]] = {}  # by database: waiting keys looked up, and how many it has
 
     @property
@@ -71,7 +72,7 @@ class JournaledStore:
         batch."""
         if self._write(batch, sequence):
             self.journal.sync()
-            self.wait(batch, sequence)
+            self._wait(batch, sequence, self.last_bytes)
 
     def begin_commit(self, batch: Batch, sequence: int) -> bool:
         """As `commit`, but where the journal alone makes the batch durable that is only begun: True then, and until
@@ -79,7 +80,7 @@ class JournaledStore:
         if not self._write(batch, sequence):
             return False
         under_way = self.journal.begin_sync()
-        self.wait(batch, sequence)
+        self._wait(batch, sequence, self.last_bytes)
         return under_way
 
     @property
@@ -107,7 +108,8 @@ class JournaledStore:
             self._pass_on(batch, sequence)
             self.journal.skip(sequence)
             return False
-        if self._has_room and self._waiting_bytes + batch.size_bytes < self._behind_bytes:
+        self.last_bytes = batch.size_bytes
+        if self._has_room and self._waiting_bytes + self.last_bytes < self._behind_bytes:
             return True
         try:
             self._pass_on(batch, sequence)
@@ -118,8 +120,11 @@ class JournaledStore:
 
     def wait(self, batch: Batch, sequence: int) -> None:
         """The journal has it, synced; the store below gets it when it settles."""
+        self._wait(batch, sequence, batch.size_bytes)
+
+    def _wait(self, batch: Batch, sequence: int, size_bytes: int) -> None:
         self._waiting.merge(batch)
-        self._waiting_bytes += max(1, batch.size_bytes)
+        self._waiting_bytes += max(1, size_bytes)
         self._last = sequence
 
     def settle(self) -> bool:
