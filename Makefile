@@ -2,12 +2,12 @@
 # Needs: Python 3.11 or newer with venv and headers, a C compiler, make, git.
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := pyproject.toml setup.py $(wildcard agentcom/_f*.px[iy])
+SOURCES := pyproject.toml setup.py $(wildcard agentcom/_f*.px[iy] sidecar/agentcom_sidecar/_guard*.[ch])
 
 .PHONY: run test sim engine coverage faults soak lint check bench docs clean
 
 # The environment is made again only when what it was made from has changed. Without a C compiler the install goes
-# on with the scheduler's twin in Python, and `agentcom doctor` says so.
+# on with the twins in Python of scheduler and guard, and `agentcom doctor` says so.
 .venv/.run: $(SOURCES)
 	@$(PYTHON) -c 'import sys; sys.exit("AgentCom needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -93,4 +93,4 @@ docs: .venv/.run
 	$(BIN)/python -m agentcom.protocol_doc > docs/protocol.md
 
 clean:
-	rm -rf .venv build *.egg-info agentcom/*.so agentcom/_*.c
+	rm -rf .venv build *.egg-info agentcom/*.so agentcom/_*.c sidecar/agentcom_sidecar/_guard.bin

@@ -20,11 +20,10 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from agentcom_sidecar import guard, syscalls
+from agentcom_sidecar import guards, syscalls
 from agentcom_sidecar.command import CommandSpec
 
 PROGRAM = "bwrap"
-GUARD = "/run/agentcom/guard.py"
 NAME = "agent"  # of the only user inside, and of the host
 ID = 1000
 SHM_BYTES_MAX = 256 * 1024**2  # /dev/shm and /tmp lie in memory, which no limit of the tree counts
@@ -75,7 +74,7 @@ def contents() -> dict[str, bytes]:
 
 def arguments(spec: CommandSpec, files: Mapping[str, int]) -> list[str]:
     """Everything that stands before the program: for `--args`. `files` are descriptors with those contents."""
-    made = [*NAMESPACES, *_system()]
+    made = [*NAMESPACES, *_system(guards.program())]
     for name, fd in files.items():
         made += [name, str(fd)] if name.startswith("--") else ["--ro-bind-data", str(fd), name]
     if spec.view.network:
@@ -95,11 +94,6 @@ def arguments(spec: CommandSpec, files: Mapping[str, int]) -> list[str]:
     return [*made, "--chdir", "/"]
 
 
-def guard_command(status_fd: int, job_fd: int) -> list[str]:
-    """What bubblewrap starts: the guard, as process 1."""
-    return [os.path.realpath(sys.executable), "-I", "-S", GUARD, str(status_fd), str(job_fd)]
-
-
 def writable(spec: CommandSpec) -> tuple[Path, ...]:
     scratch = () if spec.scratch is None else (spec.scratch,)
     return (spec.cwd, spec.home, *scratch, *spec.view.writable)
@@ -107,12 +101,21 @@ def writable(spec: CommandSpec) -> tuple[Path, ...]:
 
 def is_visible(path: str, spec: CommandSpec) -> bool:
     """Whether something that is not the command's own can be seen inside, by what it lies in."""
-    roots = [*(f"/{each}" for each in SYSTEM), *_python(), *_both(spec.view.readable)]
-    return any(_is_within(os.path.realpath(path), root) for root in roots)
+    if _is_of_system(path):
+        return True
+    real = os.path.realpath(path)
+    return any(_is_within(real, root) for root in _both(spec.view.readable))
+
+
+@functools.lru_cache(maxsize=256)
+def _is_of_system(path: str) -> bool:
+    """Looked at once: each command asks for every entry of PATH, which took longer than to start it."""
+    real = os.path.realpath(path)
+    return any(_is_within(real, root) for root in (*(f"/{each}" for each in SYSTEM), *_python()))
 
 
 @functools.cache
-def _system() -> tuple[str, ...]:
+def _system(guard: Path) -> tuple[str, ...]:
     """The part that is the same for every command: system, Python, guard, /etc, /proc, /dev, /tmp."""
     made: list[str] = []
     for name in SYSTEM:
@@ -121,7 +124,7 @@ def _system() -> tuple[str, ...]:
             made += ["--symlink", os.readlink(path), path]
         elif os.path.isdir(path):
             made += ["--ro-bind", path, path]
-    made += ["--ro-bind", guard.__file__, GUARD]
+    made += ["--ro-bind", str(guard), guards.PLACE]
     for path in _etc():
         made += ["--ro-bind-try", path, path]
     made += ["--proc", "/proc", *_covered_proc(), "--dev", "/dev"]

@@ -32,7 +32,7 @@ from agentcom.facts import overruled
 from agentcom.messages import Assign, AttemptBeat, AttemptHeld, Beat, Cancel, HostOffer, ResultAck, Welcome
 from agentcom.model import FailureClass, Resources, TaskError, TaskSpec
 from agentcom.redaction import redact_text
-from agentcom_sidecar import agents, capabilities, cleanup, isolation, policy, quiet, verify
+from agentcom_sidecar import agents, capabilities, cleanup, guards, isolation, policy, quiet, verify
 from agentcom_sidecar.attempts import Attempts, Leftover
 from agentcom_sidecar.endpoints import EndpointWatch
 from agentcom_sidecar.git import WorkspaceError
@@ -192,7 +192,7 @@ class Daemon:
         """Before the hub hears what this host can do."""
         found = await isolation_of(self.settings.sandbox.mode)
         say = self._log.info if found.holds else self._log.warning
-        say("sandbox_probed", sandbox=found.name, reason=found.reason, remedy=found.remedy)
+        say("sandbox_probed", sandbox=found.name, reason=found.reason, remedy=found.remedy, guard=guards.kind())
 
     def _address(self) -> HubAddress | None:
         try:

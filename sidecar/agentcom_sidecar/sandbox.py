@@ -18,7 +18,6 @@ import fcntl
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import termios
 import time
@@ -30,7 +29,7 @@ from typing import IO, Any
 import msgspec
 
 from agentcom.errors import UNREADABLE
-from agentcom_sidecar import bubblewrap, guard, isolation
+from agentcom_sidecar import bubblewrap, guard, guards, isolation
 from agentcom_sidecar.command import (
     CommandLimits,
     CommandResult,
@@ -63,6 +62,7 @@ KILL_S_MAX = 10.0  # how long killing is tried; beyond it only a process stuck i
 GUARD_ANSWER_S_MAX = 3.0  # a guard that is later than its bounds by this much is killed with its tree
 READ_BYTES = 64 * 1024  # one read of output: the capacity of a pipe
 STATUS_BYTES_MAX = 64 * 1024  # a guard's status line; more is not a guard's
+EXIT_S_MAX = 1.0  # of a guard whose pipes are closed
 ROUND_S = 0.01  # pause between two rounds of killing
 REASON_BYTES_MAX = 1000  # of what bubblewrap or Python said when no guard came up
 SAFE_PATH = "/usr/local/bin:/usr/bin:/bin"  # when the sidecar itself has no usable PATH
@@ -373,7 +373,7 @@ class _GuardedRun:
         if program is None:
             if self.using.holds:
                 raise OSError("bubblewrap was removed after it had been tried out: install it again")
-            return [sys.executable, "-I", "-S", guard.__file__, str(status), str(job)], [job]
+            return guards.command(status, job, is_isolated=False), [job]
         # In files without a name: nothing to clean up, and the list of processes does not show what lies where.
         files = {
             name: handed_over.enter_context(_unnamed_file(content)).fileno()
@@ -381,7 +381,7 @@ class _GuardedRun:
         }
         options = "\0".join(bubblewrap.arguments(self.spec, files))
         listed = handed_over.enter_context(_unnamed_file(os.fsencode(options))).fileno()
-        command = [program, "--args", str(listed), "--", *bubblewrap.guard_command(status, job)]
+        command = [program, "--args", str(listed), "--", *guards.command(status, job, is_isolated=True)]
         return command, [job, listed, *files.values()]
 
     def begin(self, job: guard.Job, on_start: Callable[[ProcessMark], None] | None) -> None:
@@ -434,6 +434,7 @@ class _GuardedRun:
             if not self.ended.done():
                 self._say(word)
                 is_cancelled |= await self._was_cancelled_waiting(bound_s)
+        is_cancelled |= await self._was_cancelled_until_exit()
         give_up_at = self.loop.time() + KILL_S_MAX
         while self._is_left() and self.loop.time() < give_up_at:
             is_cancelled |= await self._was_cancelled_waiting(ROUND_S)
@@ -448,6 +449,27 @@ class _GuardedRun:
                 await asyncio.wait({self.ended}, timeout=bound_s)
         except asyncio.CancelledError:
             return True
+        return False
+
+    async def _was_cancelled_until_exit(self) -> bool:
+        """Its pipes are closed, so it is in its last microseconds, bubblewrap in its last milliseconds."""
+        if self.guard.poll() is not None or not hasattr(os, "pidfd_open"):
+            return False
+        gone: asyncio.Future[None] = self.loop.create_future()
+        pidfd = os.pidfd_open(self.guard.pid)
+
+        def note() -> None:
+            self.loop.remove_reader(pidfd)
+            gone.set_result(None)
+
+        self.loop.add_reader(pidfd, note)
+        try:
+            await asyncio.wait({gone}, timeout=EXIT_S_MAX if self.ended.done() else 0)
+        except asyncio.CancelledError:
+            return True
+        finally:
+            self.loop.remove_reader(pidfd)
+            os.close(pidfd)
         return False
 
     def _is_left(self) -> bool:
@@ -558,5 +580,4 @@ class _GuardedRun:
             os.close(fd)
         self.job_file.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            # Its pipes are closed, so it is in its last microseconds; Popen reaps later one that is not.
-            self.guard.wait(timeout=1.0)
+            self.guard.wait(timeout=EXIT_S_MAX)  # Popen reaps later one that is not over by then

@@ -1,6 +1,7 @@
 """The one door for commands, with real processes: how commands end, and that nothing of them is left.
 
-Every test runs twice, without isolation and under bubblewrap, except where what it does is impossible in one of them.
+Every test runs without isolation and under bubblewrap, except where what it does is impossible in one of them, with the
+compiled guard; and once more with its twin in Python.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from agentcom_sidecar import guard, isolation, sandbox
+from agentcom_sidecar import guard, guards, isolation, sandbox
 from agentcom_sidecar.sandbox import (
     CappedOutput,
     CommandLimits,
@@ -40,7 +41,7 @@ from tests.isolating import need_isolation
 _numbers = itertools.count(1)
 _mode: Any = "off"
 
-OFF, ISOLATED = "off", "require"
+OFF, ISOLATED, TWIN = "off", "require", "-twin"
 
 
 def only(*ways: str) -> Callable[[Any], Any]:
@@ -54,16 +55,19 @@ def only(*ways: str) -> Callable[[Any], Any]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    metafunc.parametrize("way", getattr(metafunc.function, "ways", (OFF, ISOLATED)), indirect=True)
+    ways = getattr(metafunc.function, "ways", (OFF, ISOLATED))
+    metafunc.parametrize("way", (*ways, f"{ways[0]}{TWIN}"), indirect=True)
 
 
 @pytest.fixture(autouse=True)
-def way(request: pytest.FixtureRequest) -> Any:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The mode in which `spec_of` has commands run."""
     global _mode
-    if request.param == ISOLATED:
+    if request.param.endswith(TWIN):
+        monkeypatch.setattr(guards, "COMPILED", None)
+    _mode = request.param.removesuffix(TWIN)
+    if _mode == ISOLATED:
         need_isolation()
-    _mode = request.param
     return _mode
 
 

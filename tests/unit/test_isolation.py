@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentcom_sidecar import bubblewrap, isolation, syscalls
+from agentcom_sidecar import bubblewrap, guards, isolation, syscalls
 from agentcom_sidecar.command import CommandResult, CommandSpec, Outcome, View
 
 ALLOWED, REFUSED = 0x7FFF_0000, 0x0005_0001
@@ -192,3 +192,19 @@ class TestTheCommandLine:
 
     def test_the_root_is_read_only_last(self, tmp_path: Path) -> None:
         assert bubblewrap.arguments(spec_of(tmp_path), {})[-4:] == ["--remount-ro", "/", "--chdir", "/"]
+
+
+def test_a_guard_that_was_built_is_the_one_that_runs_and_else_its_twin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AGENTCOM_REQUIRE_COMPILED=1 says that this machine must have built it."""
+    was_built = guards.COMPILED is not None and guards.COMPILED.exists()
+    assert was_built or os.environ.get("AGENTCOM_REQUIRE_COMPILED") != "1"
+    assert guards.kind() == ("compiled" if was_built else "python")
+    built = tmp_path / "_guard.bin"
+    built.touch(mode=0o700)
+    monkeypatch.setattr(guards, "COMPILED", built)
+    assert guards.command(3, 4, is_isolated=True) == ["/run/agentcom/guard", "3", "4"]
+    monkeypatch.setattr(guards, "COMPILED", Path("/nowhere/_guard.bin"))
+    assert guards.kind() == "python"
+    assert guards.command(3, 4, is_isolated=True)[1:] == ["-I", "-S", "/run/agentcom/guard", "3", "4"]
