@@ -71,6 +71,7 @@ CHECK_OUTPUT_BYTES_MAX: Final = 8 * KIB
 RESULT_BYTES_MAX: Final = 224 * KIB
 STATEMENT_CHARS_MAX: Final = 40 * KIB  # what a host signs of a result: some 450 for each of 70 checks
 SIGNED_BYTES_MAX: Final = STATEMENT_CHARS_MAX + KIB  # with key and signature
+SECOND_HOST_TRIES_MAX: Final = 3  # of hosts that could not verify a task's work; then it is held
 AFTERWORDS_BYTES_MAX: Final = 16 * KIB  # what a result that is signed may still get: a pull request, warnings
 LOG_CHUNK_BYTES_MAX: Final = 16 * KIB
 LOG_TAIL_BYTES_MAX: Final = 256 * KIB  # kept by the hub per running attempt; the oldest goes first

@@ -20,6 +20,7 @@ from agentcom.core.outlet import NEXT_EVENT, Outlet
 from agentcom.core.principals import Principals
 from agentcom.core.questions import PREFIX as QUESTION
 from agentcom.core.repositories import PREFIX as REPO
+from agentcom.core.second_host import PREFIX as SECOND
 from agentcom.core.story import NEXT_NOTE
 from agentcom.core.sums import PREFIX as SPENT
 from agentcom.errors import StoreDamaged
@@ -39,6 +40,7 @@ from agentcom.model import (
     QueueRule,
     Role,
     Route,
+    SecondRecord,
     SettingRecord,
     State,
     TaskRow,
@@ -96,6 +98,7 @@ def load(store: Store) -> Loaded:
         ledger=_ledger(store),
         repositories=_all(store, "meta", RepoRecord, REPO),
         questions=_all(store, "meta", QuestionRecord, QUESTION),
+        seconds=_all(store, "meta", SecondRecord, SECOND),
         spent=[
             msgspec.msgpack.decode(body, type=SpentRecord)
             for _, body in store.scan("meta", SPENT, SPENT + b"\xff" * 17)

@@ -350,6 +350,21 @@ class Predecessor(Struct, frozen=True, kw_only=True):
     host: str = ""
 
 
+class ToVerify(Struct, frozen=True, kw_only=True):
+    """The work of another attempt, on another host, that this one is to verify from a clean clone. `report` is what
+    that host has reported, `key` what it signs with; empty: none is known."""
+
+    attempt: AttemptNo
+    host: str
+    agent: str = ""
+    key: str = ""
+    commit: str
+    tree: str
+    base: str = ""
+    branch: str
+    report: TaskResult | None = None
+
+
 class Assign(Struct, tag_field="type", tag="assign", kw_only=True):
     """A lease: run this. `spec` is the task's bytes as submitted (a MessagePack `TaskSpec`). `repo_checks` are those of
     its registered repository: they run whatever the task says. `base_branch` is where a task starts that names none."""
@@ -372,6 +387,7 @@ class Assign(Struct, tag_field="type", tag="assign", kw_only=True):
     predecessors: tuple[Predecessor, ...] = ()
     answers: tuple[QuestionAnswer, ...] = ()
     resume: int = 0  # the attempt whose worktree and conversation this one goes on with; 0: none
+    verifies: ToVerify | None = None  # nothing else is to be done then
 
 
 class Cancel(Struct, tag_field="type", tag="cancel", frozen=True, kw_only=True):

@@ -28,6 +28,8 @@ from agentcom.fields import Url as Url
 from agentcom.fields import Word as Word
 from agentcom.figures import Gpu as Gpu
 from agentcom.figures import Resources as Resources
+from agentcom.second import SecondRecord as SecondRecord
+from agentcom.second import SecondVerdict as SecondVerdict
 from agentcom.servers import EndpointKind as EndpointKind
 from agentcom.servers import EndpointModel as EndpointModel
 from agentcom.servers import EndpointProbe as EndpointProbe
@@ -109,6 +111,7 @@ class FailureClass(Term):
     task_error = "task_error"
     verification = "verification"
     configuration = "configuration"
+    disagreement = "disagreement"
 
 
 class Evidence(Term):
@@ -255,6 +258,7 @@ class TaskSpec(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     pull_request: bool | None = None
     base: Reference | Literal["predecessor"] | None = None
     judge: bool = False
+    second_host: bool = False  # another host has to verify the pushed commit before the task is done
 
 
 class TaskRow(Struct, array_like=True):
@@ -507,6 +511,7 @@ class TaskResult(Struct, frozen=True, kw_only=True):
     failed_starts: Annotated[tuple[Reason, ...], Meta(max_length=limits.FAILED_STARTS_MAX)] = ()
     base: str | None = None  # the commit from which the work started
     signed: SignedReport | None = None  # what its host has signed of it; null: it has not
+    second: SecondVerdict | None = None  # of a report that verifies another attempt's work
 
 
 class TaskError(Struct, frozen=True, kw_only=True):

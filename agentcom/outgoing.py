@@ -17,6 +17,7 @@ from agentcom import logs
 from agentcom import messages as m
 from agentcom.core.effects import Effect, LogPiece, Publish, Send, SendAssign, TaskChanged, key_u64
 from agentcom.predecessors import predecessors
+from agentcom.results import found_at
 from agentcom.store.base import Store
 
 WAITS: Final = frozenset({Send, SendAssign, Publish, TaskChanged, LogPiece})
@@ -81,6 +82,10 @@ class Outgoing:
             assign.timeout_s = own.timeout_s
         if own.depends_on:
             assign.predecessors = predecessors(self._store, own.depends_on, own.base)
+        if assign.verifies is not None:
+            found = found_at(self._store, assign.task, assign.verifies.attempt)
+            report = found.work if found is not None else None
+            assign.verifies = msgspec.structs.replace(assign.verifies, report=report)
         route = assign.route
         self._routed.add(
             "task_assigned",

@@ -12,12 +12,12 @@ import msgspec
 from agentcom import limits
 from agentcom.core.effects import key_u64, key_u64x2
 from agentcom.messages import Predecessor
-from agentcom.model import AttemptRecord, TaskResult, TaskRow, TaskSpec
+from agentcom.model import AttemptRecord, TaskRow, TaskSpec
+from agentcom.results import found_at
 from agentcom.store.base import Store
 
 _row = msgspec.msgpack.Decoder(TaskRow).decode
 _spec = msgspec.msgpack.Decoder(TaskSpec).decode
-_result = msgspec.msgpack.Decoder(TaskResult).decode
 _attempt = msgspec.msgpack.Decoder(AttemptRecord).decode
 SUBJECT_CHARS_MAX = 200
 
@@ -35,12 +35,12 @@ def _one(store: Store, task: int) -> Predecessor | None:
         return None
     row, spec = _row(row_body), _spec(spec_body)
     place = key_u64x2(task, row.attempt)
-    result_body, attempt_body = store.get("reports", place), store.get("attempts", place)
+    found, attempt_body = found_at(store, task, row.attempt), store.get("attempts", place)
     host = _attempt(attempt_body).host if attempt_body is not None else ""
     subject = spec.description.strip().splitlines()[0][:SUBJECT_CHARS_MAX]
-    if result_body is None:
+    if found is None:
         return Predecessor(task=task, subject=subject, repo=spec.repo or "", host=host, status=row.status)
-    result = _result(result_body)
+    result = found.work
     checks = result.iterations[-1].checks if result.iterations else ()
     return Predecessor(
         task=task,

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agentcom import figures, limits, messages, model, servers, signed_report, worktrees
+from agentcom import figures, limits, messages, model, second, servers, signed_report, worktrees
 
 HEAD = f"""# The wire protocol, version {limits.PROTOCOL_VERSION}
 
@@ -99,12 +99,13 @@ def document() -> str:
 def _parts() -> list[type[Struct]]:
     found = [
         kind
-        for module in (messages, model, figures, servers, signed_report, worktrees)
+        for module in (messages, model, figures, second, servers, signed_report, worktrees)
         for _, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, Struct) and kind.__module__ == module.__name__ and not kind.__struct_config__.tag
     ]
     stored = {"TaskRow", "Group", "AttemptRecord", "EndpointRecord", "HostRecord", "AgentRecord", "TrendRecord"}
     stored |= {"PrincipalRecord", "InviteRecord", "StoryNote", "ClockNote", "KeptEvent", "SettingRecord"}
+    stored.add("SecondRecord")
     return sorted({k for k in found if k.__name__ not in stored}, key=lambda kind: kind.__name__)
 
 

@@ -43,7 +43,7 @@ from agentcom.model import (
     TaskRow,
     TaskSpec,
 )
-from agentcom.report_statement import signature_view
+from agentcom.results import Results, look_view, result_view, whole_result
 from agentcom.store.base import Row, Store, after
 from agentcom.upkeep import Upkeep
 from agentcom.why import Why
@@ -69,6 +69,7 @@ class Queries:
         self._store, self._clock, self._logbook = store, clock, logbook
         self._started_ms = started_ms
         self._live_records = LiveRecords(store)
+        self._results = Results(store, hub)
         self._answers: dict[type, Callable[[Any, int], object]] = {
             m.TaskGet: self._task_get,
             m.TaskList: self._task_list,
@@ -199,7 +200,7 @@ class Queries:
         place = key_u64x2(row.id, row.attempt)
         spec = self._spec_of(row.id)
         route = self._store.get("routes", place)
-        result = self._store.get("reports", place) if row.state not in OPEN_ATTEMPT else None
+        result = self._results.of(row) if row.state not in OPEN_ATTEMPT else None
         submitter = self.hub.principals.by_id.get(row.submitter)
         return {
             **self._brief(row),
@@ -215,7 +216,8 @@ class Queries:
             "waits_for": list(self.hub.tasks.waiting.unmet(row.id)),
             "question": _question(self.hub.tasks.asked.get(row.id)),
             "route": msgspec.to_builtins(_route(route)) if route is not None else None,
-            "result": _result_view(_result(result), row.state) if result is not None else None,
+            "second_look": look_view(self.hub.tasks.seconds.get(row.id)),
+            "result": result_view(result, row.state) if result is not None else None,
         }
 
     def _expires_at(self, row: TaskRow) -> str | None:
@@ -320,7 +322,7 @@ class Queries:
         json.setdefault("error", None)
         for name, key in (("result", place), ("late_result", place + LATE)):
             result = self._store.get("reports", key)
-            json[name] = _whole_result(_result(result), is_taken=name == "result") if result is not None else None
+            json[name] = whole_result(_result(result), is_taken=name == "result") if result is not None else None
         host = self.hub.fleet.hosts.get(record.host_id)
         principal = self.hub.principals.by_id.get(host.record.principal) if host is not None else None
         json["host_key"] = principal.signing_key if principal is not None else None
@@ -362,8 +364,8 @@ class Queries:
         running = row.state in OPEN_ATTEMPT and attempt == row.attempt
         kept = self._logbook.read(row.id, attempt, op.offset)
         if kept is None:
-            result = self._store.get("reports", key_u64x2(row.id, attempt)) if not running else None
-            output = _result(result).output.encode() if result is not None else b""
+            result = self._results.at(row.id, attempt) if not running else None
+            output = result.work.output.encode() if result is not None else b""
             kept = min(op.offset, len(output)), output[op.offset :].decode(errors="replace")
         first, text = kept
         return {
@@ -483,20 +485,6 @@ def event_view(number: int, kept: KeptEvent) -> JsonObject:
         "event": kept.event,
         **kept.fields,
     }
-
-
-def _result_view(result: TaskResult, state: State) -> JsonObject:
-    """A result as JSON. Of a task that did not complete it is partial, and has no status."""
-    view = _whole_result(result, is_taken=True)
-    del view["signed"]  # by `signature` in short; all of it stands in the reports
-    return view if state is State.completed else {**view, "status": None}
-
-
-def _whole_result(result: TaskResult, *, is_taken: bool) -> JsonObject:
-    """A signature of one that was taken was verified then, against the key that was known."""
-    view: JsonObject = msgspec.to_builtins(result)
-    view["signature"] = signature_view(result.signed, is_verified=is_taken)
-    return view
 
 
 def _all_fields(spec: TaskSpec) -> JsonObject:

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from agentcom.model import CheckReport, JsonObject, ResultStatus, TaskResult
+from agentcom.model import CheckReport, Iteration, JsonObject, ResultStatus, TaskResult
 from agentcom.signed_report import SignedReport, fingerprint, is_genuine
 
 VERSION: Final = 1
@@ -124,13 +124,21 @@ def _claims(result: TaskResult, *, task: int, attempt: int, host: str) -> JsonOb
         "evidence": str(result.evidence) if result.evidence is not None else None,
         "sandbox": result.sandbox,
         "checks": _lines(last),
-        "iterations": [
-            {"n": each.n, "status": each.status, "checks_sha256": _digest(_canonical(_lines(each.checks)))}
-            for each in result.iterations
-        ],
+        "iterations": [_round(each) for each in result.iterations],
         "tampered": len(result.tampered),
         "tampered_sha256": _digest(_canonical(list(result.tampered))),
     }
+
+
+def _round(iteration: Iteration) -> JsonObject:
+    """A model's opinion is part of what was reported, and stands in it only where there is one."""
+    digest = _digest(_canonical(_lines(iteration.checks)))
+    found: JsonObject = {"n": iteration.n, "status": iteration.status, "checks_sha256": digest}
+    judged = iteration.judgement
+    if judged is not None:
+        said = [judged.verdict, judged.model, list(judged.reasons), judged.note]
+        found["judgement_sha256"] = _digest(_canonical(said))
+    return found
 
 
 def _lines(checks: Sequence[CheckReport]) -> list[JsonObject]:

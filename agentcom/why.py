@@ -218,6 +218,13 @@ class Why:
         }
 
     def _of_ready(self, why: JsonObject) -> str:
+        second = self._hub.tasks.seconds.get(self._row.id)
+        if second is None or not second.attempt:
+            return self._of_queued(why)
+        said = f"attempt {second.attempt} on {second.host_name} is verified; a second host has to verify "
+        return f"{said}{second.commit[:12]}, and {self._of_queued(why)}"
+
+    def _of_queued(self, why: JsonObject) -> str:
         conditions, refused = why["conditions"], why["refused"]
         if conditions:
             return f"{conditions[0]['message']}; {conditions[0]['change']}"

@@ -27,7 +27,7 @@ SHARED_WITH_SIDECAR = {
     "agentcom.lifeline", "agentcom.logs", "agentcom.messages", "agentcom.model", "agentcom.names",
     "agentcom.addresses", "agentcom.endpoint_keys", "agentcom.figures", "agentcom.operations",
     "agentcom.agent_programs", "agentcom.facts", "agentcom.probe_endpoint", "agentcom.redaction", "agentcom.repos",
-    "agentcom.report_statement", "agentcom.signed_report", "agentcom.worktrees",
+    "agentcom.report_statement", "agentcom.second", "agentcom.signed_report", "agentcom.worktrees",
 }  # fmt: skip
 NOT_FOR_OTHERS = ("agentcom.core", "agentcom.store", "agentcom.broker")
 SOCKET_OWNERS = {

@@ -65,6 +65,7 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
 @click.option(
     "--judge", is_flag=True, help="When all checks pass, let its model judge the work too: an opinion, no proof."
 )
+@click.option("--second-host", is_flag=True, help="Done only when another host has verified the pushed commit too.")
 @click.option("--model", metavar="MODEL", help="The model wanted.")
 @click.option("--max-retries", type=int, metavar="N")
 @click.option(

@@ -120,6 +120,7 @@ def show_task(invocation: Invocation, found: JsonObject) -> None:
         ]
     )
     _show_route(found.get("route"))
+    _show_look(found.get("second_look"))
     _show_error(found.get("error"))
     _show_result(found.get("result"))
 
@@ -175,6 +176,7 @@ def _show_result(result: JsonObject | None) -> None:
         + [("report", signed_by(result.get("signature")))]
         + [("warnings", "; ".join(result.get("warnings") or []))]
     )
+    _show_second(result.get("second_host"))
     for iteration in result.get("iterations") or []:
         for check in iteration["checks"]:
             mark = output.coloured(str(check["status"]))
@@ -187,6 +189,23 @@ def _show_result(result: JsonObject | None) -> None:
     if result.get("output"):
         output.line("  output:")
         output.block(result["output"])
+
+
+def _show_second(second: JsonObject | None) -> None:
+    """What another host found that verified the pushed commit."""
+    if second is None:
+        return
+    verdict = output.coloured(second["verdict"].replace("_", " "), "green" if second["verdict"] == "agrees" else "red")
+    why = f": {output.plain(second['why'])}" if second["why"] else ""
+    output.line(f"  second host: {output.plain(second['host'])} {verdict}{why} ({signed_by(second['signature'])})")
+    for check in second["checks"]:
+        output.line(f"    {output.coloured(str(check['status']))} {output.plain(_check(check))}")
+
+
+def _show_look(look: JsonObject | None) -> None:
+    if look is not None:
+        last = f"; {look['tries']} tries, the last on {output.plain(look['last'])}" if look["last"] else ""
+        output.line(f"  waits for a second host: attempt {look['attempt']} on {look['host']} is verified{last}")
 
 
 def signed_by(signature: JsonObject | None) -> str:

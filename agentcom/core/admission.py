@@ -72,6 +72,9 @@ def admit(
         _check_needs(spec.needs, f"{at}.needs")
         _check_needs(spec.prefers, f"{at}.prefers")
     _check_repo(spec, role, at)
+    if spec.second_host and spec.repo is None:
+        said = f"{at}.second_host: another host can verify a pushed commit only; name the repository"
+        raise Refused("invalid", said, field=f"{at}.second_host")
     found = classify(
         spec.description,
         files=len(spec.files),

@@ -15,6 +15,7 @@ from agentcom.core.losses import times
 from agentcom.core.registry import Call, Registry
 from agentcom.core.retries import backoff_ms
 from agentcom.core.rows import TIERS
+from agentcom.core.second_host import SecondHost
 from agentcom.core.tasks import Jitter, Move, Tasks
 from agentcom.model import (
     BACKEND_OF,
@@ -22,6 +23,7 @@ from agentcom.model import (
     Backend,
     FailureClass,
     ResultStatus,
+    SecondRecord,
     TaskError,
     TaskResult,
     Tier,
@@ -47,7 +49,9 @@ class Aftermath:
         jitter: Jitter,
         clock_ms: Callable[[Now], int],
         remind: Callable[[int, int], None],
+        seconds: SecondHost,
     ) -> None:
+        self._seconds = seconds
         self._tasks = tasks
         self._table = tasks.table
         self._fleet = fleet
@@ -70,6 +74,12 @@ class Aftermath:
         the attempt used of an endpoint; `has_worked`: its worker ran, and has survived it."""
         table, queue = self._table, self._tasks.settings.queue
         table.errors[table.id[slot]] = error
+        record = self._seconds.waits(slot) if self._tasks.seconds else None
+        if record is not None:
+            if error.failure_class is FailureClass.infrastructure:
+                self._registry.host_failed(agent.host.record.id, now)
+            self.could_not_verify(slot, record, error.message, now)
+            return
         if has_worked:
             table.losses[slot] = 0  # losses count in a row
             self._tasks.set_alone(slot, False)
@@ -107,11 +117,26 @@ class Aftermath:
         self._tasks.escalate(slot, said, now)
         self._tasks.move(slot, Move.back, now)
 
+    def could_not_verify(self, slot: int, record: SecondRecord, why: str, now: Now) -> None:
+        """A second host gives its place to another, at once, or may try again after a backoff; or there were enough."""
+        error = self._seconds.could_not(slot, record, why, now)
+        if error is not None:
+            self._tasks.hold(slot, error, now)
+            return
+        said = f"it waits for another second host: {why}"[:4000]
+        waits = TaskError(failure_class=FailureClass.infrastructure, code="second_host_failed", message=said)
+        self._table.errors[record.task] = waits
+        self._delay(slot, backoff_ms(self._tasks.settings, record.tries + 1, self._jitter), now)
+
     def worker_lost(self, slot: int, error: TaskError, now: Now) -> None:
         """Count it, and go on after a backoff. A sidecar that was stopped in order has lost nobody, but what it runs
         may be what stops it, so that has an end too."""
         table, queue = self._table, self._tasks.settings.queue
         table.errors[table.id[slot]] = error
+        record = self._seconds.waits(slot) if self._tasks.seconds else None
+        if record is not None:
+            self.could_not_verify(slot, record, error.message, now)
+            return
         if error.code == "sidecar_stopped":
             table.infra_count[slot] += 1
             count = table.infra_count[slot]
@@ -128,6 +153,10 @@ class Aftermath:
         """Nobody took the assignment. Once is the host's affair, and the task goes elsewhere at once; a task that this
         befalls again and again may be what kills its sidecars, so it waits longer each time and has an end."""
         table = self._table
+        record = self._seconds.waits(slot) if self._tasks.seconds else None
+        if record is not None:
+            self.could_not_verify(slot, record, f"not accepted by {place}, {when}", now)
+            return
         table.unaccepted[slot] += 1
         count = table.unaccepted[slot]
         if count == 1:

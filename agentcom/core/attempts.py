@@ -11,6 +11,8 @@ import heapq
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+import msgspec
+
 from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.core import evidence, progress
@@ -26,8 +28,8 @@ from agentcom.core.outlet import Outlet
 from agentcom.core.questions import Questions, is_question
 from agentcom.core.registry import Call, Registry, canonical_model
 from agentcom.core.retries import RetryBudgets
-from agentcom.core.rows import TaskTable
 from agentcom.core.score import Candidate
+from agentcom.core.second_host import SecondHost, compare
 from agentcom.core.story import Noted
 from agentcom.core.tasks import OPEN, Jitter, Move, Tasks
 from agentcom.errors import Refused
@@ -38,7 +40,9 @@ from agentcom.model import (
     FailureClass,
     Group,
     PrincipalRecord,
+    ResultStatus,
     Route,
+    SecondVerdict,
     State,
     TaskError,
     TaskResult,
@@ -83,7 +87,10 @@ class Attempts:
         self.reports_refused: dict[str, int] = {}  # since the start, by reason
         self.may_escalate: Callable[[Group], bool] = lambda _group: False
         self.repo_of: Callable[[str], RepoRecord | None] = lambda _url: None
-        self.aftermath = Aftermath(tasks, fleet, registry, jitter, self.clock_ms, self._remind)
+        self.seconds = SecondHost(out, tasks, fleet)
+        tasks.want_second = self.seconds.want
+        self.signing_key_of: Callable[[int], str] = lambda _host: ""
+        self.aftermath = Aftermath(tasks, fleet, registry, jitter, self.clock_ms, self._remind, self.seconds)
 
     def beats_at(self, host: Host, heartbeat_s: float) -> None:
         """Note the pace that a host was told last: until it knows of a faster one, its leases outlast three
@@ -129,39 +136,6 @@ class Attempts:
         """Whether a deadline of the task's present attempt is set. O(timers): for checks."""
         attempt = self._table.attempt[self._table.slot_of[task]]
         return any(timer[1:] == (task, attempt) for timer in self._timers)
-
-    def adopt(self, old: Attempts, now: Now) -> None:
-        """Take over the paces, the deadlines, what was heard of open attempts, and the agents whose kill is awaited."""
-        self._lease_floor_ms = old._lease_floor_ms
-        for task, slot in self._table.slot_of.items():
-            before = old._table.slot_of.get(task)
-            if before is not None and old._table.attempt[before] == self._table.attempt[slot]:
-                self._adopt_one(slot, old._table, before, now)
-        for place, agent in old.closing.items():
-            mine = self._fleet.agents.get(agent.record.id)
-            if mine is None or mine.task:
-                continue  # its attempt is open again: the cancel was not stored
-            self._fleet.hold(mine, *place, now)
-            mine.working, mine.free_by_ms = agent.working, agent.free_by_ms
-            if agent.alone:
-                self._fleet.isolate(mine)
-            self._gates.adopt(mine.record.id, old._gates)
-            self.closing[place] = mine
-            heapq.heappush(self._timers, (mine.free_by_ms, *place))
-            if place in old.calls:
-                self.calls.began(place, old.calls[place])
-
-    def _adopt_one(self, slot: int, old: TaskTable, before: int, now: Now) -> None:
-        table = self._table
-        state, was = table.state_of(slot), old.state_of(before)
-        if state in OPEN and was in OPEN:
-            if was is State.working:
-                self.accept(self._fleet.hosts[table.host[slot]], table.id[slot], table.attempt[slot], now)
-            table.lease_ms[slot], table.accept_ms[slot] = old.lease_ms[before], old.accept_ms[before]
-            self._remind(slot, min(table.lease_ms[slot], table.accept_ms[slot]))
-        elif state is was is State.delayed and table.due_ms[slot] == old.due_ms[before]:
-            table.lease_ms[slot] = old.lease_ms[before]
-            self._remind(slot, table.lease_ms[slot])
 
     # --- giving out -------------------------------------------------------------------------------------
 
@@ -232,6 +206,8 @@ class Attempts:
             assignment.budget_usd = self.ledger.reserve(slot, attempt, route.model, now)
         if task in self._tasks.asked:
             self.questions.told(task, agent.host, assignment)
+        if self._tasks.seconds and task in self._tasks.seconds:
+            self.seconds.told(task, assignment, self.signing_key_of(self._tasks.seconds[task].host))
         self._out.add(SendAssign(agent.host.session.peer, assignment))
 
     # --- hearing of it ----------------------------------------------------------------------------------
@@ -390,7 +366,10 @@ class Attempts:
         if message.outcome == "completed":
             if message.result is not None:
                 self.calls.answered((message.task, message.attempt), message.result, now)
-            self._completed(slot, message.result, now)
+            if self._tasks.seconds and message.task in self._tasks.seconds and message.result is not None:
+                self._compared(slot, message.result, now)
+            else:
+                self._completed(slot, message.result, now)
         elif message.outcome == "failed":
             error = message.error or TaskError(
                 failure_class=FailureClass.task_error, code="no_reason", message="the sidecar gave no reason"
@@ -542,6 +521,46 @@ class Attempts:
         )
         self._end(slot, "failed", code, now)
         self.aftermath.escalate(slot, result, now)
+
+    def _compared(self, slot: int, result: TaskResult, now: Now) -> None:
+        """The result of a task that asks for a second host: its work, or what that host says of it."""
+        record = self.seconds.waits(slot)
+        if record is None:
+            self._first(slot, result, now)
+            return
+        task, attempt = record.task, self._table.attempt[slot]
+        verdict = compare(record, result)
+        told = SecondVerdict(attempt=record.attempt, verdict=verdict.what, why=verdict.why[:1000])
+        self._out.put("reports", key_u64x2(task, attempt), msgspec.structs.replace(result, second=told))
+        if verdict.what == "agrees":
+            self.seconds.agreed(slot, record, now)
+            self._complete(slot, now)
+        elif verdict.what == "disagrees":
+            error = self.seconds.disagreed(slot, record, verdict.why, now)
+            self._fleet.count(self._fleet.agents[self._table.agent[slot]], completed=True)
+            self._end(slot, "completed", None, now)
+            self._table.errors[task] = error
+            self._tasks.move(slot, Move.kill, now)
+        else:
+            self._end(slot, "completed", None, now)
+            self._table.agent[slot] = 0
+            self.aftermath.could_not_verify(slot, record, verdict.why, now)
+
+    def _first(self, slot: int, result: TaskResult, now: Now) -> None:
+        """Work that is verified waits for a second host; other results are what they are."""
+        if result.status is not ResultStatus.verified:
+            self._completed(slot, result, now)
+            return
+        error = self.seconds.fault_of(result)
+        if error is not None:
+            self._fail(slot, "failed", error, now)
+            return
+        self._fleet.count(self._fleet.agents[self._table.agent[slot]], completed=True)
+        self._table.errors.pop(self._table.id[slot], None)
+        self._end(slot, "completed", None, now)
+        self.seconds.begin(slot, result, now)
+        self._table.agent[slot] = 0
+        self._tasks.move(slot, Move.back, now)
 
     def _escalates(self, slot: int, now: Now) -> bool:
         group = self._tasks.groups[self._table.group[slot]]

@@ -10,6 +10,7 @@ A capability is a word: `docker`, `os:linux`, `gpu:nvidia`. One with a value is 
 * the place itself: `host:NAME` and `agent:NAME` pin a task. They are about names alone: nothing that a host says of
   itself meets them.
 * the plugin for a kind of check: `check:coverage`; a task with such a check needs it without a word.
+* any place but one: `not-host:NAME`;
 * a model that can do it: `model:tools`, `model:vision`. The registry knows which can, so no agent lacks it.
 """
 
@@ -25,6 +26,7 @@ from agentcom.facts import overruled
 
 PIN_HOST: Final = "host:"
 PIN_AGENT: Final = "agent:"
+NOT_HOST: Final = "not-host:"
 OF_MODEL: Final = "model:"
 OF_CHECK: Final = "check:"  # a kind of check that a plugin of the host has
 OF_CLAUDE: Final = frozenset({"completion", "thinking", "tools", "vision"})
@@ -123,6 +125,8 @@ def _is_met(need: str, abilities: Abilities, host: str, agent: str) -> bool:
         return need[len(PIN_HOST) :] == host
     if need.startswith(PIN_AGENT):
         return need[len(PIN_AGENT) :] == agent
+    if need.startswith(NOT_HOST):
+        return need[len(NOT_HOST) :] != host
     return need.startswith(OF_MODEL) or abilities.meets(need)
 
 
@@ -136,6 +140,9 @@ def lack(needs: Sequence[str], host: str, abilities: Abilities) -> tuple[str, st
     """Why a host is refused whose nearest agent lacks these: the condition, what is the matter, and the smallest
     change that mends the first of them."""
     need = needs[0]
+    if need.startswith(NOT_HOST):
+        said = f"the task is for another host than {host}"
+        return "other_host", said, "wait for another host, or join one: agentcom host invite"
     for pin, kind in ((PIN_HOST, "host"), (PIN_AGENT, "agent")):
         if need.startswith(pin):
             name = need[len(pin) :]

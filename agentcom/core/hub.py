@@ -115,6 +115,7 @@ class Hub:
         self.tasks.resolve_repo = self.repositories.resolved
         self.tasks.check_kinds = self.fleet.check_kinds
         self.attempts.repo_of = self.repositories.of
+        self.attempts.signing_key_of = self._signing_key_of
         names.repo_address = self.repositories.address
         self._record_as(settings)
         self.requests = Requests(self)
@@ -169,6 +170,8 @@ class Hub:
         self.ledger.loaded()
         for question in loaded.questions:
             self.attempts.questions.load(question)
+        for second in loaded.seconds:
+            self.attempts.seconds.load(second)
         self.tasks.counts.update(loaded.finals)
         self.tasks.begin(now, loaded.clock)
         for slot in slots:
@@ -597,6 +600,12 @@ class Hub:
         if host is not None and host.session is session:
             self.preloads.host_left(session.host)
             self.fleet.disconnect(host, now)
+
+    def _signing_key_of(self, host: int) -> str:
+        """That is known of it, whether it is there or not; empty for none."""
+        found = self.fleet.hosts.get(host)
+        principal = self.principals.by_id.get(found.record.principal) if found is not None else None
+        return (principal.signing_key or "") if principal is not None else ""
 
     def _peer_of(self, host: int) -> int | None:
         found = self.fleet.hosts.get(host)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from agentcom import limits
 from agentcom._pysched import TOPS_MAX
+from agentcom.core.capabilities import NOT_HOST
 from agentcom.core.lanes import ReadyQueue, key_of, task_of
 from agentcom.core.ledger import WAITING_CODES
 from agentcom.core.rows import LANES, TIERS
@@ -43,6 +44,25 @@ def check(hub: Hub) -> None:
     _check_principals(hub)
     _check_repositories(hub)
     _check_questions(hub)
+    _check_seconds(hub)
+
+
+def _check_seconds(hub: Hub) -> None:
+    """Of live tasks; one that waits is for any host but the one that did the work, and costs nothing."""
+    tasks, table = hub.tasks, hub.tasks.table
+    for task, record in tasks.seconds.items():
+        assert task in table, f"a second host is kept for task {task}, which is not live"
+        slot = table.slot_of[task]
+        if not record.attempt:
+            continue
+        group = tasks.groups[table.group[slot]]
+        assert f"{NOT_HOST}{record.host_name}" in group.needs, f"task {task} may be verified by the host that did it"
+        assert group.tier is TIERS[table.tier[slot]] is Tier.trivial, f"task {task} waits as {group.tier}"
+        assert table.state_of(slot) is not State.waiting, f"task {task} waits for tasks and for a second host"
+        assert record.tries <= limits.SECOND_HOST_TRIES_MAX, f"task {task} was tried by {record.tries} second hosts"
+        if table.state_of(slot) in OPEN_ATTEMPT:
+            assert table.attempt[slot] > record.attempt, f"attempt {record.attempt} of task {task} is open and over"
+            assert table.host[slot] != record.host, f"{record.host_name} verifies its own work of task {task}"
 
 
 def _check_questions(hub: Hub) -> None:

@@ -18,6 +18,7 @@ from agentcom.model import (
     QuestionRecord,
     QueueRule,
     Route,
+    SecondRecord,
     SettingRecord,
     State,
     TaskRow,
@@ -49,4 +50,5 @@ class Loaded(NamedTuple):
     ledger: Iterable[LedgerRecord] = ()
     repositories: Sequence[RepoRecord] = ()
     questions: Sequence[QuestionRecord] = ()
+    seconds: Sequence[SecondRecord] = ()
     spent: Iterable[SpentRecord] = ()

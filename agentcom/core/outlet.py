@@ -43,7 +43,8 @@ KEPT = frozenset(
         "key_enrolled", "key_revoked", "token_added",
         "queue_paused", "queue_resumed", "queue_rule_set", "budget_set", "budget_low", "budget_reached",
         "recording_failed", "repo_added", "repo_changed", "repo_removed",
-        "report_refused", "setting_changed", "setting_ignored", "signing_key_known", "signing_key_refused",
+        "report_refused", "second_host_disagreed", "signing_key_known", "signing_key_refused",
+        "setting_changed", "setting_ignored",
         "store_acknowledged", "store_compacted", "store_uncertain",
         "task_answered", "task_asked", "task_dead", "task_escalated", "task_expired", "task_fell_back", "task_purged",
     }

@@ -201,6 +201,8 @@ class Requests:
     ) -> object:
         slot = self._live(op.task, caller, Move.release, found)
         error = self._hub.tasks.table.errors.get(op.task)
+        self._hub.tasks.check_release(slot)
+        self._hub.attempts.seconds.released(slot, error)
         self._hub.attempts.questions.release(slot, now, caller.name)
         if error is not None and error.code in limits.KEY_CODES:
             self._hub.fleet.clear_blocks(now)

@@ -42,6 +42,7 @@ class Noted(StrEnum):
     escalated = "escalated"
     start_failed = "start_failed"
     report_refused = "report_refused"
+    second_host = "second_host"
 
 
 class Story:

@@ -40,6 +40,7 @@ from agentcom.model import (
     Lane,
     PrincipalRecord,
     QuestionRecord,
+    SecondRecord,
     State,
     TaskError,
     TaskRow,
@@ -139,6 +140,9 @@ class Tasks:
             int, None
         ] = {}  # live tasks that have to be the only one on their host; see isolation.py
         self.asked: dict[int, QuestionRecord] = {}  # see questions.py
+        self.seconds: dict[int, SecondRecord] = {}  # see second_host.py
+        self.on_second_over: Callable[[int], None] = lambda _slot: None
+        self.want_second: Callable[[int], None] = lambda _task: None
         self.on_asked_over: Callable[[int], None] = lambda _task: None
         self.resolve_repo: Callable[[TaskSpec, str], TaskSpec] = lambda spec, _at: spec
         self.check_kinds: Callable[[], frozenset[str]] = frozenset
@@ -314,6 +318,8 @@ class Tasks:
         self.by_lane[record.lane] += 1
         self._out.delete("dead", key_u64(record.id))
         self._out.put_bytes("lanes", key_u64(record.id), b"")
+        if spec.second_host:
+            self.want_second(record.id)
         self._enter(slot, state, now)
         self.save(slot)
         self.note(slot, Noted.retried, "", now, by=by)
@@ -512,6 +518,8 @@ class Tasks:
         self._out.put("tasks", key, record)
         if spec.idempotency_key is not None:
             self._out.put_bytes("idempotency", idempotency_key(record.submitter, spec), key)
+        if spec.second_host:
+            self.want_second(record.id)
         self._enter(slot, record.state, now)
         self._out.task_changed(record.id)
         return slot
@@ -582,6 +590,8 @@ class Tasks:
 
     def _finish(self, slot: int, task: int, state: State, now: Now) -> None:
         key = key_u64(task)
+        if self.seconds and task in self.seconds:
+            self.on_second_over(slot)
         self._out.put_bytes("tasks", key, self.table.encoded(slot, now.wall_ms, self.clock.now_ms(now)))
         self._out.delete("lanes", key)
         if state in ENDED:

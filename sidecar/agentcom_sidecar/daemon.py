@@ -47,6 +47,7 @@ from agentcom_sidecar.session import Session, SessionEnded
 from agentcom_sidecar.signer import Signer
 from agentcom_sidecar.tree_report import TreeReport
 from agentcom_sidecar.work import Execute, Outcome, Work
+from agentcom_sidecar.workspace import CLONES
 
 EXECUTION = "agentcom_sidecar.execution"  # imported late: with all backends it takes seconds
 SEND_AT_ONCE = 16  # results per round, so that heartbeats get between large ones
@@ -186,7 +187,8 @@ class Daemon:
             await asyncio.to_thread(self.outbox.put, _interrupted(each))
             self.attempts.remove(each.key)
         self.asked.update(await asyncio.to_thread(self.questions.keys))
-        await asyncio.to_thread(shutil.rmtree, self.home.sidecar / "scratch", ignore_errors=True)
+        for folder in ("scratch", CLONES):
+            await asyncio.to_thread(shutil.rmtree, self.home.sidecar / folder, ignore_errors=True)
 
     async def _try_isolation(self) -> None:
         """Before the hub hears what this host can do."""

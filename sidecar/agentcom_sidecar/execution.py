@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from agentcom import limits, logs
 from agentcom.endpoint_keys import key_for
 from agentcom.errors import AgentComError, ConfigError
+from agentcom.messages import ToVerify
 from agentcom.model import (
     PAID,
     Backend,
@@ -30,7 +31,7 @@ from agentcom.model import (
     Tier,
 )
 from agentcom.redaction import redact_cut, redact_text, redact_values, redacted
-from agentcom_sidecar import policy, prices, prompt, pull_requests, push, trees, verify
+from agentcom_sidecar import policy, prices, prompt, pull_requests, push, second_look, trees, verify
 from agentcom_sidecar.agentic.command_tools import CommandTools
 from agentcom_sidecar.agentic.file_tools import FileTools
 from agentcom_sidecar.agentic.loop import Bounds, Hooks, Tally, converse
@@ -109,8 +110,11 @@ async def execute(work: Work) -> Outcome:
     error: TaskError | None = None
     try:
         _refuse_unknown_checks(work)
-        await _STRATEGIES[route.strategy](work, progress)
-        await _publish(work, progress)
+        if work.assign.verifies is not None:
+            await _verify_again(work, progress, work.assign.verifies)
+        else:
+            await _STRATEGIES[route.strategy](work, progress)
+            await _publish(work, progress)
     except BackendError as failure:
         error = failure.as_error()
     except WorkspaceError as failure:
@@ -462,6 +466,33 @@ def _timed_checks(work: Work, progress: Progress) -> fix_loop.Verify:
     return checks
 
 
+async def _verify_again(work: Work, progress: Progress, wanted: ToVerify) -> None:
+    """Another host's work, from a clean clone: no model, nothing committed, nothing pushed."""
+    if any(check.kind in COMMAND_CHECKS for check in work.checks):
+        _refuse_commands(work)
+    refusal = second_look.refusal_of(work.assign, wanted)
+    if refusal is not None:
+        raise refusal
+    progress.commit = await work.workspace.head()
+    progress.pushed_branch = wanted.branch
+    if progress.commit.commit != wanted.commit:
+        progress.tally.warn(f"{wanted.branch} at the repository does not have {wanted.commit}")
+        return
+
+    async def build(_number: int, _failed: Iteration | None) -> tuple[int, int]:
+        return 0, 0
+
+    await fix_loop.run(build, _timed_checks(work, progress), 0, progress.iterations)
+    agrees = progress.commit.tree == wanted.tree and progress.iterations[-1].status == "pass"
+    if agrees and wanted.report is not None and _wants_pull_request(work):
+        await _ask_to_merge(work, progress, wanted.branch, wanted.report)
+
+
+def _wants_pull_request(work: Work) -> bool:
+    wanted = work.spec.pull_request
+    return work.settings.git.pull_requests if wanted is None else wanted
+
+
 async def _publish(work: Work, progress: Progress) -> None:
     """The branch goes to where its base came from, before the attempt is done."""
     place, made = work.workspace, progress.commit
@@ -480,17 +511,23 @@ async def _publish(work: Work, progress: Progress) -> None:
         trees.pushed, work.home, place.path.name, progress.pushed_branch, made.commit
     )
     work.log(f"[pushed] {progress.pushed_branch}\n")
-    wanted = work.spec.pull_request
-    if work.settings.git.pull_requests if wanted is None else wanted:
-        await _ask_to_merge(work, progress, progress.pushed_branch)
+    if not _wants_pull_request(work):
+        return
+    if work.spec.second_host and progress.iterations and progress.iterations[-1].status == "pass":
+        work.log("[no pull request yet] the second host opens it when it agrees\n")
+        return
+    await _ask_to_merge(work, progress, progress.pushed_branch)
 
 
-async def _ask_to_merge(work: Work, progress: Progress, branch: str) -> None:
-    """A pull request for what was pushed. The work is safe by now: what a forge refuses is a warning."""
+async def _ask_to_merge(work: Work, progress: Progress, branch: str, first: TaskResult | None = None) -> None:
+    """A pull request for what was pushed; `first` is the report of the host that has, where that is another. The work
+    is safe by now: what a forge refuses is a warning."""
     watch = Stopwatch()
     try:
         risk = pull_requests.risk_of(await work.workspace.line_counts())
-        opened = pull_requests.open_for(work, branch, work.workspace.base_branch, _sign(work, progress), risk)
+        own = _sign(work, progress)
+        results = (own, None) if first is None else (first, own)
+        opened = pull_requests.open_for(work, branch, work.workspace.base_branch, results, risk)
         found, url = await opened
     except (ForgeError, WorkspaceError) as error:
         progress.tally.warn(f"no pull request ({error.code}): {error.message}")

@@ -32,8 +32,12 @@ SENSITIVE = re.compile(
 )
 
 
-async def open_for(work: Work, branch: str, base: str, result: TaskResult, risk: str) -> tuple[str, str]:
-    """(branch, URL) of the task's pull request; ("", "") where its repository has no forge here. Raises ForgeError."""
+async def open_for(
+    work: Work, branch: str, base: str, results: tuple[TaskResult, TaskResult | None], risk: str
+) -> tuple[str, str]:
+    """(branch, URL) of the task's pull request; ("", "") where its repository has no forge here. `results` are that of
+    the work and, where there is one, that of the second host. Raises ForgeError."""
+    result, second = results
     remote = work.workspace.remote
     found = place_of(remote.url, work.settings.git.forges) if remote else None
     if found is None or result.commit is None:
@@ -43,15 +47,16 @@ async def open_for(work: Work, branch: str, base: str, result: TaskResult, risk:
     try:
         if not await forge.has_branch(base):
             raise ForgeError(f"{found.repository} has no branch {base!r} to merge into", code="forge_missing")
-        return await _open(work, forge, branch, base, result, risk)
+        return await _open(work, forge, branch, base, (result, second), risk)
     finally:
         await forge.api.aclose()
 
 
 async def _open(
-    work: Work, forge: Forge, branch: str, base: str, result: TaskResult, risk: str
+    work: Work, forge: Forge, branch: str, base: str, results: tuple[TaskResult, TaskResult | None], risk: str
 ) -> tuple[str, str]:
-    title, body = redact_text(title_of(work)), redact_text(body_of(work, result, risk))
+    result, second = results
+    title, body = redact_text(title_of(work)), redact_text(body_of(work, result, risk, second))
     draft = Draft(branch, base, title, body, is_partial(result))
     ours = await _find(work, forge, branch)
     if ours is None:
@@ -129,28 +134,34 @@ def risk_of(lines_by_path: dict[str, int] | None) -> str:
     return f"low: {size}" if lines <= SMALL_LINES and files <= SMALL_FILES else f"medium: {size}"
 
 
-def body_of(work: Work, result: TaskResult, risk: str) -> str:
-    assign = work.assign
+def body_of(work: Work, result: TaskResult, risk: str, second: TaskResult | None = None) -> str:
+    """`second`: what this host found when it verified the work of another."""
+    assign, first = work.assign, work.assign.verifies
+    agent, host, attempt = assign.agent, assign.route.host, assign.attempt
+    if first is not None:
+        agent, host, attempt = first.agent, first.host, first.attempt
     cost = "unknown" if result.cost_usd is None else f"{result.cost_usd:.4f} USD"
     tampered = ", ".join(map(_code, result.tampered[:20])) or "none"
     rows = [
         f"Status: **{result.status}**{f', {result.evidence}' if result.evidence else ''}",
         f"Risk: {risk}",
         f"Changed tests, CI or lint settings: {tampered}",
-        f"Made by {_code(assign.agent)} on {_code(assign.route.host)} with {_code(result.model)}; "
-        f"{result.tokens_in} tokens in, {result.tokens_out} out; {cost}; attempt {assign.attempt}, "
+        f"Made by {_code(agent)} on {_code(host)} with {_code(result.model)}; "
+        f"{result.tokens_in} tokens in, {result.tokens_out} out; {cost}; attempt {attempt}, "
         f"{len(result.iterations)} iterations; isolated by {result.sandbox}",
     ]
     rows += _opinion(result)
     checks = result.iterations[-1].checks if result.iterations else ()
     trailers = (
-        f"AgentCom-Task: {assign.task}\nAgentCom-Attempt: {assign.attempt}\n"
+        f"AgentCom-Task: {assign.task}\nAgentCom-Attempt: {attempt}\n"
         f"AgentCom-Commit: {result.commit}\nAgentCom-Tree: {result.tree}"
     )
     if result.signed is not None:
         key, short = fingerprint(result.signed.key), signature_in_short(result.signed)
-        rows.append(f"Report signed by {_code(assign.route.host)}, key {_code(key)}, signature {_code(short)}")
+        rows.append(f"Report signed by {_code(host)}, key {_code(key)}, signature {_code(short)}")
         trailers += f"\nAgentCom-Signature: {short}"
+    if second is not None:
+        rows.append(_second_row(assign.route.host, second))
     return "\n\n".join(("\n".join(f"* {row}" for row in rows), *_table(checks), trailers, mark_of(work)))
 
 
@@ -161,6 +172,15 @@ def _opinion(result: TaskResult) -> list[str]:
         return []
     said = " ".join(map(_code, judged.reasons)) or _code(judged.note)
     return [f"Judged by {_code(judged.model)}, not proof: {judged.verdict} {said}".rstrip()]
+
+
+def _second_row(host: str, second: TaskResult) -> str:
+    checks = second.iterations[-1].checks if second.iterations else ()
+    row = f"Verified again by {_code(host)} from a clean clone: {len(checks)} checks pass; isolated by {second.sandbox}"
+    if second.signed is None:
+        return row
+    key, short = fingerprint(second.signed.key), signature_in_short(second.signed)
+    return f"{row}; signed with key {_code(key)}, signature {_code(short)}"
 
 
 def _table(checks: tuple[CheckReport, ...]) -> list[str]:

@@ -15,9 +15,9 @@ from typing import Literal
 
 from agentcom import logs
 from agentcom.config import Home, Settings
-from agentcom.messages import Assign, AttemptBeat
+from agentcom.messages import Assign, AttemptBeat, ToVerify
 from agentcom.model import FailureClass, TaskError, TaskResult, TaskSpec
-from agentcom_sidecar import trees, workspace
+from agentcom_sidecar import second_look, trees, workspace
 from agentcom_sidecar.bases import start_of
 from agentcom_sidecar.log_stream import LogStream
 from agentcom_sidecar.outbox import Key
@@ -107,6 +107,8 @@ class Run:
         return Outcome(outcome="interrupted", error=error)
 
     async def _work(self) -> Outcome:
+        if self.assign.verifies is not None:
+            return await self._verify(self.assign.verifies)
         try:
             place, kept = await self._place()
         except workspace.WorkspaceError as error:
@@ -114,6 +116,31 @@ class Run:
         self.directory = place.path.name
         if place.has_repository:
             await asyncio.to_thread(trees.save, self._home, self.directory, trees.record_of(place))
+        return await self._work_at(place, kept)
+
+    async def _verify(self, wanted: ToVerify) -> Outcome:
+        """Another host's work, in a clone that is gone afterwards."""
+        role, base_branch = self.assign.submitter_role, self._spec.branch or self.assign.base_branch
+        try:
+            place = await workspace.clone(
+                self._spec,
+                self.key,
+                wanted,
+                base_branch,
+                self._settings,
+                self._home,
+                submitter_role=role,
+                on_process=self._on_process,
+            )
+            if place is None:
+                return Outcome(outcome="completed", result=second_look.not_there(wanted))
+            return await self._work_at(place, None)
+        except workspace.WorkspaceError as error:
+            return Outcome(outcome="failed", error=error.as_error())
+        finally:
+            await asyncio.to_thread(shutil.rmtree, workspace.clone_of(self._home, self.key), ignore_errors=True)
+
+    async def _work_at(self, place: workspace.Workspace, kept: Kept | None) -> Outcome:
         self._step()
         bound_s = self.assign.timeout_s + self._checks_s + self._push_s + OVERTIME_S
         try:

@@ -28,7 +28,7 @@ from weakref import WeakValueDictionary
 
 from agentcom.config import Home, Settings
 from agentcom.limits import MIB
-from agentcom.messages import Predecessor
+from agentcom.messages import Predecessor, ToVerify
 from agentcom.model import FailureClass, Role, TaskSpec
 from agentcom.names import slug
 from agentcom_sidecar.bases import Start, not_here
@@ -38,6 +38,7 @@ from agentcom_sidecar.git import (
     Remote,
     WorkspaceError,
     allowed_remote,
+    check_branch,
     configuration,
 )
 from agentcom_sidecar.questions import Kept
@@ -45,6 +46,7 @@ from agentcom_sidecar.sandbox import ProcessMark, SandboxMode, View
 
 __all__ = ["Changes", "CommitInfo", "Workspace", "WorkspaceError", "prepare"]
 
+CLONES = "clones"  # folder of clean clones, emptied at each start
 SLUG_CHARS_MAX = 40
 FILES_LISTED_MAX = 2000  # names in a result; the branch has them all
 MESSAGE_CHARS_MAX = 4000
@@ -144,6 +146,11 @@ class Workspace:
         await self._git("update-ref", f"refs/heads/{self.branch}", commit)
         if commit == self.base_commit:
             return None
+        return CommitInfo(commit=commit, tree=tree, files_changed=await self._changed_since_base(commit))
+
+    async def head(self) -> CommitInfo:
+        """What is checked out here, and what of it differs from the base; nothing is committed."""
+        commit, tree = await self._ids("HEAD^{commit}", "HEAD^{tree}")
         return CommitInfo(commit=commit, tree=tree, files_changed=await self._changed_since_base(commit))
 
     async def discard(self, *, ignored: bool = False) -> None:
@@ -291,6 +298,75 @@ async def prepare(
         raise WorkspaceError(
             FailureClass.infrastructure, "workspace_failed", f"cannot prepare: {error}"
         ) from error
+
+
+async def clone(
+    spec: TaskSpec,
+    key: tuple[int, int],
+    wanted: ToVerify,
+    base_branch: str,
+    settings: Settings,
+    home: Home,
+    *,
+    submitter_role: Role = Role.submit,
+    on_process: Callable[[ProcessMark], None] | None = None,
+) -> Workspace | None:
+    """A clean clone of the task's repository for attempt `key`, at the commit of another host's attempt: nothing that
+    this host has of it is used. Where the branch does not have that commit it is at the branch's own; None when there
+    is no such branch. It lies in `clone_of(home, key)`, which goes with the attempt.
+
+    Raises WorkspaceError as `prepare` does.
+    """
+    assert spec.repo is not None, "the hub takes no such task without a repository"
+    private, folder = home.sidecar / "scratch" / f"{key[0]}-{key[1]}", clone_of(home, key)
+    git = Git(home=private, mode=mode_outside(settings), grace_s=settings.sidecar.kill_grace_s, on_process=on_process)
+    try:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        for each in (private, folder):
+            each.mkdir(mode=0o700, parents=True, exist_ok=True)
+        async with asyncio.timeout(PREPARE_S_MAX):
+            remote = await _remote_of(spec.repo, submitter_role, settings)
+            mirror, path = folder / "repository.git", folder / "tree"
+            await _make_mirror(mirror, git)
+            bounded = replace(git, file_bytes_max=settings.sidecar.fetch_mib * MIB)
+            fetch = partial(_fetch, mirror, remote, git=bounded, bound_s=settings.sidecar.fetch_s)
+            _, source = await fetch(check_branch(base_branch) if base_branch else None)
+            try:
+                head, _ = await fetch(check_branch(wanted.branch))
+            except WorkspaceError as error:
+                if error.code != "branch_missing":
+                    raise
+                return None
+            commit = wanted.commit if await _has(mirror, wanted.commit, git, within=head) else head
+            is_from_base = bool(wanted.base) and await _has(mirror, wanted.base, git, within=commit)
+            branch = f"agentcom/{key[0]}/{key[1]}-second-host"
+            path.mkdir(mode=0o700)
+            await replace(git, view=View(writable=(path,))).run(
+                "worktree", "add", "--quiet", "--no-track", "-b", branch, "--", str(path), commit, cwd=mirror
+            )
+    except TimeoutError as error:
+        raise WorkspaceError(
+            FailureClass.infrastructure, "workspace_timeout", f"no clone within {PREPARE_S_MAX:g} s"
+        ) from error
+    except OSError as error:
+        raise WorkspaceError(FailureClass.infrastructure, "workspace_failed", f"cannot clone: {error}") from error
+    return Workspace(
+        path=path,
+        branch=branch,
+        base_commit=wanted.base if is_from_base else commit,
+        has_repository=True,
+        git=replace(git, mode=settings.sandbox.mode, on_output=None),
+        mirror=mirror,
+        git_dir=git_dir_of(path, mirror),
+        remote=remote,
+        outside=git,
+        base_branch=source.removeprefix("refs/heads/"),
+    )
+
+
+def clone_of(home: Home, key: tuple[int, int]) -> Path:
+    """Where the clean clone of an attempt lies that verifies another one's work."""
+    return home.sidecar / CLONES / f"{key[0]}-{key[1]}"
 
 
 async def reopen(

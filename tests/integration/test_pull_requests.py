@@ -12,14 +12,16 @@ import msgspec
 import pytest
 
 from agentcom.config import GitSettings
-from agentcom.model import Strategy, TaskSpec
+from agentcom.messages import ToVerify
+from agentcom.model import Role, Strategy, TaskResult, TaskSpec
 from agentcom.report_statement import fault_of
 from agentcom.signed_report import fingerprint, signature_in_short
-from agentcom_sidecar import pull_requests
+from agentcom_sidecar import pull_requests, second_look, workspace
 from agentcom_sidecar.execution import execute
 from agentcom_sidecar.forges import places
 from agentcom_sidecar.forges.base import ForgeError
 from agentcom_sidecar.signer import Signer
+from agentcom_sidecar.work import Outcome
 from tests.integration.test_workspace import git
 from tests.standins.forge import TOKEN
 from tests.standins.starter import StandIn
@@ -54,6 +56,8 @@ def attempt(
     mode: int = 0o600,
     target: str = "hello.txt",
     wanted: bool | None = None,
+    second_host: bool = False,
+    report: TaskResult | None = None,
 ) -> Ran:
     """One attempt on a host of its own (`name`)."""
     host = folder / name
@@ -69,16 +73,43 @@ def attempt(
         command=command,
         checks=(check("file_exists", target),),
         pull_request=wanted,
+        second_host=second_host,
     )
 
     async def run() -> Ran:
         work, ran = await work_of(host, Strategy.trivial, spec, given=given)
         signer = Signer(host / "host_signing.key")
         work = replace(work, sign=partial(signer.signed, task=7, attempt=1, host=work.assign.route.host))
-        ran.outcome = await execute(work)
+        if report is not None:
+            wanted = to_verify(report)
+            work.assign.verifies = wanted
+            place = await workspace.clone(spec, (7, 1), wanted, "", given, work.home, submitter_role=Role.admin)
+            if place is None:
+                ran.outcome = Outcome(outcome="completed", result=second_look.not_there(wanted))
+                return ran
+            work = replace(work, workspace=place)
+        outcome = await execute(work)
+        if outcome.result is not None:  # as the outbox does
+            outcome = replace(outcome, result=work.sign(outcome.result))
+        ran.outcome = outcome
         return ran
 
     return asyncio.run(run())
+
+
+def to_verify(report: TaskResult) -> ToVerify:
+    """What the hub tells a second host of it."""
+    assert report.signed is not None
+    return ToVerify(
+        attempt=1,
+        host="here",
+        key=report.signed.key,
+        commit=report.commit or "",
+        tree=report.tree or "",
+        base=report.base or "",
+        branch=report.branch or "",
+        report=report,
+    )
 
 
 def requests_at(forge: StandIn) -> list[dict[str, object]]:
@@ -212,3 +243,45 @@ def test_the_risk_is_told_from_size_and_paths() -> None:
     assert pull_requests.risk_of({"a.py": 3000}).startswith("high")
     assert pull_requests.risk_of({".github/workflows/ci.yml": 1}).startswith("high")
     assert pull_requests.risk_of(None).startswith("high")
+
+
+def test_a_second_host_opens_it_with_both_verdicts_and_the_first_one_waits(
+    tmp_path: Path, origin: Path, forge: StandIn
+) -> None:
+    first = attempt(tmp_path, origin, forge, second_host=True).completed
+    assert (first.status, first.pushed, first.pull_request, requests_at(forge)) == ("verified", True, None, [])
+    second = attempt(tmp_path, origin, forge, name="two", second_host=True, report=first).completed
+    assert (second.status, second.commit, second.tree) == ("verified", first.commit, first.tree)
+    (found,) = requests_at(forge)
+    assert (found["branch"], second.pull_request) == (first.branch, found["html_url"])
+    lines = str(found["body"]).splitlines()
+    assert "| file_exists `hello.txt` | fail | pass |" in lines
+    (row,) = [line for line in lines if "Verified again by" in line]
+    assert second.signed is not None
+    assert f"signed with key `{fingerprint(second.signed.key)}`" in row
+    assert first.signed is not None
+    assert f"AgentCom-Signature: {signature_in_short(first.signed)}" in lines
+
+
+def test_a_second_host_that_does_not_believe_the_report_looks_no_further(
+    tmp_path: Path, origin: Path, forge: StandIn
+) -> None:
+    first = attempt(tmp_path, origin, forge, second_host=True).completed
+    forged = msgspec.structs.replace(first, tree="0" * 40)
+    error = attempt(tmp_path, origin, forge, name="two", second_host=True, report=forged).outcome.error
+    assert error is not None
+    assert (error.failure_class, error.code) == ("infrastructure", "report_other_commit")
+
+
+def test_a_second_host_says_so_where_the_branch_has_another_commit_or_is_gone(
+    tmp_path: Path, origin: Path, forge: StandIn
+) -> None:
+    first = attempt(tmp_path, origin, forge, second_host=True).completed
+    other = git(origin, "rev-parse", "HEAD").strip()
+    git(origin, "update-ref", f"refs/heads/{first.branch}", other)
+    moved = attempt(tmp_path, origin, forge, name="two", second_host=True, report=first).completed
+    assert (moved.commit, moved.iterations) == (other, ())
+    git(origin, "update-ref", "-d", f"refs/heads/{first.branch}")
+    gone = attempt(tmp_path, origin, forge, name="three", second_host=True, report=first)
+    assert gone.outcome.result is not None
+    assert (gone.outcome.result.commit, gone.outcome.result.status) == (None, "partial_pass")

@@ -20,6 +20,7 @@ from agentcom.model import (
     CheckStatus,
     Evidence,
     Iteration,
+    Judgement,
     ResultStatus,
     SignedReport,
     TaskResult,
@@ -88,6 +89,12 @@ def first_check(result: TaskResult, n: int, **changes: Any) -> TaskResult:
     return msgspec.structs.replace(result, iterations=tuple(rounds))
 
 
+def judged(result: TaskResult) -> TaskResult:
+    *before, last = result.iterations
+    said = Judgement(verdict="pass", model="m")
+    return msgspec.structs.replace(result, iterations=(*before, msgspec.structs.replace(last, judgement=said)))
+
+
 ALTERED = {
     "commit": ("report_other_commit", lambda r: msgspec.structs.replace(r, commit="f" * 40)),
     "tree": ("report_other_commit", lambda r: msgspec.structs.replace(r, tree="f" * 40)),
@@ -101,6 +108,7 @@ ALTERED = {
     "before": ("report_altered", lambda r: first_check(r, 1, before=None)),
     "with_base": ("report_altered", lambda r: first_check(r, 1, with_base=CheckStatus.passed)),
     "round": ("report_altered", lambda r: first_check(r, 0, status=CheckStatus.passed)),
+    "opinion": ("report_altered", lambda r: judged(r)),
     "fewer": ("report_altered", lambda r: msgspec.structs.replace(r, iterations=r.iterations[:1])),
     "nothing": ("report_unsigned", lambda r: msgspec.structs.replace(r, signed=None)),
 }

@@ -524,6 +524,7 @@ function drawTask(task, why) {
     task.route && section("Route", routeNote(task.route)),
     task.result && section("Result", resultFacts(task.result)),
     task.result?.iterations?.some((round) => round.checks.length || round.judgement) && section("Checks", rounds(task.result.iterations)),
+    task.result?.second_host?.checks.length && section("Checks on the second host", rounds([task.result.second_host])),
     task.result?.output && section("Output", h("pre", { tabindex: "0", "aria-label": "Output" }, task.result.output)),
     logSection,
     section("Task", taskFacts(task)),
@@ -579,16 +580,22 @@ function resultFacts(result) {
     : result.pull_request;
   return h("div", {},
     facts([
-      ["Status", result.status === "verified" ? "✓ verified" : result.status.replaceAll("_", " ")], ["Backend", result.backend],
+      ["Status", result.status === "verified" ? "✓ verified" : (result.status ?? "not completed").replaceAll("_", " ")], ["Backend", result.backend],
       ["Model", result.model], ["Tokens in", result.tokens_in ? result.tokens_in.toLocaleString() : null],
       ["Tokens out", result.tokens_out ? result.tokens_out.toLocaleString() : null],
       ["Cost", result.cost_usd === null ? "unknown" : `$${result.cost_usd === 0 ? "0" : result.cost_usd.toFixed(4)}`],
       ["Took", lasted(result.duration_ms)], ["Sandbox", result.sandbox === "none" ? `none: ${result.sandbox_reason || "not isolated"}` : result.sandbox],
       ["Branch", result.branch], ["Commit", result.commit?.slice(0, 12)], ["Pull request", request],
       ["Evidence", EVIDENCE[result.evidence]], ["Changed tests or settings", (result.tampered ?? []).join(", ")],
-      ["Report", signedBy(result.signature)],
+      ["Report", signedBy(result.signature)], ["Second host", secondSaid(result.second_host)],
     ]),
     (result.warnings ?? []).map((warning) => h("p", { class: "minor wait" }, warning)));
+}
+
+function secondSaid(second) {
+  if (!second) return null;
+  const why = second.why ? `: ${second.why}` : "";
+  return `${second.host} ${second.verdict.replaceAll("_", " ")}${why} (${signedBy(second.signature)})`;
 }
 
 function signedBy(signature) {
@@ -636,6 +643,7 @@ function taskFacts(task) {
     ["Created", time(task.created_at, " ago")], ["Assigned", time(task.assigned_at, " ago")], ["Finished", time(task.finished_at, " ago")],
     ["Waits for", (task.waits_for ?? []).join(", ")], ["Start by", moment(task.start_by)], ["Complete by", moment(task.complete_by)],
     ["Expires", moment(task.expires_at)],
+    ["Second host", task.second_look ? `attempt ${task.second_look.attempt} on ${task.second_look.host} is verified, another host verifies it` : null],
     ["Repository", task.repo], ["Branch", task.branch], ["Needs", (task.needs ?? []).join(", ")], ["Labels", (task.labels ?? []).join(", ")],
     ["Command", task.command ? h("code", {}, task.command) : null],
     ["Files", (task.files ?? []).map((file) => file.path).join(", ")], ["Done when", (task.success_criteria ?? []).join("; ")],
