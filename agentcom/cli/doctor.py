@@ -183,7 +183,11 @@ def _sandbox(invocation: Invocation) -> Iterator[Finding]:
     settings = config.load(invocation.home.path).sandbox
     found = _tried_out(settings.mode)
     if found.holds:
-        yield Finding("sandbox", "ok", f"{found.name}: a command was tried out and was isolated")
+        from agentcom_sidecar import guards
+
+        said = f"{found.name}: a command was tried out and was isolated; its guard is {guards.kind()}"
+        hint = "" if guards.kind() == "compiled" else "commands start slower; install again with a C compiler"
+        yield Finding("sandbox", "warn" if hint else "ok", said, hint)
         return
     if settings.mode == "require":
         detail = f"sandbox.mode is require, and commands cannot be isolated: {found.reason}"

@@ -28,7 +28,8 @@ BIG_LINES, BIG_FILES = 500, 30
 SMALL_LINES, SMALL_FILES = 50, 5
 SENSITIVE = re.compile(
     r"(^|/)(\.github|\.gitlab|\.circleci|\.forgejo|\.gitea|migrations|auth|security|deploy|infra)/"
-    r"|(^|/)(Dockerfile|Makefile|Jenkinsfile|\.gitlab-ci\.yml|[^/]*\.(lock|tf|ini|cfg|toml|ya?ml)|package-lock\.json)$"
+    r"|(^|/)(Dockerfile|Makefile|Jenkinsfile|CODEOWNERS|\.env[^/]*|\.git(attributes|modules)|[^/]*\.(lock|tf|ini|cfg|toml|ya?ml)"
+    r"|(package|package-lock|tsconfig)\.json|go\.(mod|sum)|requirements[^/]*\.txt)$"
 )
 
 

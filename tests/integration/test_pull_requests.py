@@ -241,7 +241,8 @@ def test_the_risk_is_told_from_size_and_paths() -> None:
     assert pull_requests.risk_of({"a.py": 3}).startswith("low")
     assert pull_requests.risk_of({"a.py": 300}).startswith("medium")
     assert pull_requests.risk_of({"a.py": 3000}).startswith("high")
-    assert pull_requests.risk_of({".github/workflows/ci.yml": 1}).startswith("high")
+    for path in (".github/workflows/ci.yml", "requirements-dev.txt", "web/package.json", "go.sum", ".env.production"):
+        assert pull_requests.risk_of({path: 1}).startswith("high: 1 files, 1 lines; configuration"), path
     assert pull_requests.risk_of(None).startswith("high")
 
 
