@@ -18,7 +18,7 @@ from agentcom.report_statement import fault_of
 from agentcom.signed_report import fingerprint, signature_in_short
 from agentcom_sidecar import pull_requests, second_look, workspace
 from agentcom_sidecar.execution import execute
-from agentcom_sidecar.forges import places
+from agentcom_sidecar.forges import base, places
 from agentcom_sidecar.forges.base import ForgeError
 from agentcom_sidecar.signer import Signer
 from agentcom_sidecar.work import Outcome
@@ -160,6 +160,19 @@ def test_a_later_attempt_whose_first_was_never_reported_opens_no_second_one(
     assert f"AgentCom-Commit: {second.commit}" in str(found["body"])
 
 
+@pytest.mark.parametrize("kind", APIS)
+def test_one_whose_answer_was_lost_is_found_again_and_not_opened_twice(
+    tmp_path: Path, origin: Path, forge: StandIn, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "AWAY_S", 0.01)
+    forge.set_script({"lose": 1})
+    result = attempt(tmp_path, origin, forge, kind=kind).completed
+    again = [each["status"] for each in forge.log() if each["method"] == "POST"][1:]
+    assert again == [422 if kind == "github" else 409]
+    (found,) = requests_at(forge)
+    assert result.pull_request == found["html_url"]
+
+
 def test_commits_of_others_on_its_branch_are_never_replaced(
     tmp_path: Path, origin: Path, forge: StandIn
 ) -> None:
@@ -183,6 +196,7 @@ def test_commits_of_others_on_its_branch_are_never_replaced(
             "forge_rate_limited",
         ),
         ({"status": 404}, "forge_missing"),
+        ({"status": 200, "mib": 5}, "forge_bad_answer"),
         ({"status": 302, "headers": {"location": "http://elsewhere.example/"}}, "forge_refused"),
     ],
 )

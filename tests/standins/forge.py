@@ -5,8 +5,9 @@ The branches are those of the real bare repository, so what was never pushed can
 asks is known by token, as Basic for git and as each API wants it: `TOKEN` may write, `READ_TOKEN` only read,
 `BLIND_TOKEN` sees no repository at all. With `--cert` and `--key` the same port answers https too.
 
-Faults are scripted by path (`routes`), for the next calls of the API (`{"next": [{"status", "headers"?}]}`), or for the
-next ones of git by its service (`{"git": {"git-receive-pack": [{"status", "headers"?, "text"?}]}}`).
+Faults are scripted by path (`routes`), for the next calls of the API (`{"next": [{"status", "headers"?, "hang"?,
+"mib"?}]}`), or for the next ones of git by its service (`{"git": {"git-receive-pack": [{"status", "headers"?, "text"?,
+"hang"?}]}}`). `{"lose": 1}`: the next pull request is made, and its answer is lost.
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ class ForgeStandIn(Application):
         self.requests: list[JsonObject] = []
         self.next: list[JsonObject] = []
         self.git: dict[str, list[JsonObject]] = {}
+        self.lose = 0
 
     def load_script(self, script: JsonObject) -> None:
         super().load_script(script)
         self.next = list(script.get("next", self.next))
         self.git = {name: list(faults) for name, faults in script.get("git", self.git).items()}
+        self.lose = int(script.get("lose", self.lose))
         if "body" in script:  # somebody edits the only one
             self.requests[0]["body"] = script["body"]
 
@@ -116,6 +119,9 @@ class ForgeStandIn(Application):
             fault = self.next.pop(0)
             if fault.get("hang"):
                 exchange.hang()
+            if "mib" in fault:
+                exchange.send_text(fault["status"], "x" * (fault["mib"] << 20))
+                return
             raise Refusal(fault["status"], {"message": "scripted"}, fault.get("headers"))
         is_gitlab = exchange.route.startswith("/api/v4/")
         given = exchange.headers.get("private-token" if is_gitlab else "authorization", "")
@@ -161,6 +167,10 @@ class ForgeStandIn(Application):
             "draft": body.get("draft"),
         }
         self.requests.append(made)
+        if self.lose:
+            self.lose -= 1
+            exchange.cut()
+            return
         exchange.send_answer(201, self._shown(made))
 
     def _commit(self, branch: str) -> str | None:

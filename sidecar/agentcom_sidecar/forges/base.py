@@ -11,6 +11,7 @@ Rules it keeps:
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import ssl
 import time
@@ -70,6 +71,15 @@ class Forge(Protocol):
     async def update(self, number: int, draft: Draft) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a forge's API said."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
 class Api:
     """Calls of one forge's API."""
 
@@ -94,8 +104,8 @@ class Api:
         for number in range(1, TRIES + 1):
             try:
                 answer = await self._ask(method, path, body)
-                if answer.is_success or answer.status_code in also:
-                    return answer.status_code, _json(answer, self.url)
+                if 200 <= answer.status < 300 or answer.status in also:
+                    return answer.status, _json(answer, self.url)
                 told = _refusal(answer, self.url)
                 wait_s = _opens_in_s(answer.headers, time.time()) or AWAY_S * number
             except ForgeError as error:
@@ -107,10 +117,18 @@ class Api:
             await asyncio.sleep(wait_s)
         raise AssertionError("the loop above returns or raises")
 
-    async def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> httpx2.Response:
+    async def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Answer:
+        content = bytearray()
         try:
-            async with asyncio.timeout(ANSWER_S_MAX):
-                return await self._client.request(method, f"{self.url}{path}", json=body)
+            async with (
+                asyncio.timeout(ANSWER_S_MAX),
+                self._client.stream(method, f"{self.url}{path}", json=body) as answer,
+            ):
+                async for part in answer.aiter_bytes():
+                    content += part
+                    if len(content) > ANSWER_BYTES_MAX:
+                        said = f"{self.url} answers with more than {ANSWER_BYTES_MAX // limits.MIB} MiB"
+                        raise ForgeError(f"{said}: is this the address of its API?", code="forge_bad_answer")
         except (httpx2.HTTPError, TimeoutError) as error:
             why = f"within {ANSWER_S_MAX:g} s" if isinstance(error, TimeoutError) else f"({type(error).__name__})"
             raise ForgeError(
@@ -118,6 +136,7 @@ class Api:
                 "address in git.forges",
                 code="forge_unreachable",
             ) from error
+        return Answer(answer.status_code, answer.headers, bytes(content))
 
     async def pages(self, path: str) -> list[dict[str, Any]]:
         """The rows of all pages, PAGES_MAX at most."""
@@ -134,11 +153,9 @@ class Api:
         return rows
 
 
-def _json(answer: httpx2.Response, url: str) -> Any:
+def _json(answer: Answer, url: str) -> Any:
     try:
-        if len(answer.content) > ANSWER_BYTES_MAX:
-            raise ValueError("too long")
-        return answer.json() if answer.content else None
+        return json.loads(answer.content) if answer.content else None
     except ValueError as error:
         raise ForgeError(
             f"{url} answers with no JSON: is this the address of its API?", code="forge_bad_answer"
@@ -172,9 +189,9 @@ def _opens_in_s(headers: Mapping[str, str], now_s: float) -> float:
     return max(0.0, float(reset) - now_s) if reset.isdigit() else 0.0
 
 
-def _refusal(answer: httpx2.Response, url: str) -> ForgeError:
-    status = answer.status_code
-    said = f"{url} answers {status}: {' '.join(answer.text[:300].split())}"
+def _refusal(answer: Answer, url: str) -> ForgeError:
+    status = answer.status
+    said = f"{url} answers {status}: {' '.join(answer.content[:300].decode('utf-8', 'replace').split())}"
     is_limit = status == 429 or (
         status == 403
         and (
