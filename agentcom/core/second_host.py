@@ -27,6 +27,7 @@ from agentcom.core.outlet import Outlet
 from agentcom.core.rows import TIER_CODE, TIERS
 from agentcom.core.story import Noted
 from agentcom.core.tasks import Tasks
+from agentcom.core.wanted import missing_need
 from agentcom.model import (
     CheckReport,
     CheckStatus,
@@ -133,12 +134,12 @@ class SecondHost:
     def could_not(self, slot: int, record: SecondRecord, why: str, now: Now) -> TaskError | None:
         """This host gives its place to another, if there is one, else it may try again. An error: there were enough,
         and the task is to be held. Its attempt has ended, and it is in no lane."""
-        name = self._host_of(slot)
+        name, before = self._host_of(slot), record
         record = msgspec.structs.replace(record, tries=record.tries + 1, last=f"{name}: {why}"[:1000])
-        if self._has_other(slot, record, name):
+        if self._has_other(slot, name):
             record = msgspec.structs.replace(record, excluded=(*record.excluded, name))
         self._put(record)
-        self._regroup(slot, record)
+        self._regroup(slot, record, before)
         self._tasks.note(slot, Noted.second_host, f"{name} could not verify it: {why}", now)
         if record.tries < limits.SECOND_HOST_TRIES_MAX:
             return None
@@ -150,9 +151,9 @@ class SecondHost:
         """A person lets a held task go on: every other host may try again."""
         record = self.waits(slot)
         if record is not None and error is not None and error.code == FAILED:
-            record = msgspec.structs.replace(record, tries=0, excluded=())
-            self._put(record)
-            self._regroup(slot, record)
+            fresh = msgspec.structs.replace(record, tries=0, excluded=())
+            self._put(fresh)
+            self._regroup(slot, fresh, record)
 
     def want(self, task: int) -> None:
         """A task that asks for a second host was taken, or is done again."""
@@ -174,24 +175,30 @@ class SecondHost:
         host = self._fleet.hosts.get(self._tasks.table.host[slot])
         return host.record.name if host is not None else "a host that was removed"
 
-    def _has_other(self, slot: int, record: SecondRecord, name: str) -> bool:
-        """Whether a host is there that has not tried yet."""
-        repo = self._tasks.groups[self._tasks.table.group[slot]].repo
-        out = {record.host_name, name, *record.excluded}
-        hosts = self._fleet.hosts.values()
-        return any(one.online and one.record.name not in out and one.may_work_on(repo) for one in hosts)
+    def _has_other(self, slot: int, name: str) -> bool:
+        """Whether an agent on another host, which has not tried yet, takes such work. O(agents)."""
+        group = self._tasks.groups[self._tasks.table.group[slot]]
+        return any(
+            agent.is_open
+            and agent.host.record.name != name
+            and agent.host.may_work_on(group.repo)
+            and missing_need(group, agent) is None
+            for agent in self._fleet.agents.values()
+        )
 
-    def _regroup(self, slot: int, record: SecondRecord) -> None:
+    def _regroup(self, slot: int, record: SecondRecord, before: SecondRecord | None = None) -> None:
         """Not while it is ready: the queue knows its group."""
         groups, table = self._tasks.groups, self._tasks.table
         number = table.group[slot]
-        table.group[slot] = groups.take(group_of(groups[number], record))
+        table.group[slot] = groups.take(group_of(groups[number], record, before))
         groups.give(number)
 
 
-def group_of(group: Group, record: SecondRecord) -> Group:
-    """What the verification asks of a place to run: what the checks may need, and another host."""
-    kept = (need for need in group.needs if not need.startswith((*_NOT_OF_CHECKS, NOT_HOST)))
+def group_of(group: Group, record: SecondRecord, before: SecondRecord | None = None) -> Group:
+    """What the verification asks of a place to run: what the checks may need, and another host. `before` is the record
+    that the group was made for; hosts that the task itself rules out stay so."""
+    gone = {f"{NOT_HOST}{name}" for name in before.excluded} if before is not None else set()
+    kept = (need for need in group.needs if not need.startswith(_NOT_OF_CHECKS) and need not in gone)
     away = (f"{NOT_HOST}{name}" for name in (record.host_name, *record.excluded))
     return Group(Tier.trivial, "", tuple(sorted({*kept, *away})), group.repo)
 

@@ -161,6 +161,21 @@ def test_needs_of_the_work_alone_do_not_bind_the_second_host(rig: Rig) -> None:
     assert den.take().task == number
 
 
+def test_a_host_that_the_task_rules_out_does_not_verify_it_either(rig: Rig) -> None:
+    number = first(rig, rig.host("box"), wanted(needs=("not-host:den",)))
+    den = rig.host("den")
+    assert not [each for each in den.received if isinstance(each, m.Assign)]
+    attic = rig.host("attic")
+    for _ in range(limits.SECOND_HOST_TRIES_MAX):
+        attic.send(attic.ended(attic.take(), "failed", error=error(FailureClass.configuration, "repository_denied")))
+        rig.advance(60_000)
+        for each in (den, attic):
+            each.beat()
+    rig.admin.ask(m.TaskRelease(task=number))
+    assert attic.take().task == number
+    assert not [each for each in den.received if isinstance(each, m.Assign)]
+
+
 # --- it does not agree ----------------------------------------------------------------------------------
 
 DISAGREES = {
