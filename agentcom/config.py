@@ -218,6 +218,7 @@ class SidecarSettings(Struct, frozen=True, forbid_unknown_fields=True):
     quiet_hours: Annotated[tuple[Hours, ...], Meta(max_length=50)] = ()
     preferred: bool = False
     red_first: bool = True
+    checks_s: Annotated[int, Meta(ge=1, le=limits.TIMEOUT_S_MAX)] = 4 * 3600
     shares_gpu: bool = False
     preload: Literal["auto", "always", "never"] = "auto"
     rounds_trivial: Rounds = 5

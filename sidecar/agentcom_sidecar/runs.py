@@ -187,9 +187,10 @@ class Run:
 
     @property
     def _checks_s(self) -> float:
-        """What the checks may take by their own time-outs, after each try."""
+        """What the checks may take by their time-outs: on the base, and after each try, then again with its tests."""
         checks = (*self.assign.repo_checks, *self._spec.checks)
-        return float(sum(check.timeout_s for check in checks) * (self.assign.max_fix_attempts + 1))
+        once_s = min(sum(check.timeout_s for check in checks), self._settings.sidecar.checks_s)
+        return float(once_s * (2 * (self.assign.max_fix_attempts + 1) + 1))
 
     @property
     def _push_s(self) -> float:

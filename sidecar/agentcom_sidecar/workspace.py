@@ -190,9 +190,11 @@ class Workspace:
         return (await self._git("cat-file", "blob", blob[0])).encode() if blob else b""
 
     @contextlib.asynccontextmanager
-    async def with_base(self, restored: Sequence[str], removed: Sequence[str]) -> AsyncIterator[None]:
-        """The directory with these files as the base has them, or without them; as before when it is left. Only
-        after a commit: what was not committed is lost."""
+    async def with_base(
+        self, restored: Sequence[str], removed: Sequence[str], ignored: Sequence[str] = ()
+    ) -> AsyncIterator[None]:
+        """The directory with these files as the base has them, or without them; as before when it is left, but for
+        ignored files that are taken away. Only after a commit: what was not committed is lost."""
         try:
             if restored:
                 await self._git(
@@ -200,6 +202,8 @@ class Workspace:
                 )
             if removed:
                 await self._git("--literal-pathspecs", "rm", "--quiet", "--force", "--", *removed)
+            if ignored:
+                await self._git("--literal-pathspecs", "clean", "--quiet", "--force", "-x", "--", *ignored)
             yield
         finally:
             await self.discard()

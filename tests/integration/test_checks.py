@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from agentcom.model import CheckKind, CheckReport, CheckSpec, CheckStatus, Strategy, TaskSpec
+from agentcom import limits
+from agentcom.model import CheckKind, CheckReport, CheckSpec, CheckStatus, ResultStatus, Strategy, TaskSpec
 from agentcom_sidecar.verify.diff_within import pattern_of
 from agentcom_sidecar.verify.no_secrets import FORMS, secrets_in
-from tests.works import Ran, repository, run_attempt
+from tests.works import Ran, repository, run_attempt, settings
 
 TOKEN = "ghp_" + "a1B2" * 9  # in the form of one, and none
 HAS = {
@@ -158,6 +160,32 @@ def test_http_responds_starts_the_server_asks_it_and_leaves_nothing(tmp_path: Pa
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "the server is gone"
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert f"--bind 127.0.0.1 {port}" not in listed
+
+
+def test_a_check_has_its_own_time_and_its_output_a_bound(tmp_path: Path) -> None:
+    loud = {"kind": "command_succeeds", "target": "echo FIRST; yes | head -c 3000000; echo LAST; exit 1"}
+    slow = {"kind": "command_succeeds", "target": "echo begun; sleep 30", "timeout_s": 1}
+    found = reports(tmp_path, "true", loud, slow, {"kind": "file_exists", "target": "README.md"})
+    assert statuses(found) == ["fail", "timed_out", "pass"]
+    output = found[0].output
+    assert output.startswith("FIRST")
+    assert "LAST\n[exit code 1]" in output
+    assert "bytes left out" in output
+    assert len(output.encode()) <= limits.CHECK_OUTPUT_BYTES_MAX
+    assert "begun" in found[1].output
+
+
+def test_all_checks_together_have_a_time_and_what_is_left_then_is_timed_out(tmp_path: Path) -> None:
+    given = settings()
+    given = msgspec.structs.replace(given, sidecar=msgspec.structs.replace(given.sidecar, checks_s=1))
+    checks = (CheckSpec("command_succeeds", "sleep 30"), CheckSpec("file_exists", "a"), CheckSpec("test_passes"))
+    spec = TaskSpec(description="work", command="touch a", checks=checks)
+    one = run_attempt(tmp_path, Strategy.trivial, spec, given=given)
+    assert one.completed.status is ResultStatus.partial_pass
+    found = one.iterations[-1].checks
+    assert {each.status for each in found} == {CheckStatus.timed_out}
+    assert "ended early: all checks together may take 1 s (sidecar.checks_s)" in found[0].output
+    assert found[2].output == "not begun: all checks together may take 1 s (sidecar.checks_s)"
 
 
 def test_guards_pass_before_the_work_as_well_and_are_no_evidence(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ of the base where the attempt has changed those.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -31,6 +32,7 @@ from agentcom_sidecar.verify import (
 )
 from agentcom_sidecar.verify.plugins import Plugins
 from agentcom_sidecar.verify.report import Stopwatch, passes, report
+from agentcom_sidecar.verify.standing import head_of, ignored_files, stand_at
 from agentcom_sidecar.verify.watched import Tampered, tampered
 from agentcom_sidecar.work import Work
 
@@ -47,15 +49,26 @@ CHECKS: dict[str, Callable[[CheckSpec, Work], Awaitable[CheckReport]]] = {
 }
 PLUGGED: Final = Plugins()  # of this process: filled once at its start
 GUARDS = frozenset({CheckKind.git_clean, CheckKind.diff_within, CheckKind.no_secrets})
+LOOKING = GUARDS | {CheckKind.file_exists, CheckKind.file_contains, CheckKind.json_valid}  # run no command
 # A command's own bound is spec.timeout_s; killing its tree may take this much longer.
 MARGIN_S = 30.0
 
 
 async def run_checks(work: Work, label: str = "check") -> tuple[CheckReport, ...]:
-    """The report of every check of the repository and of the task, in order; empty when there are none."""
-    reports = []
+    """The report of every check of the repository and of the task, in order; empty when there are none.
+
+    Commands of checks run what an attempt has written: one that moves HEAD could show the next checks, and the look at
+    who changed the tests, another commit than the one that is pushed. So it is put back after each.
+    """
+    reports: list[CheckReport] = []
+    until = asyncio.get_running_loop().time() + work.settings.sidecar.checks_s
+    place = work.workspace
+    commit = await head_of(place) if place.has_repository and work.checks else ""
     for number, spec in enumerate(work.checks):
-        one = await _run(spec, work)
+        one = await _run_within(until, spec, work)
+        if commit and spec.kind not in LOOKING and await head_of(place) != commit:
+            await stand_at(place, commit)
+            work.log(f"[{label}] {spec.kind} moved HEAD away from the work; it was put back\n")
         if number < len(work.assign.repo_checks):
             one = msgspec.structs.replace(one, source="repository")
         work.progress()
@@ -76,15 +89,17 @@ async def look_at_base(work: Work) -> tuple[CheckStatus, ...]:
 async def verdict(work: Work, before: Sequence[CheckStatus]) -> tuple[tuple[CheckReport, ...], Tampered]:
     """The reports of all checks on the committed work, with what they said `before`; where all pass and the attempt
     changed files that judge it, also what they say with these as the base has them. And which files those are."""
+    found = Tampered()
+    if work.checks:  # as the attempt left it: what the checks do comes after
+        place = work.workspace
+        changes, ignored = await place.changes(), await ignored_files(place)
+        found = tampered(changes, {file.path for file in work.spec.files}, ignored)
     reports = await run_checks(work)
     if before:
         reports = tuple(
             msgspec.structs.replace(report, before=status)
             for report, status in zip(reports, before, strict=True)
         )
-    if not reports:
-        return reports, Tampered()
-    found = tampered(await work.workspace.changes(), {file.path for file in work.spec.files})
     if found.paths and all(map(passes, reports)):
         reports = await _with_base(work, reports, found)
     return reports, found
@@ -95,7 +110,7 @@ async def _with_base(
 ) -> tuple[CheckReport, ...]:
     await work.workspace.discard()  # what the checks left behind
     work.log(f"[check] changed files that judge the work: {', '.join(found.paths[:20])}\n")
-    async with work.workspace.with_base(found.restored, found.removed):
+    async with work.workspace.with_base(found.restored, found.removed, found.ignored):
         again = await run_checks(work, "check with the base's tests")
     return tuple(map(_both, reports, again))
 
@@ -107,6 +122,20 @@ def _both(report: CheckReport, again: CheckReport) -> CheckReport:
     output = report.output if again.status is CheckStatus.passed else again.output
     duration_ms = report.duration_ms + again.duration_ms
     return msgspec.structs.replace(report, with_base=again.status, output=output, duration_ms=duration_ms)
+
+
+async def _run_within(until: float, spec: CheckSpec, work: Work) -> CheckReport:
+    """One check, in its own time and in what is left of that of all."""
+    left_s = math.ceil(until - asyncio.get_running_loop().time())
+    if left_s >= spec.timeout_s:
+        return await _run(spec, work)
+    limit = f"all checks together may take {work.settings.sidecar.checks_s} s (sidecar.checks_s)"
+    if left_s <= 0:
+        return report(spec, CheckStatus.timed_out, f"not begun: {limit}", 0)
+    found = await _run(msgspec.structs.replace(spec, timeout_s=left_s), work)
+    if found.status is not CheckStatus.timed_out:
+        return found
+    return msgspec.structs.replace(found, output=f"{found.output}\n[ended early: {limit}]".lstrip())
 
 
 async def _run(spec: CheckSpec, work: Work) -> CheckReport:

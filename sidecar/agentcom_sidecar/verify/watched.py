@@ -35,11 +35,12 @@ class Tampered(NamedTuple):
 
     restored: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()  # to be taken away as well; not in the commit, so only here they would be in force
     is_whole: bool = True  # else the attempt changed more files than could be looked at
 
     @property
     def paths(self) -> tuple[str, ...]:
-        return tuple(sorted((*self.restored, *self.removed)))
+        return tuple(sorted((*self.restored, *self.removed, *self.ignored)))
 
 
 def judges(path: str) -> bool:
@@ -47,8 +48,10 @@ def judges(path: str) -> bool:
     return bool(_TESTS.search(path) or _SETTINGS.search(path))
 
 
-def tampered(changes: Changes, named: Collection[str]) -> Tampered:
-    """Of these changes those to files that judge. Files that the task names are its work, and not among them."""
+def tampered(changes: Changes, named: Collection[str], ignored: Collection[str] = ()) -> Tampered:
+    """Of these changes, and of the files that git ignores, those to files that judge. Files that the task names are its
+    work, and not among them."""
     restored = [path for path in changes.changed if path not in named and judges(path)]
     removed = [path for path in changes.added if path not in named and _SETTINGS.search(path)]
-    return Tampered(tuple(restored), tuple(removed), changes.is_whole)
+    hidden = [path for path in ignored if path not in named and _SETTINGS.search(path)]
+    return Tampered(tuple(restored), tuple(removed), tuple(hidden), changes.is_whole)
