@@ -12,7 +12,7 @@ import signal
 import sys
 from types import FrameType
 
-from agentcom import __version__, auth, lifeline, logs, sched
+from agentcom import __version__, auth, compiled, lifeline, logs, sched
 from agentcom.broker import Broker
 from agentcom.clock import SystemClock
 from agentcom.config import Home, Settings
@@ -104,7 +104,12 @@ def _stop_on_signals(broker: Broker) -> None:
 def _tell_ready(home: Home, broker: Broker, report: StartReport) -> None:
     auth.write_hub_address(home.run / "hub.json", broker.address)
     note = f" ({sched.why_python})" if sched.why_python else ""
-    logs.get().info("hub_started", hub=broker.address.hub, scheduler=sched.IMPLEMENTATION + note)
+    logs.get().info(
+        "hub_started",
+        hub=broker.address.hub,
+        scheduler=sched.IMPLEMENTATION + note,
+        core=compiled.IMPLEMENTATION,
+    )
     print(
         auth.ready_line(
             hub=broker.address.hub,

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from agentcom.sched import IMPLEMENTATION
+from agentcom import compiled, sched
 
 LIBRARIES: Final = ("pyzmq", "lmdb", "msgspec")
 UNKNOWN: Final = "unknown"
@@ -23,7 +23,8 @@ def machine() -> str:
     libraries = ", ".join(f"{name} {_version(name)}" for name in LIBRARIES)
     system = f"{platform.system()} {platform.release()}"
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"{_processor()}, {_cores()} cores, {system}, {python}, {libraries}, scheduler {IMPLEMENTATION}"
+    parts = f"scheduler {sched.IMPLEMENTATION}, core {compiled.IMPLEMENTATION}"
+    return f"{_processor()}, {_cores()} cores, {system}, {python}, {libraries}, {parts}"
 
 
 def commit() -> str:

@@ -16,7 +16,7 @@ import msgspec
 import zmq
 from msgspec import Struct
 
-from agentcom import __version__, config, sched
+from agentcom import __version__, compiled, config, sched
 from agentcom.cli import output, storage
 from agentcom.cli.command import HubCommand, Invocation, pass_invocation
 from agentcom.config import Home
@@ -49,7 +49,7 @@ def doctor(invocation: Invocation) -> int:
     """Check this home, its settings, its keys and its hub; exits with 1 if something fails."""
     findings = [
         finding
-        for look in (_versions, _home, _settings, _keys, _scheduler, _git, _sandbox, _programs, _checks, _hub)
+        for look in (_versions, _home, _settings, _keys, _core, _scheduler, _git, _sandbox, _programs, _checks, _hub)
         for finding in _looked(look, invocation)
     ]
     failed = any(finding.status == "fail" for finding in findings)
@@ -117,6 +117,11 @@ def _keys(invocation: Invocation) -> Iterator[Finding]:
 
 def _secret_files(home: Home) -> list[Path]:
     return [path for path in (*home.keys.glob("*"), home.run / "token") if path.is_file()]
+
+
+def _core(_invocation: Invocation) -> Iterator[Finding]:
+    detail = "compiled" if compiled.why_python is None else f"as its sources: {compiled.why_python}"
+    yield Finding("core", "ok", detail)
 
 
 def _scheduler(_invocation: Invocation) -> Iterator[Finding]:

@@ -39,7 +39,7 @@ class Asked(NamedTuple):
 
     @property
     def is_step(self) -> bool:
-        return self.now is not self.wanted
+        return self.now[0] is not self.wanted[0]
 
     def told(self, way: Candidate) -> Candidate:
         """The way, which says so if it is a step."""

@@ -30,7 +30,7 @@ def test_a_hub_that_starts_again_after_its_clock_was_set_right_keeps_old_tasks_b
     old = _submitted(first, out, Now(1000, TRUE_WALL_MS))  # and right when the task comes
     second = Tasks(out, Settings())
     second.groups.load(old.group, first.groups[old.group])
-    second.load(old, Now(0, TRUE_WALL_MS + 1000))
+    second.load([old])
     second.begin(Now(0, TRUE_WALL_MS + 1000))
     second.next_id = old.id + 1
     new = _submitted(second, out, Now(1000, TRUE_WALL_MS + 2000))
