@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-NAMES = ("box-1", "a", "GSV Sleeper Service", "0" * 40, "f" * 64, "2026-11-25T10:00:00Z", "x@example.invalid")
+NAMES = ("box-1", "a", "GSV Sleeper Service", "0" * 40, "f" * 64, "0" * 128, "2026-11-25T10:00:00Z", "x@an.invalid")
 WORDS = ("", "true", "Run the tests", "é\u202e", "https://example.invalid/repo.git", "tcp://127.0.0.1:7420")
 MANY = 3  # items of a list that has room for more
 
