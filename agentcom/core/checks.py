@@ -76,6 +76,8 @@ def _check_diff(check: CheckSpec, at: str) -> None:
         raise _refused(f"{at}.expect", f"{check.expect[:40]!r} is no number of lines")
     if not check.target.strip() and not check.expect:
         raise _refused(f"{at}.target", "diff_within needs patterns of paths as target, or lines as expect")
+    for pattern in check.target.split():
+        check_path(pattern, f"{at}.target")
 
 
 def _check_http(check: CheckSpec, at: str) -> None:

@@ -27,6 +27,7 @@ GOOD: list[dict[str, Any]] = [
 BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"kind": "file_exists", "target": "../x"}, "path_outside", "target"),
     ({"kind": "json_valid", "target": "/etc/passwd"}, "path_outside", "target"),
+    ({"kind": "diff_within", "target": "src/** ../x"}, "path_outside", "target"),
     ({"kind": "json_valid", "target": ""}, "invalid", "target"),
     ({"kind": "json_valid", "target": "a", "expect": "b"}, "invalid", "expect"),
     ({"kind": "file_contains", "target": "README.md"}, "invalid", "expect"),
