@@ -13,7 +13,8 @@ from agentcom.model import Backend
 from agentcom_sidecar.agentic.file_tools import FileTools
 from agentcom_sidecar.agentic.guards import MISTAKE_ROUNDS_MAX, REPEATS_MAX, STALL_ROUNDS_MAX, Watch
 from agentcom_sidecar.agentic.loop import Bounds, Hooks, Tally, converse
-from agentcom_sidecar.agentic.tools import Toolbox
+from agentcom_sidecar.agentic.observations import Executed
+from agentcom_sidecar.agentic.tools import Toolbox, essence
 from agentcom_sidecar.backends.base import BackendError, Conversation, ToolCall, Turn, Usage
 
 
@@ -38,6 +39,18 @@ def test_going_round_in_a_circle_is_a_stall() -> None:
 
 def test_calls_without_sense_have_their_number_of_tries() -> None:
     assert ends(*[("x", "?")] * MISTAKE_ROUNDS_MAX, is_mistaken=True)[-2:] == [None, "mistakes"]
+
+
+def test_a_command_run_again_is_a_repetition_whatever_time_it_took() -> None:
+    runs = [
+        Executed(1, "exited", 10 + n, f"test_a: 1 failed\nRan 3 tests in 0.{n}1s, 1{n} ms\n") for n in range(3)
+    ]
+    assert ends(*(("run", essence(each)) for each in runs))[-1] == "repetition"
+
+
+def test_a_command_with_other_words_or_counts_is_none() -> None:
+    found = ends(*(("run", essence(Executed(1, "exited", 10, f"{n} failed in 1s"))) for n in range(20)))
+    assert set(found) == {None}
 
 
 class Scripted:

@@ -17,7 +17,7 @@ from agentcom_sidecar.agentic.guards import MISTAKE_ROUNDS_MAX, REPEATS_MAX, STA
 from agentcom_sidecar.agentic.narration import call_line, tokens_line
 from agentcom_sidecar.agentic.observations import Asked, Failed, Finished, Observation
 from agentcom_sidecar.agentic.text_calls import text_calls
-from agentcom_sidecar.agentic.tools import Toolbox, encoded, is_mistake
+from agentcom_sidecar.agentic.tools import Toolbox, encoded, essence, is_mistake
 from agentcom_sidecar.backends.base import (
     BackendError,
     Conversation,
@@ -124,7 +124,8 @@ async def converse(
                 return
         elif not turn.is_paused:
             if not has_acted and not turn.text.strip():
-                raise task_error("empty_answer", f"{backend.model} answered with no text and no tool call")
+                said = f"{backend.model} answered with no text and no tool call; give the task another model"
+                raise task_error("empty_answer", said)
             return
         await asyncio.sleep(0)  # a point where a cancel can land, whatever the backend does
     tally.stop("rounds", f"after {bounds.rounds_max} rounds, the limit of this tier, before the model was done")
@@ -158,7 +159,7 @@ def _is_over(done: list[tuple[ToolCall, Observation]], watch: Watch, tally: Tall
             tally.text = observation.summary.strip() or tally.text
             tally.stop_reason = "finish"
             return True
-    pairs = [(f"{call.name} {call.arguments!r}", encoded(observation)) for call, observation in done]
+    pairs = [(f"{call.name} {call.arguments!r}", essence(observation)) for call, observation in done]
     standstill = watch.took(pairs, is_mistaken=all(is_mistake(observation) for _, observation in done))
     if standstill == "mistakes":
         _, last = done[-1]

@@ -7,6 +7,7 @@ so that the model can correct itself. A tool that this host does not allow is no
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -17,12 +18,21 @@ from agentcom_sidecar.agentic import arguments as takes
 from agentcom_sidecar.agentic.arguments import spec_of, taken
 from agentcom_sidecar.agentic.command_tools import CommandTools
 from agentcom_sidecar.agentic.file_tools import FileTools
-from agentcom_sidecar.agentic.observations import MISTAKES, Asked, Failed, Finished, Observation, failed
+from agentcom_sidecar.agentic.observations import (
+    MISTAKES,
+    Asked,
+    Executed,
+    Failed,
+    Finished,
+    Observation,
+    failed,
+)
 from agentcom_sidecar.backends.base import ToolCall, ToolSpec
 
 NAME_CHARS_MAX = 64
 RESULT_CHARS_MAX = 32_000  # of one answer of a tool, where the model's context is large or unknown
 RESULT_CHARS_MIN = 2_000
+TIMES = re.compile(r"\b\d+(?:\.\d+)?\s?(?:[mµn]?s|sec|seconds?|minutes?)\b")  # as test runners print them
 
 
 class Tool(NamedTuple):
@@ -81,6 +91,14 @@ class Toolbox:
 def encoded(observation: Observation) -> str:
     """As it goes back to the model."""
     return msgspec.json.encode(observation).decode()
+
+
+def essence(observation: Observation) -> str:
+    """What it says, without how long things took: a command that runs again is not news by its time alone."""
+    if isinstance(observation, Executed):
+        output = TIMES.sub("", observation.output)
+        observation = msgspec.structs.replace(observation, duration_ms=0, output=output)
+    return encoded(observation)
 
 
 def is_mistake(observation: Observation) -> bool:
