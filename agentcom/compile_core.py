@@ -24,12 +24,17 @@ from typing import Final
 from agentcom import compiled
 
 CORE: Final = (
-    "admission", "aftermath", "agents", "attempts", "board", "calls", "circuits", "complexity", "deadlines",
-    "dispatch", "effects", "estimates", "flows", "gates", "groups", "hub", "interned", "lanes", "leases",
-    "ledger", "outlet", "placed", "principals", "progress", "refusal", "registry", "requests", "retries",
-    "routing", "rows", "score", "sessions", "story", "tally", "tasks", "turns", "waiting", "waits", "wanted",
+    "accounts", "admission", "aftermath", "agents", "attempts", "board", "breaker", "calls", "circuits", "complexity",
+    "deadlines", "depends", "dispatch", "effects", "estimates", "evidence", "fallbacks", "flows", "gates", "groups",
+    "hub", "interned", "isolation", "lanes", "leases", "ledger", "losses", "outlet", "placed", "principals",
+    "progress", "questions", "refusal", "registry", "requests", "retries", "routing", "rows", "score", "second_host",
+    "sessions", "story", "tally", "tasks", "turns", "waiting", "waits", "wanted",
 )  # fmt: skip
-MODULES: Final = (*(f"agentcom.core.{name}" for name in CORE), "agentcom.store.base", "agentcom.store.record")
+SHELL: Final = (
+    "agentcom.clock", "agentcom.lookups", "agentcom.outgoing", "agentcom.peers",
+    "agentcom.store.base", "agentcom.store.journal", "agentcom.store.journaled", "agentcom.store.record",
+)  # fmt: skip
+MODULES: Final = (*(f"agentcom.core.{name}" for name in CORE), *SHELL)
 
 # Runs in the folder with the copied sources. The library is one extension of many files, which setuptools would compile
 # one after the other.
@@ -54,7 +59,7 @@ def compile_all(self, sources, output_dir=None, macros=None, include_dirs=None, 
 ccompiler.CCompiler.compile = compile_all
 paths = sys.argv[1:]
 sys.argv[1:] = ["--quiet", "build_ext", "--build-lib", "built", "--build-temp", "objects"]
-made = mypycify(["--follow-imports=silent", "--ignore-missing-imports", *paths], opt_level="1", debug_level="0",
+made = mypycify(["--follow-imports=silent", "--ignore-missing-imports", *paths], opt_level="2", debug_level="0",
                 multi_file=True, group_name="agentcom")
 for one in made:
     one.extra_compile_args = [each for each in one.extra_compile_args if each != "-Werror"] + ["-g0", "-w"]

@@ -252,10 +252,12 @@ class Stream:
     @staticmethod
     def _safe_end(text: str) -> int:
         """Up to where no secret can have begun that is not over."""
-        opened = text.rfind("-----BEGIN ")
+        opened, closed_at = text.rfind("-----BEGIN "), 0
         if 0 <= len(text) - opened < KEY_BLOCK_CHARS_MAX and opened >= 0:
-            may_be = _OPEN_KEY.match(text, opened) or len(text) - opened < LEAD_CHARS_MAX
-            if may_be and not _CLOSED_KEY.search(text, opened):
+            closed = _CLOSED_KEY.search(text, opened)
+            if closed is not None:
+                closed_at = closed.end()
+            elif _OPEN_KEY.match(text, opened) or len(text) - opened < LEAD_CHARS_MAX:
                 return opened
         at = len(text)
         while at and not text[at - 1].isspace() and len(text) - at <= 2 * HELD_CHARS:
@@ -267,7 +269,7 @@ class Stream:
         for value in _longest_first:
             if not value.isspace() and len(value.split()) > 1:
                 at = _before(value, text, min(at, len(text) - _overlap(text, value)))
-        return at
+        return opened if opened < at < closed_at else at  # not between the words of a key's last line
 
 
 def _before(value: str, text: str, at: int) -> int:

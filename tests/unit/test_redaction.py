@@ -155,6 +155,14 @@ def test_a_secret_that_is_cut_across_pieces_of_a_stream_goes(
     assert out == redact_text(text)
 
 
+def test_a_private_key_that_is_cut_anywhere_goes_with_its_last_line() -> None:
+    for key in (each for each in SECRETS.values() if "PRIVATE KEY" in each):
+        text = f"before {key}\nafter"
+        for cut in range(len(text)):
+            stream = Stream()
+            assert stream.add(text[:cut]) + stream.add(text[cut:]) + stream.end() == redact_text(text)
+
+
 def test_a_secret_of_several_words_that_ends_a_piece_goes_as_a_whole() -> None:
     redaction.learn("correct horse battery")
     stream = Stream()
