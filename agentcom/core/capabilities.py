@@ -159,8 +159,10 @@ def _remedy(need: str, host: str, instead: str) -> str:
         return f"ask for --needs {instead}, or add {name} to sidecar.capabilities on {host}"
     if name.startswith(PREFIX):
         program = name.removeprefix(PREFIX)
-        change = f"update {program}" if instead else f"install {program}, and add it to programs.offer,"
-        return f"{change} on {host}; its sidecar finds it by itself"
+        if instead:
+            return f"update {program} on {host}; its sidecar finds it by itself"
+        change = f"install {program}, and name it in programs.offer, on {host}; its sidecar finds it by itself"
+        return f"{change}, and `agentcom doctor` there says what is missing"
     if name.startswith(OF_CHECK):
         kind = name.removeprefix(OF_CHECK)
         return f"install a plugin for checks of kind {kind} on {host} and start its sidecar anew (docs/verification.md)"

@@ -212,7 +212,10 @@ class Requests:
     def _answer(
         self, op: m.TaskAnswer, caller: PrincipalRecord, _s: Session, now: Now, found: Found
     ) -> object:
-        slot = self._live(op.task, caller, Move.release, found)
+        if op.task not in self._hub.tasks.table:
+            state = self._final(op.task, caller, found).state
+            raise Refused("wrong_state", f"task {op.task} is {state} and asks nothing", field="task")
+        slot = self._hub.tasks.slot(op.task, caller)
         self._hub.attempts.questions.answer(slot, op, caller.name, now)
         return _task(op.task)
 

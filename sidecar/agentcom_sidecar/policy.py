@@ -9,6 +9,8 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import psutil
+
 from agentcom import limits
 from agentcom.config import PolicySettings, Settings
 from agentcom.messages import Assign
@@ -53,12 +55,15 @@ def _shown(work: Work) -> list[Path]:
     return [path for path in named if path.exists()]
 
 
+MEMORY_SHARE = 0.8  # of the machine's memory, for one command, where `sandbox.memory_mib` says nothing
+
+
 def command_limits(settings: Settings) -> CommandLimits:
     sandbox = settings.sandbox
     return CommandLimits(
         file_bytes_max=sandbox.file_mib * limits.MIB,
         tree_processes_max=sandbox.processes_max,
-        tree_memory_bytes_max=sandbox.memory_mib * limits.MIB or None,
+        tree_memory_bytes_max=sandbox.memory_mib * limits.MIB or int(MEMORY_SHARE * psutil.virtual_memory().total),
     )
 
 

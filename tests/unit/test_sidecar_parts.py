@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 
 from agentcom import limits, messages
@@ -210,7 +211,8 @@ def test_limits_of_a_command_are_the_hosts() -> None:
     made = policy.command_limits(Settings(sandbox=SandboxSettings(memory_mib=5, processes_max=9, file_mib=7)))
     assert (made.tree_memory_bytes_max, made.tree_processes_max) == (5 << 20, 9)
     assert made.file_bytes_max == 7 << 20
-    assert policy.command_limits(Settings()).tree_memory_bytes_max is None
+    memory = psutil.virtual_memory().total
+    assert policy.command_limits(Settings()).tree_memory_bytes_max == int(0.8 * memory)
 
 
 class Wire:

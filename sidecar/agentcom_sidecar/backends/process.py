@@ -83,7 +83,10 @@ class Program:
                 self.work.log(f"[{self.adapter.name}] {told}{after}\n")
             if wait_s is not None:
                 await self.sleep(wait_s)
-        said = f"{self.adapter.program} could not be started: {'; '.join(failed)}"
+        said = (
+            f"{self.adapter.program} could not be started: {'; '.join(failed)}; try its command on this host by hand "
+            "(`agentcom doctor` shows it), mend programs.commands, or raise programs.start_s if it is only slow"
+        )
         raise infrastructure("program_not_started", said)
 
     async def _once(self, prompt: str, number: int, timeout_s: float, budget_usd: float | None) -> Heard:

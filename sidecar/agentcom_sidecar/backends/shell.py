@@ -13,6 +13,10 @@ from agentcom_sidecar.backends.base import BackendError, configuration, infrastr
 from agentcom_sidecar.sandbox import CommandResult, CommandSpec, Outcome, SandboxUnavailable, run_command
 from agentcom_sidecar.work import Work
 
+KILLED_CODE = 137  # as a shell tells that SIGKILL has ended what it ran
+KILLED = (
+    ": something killed it, most often the system for want of memory; a bound that names itself is sandbox.memory_mib"
+)
 TAIL_CHARS = 1000  # of the output, in the error of a command that failed
 WITHOUT_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}  # no __pycache__ in what is committed or checked
 
@@ -75,7 +79,8 @@ def failure_of(result: CommandResult, timeout_s: float, silence_s: float) -> Bac
     said = f"; its output ends with:\n{tail}" if tail else "; it printed nothing"
     match result.outcome:
         case Outcome.TIMED_OUT:
-            return task_error("timed_out", f"the command was ended after {timeout_s:g} s{said}")
+            more = "; a task that needs more time says so with --timeout"
+            return task_error("timed_out", f"the command was ended after {timeout_s:g} s{more}{said}")
         case Outcome.SILENT:
             return task_error("silent", f"the command was ended after {silence_s:g} s without output{said}")
         case Outcome.FAILED_TO_START:
@@ -89,4 +94,5 @@ def failure_of(result: CommandResult, timeout_s: float, silence_s: float) -> Bac
         case Outcome.EXITED if result.exit_code is None:
             return infrastructure("command_lost", f"the end of the command was not seen: {result.error}")
         case _:
-            return task_error("command_failed", f"the command ended with exit code {result.exit_code}{said}")
+            why = KILLED if result.exit_code == KILLED_CODE else ""
+            return task_error("command_failed", f"the command ended with exit code {result.exit_code}{why}{said}")

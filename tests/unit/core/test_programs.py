@@ -61,7 +61,10 @@ def test_why_says_what_to_install_or_to_set(rig: Rig) -> None:
     programmed(rig)
     rig.host("plain")
     number = rig.admin.submit(complex_task(needs=("program:codex",)))
-    install = "install codex, and add it to programs.offer, on box; its sidecar finds it by itself"
+    install = (
+        "install codex, and name it in programs.offer, on box; its sidecar finds it by itself, and `agentcom doctor` "
+        "there says what is missing"
+    )
     assert why(rig, number, "box") == ("need_missing", install)
     fails, change = why(rig, number, "plain")
     assert (fails, "programs.offer" in change) == ("no_program", True)
