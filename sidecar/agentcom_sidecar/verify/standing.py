@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from typing import Final
+
 from agentcom_sidecar.git import WorkspaceError
 from agentcom_sidecar.workspace import Workspace
+
+INITS: Final = ("__init__.py", "__init__.pyc")
 
 
 async def head_of(place: Workspace) -> str:
@@ -21,8 +26,18 @@ async def stand_at(place: Workspace, commit: str) -> None:
 
 
 async def ignored_files(place: Workspace) -> tuple[str, ...]:
-    """Files that git ignores, outside of folders that it ignores as a whole."""
+    """Files that git ignores, outside of folders that it ignores as a whole; of those at the root what makes each a
+    Python package."""
     if not place.has_repository:
         return ()
     listed = await place.git_in("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory")
-    return tuple(name for name in listed.split("\0") if name and not name.endswith("/"))
+    names = [name for name in listed.split("\0") if name]
+    packages = [file for name in names if name.endswith("/") for file in _package(place, name)]
+    return (*(name for name in names if not name.endswith("/")), *packages)
+
+
+def _package(place: Workspace, folder: str) -> list[str]:
+    """What makes a folder at the root a Python package, which can hide another one of that name."""
+    if "/" in folder[:-1]:
+        return []
+    return [f"{folder}{each}" for each in INITS if os.path.lexists(place.path / folder / each)]

@@ -8,6 +8,7 @@ tests are found or run is taken away for that run.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Collection
 from typing import Final, NamedTuple
 
@@ -28,6 +29,14 @@ _SETTINGS: Final = re.compile(
     r"|(?:^|/)(?:\.github/workflows|\.circleci|\.buildkite|\.woodpecker|\.forgejo/workflows|\.gitea/workflows|\.ci)/",
     re.IGNORECASE,
 )
+# `python -m` looks into the current directory first: a module of such a name there runs in the place of the tests'
+# runner, or of what that imports. `test` is a name that everybody's tests may have.
+_RUNNERS: Final = (
+    "pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "exceptiongroup", "tomli", "xdist", "execnet",
+    "pytest_[a-z0-9_]+", "coverage", "hypothesis", "nose", "nose2", "tox", "nox",
+)  # fmt: skip
+_NAMES: Final = "|".join((*_RUNNERS, *sorted(sys.stdlib_module_names - {"test"})))
+_SHADOWS: Final = re.compile(rf"(?:{_NAMES})(?:$|\.(?:py|pyc|so|[^/]+\.so)$|/__init__\.)")
 
 
 class Tampered(NamedTuple):
@@ -45,13 +54,18 @@ class Tampered(NamedTuple):
 
 def judges(path: str) -> bool:
     """Whether the file has a say in what a check finds."""
-    return bool(_TESTS.search(path) or _SETTINGS.search(path))
+    return bool(_TESTS.search(path) or _configures(path))
+
+
+def _configures(path: str) -> bool:
+    """Whether a new file of this name can change how tests are found or run."""
+    return bool(_SETTINGS.search(path) or _SHADOWS.match(path))
 
 
 def tampered(changes: Changes, named: Collection[str], ignored: Collection[str] = ()) -> Tampered:
     """Of these changes, and of the files that git ignores, those to files that judge. Files that the task names are its
     work, and not among them."""
     restored = [path for path in changes.changed if path not in named and judges(path)]
-    removed = [path for path in changes.added if path not in named and _SETTINGS.search(path)]
-    hidden = [path for path in ignored if path not in named and _SETTINGS.search(path)]
+    removed = [path for path in changes.added if path not in named and _configures(path)]
+    hidden = [path for path in ignored if path not in named and _configures(path)]
     return Tampered(tuple(restored), tuple(removed), tuple(hidden), changes.is_whole)
