@@ -122,8 +122,10 @@ def test_a_sidecar_cut_off_for_longer_than_a_lease_neither_pushes_nor_pays(world
         cut = msgspec.structs.replace(address, hub=proxy.address)
         write_hub_address(world.home("first") / "keys" / "hub.json", cut)
         _start(world, origin, "first", first_model)
-        marks = world.folder / "ran"
-        greeted = greet(client, origin, f"echo x >> {marks}; [ $(wc -l < {marks}) -gt 1 ] || sleep 6; date > hello.txt")
+        marks, gate, over = (world.folder / name for name in ("ran", "gate", "over"))
+        wait = f"until [ -e {gate} ]; do sleep 0.1; done; touch {over}"
+        first = f"echo x >> {marks}; [ $(wc -l < {marks}) -gt 1 ] || {{ {wait}; }}"
+        greeted = greet(client, origin, f"{first}; date > hello.txt")
         answered = int(client.submit(description="Put it into answer.txt", repo=origin.url, tier="complex")["id"])
         eventually("the command and the call have begun", lambda: marks.exists() and first_model.log(CALLS))
 
@@ -136,6 +138,8 @@ def test_a_sidecar_cut_off_for_longer_than_a_lease_neither_pushes_nor_pays(world
             ("completed", 2, "second"),
             ("completed", 2, "second"),
         ]
+        gate.touch()  # the lease of the first attempt is over for certain: the second has ended
+        eventually("the first command is over too", over.exists)
         first_model.wait_for_outcome("done", CALLS)
         proxy.held = set()
         _has_told_all(world, "first")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -207,3 +208,22 @@ def test_the_base_is_not_looked_at_where_the_host_does_not_want_it(tmp_path: Pat
     one = ran(tmp_path, server, write("calc.py", MENDED), {"content": "Mended."}, given=given)
     assert (one.completed.status, one.result.evidence) == (ResultStatus.verified, None)
     assert "base_checks" not in one.result.durations_ms
+
+
+def test_a_compiled_file_that_lies_in_the_worktree_is_not_run_in_place_of_its_source(
+    tmp_path: Path, server: StandIn
+) -> None:
+    """Python trusts one that says that nobody has to compare it: what it does would be in no commit."""
+    plant = (
+        "import py_compile, importlib.util as u; from pathlib import Path; "
+        f"Path('mended').write_text({MENDED!r}); "
+        "py_compile.compile('mended', u.cache_from_source('calc.py'), "
+        "invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH); "
+        "Path('mended').unlink(); Path('.gitignore').write_text('__pycache__')"
+    )
+    argv = f"python3 -c {shlex.quote(plant)}"
+    call = {"name": "run_command", "arguments": {"command": f"env -u PYTHONPYCACHEPREFIX {argv}"}}
+    one = ran(tmp_path, server, {"tool_calls": [call]}, {"content": "ok"})
+    assert any(tmp_path.rglob("__pycache__/calc.*.pyc")), one.log
+    assert one.iterations[-1].checks[0].status is FAILED
+    assert one.completed.status is not ResultStatus.verified

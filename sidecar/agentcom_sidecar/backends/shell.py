@@ -18,7 +18,8 @@ KILLED = (
     ": something killed it, most often the system for want of memory; a bound that names itself is sandbox.memory_mib"
 )
 TAIL_CHARS = 1000  # of the output, in the error of a command that failed
-WITHOUT_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}  # no __pycache__ in what is committed or checked
+# No __pycache__ in what is committed or checked, and none that lies in the worktree is run in place of its source.
+WITHOUT_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": "/dev/null/none"}
 
 
 async def run(
