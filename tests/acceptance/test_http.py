@@ -69,7 +69,7 @@ def test_a_task_over_http_arrives_unchanged_and_comes_back_verified(world: World
     [
         ({"description": "x", "lane": "fast"}, "invalid", "lane"),
         ({"description": "x", "tier": "huge"}, "invalid", "tier"),
-        ({"description": "x", "checks": [{"kind": "looks_good"}]}, "invalid", "checks[0].kind"),
+        ({"description": "x", "checks": [{"kind": "looks_good"}]}, "unknown_check", "checks[0].kind"),
         ({"description": "x", "max_retries": -1}, "invalid", "max_retries"),
         ({"description": "x", "tier": "trivial"}, "command_required", "tasks[0].command"),
         ({"description": "x", "files": [{"path": "../x"}]}, "path_outside", "tasks[0].files[0].path"),
