@@ -12,6 +12,7 @@ GRACE_S = 2.0  # between SIGTERM and SIGKILL
 OUTPUT_BYTES_MAX = 256 * 1024  # default for the output kept of one command
 OPEN_FILES_MAX = 4096
 FILE_BYTES_MAX = 16 * 1024**3  # one file written by a command: a runaway log, not a model's weights
+ROOM_BYTES_MIN = 256 * 1024**2  # on the disk of its directory, for the sidecar and all others
 PROCESSES_MAX = 4096  # of one isolated command at a time: a parallel build, not a fork bomb
 
 SandboxMode = Literal["auto", "off", "require"]
@@ -38,7 +39,8 @@ class CommandLimits:
     """Kernel limits per process (setrlimit), lowered to the hard limit if that is less. None: as inherited.
 
     Core dumps are always off. `processes_max` counts all processes of the user, not only this command's. The
-    last two are of the whole tree of an isolated command: its guard counts, ten times a second, and kills.
+    `tree_` ones are of the whole tree of an isolated command: its guard counts, ten times a second, and kills. A
+    command during which the disk of its directory comes to have less than `room_bytes_min` is ended.
     """
 
     open_files_max: int | None = OPEN_FILES_MAX
@@ -47,6 +49,7 @@ class CommandLimits:
     processes_max: int | None = None
     tree_processes_max: int | None = PROCESSES_MAX
     tree_memory_bytes_max: int | None = None
+    room_bytes_min: int = ROOM_BYTES_MIN
 
     def by_name(self, *, is_isolated: bool = False) -> dict[str, int]:
         # In a user namespace of its own the kernel counts the processes of this command only (and threads too).
@@ -121,7 +124,7 @@ class CommandResult:
     `truncated_bytes` is how much of the middle of the output was dropped; a line in its place says so.
     `survivors` counts processes that were still alive after the command itself had ended, and were killed;
     `unkilled` those that could not be (another user's, or stuck in the kernel). `error` says why there is
-    no exit code, or which limit of its tree the command was killed for. `sandbox` is what isolated it
+    no exit code, or which limit of its tree or of the disk the command was killed for. `sandbox` is what isolated it
     ("bubblewrap" or "none"), `sandbox_reason` why nothing did.
     """
 

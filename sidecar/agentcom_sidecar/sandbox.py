@@ -18,6 +18,7 @@ import fcntl
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import termios
 import time
@@ -63,6 +64,7 @@ GUARD_ANSWER_S_MAX = 3.0  # a guard that is later than its bounds by this much i
 READ_BYTES = 64 * 1024  # one read of output: the capacity of a pipe
 STATUS_BYTES_MAX = 64 * 1024  # a guard's status line; more is not a guard's
 EXIT_S_MAX = 1.0  # of a guard whose pipes are closed
+ROOM_LOOK_S = 0.5  # between two looks at the room on the disk
 ROUND_S = 0.01  # pause between two rounds of killing
 REASON_BYTES_MAX = 1000  # of what bubblewrap or Python said when no guard came up
 SAFE_PATH = "/usr/local/bin:/usr/bin:/bin"  # when the sidecar itself has no usable PATH
@@ -304,6 +306,15 @@ def _file_without_name() -> int:
     return number
 
 
+def room_of(folder: Path) -> int:
+    """Bytes that this user may still write on the folder's disk; many where the folder is gone."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return sys.maxsize
+    return found.f_bavail * found.f_frsize
+
+
 class _Ending(msgspec.Struct):
     """The guard's status line."""
 
@@ -333,6 +344,8 @@ class _GuardedRun:
         self.status = bytearray()
         self.started = self.last_output = self.loop.time()
         self.mark: ProcessMark | None = None
+        self.exceeded: str | None = None  # what this process ended it for
+        self.has_room = room_of(spec.cwd) >= spec.limits.room_bytes_min  # else it is not this command that took it
         with contextlib.ExitStack() as undo:
             self.job_file = undo.enter_context(_unnamed_file())
             self.control_fd, self.output_fd, self.status_fd, self.guard = self._spawn(undo)
@@ -419,6 +432,12 @@ class _GuardedRun:
         left_s = self.started + self.spec.timeout_s - now
         if left_s <= 0:
             return Outcome.TIMED_OUT, 0.0
+        if self.has_room:
+            if room_of(self.spec.cwd) < self.spec.limits.room_bytes_min:
+                left = f"less than {self.spec.limits.room_bytes_min // 2**20} MiB were left"
+                self.exceeded = f"{left} on the disk of its directory; make room there (agentcom git gc)"
+                return Outcome.EXITED, 0.0
+            left_s = min(left_s, ROOM_LOOK_S)
         if self.spec.silence_s is None:
             return None, left_s
         quiet_left_s = self.last_output + self.spec.silence_s - now
@@ -559,6 +578,8 @@ class _GuardedRun:
             outcome = limit or Outcome.CANCELLED  # without a limit: somebody else told the guard to end
         else:
             outcome = Outcome.EXITED
+        if self.exceeded is not None and ending.stopped:
+            ending.exit_code, ending.signal, ending.exceeded = None, int(signal.SIGKILL), self.exceeded
         return CommandResult(
             exit_code=ending.exit_code,
             signal=ending.signal,

@@ -111,6 +111,23 @@ async def until(holds: Callable[[], bool], within_s: float = 30.0) -> None:
 
 
 class TestHowACommandEnds:
+    def test_one_that_fills_the_disk_is_ended_while_there_is_room_for_others(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        full = tmp_path / "big"
+        monkeypatch.setattr(sandbox, "room_of", lambda _folder: 0 if full.exists() else 2**40)
+        result = sh(tmp_path, "trap 'exit 7' TERM; echo begun; echo much > big; while :; do sleep 0.1; done")
+        assert (result.outcome, result.exit_code, result.signal) == (Outcome.EXITED, None, signal.SIGKILL)
+        assert result.error is not None
+        assert "less than 256 MiB were left on the disk of its directory; make room there" in result.error
+        assert b"begun" in result.output
+
+    def test_one_that_begins_on_a_full_disk_is_not_blamed_for_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sandbox, "room_of", lambda _folder: 0)
+        assert sh(tmp_path, "sleep 0.7; echo done").exit_code == 0
+
     def test_its_exit_code_and_its_output_in_order(self, tmp_path: Path) -> None:
         result = sh(tmp_path, "echo one; echo two >&2; echo three; exit 3")
         assert (result.outcome, result.exit_code, result.signal) == (Outcome.EXITED, 3, None)
