@@ -258,6 +258,19 @@ class Workspace:
         return await replace(self.git, view=self.view).run(*place, *arguments, cwd=self.path)
 
 
+@contextlib.asynccontextmanager
+async def _bounded() -> AsyncIterator[None]:
+    """What it may take to prepare a directory; too long, and errors of the disk, are WorkspaceErrors."""
+    try:
+        async with asyncio.timeout(PREPARE_S_MAX):
+            yield
+    except TimeoutError as error:
+        said = f"no workspace within {PREPARE_S_MAX:g} s"
+        raise WorkspaceError(FailureClass.infrastructure, "workspace_timeout", said) from error
+    except OSError as error:
+        raise WorkspaceError(FailureClass.infrastructure, "workspace_failed", f"cannot prepare: {error}") from error
+
+
 async def prepare(
     spec: TaskSpec,
     task: int,
@@ -284,24 +297,15 @@ async def prepare(
         on_process=on_process,
         on_output=on_output,
     )
-    try:
+    async with _bounded():
         private.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = _free_path(home.sidecar / "work", f"{task}-{attempt}")
         if spec.repo is None:
             path.mkdir(mode=0o700)
             return Workspace(path=path, branch="", base_commit="", has_repository=False, git=git)
         branch = f"agentcom/{task}/{attempt}-{slug(spec.description, SLUG_CHARS_MAX)}"
-        async with asyncio.timeout(PREPARE_S_MAX):
-            start = start or Start(branch=spec.branch or "")
-            return await _worktree(spec.repo, start, path, branch, git, settings, home, submitter_role)
-    except TimeoutError as error:
-        raise WorkspaceError(
-            FailureClass.infrastructure, "workspace_timeout", f"no workspace within {PREPARE_S_MAX:g} s"
-        ) from error
-    except OSError as error:
-        raise WorkspaceError(
-            FailureClass.infrastructure, "workspace_failed", f"cannot prepare: {error}"
-        ) from error
+        start = start or Start(branch=spec.branch or "")
+        return await _worktree(spec.repo, start, path, branch, git, settings, home, submitter_role)
 
 
 async def clone(
@@ -324,36 +328,29 @@ async def clone(
     assert spec.repo is not None, "the hub takes no such task without a repository"
     private, folder = home.sidecar / "scratch" / f"{key[0]}-{key[1]}", clone_of(home, key)
     git = Git(home=private, mode=mode_outside(settings), grace_s=settings.sidecar.kill_grace_s, on_process=on_process)
-    try:
+    async with _bounded():
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         for each in (private, folder):
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
-        async with asyncio.timeout(PREPARE_S_MAX):
-            remote = await _remote_of(spec.repo, submitter_role, settings)
-            mirror, path = folder / "repository.git", folder / "tree"
-            await _make_mirror(mirror, git)
-            bounded = replace(git, file_bytes_max=settings.sidecar.fetch_mib * MIB)
-            fetch = partial(_fetch, mirror, remote, git=bounded, bound_s=settings.sidecar.fetch_s)
-            _, source = await fetch(check_branch(base_branch) if base_branch else None)
-            try:
-                head, _ = await fetch(check_branch(wanted.branch))
-            except WorkspaceError as error:
-                if error.code != "branch_missing":
-                    raise
-                return None
-            commit = wanted.commit if await _has(mirror, wanted.commit, git, within=head) else head
-            is_from_base = bool(wanted.base) and await _has(mirror, wanted.base, git, within=commit)
-            branch = f"agentcom/{key[0]}/{key[1]}-second-host"
-            path.mkdir(mode=0o700)
-            await replace(git, view=View(writable=(path,))).run(
-                "worktree", "add", "--quiet", "--no-track", "-b", branch, "--", str(path), commit, cwd=mirror
-            )
-    except TimeoutError as error:
-        raise WorkspaceError(
-            FailureClass.infrastructure, "workspace_timeout", f"no clone within {PREPARE_S_MAX:g} s"
-        ) from error
-    except OSError as error:
-        raise WorkspaceError(FailureClass.infrastructure, "workspace_failed", f"cannot clone: {error}") from error
+        remote = await _remote_of(spec.repo, submitter_role, settings)
+        mirror, path = folder / "repository.git", folder / "tree"
+        await _make_mirror(mirror, git)
+        bounded = replace(git, file_bytes_max=settings.sidecar.fetch_mib * MIB)
+        fetch = partial(_fetch, mirror, remote, git=bounded, bound_s=settings.sidecar.fetch_s)
+        _, source = await fetch(check_branch(base_branch) if base_branch else None)
+        try:
+            head, _ = await fetch(check_branch(wanted.branch))
+        except WorkspaceError as error:
+            if error.code != "branch_missing":
+                raise
+            return None
+        commit = wanted.commit if await _has(mirror, wanted.commit, git, within=head) else head
+        is_from_base = bool(wanted.base) and await _has(mirror, wanted.base, git, within=commit)
+        branch = f"agentcom/{key[0]}/{key[1]}-second-host"
+        path.mkdir(mode=0o700)
+        await replace(git, view=View(writable=(path,))).run(
+            "worktree", "add", "--quiet", "--no-track", "-b", branch, "--", str(path), commit, cwd=mirror
+        )
     return Workspace(
         path=path,
         branch=branch,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -67,43 +68,23 @@ def test_i21_no_secret_leaves(world: World, tmp_path: Path) -> None:
                 "false",
             )
         )
-        failed = world.run("home", "submit", "look around", "--command", shell, "--max-retries=0", "--wait", "--json")
-        checked = world.run(
-            "home", "submit", "look closer", "--command", "true", "--wait", "--json",
-            "--check", f"command_succeeds={assembled(CHECKED)}; cat {key_file}; false",
-        )  # fmt: skip
-        asked = world.run("home", "submit", "judge the design", "--tier", "complex", "--wait", "--json")
-        brought = world.run(
-            "home", "submit", "bring it", "--repo", origin.url, "--wait", "--json",
-            "--command", f"echo hi > hi.txt; {assembled(PRINTED)}; cat {key_file}",
-            "--check", f"command_succeeds={assembled(CHECKED)}; cat {key_file}",
-        )  # fmt: skip
+        done = four_tasks(world, origin, shell, key_file)
         found = {f"the pull request's {place}": hits(text) for place, text in brought_to(origin)}
         refused = world.run("home", "submit", "fetch it", "--repo", f"https://user:{IN_URL}@example.org/x.git")
         assert "credentials_in_url" in refused.stderr
 
-    tasks = [json.loads(done.stdout) for done in (failed, checked, asked, brought)]
+    tasks = [json.loads(each.stdout) for each in done]
     assert tasks[3]["result"]["pull_request"], tasks[3]
     assert "[redacted]" in tasks[0]["error"]["message"]
     assert "[redacted]" in tasks[1]["result"]["iterations"][0]["checks"][0]["output"]
     assert tasks[2]["result"]["output"] == "I saw [redacted], [redacted] and [redacted]."
 
-    found |= {f"submit {n}": hits(done.stdout) for n, done in enumerate((failed, checked, asked, brought))}
+    found |= {f"submit {n}": hits(each.stdout) for n, each in enumerate(done)}
     log = world.run("home", "task", "log", str(tasks[0]["id"]))
     assert "[redacted]" in log.stdout
     found["task log"] = hits(log.stdout)
     assert world.run("home", "backup", "now").returncode == 0
-    for path in ("tasks", "agents", "hosts", "endpoints", "config", "dead", "snapshot", "stats", "events/history"):
-        found[f"GET {path}"] = hits(get(up.ready["http"], f"/api/v1/{path}", token))
-    for task in tasks:
-        for path in ("story", "reports", "log", "why"):
-            place = f"/api/v1/tasks/{task['id']}/{path}"
-            found[f"GET {place}"] = hits(get(up.ready["http"], place, token))
-    for path in ("", *(f"static/{name}" for name in ("app.js", "dom.js", "endpoints.js", "worktrees.js", "hosts.js"))):
-        found[f"GET /{path}"] = hits(get(up.ready["http"], f"/{path}", token))
-    for path in ("worktrees", "repos", "budgets", "queue", "backups", "openapi.json"):
-        found[f"GET {path}"] = hits(get(up.ready["http"], f"/api/v1/{path}", token))
-    found["GET /metrics"] = hits(get(up.ready["http"], "/metrics", token))
+    found |= answers(up.ready["http"], token, [task["id"] for task in tasks])
     doctor = world.run("home", "doctor", "--json")
     found["doctor"] = hits(doctor.stdout + doctor.stderr)
     assert up.stop() == 0
@@ -117,6 +98,34 @@ def test_i21_no_secret_leaves(world: World, tmp_path: Path) -> None:
     assert any("store" in place for place in found)
     assert any("backups" in place for place in found)
     assert {place: secrets for place, secrets in found.items() if secrets} == {}
+
+
+def four_tasks(world: World, origin: Origin, shell: str, key_file: Path) -> list[subprocess.CompletedProcess[str]]:
+    """A command that fails, a check that fails, an answer of a model, work that is pushed."""
+    given = ("--wait", "--json")
+    return [
+        world.run("home", "submit", "look around", "--command", shell, "--max-retries=0", *given),
+        world.run(
+            "home", "submit", "look closer", "--command", "true", *given,
+            "--check", f"command_succeeds={assembled(CHECKED)}; cat {key_file}; false",
+        ),
+        world.run("home", "submit", "judge the design", "--tier", "complex", *given),
+        world.run(
+            "home", "submit", "bring it", "--repo", origin.url, *given,
+            "--command", f"echo hi > hi.txt; {assembled(PRINTED)}; cat {key_file}",
+            "--check", f"command_succeeds={assembled(CHECKED)}; cat {key_file}",
+        ),
+    ]  # fmt: skip
+
+
+def answers(base: str, token: str, tasks: list[int]) -> dict[str, list[str]]:
+    """What the HTTP server says, of everything and of each task, and the page with its scripts."""
+    listed = "tasks agents hosts endpoints config dead snapshot stats events/history worktrees repos budgets queue"
+    paths = [f"/api/v1/{each}" for each in (*listed.split(), "backups", "openapi.json")]
+    paths += [f"/api/v1/tasks/{task}/{each}" for task in tasks for each in ("story", "reports", "log", "why")]
+    scripts = ("app.js", "dom.js", "endpoints.js", "worktrees.js", "hosts.js")
+    paths += ["/metrics", "/", *(f"/static/{name}" for name in scripts)]
+    return {f"GET {path}": hits(get(base, path, token)) for path in paths}
 
 
 def get(base: str, path: str, token: str) -> bytes:

@@ -169,6 +169,7 @@ def test_a_network_file_system_is_refused_before_anything_is_made(path: Path, ki
 @pytest.mark.parametrize("kind", ["ext4", "tmpfs", "overlay", "fuse.lxcfs", None])
 def test_a_local_or_unknown_file_system_is_taken(path: Path, kind: str | None) -> None:
     LmdbStore(path, file_system_of=lambda _: kind).close()
+    assert (path / "data.mdb").is_file()
 
 
 def test_the_file_system_of_a_path_is_that_of_the_deepest_and_latest_mount(tmp_path: Path) -> None:
