@@ -21,7 +21,7 @@ from agentcom.config import Home
 from agentcom.errors import NotFound, Refused
 from agentcom.model import Role, Tier
 from agentcom.supervisor import Start, write_start
-from agentcom_sidecar import isolation
+from agentcom_sidecar import guards, isolation
 from tests.fake_hub_requests import FakeHub, task
 
 
@@ -914,11 +914,23 @@ def test_the_doctor_says_what_isolates_and_what_to_do_where_nothing_does(
 ) -> None:
     monkeypatch.setenv("AGENTCOM_SANDBOX_MODE", mode)
     monkeypatch.setattr(isolation, "_found", found)
+    monkeypatch.setattr(guards, "kind", lambda: "compiled")
     main(["doctor", "--json"])
     sandbox = next(check for check in said(capsys)["checks"] if check["name"] == "sandbox")
     assert sandbox["status"] == status
     assert words in sandbox["detail"]
     assert isolation.known(mode).remedy in sandbox["hint"]  # type: ignore[arg-type]
+
+
+def test_the_doctor_says_where_commands_start_slower_for_want_of_a_compiler(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(isolation, "_found", isolation.BUBBLEWRAP)
+    monkeypatch.setattr(guards, "kind", lambda: "python")
+    main(["doctor", "--json"])
+    sandbox = next(check for check in said(capsys)["checks"] if check["name"] == "sandbox")
+    assert (sandbox["status"], "its guard is python" in sandbox["detail"]) == ("warn", True)
+    assert "C compiler" in sandbox["hint"]
 
 
 STORE = {
