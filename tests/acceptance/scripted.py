@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from agentcom.client import Client
+from tests.sources import BROKEN
 from tests.standins import StandIn, standin
 from tests.world import World, eventually, make_repository
 from tests.world import world as make_world
 
 MODEL = "qwen2.5-coder:7b"
-BROKEN = "def add(a, b):\n    return a - b\n"
-MENDED = "def add(a, b):\n    return a + b\n"
 TESTS = """\
 import unittest
 
@@ -56,10 +55,6 @@ def model() -> dict[str, Any]:
     return {"name": MODEL, "capabilities": ["completion", "tools"], "warm": True}
 
 
-def write(path: str, content: str) -> dict[str, Any]:
-    return {"tool_calls": [{"name": "write_file", "arguments": {"path": path, "content": content}}]}
-
-
 def says(text: str) -> dict[str, Any]:
     return {"content": text}
 
@@ -73,7 +68,10 @@ def statuses(done: dict[str, Any]) -> list[list[tuple[str, str]]]:
 @contextlib.contextmanager
 def scripted(folder: Path, **environment: str) -> Iterator[Scripted]:
     """A hub and the sidecar `box`, whose model server is a stand-in; commands need no isolation here."""
-    with make_world(folder) as world, standin("ollama", {"models": [model()], "replies": [says("Done.")]}) as server:
+    with (
+        make_world(folder) as world,
+        standin("ollama", {"models": [model()], "replies": [says("Done.")]}) as server,
+    ):
         world.hub()
         world.join("box")
         own = {"AGENTCOM_SANDBOX_ACCEPT_UNISOLATED": "true", "AGENTCOM_ENDPOINTS_DISCOVER": server.url}

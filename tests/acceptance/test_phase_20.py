@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.scripted import MODEL, Scripted, scripted, statuses, write
+from tests.acceptance.scripted import MODEL, Scripted, scripted, statuses
+from tests.sources import write
 from tests.standins import StandIn, standin
 
 KEY = "sk-ant-test-key-of-the-host"

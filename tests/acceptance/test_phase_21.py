@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.scripted import MENDED, Scripted, says, scripted, statuses, write
+from tests.acceptance.scripted import Scripted, says, scripted, statuses
+from tests.sources import MENDED, write
 from tests.world import ROOT, eventually
 
 DOCS = (ROOT / "docs" / "verification.md").read_text(encoding="utf-8")

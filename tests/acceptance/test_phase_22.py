@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.scripted import MENDED, Scripted, says, scripted, statuses, write
+from tests.acceptance.scripted import Scripted, says, scripted, statuses
+from tests.sources import MENDED, write
 from tests.standins import StandIn
 from tests.standins.forge import TOKEN
 

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from agentcom.model import CheckStatus, FailureClass, ResultStatus, Role, Strategy, TaskSpec
-from tests.standins import StandIn, standin
+from tests.sources import BROKEN, MENDED, TESTS, write
+from tests.standins import StandIn
 from tests.works import Ran, check, repository, run_attempt, settings
 
 MODEL = "llama3.2:latest"
-BROKEN = "def add(a, b):\n    return a - b\n"
-MENDED = "def add(a, b):\n    return a + b\n"
-TESTS = "import calc\n\n\ndef test_add():\n    assert calc.add(2, 2) == 4\n"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[StandIn]:
-    with standin("ollama") as running:
-        yield running
-
-
-def write(path: str, content: str) -> dict[str, Any]:
-    return {"tool_calls": [{"name": "write_file", "arguments": {"path": path, "content": content}}]}
 
 
 def ran(folder: Path, server: StandIn, *replies: dict[str, Any], **options: Any) -> Ran:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from agentcom.model import Judgement, ResultStatus, Strategy, TaskSpec
 from agentcom_sidecar.execution import execute
 from agentcom_sidecar.pull_requests import body_of
 from agentcom_sidecar.verify.judge import SYSTEM
+from tests.sources import write
 from tests.standins import StandIn, standin
 from tests.works import Ran, check, repository, run_attempt, settings, work_of
 
@@ -23,16 +23,6 @@ KEY = "sk-ant-canary-0123456789"
 ASKED = "Does the work meet the task?"
 PASS = '{"verdict": "pass", "reasons": ["All is there."]}'
 FAIL = '{"verdict": "fail", "reasons": ["The README does not name it."]}'
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[StandIn]:
-    with standin("ollama") as running:
-        yield running
-
-
-def write(path: str, content: str) -> dict[str, Any]:
-    return {"tool_calls": [{"name": "write_file", "arguments": {"path": path, "content": content}}]}
 
 
 def judging(*answers: str | dict[str, Any]) -> list[dict[str, Any]]:

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 
 from agentcom.model import FailureClass, QuestionAnswer, ResultStatus, Strategy, TaskSpec
 from agentcom_sidecar import cleanup, workspace
 from agentcom_sidecar.execution import execute
 from agentcom_sidecar.questions import questions_of
-from tests.standins import StandIn, standin
+from tests.standins import StandIn
 from tests.works import Ran, check, repository, work_of
 
 MODEL = "llama3.2:latest"
 ASK = {"name": "ask", "arguments": {"question": "Which colour?"}}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[StandIn]:
-    with standin("ollama") as running:
-        yield running
 
 
 def call(name: str, **arguments: Any) -> dict[str, Any]:
