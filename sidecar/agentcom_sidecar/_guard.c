@@ -16,6 +16,7 @@
 #include <time.h>
 
 enum { WATCH_MS = 100, ROUND_MS = 10, REASON_BYTES = 4096, FIELDS_MAX = 1 << 20 };
+enum { NICENESS = 10 };
 static const char OOM_SCORE[] = "500";
 
 extern char **environ;
@@ -108,6 +109,8 @@ static void prepare(pid_t guard) {
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
+    int lower = nice(NICENESS); /* or a thousand processes at once would leave the guard no time to count them */
+    (void)lower;
     int score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
     if (score >= 0) { /* a kernel or container without it: only a preference is lost */
         ssize_t ignored = write(score, OOM_SCORE, sizeof OOM_SCORE - 1);

@@ -26,6 +26,7 @@ UP = b"\n"  # first on the status pipe: what goes wrong before it is not the com
 
 MARKER = "AGENTCOM_GUARD"  # in the command's environment, so that its tree can be found without its guard
 ROUND_MS = 10  # pause between two rounds of killing: forks that escaped a round fall in the next
+NICENESS = 10  # a command gives way to its guard, the sidecar and people
 OOM_SCORE = b"500"  # short of memory, the kernel picks a command before the sidecar; raising needs no right
 
 WATCH_S = 0.1  # between two counts of an isolated tree
@@ -240,6 +241,7 @@ def _prepare(guard: int) -> None:
     for signum in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these two, and exec would keep that
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.nice(NICENESS)  # or a thousand processes at once would leave the guard no time to count them
     try:
         with open("/proc/self/oom_score_adj", "wb", buffering=0) as score:
             score.write(OOM_SCORE)

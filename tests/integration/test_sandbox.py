@@ -111,6 +111,10 @@ async def until(holds: Callable[[], bool], within_s: float = 30.0) -> None:
 
 
 class TestHowACommandEnds:
+    def test_it_gives_way_to_its_guard_and_to_people(self, tmp_path: Path) -> None:
+        usual = os.getpriority(os.PRIO_PROCESS, 0)
+        assert int(sh(tmp_path, "nice").output) == min(19, usual + guard.NICENESS)
+
     def test_one_that_fills_the_disk_is_ended_while_there_is_room_for_others(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
