@@ -155,5 +155,9 @@ def words_of(entry: Mapping[str, Any], field: str) -> tuple[str, ...]:
 
 
 def named(models: list[EndpointModel | None]) -> tuple[EndpointModel, ...]:
-    """Those that have a name, up to the bound."""
-    return tuple([model for model in models if model is not None][: limits.MODELS_PER_ENDPOINT_MAX])
+    """Those that have a name, each name once, up to the bound."""
+    found: dict[str, EndpointModel] = {}
+    for model in models:
+        if model is not None:
+            found.setdefault(model.name, model)
+    return tuple(found.values())[: limits.MODELS_PER_ENDPOINT_MAX]

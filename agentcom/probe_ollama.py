@@ -55,9 +55,12 @@ class Cards:
 async def probe_ollama(server: Server, timeout_s: float, cards: Cards) -> EndpointProbe:
     """What the server is and has now. Raises what its answers raise; the caller bounds the time."""
     version = await _version(server)
-    models, is_warm_known = await _models(server, min(WARM_S_MAX, timeout_s / 2))
-    if models is not None:
-        models = await _with_cards(server, models, cards)
+    try:
+        models, is_warm_known = await _models(server, min(WARM_S_MAX, timeout_s / 2))
+    except Unusable as error:
+        fault = str(error)[: limits.REASON_CHARS_MAX]
+        return EndpointProbe(healthy=True, version=version, flavour="ollama", list_fault=fault)
+    models = await _with_cards(server, models, cards)
     return EndpointProbe(
         healthy=True, version=version, models=models, warm_known=is_warm_known, flavour="ollama"
     )
@@ -71,12 +74,9 @@ async def _version(server: Server) -> str:
     return version
 
 
-async def _models(server: Server, warm_s: float) -> tuple[tuple[EndpointModel, ...] | None, bool]:
-    """(the models on disk, whether what is warm is known); None for a list that could not be read."""
-    try:
-        tags = entries_of("/api/tags", await server.get_object("/api/tags"), "models")
-    except Unusable:
-        return None, False
+async def _models(server: Server, warm_s: float) -> tuple[tuple[EndpointModel, ...], bool]:
+    """(the models on disk, whether what is warm is known). Unusable for a list that cannot be read."""
+    tags = entries_of("/api/tags", await server.get_object("/api/tags"), "models")
     loaded: dict[str, Mapping[str, Any]] | None
     try:
         async with asyncio.timeout(warm_s):

@@ -262,6 +262,9 @@ class Why:
             said = (
                 f"no endpoint that is there has {model}: {next(self._explained('model_missing'))['change']}"
             )
+        elif "models_unknown" in refused:
+            first = next(self._explained("models_unknown"))
+            said = f"{first['message']}; {first['change']}"
         elif "cloud_model" in refused:
             first = next(self._explained("cloud_model"))
             said = f"{first['message']}; {first['change']}"

@@ -77,9 +77,9 @@ class TimedHub(Broker):
 
     ticks_us: list[int]
 
-    def tick(self) -> None:
+    def _tick(self) -> None:
         began = time.perf_counter_ns()
-        super().tick()
+        super()._tick()
         self.ticks_us.append((time.perf_counter_ns() - began) // 1000)
 
 

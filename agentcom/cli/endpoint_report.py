@@ -24,8 +24,9 @@ def health(each: JsonObject) -> str:
     if breaker.get("state", "closed") != "closed":
         return circuit(breaker)
     hangs = ", ".join(f"{one['model']} hangs{_until(one)}" for one in each.get("quarantined") or [])
+    unread = f"its models cannot be read: {each['list_fault']}" if each.get("list_fault") else ""
     unreached = ", ".join(f"{one['host']}{_until(one)}" for one in each.get("unreachable_from") or [])
-    return "; ".join(filter(None, [hangs, f"not from {unreached}" if unreached else ""])) or "ok"
+    return "; ".join(filter(None, [unread, hangs, f"not from {unreached}" if unreached else ""])) or "ok"
 
 
 def circuit(one: JsonObject) -> str:
@@ -48,6 +49,7 @@ def lines(each: JsonObject) -> Iterator[tuple[str, object]]:
     yield "reached from", None if reached is None else ", ".join(reached) or "no host"
     state = "healthy" if each["healthy"] else f"down: {each.get('reason', '')}"
     yield "health", f"{state}, since {each['since']}" if each.get("since") else state
+    yield "models", f"the list cannot be read: {each['list_fault']}" if each.get("list_fault") else None
     yield "checked", f"{output.since(each['checked'])} ago" if each.get("checked") else "never"
     yield "draining", "yes: it goes when its last call has ended" if each.get("draining") else None
     yield from _circuits(each)

@@ -27,6 +27,7 @@ def endpoint_view(registry: Registry, record: EndpointRecord, canonical: Callabl
         "since": rfc3339(record.since_ms) if record.since_ms else None,
         "checked": rfc3339(record.checked_ms) if record.checked_ms else None,
         "version": record.version,
+        "list_fault": record.list_fault or None,
         "cap": record.cap,
         "num_ctx": record.num_ctx or None,
         "found": record.found,

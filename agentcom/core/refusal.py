@@ -44,7 +44,7 @@ Ways = dict[int, list[tuple[EndpointRecord, Refusal | None]]]
 ENDPOINT_FULL = "endpoint_full"
 NEAREST = (
     ENDPOINT_FULL, "limit_reached", "retry_budget", "endpoint_tripped", "endpoint_unreachable", "model_quarantined",
-    "model_too_large", "model_lacks", "cloud_model", "model_missing", "endpoint_unhealthy",
+    "model_too_large", "model_lacks", "cloud_model", "models_unknown", "model_missing", "endpoint_unhealthy",
     "endpoint_draining",
 )  # fmt: skip
 
@@ -265,6 +265,12 @@ class Refusals:
                 f"start the server at {endpoint.url}",
             )
         held = held_model(endpoint, model)
+        if held is None and endpoint.list_fault:
+            return (
+                "models_unknown",
+                f"what {endpoint.name} has is not known: {endpoint.list_fault}",
+                f"mend the server at {endpoint.url}; its list of models is asked for again with each check",
+            )
         if held is None:
             return (
                 "model_missing",

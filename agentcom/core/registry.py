@@ -90,7 +90,9 @@ def _check_host(host: str) -> bool:
 
 def _seen(record: EndpointRecord) -> tuple[object, ...]:
     """What a health check can change of it."""
-    return record.healthy, record.reason, record.version, record.models, record.flavour, record.slots
+    return (
+        record.healthy, record.reason, record.version, record.models, record.flavour, record.slots, record.list_fault,
+    )  # fmt: skip
 
 
 def _is_same(one: str, other: str) -> bool:
@@ -301,6 +303,7 @@ class Registry:
         record.slots = probe.slots or record.slots
         if probe.slots and not record.has_own_cap:
             record.cap = probe.slots
+        record.list_fault = probe.list_fault
         if probe.models is not None:
             record.models = probe.models if probe.warm_known else _still_warm(probe.models, record.models)
         self._look_at_models(record, now, is_back=probe.healthy and not before[0])

@@ -267,6 +267,9 @@ def test_servers_that_answer_badly_stop_nothing(world: World) -> None:
                 shown = hub.endpoint(name)
                 assert not shown["healthy"]
                 assert shown["reason"]
+            eventually("bad-2 says what is wrong with its list", lambda: hub.endpoint("bad-2")["list_fault"])
+            assert hub.endpoint("bad-2")["healthy"]
+            assert "500" in hub.endpoint("bad-2")["list_fault"]
     finally:
         for server in bad:
             server.kill()

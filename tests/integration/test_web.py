@@ -554,13 +554,15 @@ def test_a_stream_begins_with_a_snapshot_and_goes_on_with_what_changes(
         "endpoint", {"event": "endpoint_changed", "endpoint": {"id": 1, "name": "o", "healthy": True}}
     )
     hub.publish("log", {"event": "task_log", "task": 2, "attempt": 1, "offset": 0, "text": "hello"})
+    hub.publish("route", {"event": "task_routed", "task": 2, "attempt": 1, "route": {"model": "none"}})
     seen: dict[str, Any] = {}
-    while not {"task", "agent", "host", "endpoint", "queue", "log"} <= set(seen):
+    while not {"task", "agent", "host", "endpoint", "queue", "log", "route"} <= set(seen):
         name, value = stream.next()
         seen[name] = value
     assert seen["task"]["task"]["description"] == "after"
     assert seen["queue"]["counts"]["by_state"] == {"ready": 2}
     assert seen["log"]["text"] == "hello"
+    assert seen["route"]["route"] == {"model": "none"}
 
 
 def test_an_event_that_the_hub_keeps_is_streamed_and_stands_in_the_next_snapshot(

@@ -218,6 +218,8 @@ class LiveView:
             case "queue_changed":
                 self._counts = event["counts"]
                 self._show(("queue",), topic, event)
+            case "task_routed":
+                self._show(("route", event["task"]), topic, event)
             case "task_log":
                 self._mark_pending()
                 self._pending_logs.append((int(event["task"]), sse("log", event)))

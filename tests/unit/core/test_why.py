@@ -8,7 +8,7 @@ import pytest
 
 from agentcom import messages as m
 from agentcom.config import ModelSettings, RoutingSettings, Settings
-from agentcom.model import Backend, JsonObject, TaskSpec
+from agentcom.model import Backend, EndpointProbe, JsonObject, TaskSpec
 from tests.core_rig import HostEnd, Rig
 from tests.factories import (
     MODEL,
@@ -92,6 +92,17 @@ def test_an_unknown_model_is_said_with_the_command_that_fetches_it(rig: Rig) -> 
     assert "ollama pull nobody/has:this at http://127.0.0.1:11434" in found["reason"]
     number = rig.admin.submit(shell_task())
     assert rig.admin.state(number) == "assigned", "the tasks behind it go on"
+
+
+def test_a_server_whose_list_cannot_be_read_is_not_said_to_lack_the_model(rig: Rig) -> None:
+    box = rig.host("box")
+    box.see(sighting(probe=EndpointProbe(healthy=True, version="1", list_fault="/api/tags answered 500")))
+    number = rig.admin.submit(task())
+    found = why(rig, number)
+    assert [one["fails"] for one in found["hosts"]] == ["models_unknown"]
+    assert "is not known: /api/tags answered 500; mend the server at http" in found["reason"]
+    box.see(sighting(probe=endpoint_probe(endpoint_model())))
+    assert rig.admin.state(number) == "assigned"
 
 
 def test_a_server_that_had_the_model_and_is_down_comes_before_one_without_it(rig: Rig) -> None:

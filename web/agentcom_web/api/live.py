@@ -47,8 +47,8 @@ def snapshot() -> Response:
 @live.get("/events")
 @described("view, operate, admin", query=EventsQuery, media="text/event-stream")
 def events() -> Response:
-    """Server-sent events: first `snapshot`, then `task`, `agent`, `host`, `endpoint`, `queue`, `log`, `hub`
-    as things change, and `event` for each that the hub keeps; another `snapshot` replaces everything. A comment
+    """Server-sent events: first `snapshot`, then `task`, `agent`, `host`, `endpoint`, `queue`, `route`, `log`,
+    `hub` as things change, and `event` for each that the hub keeps; another `snapshot` replaces everything. A comment
     comes at least each 5 s."""
     own, token, logs = services(), bearer(), _log_choice()
     own.people.reader(token)
