@@ -109,7 +109,11 @@ class Connector:
 
     def _begin(self, address: HubAddress, first: bytes) -> Connection:
         connection = Connection(self._context, address.hub, address.key, self._pair)
-        connection.send(first)
+        try:
+            connection.send(first)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     @staticmethod
@@ -158,8 +162,8 @@ class Caller:
             for _ in range(REPEATS_MAX):
                 welcome, connection = self._session()
                 self._request += 1
-                connection.send(m.encode(m.Request(session=welcome.session, id=self._request, op=op)))
                 try:
+                    connection.send(m.encode(m.Request(session=welcome.session, id=self._request, op=op)))
                     return self._reply(connection, time.monotonic() + reply_s)
                 except _SessionLost:
                     self._drop()

@@ -78,10 +78,13 @@ class Connection:
         socket.curve_secretkey = pair.secret.encode()
 
     def send(self, body: bytes) -> None:
-        """Queue one message; HubUnreachable when the queue to a hub that does not read is full."""
+        """Queue one message; HubUnreachable when the queue to a hub that does not read is full. Refused and
+        ConnectionLost as in `receive`: a socket that the hub has turned away has no queue any more."""
         try:
             self._socket.send(body, zmq.DONTWAIT)
         except zmq.Again:
+            while self._monitor is not None and self._monitor.poll(0):
+                self._read_event(self._monitor)
             raise HubUnreachable(f"the hub at {self.address} does not read what it is sent") from None
 
     def receive(self, until: float) -> messages.FromHub:

@@ -41,6 +41,7 @@ class FakeClient:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self.socket = self._context.socket(zmq.DEALER)
         self.socket.linger = 0
+        self.socket.sndtimeo = round(ANSWER_S * 1000)  # a socket that was turned away would wait for ever
         if routing_id is not None:
             self.socket.setsockopt(zmq.ROUTING_ID, routing_id)
         self.socket.curve_serverkey = address.key.encode()

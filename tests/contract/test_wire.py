@@ -6,6 +6,7 @@ everybody else's work. Identity is the key that the connection proved and the to
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ import zmq
 from agentcom import limits
 from agentcom import messages as m
 from agentcom.auth import KeyPair
+from agentcom.connection import Connection
 from agentcom.errors import Refused
 from agentcom.model import Role
 from tests import factories
@@ -503,9 +505,24 @@ def test_an_enrolled_key_may_not_enrol(ann: FakeClient, hub: LiveHub) -> None:
 
 def test_a_key_that_nobody_enrolled_does_not_get_through_the_handshake(hub: LiveHub) -> None:
     stranger = hub.connect(KeyPair.make())
-    stranger.send(m.Hello(protocol=1, process="process-1"))
+    with contextlib.suppress(zmq.Again):  # turned away before there was anything to send
+        stranger.socket.send(m.encode(m.Hello(protocol=1, process="process-1")), zmq.DONTWAIT)
     stranger.await_event(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
     assert stranger.socket.poll(0) == 0
+
+
+def test_a_key_that_was_turned_away_before_it_said_anything_is_told_so(hub: LiveHub) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+    stranger = Connection(context, hub.address.hub, hub.address.key, KeyPair.make())
+
+    def say() -> None:
+        for _ in range(1000):  # the first ones wait for the handshake; then there is nobody to wait for
+            stranger.send(b"")
+            time.sleep(0.01)
+
+    with contextlib.closing(stranger), pytest.raises(Refused, match="agentcom join") as refused:
+        say()
+    assert refused.value.code == "unknown_key"
 
 
 def test_a_revoked_key_is_cut_off_for_every_message_and_does_not_come_back(
