@@ -432,9 +432,9 @@ async def _commit(work: Work, progress: Progress, number: int) -> None:
     subject = work.spec.description.strip().splitlines()[0] if work.spec.description.strip() else "work"
     task, attempt = work.assign.task, work.assign.attempt
     said = f"{redact_text(subject)[:SUBJECT_CHARS_MAX]}\n\nTask {task}, attempt {attempt}, iteration {number}."
-    message = f"{said}\n\nAgentCom-Task: {task}\nAgentCom-Attempt: {attempt}\n"
+    trailers = (f"AgentCom-Task: {task}", f"AgentCom-Attempt: {attempt}")
     before = progress.commit
-    progress.commit = await work.workspace.commit(message)
+    progress.commit = await work.workspace.commit(said, trailers)
     progress.has_moved = progress.commit != before
 
 

@@ -129,8 +129,9 @@ class Workspace:
             writable=(self.git_dir, self.mirror / "objects", branches),
         )
 
-    async def commit(self, message: str) -> CommitInfo | None:
-        """Commits all that is not ignored; None when nothing differs from the base (or without a repository).
+    async def commit(self, message: str, trailers: Sequence[str] = ()) -> CommitInfo | None:
+        """Commits all that is not ignored; None when nothing differs from the base (or without a repository). The
+        message's trailers are those given and the tree.
 
         Commits that the attempt made by itself count too. When this returns, the branch lies in the mirror.
         Raises WorkspaceError.
@@ -139,9 +140,11 @@ class Workspace:
             return None
         await self._git("add", "--all", "--", ".")
         if (await self._git("status", "--porcelain", "--untracked-files=no")).strip():
+            (made,) = await self._ids("write-tree")
             text = message.strip()[:MESSAGE_CHARS_MAX] or "work"
+            text += "\n\n" + "\n".join((*trailers, f"AgentCom-Tree: {made}"))
             await self._git("commit", "--quiet", "--no-verify", "--cleanup=verbatim", f"--message={text}")
-        commit, tree = await self._ids("HEAD^{commit}", "HEAD^{tree}")
+        commit, tree = await self._ids("rev-parse", "HEAD^{commit}", "HEAD^{tree}")
         # The attempt may have checked out something else: what it left is what its branch shows.
         await self._git("update-ref", f"refs/heads/{self.branch}", commit)
         if commit == self.base_commit:
@@ -150,7 +153,7 @@ class Workspace:
 
     async def head(self) -> CommitInfo:
         """What is checked out here, and what of it differs from the base; nothing is committed."""
-        commit, tree = await self._ids("HEAD^{commit}", "HEAD^{tree}")
+        commit, tree = await self._ids("rev-parse", "HEAD^{commit}", "HEAD^{tree}")
         return CommitInfo(commit=commit, tree=tree, files_changed=await self._changed_since_base(commit))
 
     async def discard(self, *, ignored: bool = False) -> None:
@@ -232,11 +235,10 @@ class Workspace:
     async def _changed_since_base(self, commit: str) -> tuple[str, ...]:
         return _names(await self._git("diff", "--name-only", "-z", "--no-renames", self.base_commit, commit))
 
-    async def _ids(self, *names: str) -> tuple[str, ...]:
-        found = tuple(_ID.findall(await self._git("rev-parse", "--verify", names[0])))
-        for name in names[1:]:
-            found += tuple(_ID.findall(await self._git("rev-parse", "--verify", name)))
-        if len(found) != len(names):
+    async def _ids(self, *arguments: str) -> tuple[str, ...]:
+        """What a command of git says that prints an id for itself or for each name."""
+        found = tuple(_ID.findall(await self._git(*arguments)))
+        if len(found) != max(1, len(arguments) - 1):
             raise WorkspaceError(
                 FailureClass.task_error, "head_missing", f"{self.path}: HEAD names no commit"
             )

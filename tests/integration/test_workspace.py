@@ -94,7 +94,7 @@ def test_what_an_attempt_changes_becomes_a_commit_on_its_own_branch_in_the_mirro
         (place.path / "noise.log").write_text("ignored\n")
         assert await place.files_changed() == ("greeting.txt", "new file.txt")
         assert (await place.is_clean())[0] is False
-        made = await place.commit("Greet the world")
+        made = await place.commit("Greet the world", ("AgentCom-Task: 7",))
         assert made is not None
         assert made.files_changed == ("greeting.txt", "new file.txt")
         assert await place.is_clean() == (True, "")
@@ -106,6 +106,8 @@ def test_what_an_attempt_changes_becomes_a_commit_on_its_own_branch_in_the_mirro
         assert git(place.mirror, "log", "-1", "--format=%an <%ae> %s", place.branch).endswith(
             "Greet the world"
         )
+        told = git(place.mirror, "log", "-1", "--format=%(trailers:only)", place.branch)
+        assert told.split("\n") == ["AgentCom-Task: 7", f"AgentCom-Tree: {made.tree}"]
 
     in_workspace(home, checkout, body)
 
