@@ -528,7 +528,7 @@ async def _ask_to_merge(work: Work, progress: Progress, branch: str, first: Task
         own = _sign(work, progress)
         results = (own, None) if first is None else (first, own)
         opened = pull_requests.open_for(work, branch, work.workspace.base_branch, results, risk)
-        found, url = await opened
+        found, url, warning = await opened
     except (ForgeError, WorkspaceError) as error:
         progress.tally.warn(f"no pull request ({error.code}): {error.message}")
         work.log(f"[no pull request] {error.code}: {error.message}\n")
@@ -537,6 +537,8 @@ async def _ask_to_merge(work: Work, progress: Progress, branch: str, first: Task
         progress.pushed_branch, progress.pull_request = found, url
         progress.spend("pull_request", watch.ms)
         work.log(f"[pull request] {url}\n")
+        if warning:
+            progress.tally.warn(warning)
     elif work.spec.pull_request:
         progress.tally.warn("no pull request: git.forges of this host names no forge for this repository")
 

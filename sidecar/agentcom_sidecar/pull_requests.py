@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 
 from agentcom.auth import read_hub_address
 from agentcom.model import CheckReport, ResultStatus, TaskResult
@@ -20,12 +21,15 @@ from agentcom_sidecar import push
 from agentcom_sidecar.forges.base import Draft, Forge, ForgeError, PullRequest
 from agentcom_sidecar.forges.places import place_of
 from agentcom_sidecar.git import WorkspaceError
+from agentcom_sidecar.stops import STOPS
 from agentcom_sidecar.work import Work
 
 TITLE_CHARS_MAX = 120
 CHECKS_SHOWN_MAX = 50
 BIG_LINES, BIG_FILES = 500, 30
 SMALL_LINES, SMALL_FILES = 50, 5
+NO_DRAFT = ("this is no finished work, and its pull request is no draft", "convert it to a draft")
+STILL_DRAFT = ("this is finished work, and its pull request is still a draft", "mark it as ready for review")
 SENSITIVE = re.compile(
     r"(^|/)(\.github|\.gitlab|\.circleci|\.forgejo|\.gitea|migrations|auth|security|deploy|infra)/"
     r"|(^|/)(Dockerfile|Makefile|Jenkinsfile|CODEOWNERS|\.env[^/]*|\.git(attributes|modules)|[^/]*\.(lock|tf|ini|cfg|toml|ya?ml)"
@@ -35,14 +39,14 @@ SENSITIVE = re.compile(
 
 async def open_for(
     work: Work, branch: str, base: str, results: tuple[TaskResult, TaskResult | None], risk: str
-) -> tuple[str, str]:
-    """(branch, URL) of the task's pull request; ("", "") where its repository has no forge here. `results` are that of
-    the work and, where there is one, that of the second host. Raises ForgeError."""
+) -> tuple[str, str, str]:
+    """(branch, URL, warning) of the task's pull request, all empty where its repository has no forge here. `results`:
+    that of the work and, where there is one, that of the second host. Raises ForgeError."""
     result, second = results
     remote = work.workspace.remote
     found = place_of(remote.url, work.settings.git.forges) if remote else None
     if found is None or result.commit is None:
-        return "", ""
+        return "", "", ""
     await work.hub_gate()
     forge = found.open()
     try:
@@ -55,26 +59,38 @@ async def open_for(
 
 async def _open(
     work: Work, forge: Forge, branch: str, base: str, results: tuple[TaskResult, TaskResult | None], risk: str
-) -> tuple[str, str]:
+) -> tuple[str, str, str]:
     result, second = results
     title, body = redact_text(title_of(work)), redact_text(body_of(work, result, risk, second))
     draft = Draft(branch, base, title, body, is_partial(result))
-    ours = await _find(work, forge, branch)
+    made, ours = None, await _find(work, forge, branch)
     if ours is None:
         made = await forge.create(draft)
-        if made is not None:
-            return branch, made.url
-        ours = await _find(work, forge, branch)
-        if ours is None:
-            raise ForgeError(
-                "the forge says that there is one, and shows none: it may be closed, or there is nothing to merge; "
-                "the branch is pushed, open it by hand",
-                code="forge_refused",
-            )
+        ours = made or await _find(work, forge, branch)
+    if ours is None:
+        raise ForgeError(
+            "the forge says that there is one, and shows none: it may be closed, or there is nothing to merge; "
+            "the branch is pushed, open it by hand",
+            code="forge_refused",
+        )
     if ours.branch != branch:
         await _move(work, ours, result.commit or "")
-    await forge.update(ours.number, draft)
-    return ours.branch, ours.url
+    warning = await _mark(forge, ours, is_draft=draft.is_draft)
+    if warning:
+        draft = replace(draft, body=redact_text(f"**Mind:** {warning}.\n\n{body}"))
+    if warning or made is None:
+        await forge.update(ours.number, draft)
+    return ours.branch, ours.url, warning
+
+
+async def _mark(forge: Forge, ours: PullRequest, *, is_draft: bool) -> str:
+    """What a reader must know of its draft flag, where the forge leaves it as it is; empty where it is right."""
+    try:
+        await forge.mark(ours, is_draft=is_draft)
+    except ForgeError as error:
+        said, todo = NO_DRAFT if is_draft else STILL_DRAFT
+        return f"{said}: {todo} by hand, the forge refuses it ({error.code}: {_code(error.message)})"
+    return ""
 
 
 async def _find(work: Work, forge: Forge, branch: str) -> PullRequest | None:
@@ -87,7 +103,7 @@ async def _find(work: Work, forge: Forge, branch: str) -> PullRequest | None:
 async def _move(work: Work, ours: PullRequest, commit: str) -> None:
     """Its branch to a later attempt's commit, unless somebody else has worked on it."""
     place = work.workspace
-    left = re.search(r"^AgentCom-Commit: ([0-9a-f]{40,64})$", ours.body, re.MULTILINE)
+    left = re.search(r"^AgentCom-Commit: ([0-9a-f]{40,64})\r?$", ours.body, re.MULTILINE)
     if left is None or left[1] != ours.commit:
         raise ForgeError(f"{ours.url} has commits of others, and stays as it is", code="forge_refused")
     assert place.mirror is not None
@@ -113,7 +129,9 @@ def mark_of(work: Work) -> str:
 
 
 def is_partial(result: TaskResult) -> bool:
-    return result.status is ResultStatus.partial_pass
+    """Whether a check does not pass, or the work was stopped and no check says that it is whole all the same."""
+    is_unproved = result.status is not ResultStatus.verified and result.stop_reason in STOPS
+    return is_unproved or result.status is ResultStatus.partial_pass
 
 
 def title_of(work: Work) -> str:
@@ -151,6 +169,8 @@ def body_of(work: Work, result: TaskResult, risk: str, second: TaskResult | None
         f"{result.tokens_in} tokens in, {result.tokens_out} out; {cost}; attempt {attempt}, "
         f"{len(result.iterations)} iterations; isolated by {result.sandbox}",
     ]
+    if result.stop_reason in STOPS:
+        rows.insert(1, _stopped_row(result))
     rows += _opinion(result)
     checks = result.iterations[-1].checks if result.iterations else ()
     trailers = (
@@ -163,7 +183,13 @@ def body_of(work: Work, result: TaskResult, risk: str, second: TaskResult | None
         trailers += f"\nAgentCom-Signature: {short}"
     if second is not None:
         rows.append(_second_row(assign.route.host, second))
-    return "\n\n".join(("\n".join(f"* {row}" for row in rows), *_table(checks), trailers, mark_of(work)))
+    return "\n\n".join(("\n".join(f"* {row}" for row in rows), *_table(checks), mark_of(work), trailers))
+
+
+def _stopped_row(result: TaskResult) -> str:
+    """What has ended the work before its model was done."""
+    said = [each.removeprefix("stopped: ") for each in result.warnings if each.startswith("stopped: ")]
+    return f"Stopped before it was done, by {_code(str(result.stop_reason))}{f': {_code(said[-1])}' if said else ''}"
 
 
 def _opinion(result: TaskResult) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -23,11 +24,14 @@ from agentcom_sidecar.forges.base import ForgeError
 from agentcom_sidecar.signer import Signer
 from agentcom_sidecar.work import Outcome
 from tests.integration.test_workspace import git
+from tests.standins import standin
 from tests.standins.forge import TOKEN
 from tests.standins.starter import StandIn
-from tests.works import Ran, check, repository, settings, work_of
+from tests.works import Ran, check, repository, run_attempt, settings, work_of
 
 APIS = {"github": "", "gitea": "/api/v1", "gitlab": "/api/v4"}
+ENTERPRISE = "/api/v3"
+MODEL = "llama3.2:latest"
 
 
 @pytest.fixture
@@ -62,10 +66,7 @@ def attempt(
     """One attempt on a host of its own (`name`)."""
     host = folder / name
     host.mkdir()
-    file = host / "token"
-    file.write_text(f"{TOKEN}\n")
-    file.chmod(mode)
-    entry = f"{folder} {kind} {forge.url}{APIS[kind]} {file}"
+    entry = entry_of(folder, host, kind, f"{forge.url}{APIS[kind]}", mode)
     given = msgspec.structs.replace(settings(), git=GitSettings(forges=(entry,)))
     spec = TaskSpec(
         description="Say hello",
@@ -95,6 +96,14 @@ def attempt(
         return ran
 
     return asyncio.run(run())
+
+
+def entry_of(folder: Path, host: Path, kind: str, api: str, mode: int = 0o600) -> str:
+    """Of `git.forges`, with a token file of the host's own."""
+    file = host / "token"
+    file.write_text(f"{TOKEN}\n")
+    file.chmod(mode)
+    return f"{folder} {kind} {api} {file}"
 
 
 def to_verify(report: TaskResult) -> ToVerify:
@@ -142,7 +151,116 @@ def test_a_partial_attempt_opens_a_draft(tmp_path: Path, origin: Path, forge: St
     (found,) = requests_at(forge)
     prefix = {"github": "", "gitea": "WIP: ", "gitlab": "Draft: "}[kind]
     assert found["title"] == f"{prefix}Say hello"
-    assert found["draft"] is (True if kind == "github" else None)
+    assert found["draft"] is True
+
+
+@pytest.mark.parametrize("is_done_first", [False, True], ids=["then-done", "then-partial"])
+def test_whether_it_is_a_draft_goes_with_the_later_attempt(
+    tmp_path: Path, origin: Path, forge: StandIn, is_done_first: bool
+) -> None:
+    targets = ("hello.txt", "other.txt") if is_done_first else ("other.txt", "hello.txt")
+    attempt(tmp_path, origin, forge, target=targets[0])
+    assert [each["draft"] for each in requests_at(forge)] == [not is_done_first]
+    later = attempt(tmp_path, origin, forge, name="two", command="echo 2 > hello.txt", target=targets[1])
+    (found,) = requests_at(forge)
+    assert (found["draft"], later.result.pull_request) == (is_done_first, found["html_url"])
+    assert f"Status: **{later.result.status}**" in str(found["body"])
+    assert not any("draft" in each for each in later.result.warnings)
+
+
+@pytest.mark.parametrize(("kind", "path"), [*APIS.items(), ("github", ENTERPRISE)])
+def test_an_open_one_becomes_ready_and_a_draft_again_on_every_forge(
+    origin: Path, forge: StandIn, kind: str, path: str
+) -> None:
+    git(origin, "branch", "work")
+    wanted = base.Draft("work", "main", "Say hello", "body", is_draft=True)
+
+    async def run() -> list[object]:
+        server = places.KINDS[kind](f"{forge.url}{path}", "team/project", TOKEN)
+        assert await server.create(wanted) is not None
+        shown = [requests_at(forge)[0]["draft"]]
+        for is_draft in (False, False, True):  # twice the same: nothing is asked
+            (ours,) = await server.open_ones()
+            await server.mark(ours, is_draft=is_draft)
+            await server.update(ours.number, replace(wanted, is_draft=is_draft))
+            shown.append(requests_at(forge)[0]["draft"])
+        await server.api.aclose()
+        return shown
+
+    assert asyncio.run(run()) == [True, False, False, True]
+    mutations = [each["path"] for each in forge.log() if each["path"].endswith("graphql")]
+    assert mutations == {"": ["/graphql"] * 2, ENTERPRISE: ["/api/graphql"] * 2}.get(path, [])
+
+
+def test_a_draft_flag_whose_answer_was_lost_is_looked_at_again(
+    tmp_path: Path, origin: Path, forge: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "AWAY_S", 0.01)
+    attempt(tmp_path, origin, forge, target="other.txt")
+    forge.set_script({"lose_mark": 1})
+    later = attempt(tmp_path, origin, forge, name="two", command="echo 2 > hello.txt")
+    (found,) = requests_at(forge)
+    assert (found["draft"], later.completed.pull_request) == (False, found["html_url"])
+    assert "Mind:" not in str(found["body"])
+
+
+@pytest.mark.parametrize("is_reused", [True, False])
+def test_a_forge_without_drafts_leaves_a_warning_that_stands_in_the_pull_request_too(
+    tmp_path: Path, origin: Path, forge: StandIn, is_reused: bool
+) -> None:
+    if is_reused:
+        attempt(tmp_path, origin, forge)
+    forge.set_script({"drafts": False})
+    later = attempt(tmp_path, origin, forge, name="two", command="echo 2 > hello.txt", target="other.txt")
+    (found,) = requests_at(forge)
+    assert (found["draft"], later.result.pull_request) == (False, found["html_url"])
+    [said] = [each for each in later.result.warnings if "its pull request is no draft" in each]
+    assert "convert it to a draft by hand" in said
+    assert "does not have permission to convert" in said
+    assert str(found["body"]).startswith(f"**Mind:** {said}.\n\n* Status: **partial_pass**")
+
+
+@pytest.mark.parametrize("is_checked", [False, True])
+def test_work_that_a_guard_has_stopped_says_so_and_is_a_draft_where_no_check_has_passed(
+    tmp_path: Path, origin: Path, forge: StandIn, is_checked: bool
+) -> None:
+    calls = [{"name": "write_file", "arguments": {"path": f"{n}.txt", "content": "x\n"}} for n in range(4)]
+    entry = entry_of(tmp_path, tmp_path, "github", forge.url)
+    given = msgspec.structs.replace(settings(), git=GitSettings(forges=(entry,)))
+    given = msgspec.structs.replace(given, sidecar=msgspec.structs.replace(given.sidecar, rounds_standard=2))
+    checks = (check("file_exists", "0.txt"),) if is_checked else ()
+    spec = TaskSpec(description="Write files", repo=str(origin), checks=checks)
+    with standin("ollama") as server:
+        models = [{"name": MODEL, "warm": True}]
+        server.set_script({"models": models, "replies": [{"tool_calls": [each]} for each in calls]})
+        options = {"endpoint_url": server.url, "model": MODEL, "given": given, "max_fix_attempts": 0}
+        result = run_attempt(tmp_path, Strategy.local_llm, spec, **options).completed
+    assert (result.status, result.stop_reason) == ("verified" if is_checked else "unchecked", "rounds")
+    (found,) = requests_at(forge)
+    assert found["draft"] is not is_checked
+    [row] = [line for line in str(found["body"]).splitlines() if line.startswith("* Stopped")]
+    assert row.startswith("* Stopped before it was done, by `rounds`: `after 2 rounds, the limit of this tier")
+
+
+def test_git_reads_the_trailers_of_the_pull_request_and_of_its_commit(
+    tmp_path: Path, origin: Path, forge: StandIn
+) -> None:
+    result = attempt(tmp_path, origin, forge).completed
+    assert result.signed is not None
+    (found,) = requests_at(forge)
+    tree = git(origin, "show", "-s", "--format=%T", str(result.commit))
+    own = {"AgentCom-Task": "7", "AgentCom-Attempt": "1", "AgentCom-Tree": tree}
+    told = {"AgentCom-Commit": result.commit, "AgentCom-Signature": signature_in_short(result.signed)}
+    assert trailers_of(str(found["body"])) == own | told
+    assert trailers_of(git(origin, "show", "-s", "--format=%B", str(result.commit))) == own
+    assert result.tree == tree
+
+
+def trailers_of(message: str) -> dict[str, str]:
+    """What git itself takes for trailers."""
+    call = ["git", "interpret-trailers", "--parse"]
+    said = subprocess.run(call, input=message, capture_output=True, text=True, check=True).stdout
+    return dict(line.split(": ", 1) for line in said.splitlines())
 
 
 @pytest.mark.parametrize("kind", APIS)

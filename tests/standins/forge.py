@@ -1,5 +1,10 @@
 """A forge: one origin that serves git itself over smart HTTP (`git http-backend`, below `--root`) and the pull requests
-of one repository (`--repository`), as GitHub, Gitea (`/api/v1`) and GitLab (`/api/v4`) show them.
+of one repository (`--repository`), as GitHub (at the root or, as GitHub Enterprise, below `/api/v3`), Gitea (`/api/v1`)
+and GitLab (`/api/v4`) show them.
+
+Whether one is a draft its title says on Gitea and GitLab. On GitHub it is set when it is opened, no PATCH changes it,
+and two mutations of GraphQL do (`/graphql`, `/api/graphql`), which refuse with errors in an answer of 200 and have
+nothing to say (`null`) of one that is as they want it.
 
 The branches are those of the real bare repository, so what was never pushed cannot be merged, and its hooks run. Who
 asks is known by token, as Basic for git and as each API wants it: `TOKEN` may write, `READ_TOKEN` only read,
@@ -7,7 +12,8 @@ asks is known by token, as Basic for git and as each API wants it: `TOKEN` may w
 
 Faults are scripted by path (`routes`), for the next calls of the API (`{"next": [{"status", "headers"?, "hang"?,
 "mib"?}]}`), or for the next ones of git by its service (`{"git": {"git-receive-pack": [{"status", "headers"?, "text"?,
-"hang"?}]}}`). `{"lose": 1}`: the next pull request is made, and its answer is lost.
+"hang"?}]}}`). `{"lose": 1}`: the next pull request is made, and its answer is lost; `{"lose_mark": 1}` likewise for
+what GraphQL does. `{"drafts": false}`: the repository's plan has no drafts.
 """
 
 from __future__ import annotations
@@ -29,6 +35,12 @@ READ_TOKEN = "a-token-that-only-reads"
 BLIND_TOKEN = "a-token-that-sees-nothing"
 RIGHTS = {TOKEN: ("read", "write"), READ_TOKEN: ("read",), BLIND_TOKEN: ()}
 GIT_ROUTE = re.compile(r"^/(.+\.git)/(info/refs|git-upload-pack|git-receive-pack)$")
+GRAPHQL_ROUTES = ("/graphql", "/api/graphql")
+MUTATION = re.compile(
+    r"^mutation\(\$id: ID!\) \{ (convertPullRequestToDraft|markPullRequestReadyForReview)"
+    r"\(input: \{pullRequestId: \$id\}\) \{ pullRequest \{ isDraft \} \} \}$"
+)
+DRAFT_TITLE = {"gitea": ("WIP:", "[WIP]"), "gitlab": ("Draft:", "[Draft]", "(Draft)")}
 RECEIVE = "git-receive-pack"
 GIT_S_MAX = 60
 
@@ -42,13 +54,16 @@ class ForgeStandIn(Application):
         self.requests: list[JsonObject] = []
         self.next: list[JsonObject] = []
         self.git: dict[str, list[JsonObject]] = {}
-        self.lose = 0
+        self.lose = self.lose_mark = 0
+        self.has_drafts = True
 
     def load_script(self, script: JsonObject) -> None:
         super().load_script(script)
         self.next = list(script.get("next", self.next))
         self.git = {name: list(faults) for name, faults in script.get("git", self.git).items()}
         self.lose = int(script.get("lose", self.lose))
+        self.lose_mark = int(script.get("lose_mark", self.lose_mark))
+        self.has_drafts = bool(script.get("drafts", self.has_drafts))
         if "body" in script:  # somebody edits the only one
             self.requests[0]["body"] = script["body"]
 
@@ -128,6 +143,9 @@ class ForgeStandIn(Application):
         rights = RIGHTS.get(given.rpartition(" ")[2])
         if rights is None:
             raise Refusal(401, {"message": "Bad credentials"})
+        if exchange.route in GRAPHQL_ROUTES:
+            self._mutate(exchange, rights)
+            return
         if "read" not in rights:
             raise Refusal(404, {"message": "Not Found"})
         if exchange.command != "GET" and "write" not in rights:
@@ -137,11 +155,14 @@ class ForgeStandIn(Application):
             if self._commit(unquote(what[-1])) is None:
                 raise Refusal(404, {"message": "Branch not found"})
             exchange.send_answer(200, {"name": unquote(what[-1])})
+        elif exchange.command == "GET" and what[-1].isdigit():
+            exchange.send_answer(200, self._shown(next(r for r in self.requests if r["number"] == int(what[-1]))))
         elif exchange.command == "GET":
             page = "page=1" in exchange.path.replace("per_page=1", "")
             exchange.send_answer(200, [self._shown(r) for r in self.requests] if page else [])  # type: ignore[arg-type]
         elif exchange.command == "POST":
-            self._create(exchange, is_gitlab, is_gitea=exchange.route.startswith("/api/v1/"))
+            kind = "gitlab" if is_gitlab else "gitea" if exchange.route.startswith("/api/v1/") else "github"
+            self._create(exchange, kind)
         else:
             found = next(r for r in self.requests if r["number"] == int(what[-1]))
             found |= {
@@ -150,21 +171,23 @@ class ForgeStandIn(Application):
             }
             exchange.send_answer(200, self._shown(found))
 
-    def _create(self, exchange: Exchange, is_gitlab: bool, *, is_gitea: bool) -> None:
+    def _create(self, exchange: Exchange, kind: str) -> None:
         body: Any = exchange.body
-        branch = body["source_branch" if is_gitlab else "head"]
+        branch = body["source_branch" if kind == "gitlab" else "head"]
         taken = any(each["branch"] == branch for each in self.requests)
         if taken or self._commit(branch) is None:
-            status = 409 if taken and (is_gitlab or is_gitea) else 422
+            status = 409 if taken and kind != "github" else 422
             raise Refusal(status, {"message": "Validation Failed", "errors": [{"code": "custom"}]})
-        number = len(self.requests) + 1
-        text = body["description" if is_gitlab else "body"]
+        is_draft = kind == "github" and body.get("draft") is True
+        if is_draft and not self.has_drafts:
+            raise Refusal(422, {"message": "Draft pull requests are not supported in this repository."})
         made = {
-            "number": number,
+            "kind": kind,
+            "number": len(self.requests) + 1,
             "branch": branch,
             "title": body["title"],
-            "body": text,
-            "draft": body.get("draft"),
+            "body": body["description" if kind == "gitlab" else "body"],
+            "draft": is_draft,
         }
         self.requests.append(made)
         if self.lose:
@@ -172,6 +195,32 @@ class ForgeStandIn(Application):
             exchange.cut()
             return
         exchange.send_answer(201, self._shown(made))
+
+    def _mutate(self, exchange: Exchange, rights: tuple[str, ...]) -> None:
+        asked = MUTATION.match(exchange.body["query"])
+        node = exchange.body["variables"]["id"]
+        if asked is None:
+            exchange.send_answer(200, {"errors": [{"message": "Parse error"}]})
+            return
+        name, is_draft = asked[1], asked[1] == "convertPullRequestToDraft"
+        found = next((r for r in self.requests if node == _node(r) and "read" in rights), None)
+        answer: JsonObject = {"data": {name: None}}
+        if found is None:
+            said = f"Could not resolve to a node with the global id of '{node}'"
+            answer["errors"] = [{"type": "NOT_FOUND", "path": [name], "message": said}]
+        elif found["draft"] is is_draft:
+            pass
+        elif "write" not in rights or (is_draft and not self.has_drafts):
+            said = f"agent does not have permission to convert the pull request {node} to draft."
+            answer["errors"] = [{"type": "FORBIDDEN", "path": [name], "message": said}]
+        else:
+            found["draft"] = is_draft
+            answer["data"][name] = {"pullRequest": {"isDraft": is_draft}}
+            if self.lose_mark:
+                self.lose_mark -= 1
+                exchange.cut()
+                return
+        exchange.send_answer(200, answer)
 
     def _commit(self, branch: str) -> str | None:
         call = subprocess.run(
@@ -186,7 +235,10 @@ class ForgeStandIn(Application):
         """With the fields of all three forges."""
         url = f"https://forge.example/team/project/pull/{request['number']}"
         commit = self._commit(request["branch"])
+        titles = DRAFT_TITLE.get(request["kind"])
         return request | {
+            "draft": request["title"].startswith(titles) if titles else request["draft"],
+            "node_id": _node(request),
             "iid": request["number"],
             "html_url": url,
             "web_url": url,
@@ -195,6 +247,11 @@ class ForgeStandIn(Application):
             "sha": commit,
             "description": request["body"],
         }
+
+
+def _node(request: JsonObject) -> str:
+    """Its name in GraphQL."""
+    return f"PR_kwDOAAAAAc4AAAA{request['number']}"
 
 
 def _basic(header: str) -> str:

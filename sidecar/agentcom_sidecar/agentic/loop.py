@@ -30,10 +30,10 @@ from agentcom_sidecar.backends.base import (
     configuration,
     task_error,
 )
+from agentcom_sidecar.stops import SPENT
 
 REFUSAL_CHARS_MAX = 300  # of what a server says of the tools that it refuses
 CALLS_MAX = 64  # tools run for one answer; the rest are told to come in the next
-SPENT = frozenset({"budget", "tokens", "time"})  # what ends the attempt, not only its present try
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """What every forge does for us, and the one way to ask it: JSON over HTTPS, with a token that goes nowhere else.
 
 Rules it keeps:
-* The token comes from a 0600 file of this host's own, is sent to the API address that stands beside it in this host's
-  settings and to no other (no redirects, no proxy of the environment), and stands in no message.
+* The token comes from a 0600 file of this host's own, is sent to the server of the API address that stands beside it in
+  this host's settings and to no other (no redirects, no proxy of the environment), and stands in no message.
 * A server that is away, answers 5xx or does not answer at all is asked again, TRIES times in all. One that has closed
   its rate limit is asked again when that opens, by what its headers say, within WAIT_S_MAX for the whole call.
 * Certificates are those that git trusts here too: SSL_CERT_FILE, SSL_CERT_DIR and GIT_SSL_CAINFO name a private CA.
@@ -11,6 +11,7 @@ Rules it keeps:
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import os
 import ssl
@@ -57,6 +58,8 @@ class PullRequest:
     branch: str
     commit: str
     body: str
+    is_draft: bool = False
+    node: str = ""  # its name in an API that does not go by numbers
 
 
 class Forge(Protocol):
@@ -66,6 +69,10 @@ class Forge(Protocol):
     async def has_branch(self, name: str) -> bool: ...
     async def create(self, draft: Draft) -> PullRequest | None:
         """None: the forge says that there is one already."""
+        ...
+
+    async def mark(self, ours: PullRequest, *, is_draft: bool) -> None:
+        """It becomes a draft, or ready, where its title does not say so. ForgeError: it stays as it is."""
         ...
 
     async def update(self, number: int, draft: Draft) -> None: ...
@@ -95,6 +102,12 @@ class Api:
 
     async def aclose(self) -> None:
         await self._client.aclose()
+
+    def sibling(self, ending: str, name: str) -> Api:
+        """The API called `name` that stands beside this one, whose address ends in `ending` on some servers."""
+        other = copy.copy(self)
+        other.url = f"{self.url.removesuffix(ending)}/{name}"
+        return other
 
     async def call(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, also: tuple[int, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentcom_sidecar.forges.base import Draft
+from agentcom_sidecar.forges.base import Draft, PullRequest
 from agentcom_sidecar.forges.github import GitHub
 
 
@@ -17,6 +17,9 @@ class Gitea(GitHub):
     def fields(self, draft: Draft) -> dict[str, Any]:
         title = f"WIP: {draft.title}" if draft.is_draft else draft.title
         return {"title": title, "head": draft.branch, "base": draft.base, "body": draft.body}
+
+    async def mark(self, ours: PullRequest, *, is_draft: bool) -> None:
+        """Its title says so."""
 
     async def update(self, number: int, draft: Draft) -> None:
         fields = self.fields(draft)

@@ -30,6 +30,9 @@ class GitLab:
         status, made = await self.api.call("POST", f"{self.path}/merge_requests", fields, also=(TAKEN,))
         return None if status == TAKEN else _request_of(made)
 
+    async def mark(self, ours: PullRequest, *, is_draft: bool) -> None:
+        """Its title says so."""
+
     async def update(self, number: int, draft: Draft) -> None:
         await self.api.call("PUT", f"{self.path}/merge_requests/{number}", _fields(draft))
 
