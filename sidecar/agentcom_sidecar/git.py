@@ -119,6 +119,10 @@ _REMEDIES = {
     "repository_timeout": "raise sidecar.fetch_s on this host, or look at the network",
     "disk_full": "make room on this host: agentcom git gc",
 }
+LOCAL_REMEDY = (
+    "put a clone there, then release the task; or submit it again with --needs host:NAME for a host that has it, or "
+    "with a URL that every host can reach"
+)
 
 
 class WorkspaceError(Exception):
@@ -213,9 +217,11 @@ def _parts_of(url: str) -> tuple[str, str, int]:
 def _local_path(url: str) -> str:
     path = Path(url.removeprefix("file://").removeprefix("localhost")).expanduser()
     if not path.is_absolute():
-        raise configuration("repository_missing", f"{url}: a local repository needs an absolute path")
+        said = "a local repository needs an absolute path: submit the task again with one"
+        raise configuration("repository_missing", f"{url}: {said}")
     if not path.exists():
-        raise configuration("repository_missing", f"{url}: no such directory on this host")
+        said = f"no such directory on this host; {LOCAL_REMEDY}"
+        raise configuration("repository_missing", f"{url}: {said}")
     return str(path)
 
 

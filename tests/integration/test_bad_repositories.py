@@ -47,6 +47,17 @@ def test_one_that_is_not_there_says_to_check_its_address(home: Home, tmp_path: P
     assert "check the address" in error.message
 
 
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_local_one_that_is_absent_says_where_to_put_it_or_what_to_name(
+    home: Home, tmp_path: Path, scheme: str
+) -> None:
+    url = f"{scheme}{tmp_path / 'absent'}"
+    error = failed(home, url)
+    assert (error.failure_class, error.code) == (FailureClass.configuration, "repository_missing")
+    assert error.message.startswith(f"{url}: no such directory on this host; put a clone there, then release the task")
+    assert "--needs host:NAME" in error.message
+
+
 def test_one_that_is_denied_says_to_give_credentials(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
