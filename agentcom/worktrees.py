@@ -14,7 +14,8 @@ NAMED_CHARS_MAX = 255  # of a branch or a directory
 
 class Worktree(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """None where git could not say, or there is no repository; `why` then says so. `looked_s`: seconds since the host
-    looked. `removable`: nothing in it would be lost."""
+    looked. `removable`: nothing in it would be lost; `goes_in_s`: when it is old enough to go by itself, None where it
+    stays."""
 
     name: Annotated[str, Meta(max_length=NAMED_CHARS_MAX)]
     task: Count | None = None
@@ -36,3 +37,4 @@ class Worktree(Struct, frozen=True, kw_only=True, omit_defaults=True):
     in_use: bool = False
     removable: bool = False
     why: Reason = ""
+    goes_in_s: Count | None = None

@@ -92,8 +92,8 @@ def gc(invocation: Invocation, dry_run: bool, older_than: int | None, unpushed: 
     if invocation.as_json:
         output.document(done)
         return
-    _table(done["removed"], "nothing may go")
-    _table([{**each, "removable": False} for each in done["kept"]], "")
+    _table([{**each, "removable": True, "goes_in_s": 0} for each in done["removed"]], "nothing may go")
+    _table(done["kept"], "")
     verb = "would go" if dry_run else "went"
     output.line(f"{len(done['removed'])} {verb}, {len(done['kept'])} stay; {done['bytes'] / (1 << 20):,.1f} MiB in all")
 
@@ -112,5 +112,12 @@ def _row(each: JsonObject) -> tuple[object, ...]:
     diff = "" if numbers[0] is None else f"{numbers[0]} files +{numbers[1]} -{numbers[2]}"
     told = [("" if each[name] is None else each[name]) for name in ("ahead", "behind")]
     left = [("" if each[name] is None else each[name]) for name in ("uncommitted", "unpushed")]
-    may_go = f"{'yes' if each['removable'] else 'no'}: {each['why']}"
-    return (each["name"], each["branch"] or "", *told, diff, *left, f"{each['age_s']} s", may_go)
+    return (each["name"], each["branch"] or "", *told, diff, *left, output.seconds(each["age_s"]), _may_go(each))
+
+
+def _may_go(each: JsonObject) -> str:
+    """Whether it goes by itself, and when. A host that does not say when is told of as if it were now."""
+    word = "no"
+    if each["removable"]:
+        word = f"in {output.seconds(each['goes_in_s'])}" if each.get("goes_in_s") else "yes"
+    return f"{word}: {each['why']}"

@@ -49,8 +49,10 @@ def _tree(host: Host, one: Worktree, now: Now) -> JsonObject:
     """With the age of what is told of it: on its way, and before."""
     fields: JsonObject = msgspec.to_builtins(one)
     defaults = {name: getattr(one, name) for name in one.__struct_fields__}
-    told = {**defaults, **fields, "host": host.record.name, "looked_s": one.looked_s + _age_s(host, now)}
-    return {**told, "age_s": one.age_s + _age_s(host, now)}
+    age_s = _age_s(host, now)
+    told = {**defaults, **fields, "host": host.record.name, "looked_s": one.looked_s + age_s}
+    goes_in_s = None if one.goes_in_s is None else max(0, one.goes_in_s - age_s)
+    return {**told, "age_s": one.age_s + age_s, "goes_in_s": goes_in_s}
 
 
 def _age_s(host: Host, now: Now) -> int:

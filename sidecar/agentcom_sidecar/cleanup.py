@@ -66,15 +66,14 @@ async def clean(
 ) -> Cleaned:
     """Removes what may go and is old enough; with `unpushed` also what is nowhere else but in use by nobody."""
     found = await trees.look(home, settings, is_in_use)
+    for one in found:
+        one.keep_for(older_than_s)
     removed = [one for one in found if _may_go(one, older_than_s, unpushed=unpushed)]
     for one in [] if dry_run else removed:
         await trees.remove(Path(one.path), home, settings)
     if not dry_run:
         await trees.pack(home, settings)
     kept = [one for one in found if one not in removed]
-    for one in kept:
-        if one.removable:
-            one.why = f"{one.why}; not yet {older_than_s} s old"
     used = await asyncio.to_thread(trees.size_bytes, home)
     return Cleaned(removed=removed, kept=kept, dry_run=dry_run, bytes=used, quota_bytes=_quota(settings))
 

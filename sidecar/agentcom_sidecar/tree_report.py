@@ -131,6 +131,9 @@ def _worktree(tree: Tree, looked_s: float) -> Worktree:
         fields[name] = fields[name][:NAMED_CHARS_MAX] if fields[name] is not None else None
     fields["repo"] = tree.repo[: limits.URL_CHARS_MAX] if tree.repo is not None else None
     fields["why"] = tree.why[: limits.REASON_CHARS_MAX]
+    fields["age_s"] += int(looked_s)
+    if tree.goes_in_s is not None:
+        fields["goes_in_s"] = max(0, tree.goes_in_s - int(looked_s))
     return Worktree(**fields, looked_s=int(looked_s))
 
 

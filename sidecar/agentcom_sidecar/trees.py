@@ -53,7 +53,8 @@ class TreeRecord(Struct, kw_only=True):
 
 
 class Tree(Struct, kw_only=True):
-    """One directory of an attempt. `removable` says whether it may go, `why` why not, or why."""
+    """One directory of an attempt. `removable` says whether anything in it would be lost, `why` why or why not;
+    `goes_in_s` when it is old enough to go by itself, None where it stays."""
 
     name: str
     path: str
@@ -75,6 +76,11 @@ class Tree(Struct, kw_only=True):
     in_use: bool = False
     removable: bool = False
     why: str = ""
+    goes_in_s: int | None = None
+
+    def keep_for(self, seconds: int) -> None:
+        """From when it was made, where it may go at all."""
+        self.goes_in_s = max(0, seconds - self.age_s) if self.removable else None
 
 
 def record_of(place: Workspace) -> TreeRecord:
@@ -166,6 +172,7 @@ async def look_at(path: Path, home: Home, settings: Settings, is_in_use: bool) -
             tree.why = f"git cannot say what is in it: {error}"
     if is_in_use:
         tree.removable, tree.why = False, "an attempt works in it"
+    tree.keep_for(settings.sidecar.keep_worktrees_s)
     return tree
 
 

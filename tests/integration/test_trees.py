@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -224,15 +225,25 @@ def test_git_status_and_gc_say_it_on_the_command_line(
     monkeypatch.setenv("AGENTCOM_HOME", str(home.path))
 
     async def work() -> None:
-        await pushed(home, origin, 1)
+        place = await pushed(home, origin, 1)
         await committed(home, origin, 2)
+        moment = time.time() - 60
+        os.utime(place.path, (moment, moment))
 
     asyncio.run(work())
     assert main(["git", "status", "--json"]) == 0
     found = {each["name"]: each for each in json.loads(capsys.readouterr().out)["worktrees"]}
     assert (found["1-1"]["unpushed"], found["2-1"]["unpushed"]) == (0, 1)
     assert main(["git", "status"]) == 0
-    assert "neither pushed nor merged" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "neither pushed nor merged" in shown
+    assert "in 6 d: pushed as" in shown, "keep_worktrees_s is a week, and some of it is over"
+    assert main(["git", "gc"]) == 0
+    assert "in 6 d: pushed as" in (said := capsys.readouterr().out), "gc says what status says"
+    assert "0 went, 2 stay" in said
+    assert main(["git", "status", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["worktrees"]
+    assert [each["goes_in_s"] is None for each in rows] == [False, True]
     assert main(["git", "gc", "--older-than", "0", "--dry-run", "--json"]) == 0
     assert [each["name"] for each in json.loads(capsys.readouterr().out)["removed"]] == ["1-1"]
     assert main(["git", "gc", "--older-than", "0"]) == 0

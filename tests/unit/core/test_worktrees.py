@@ -46,6 +46,14 @@ def test_the_worktrees_of_all_hosts_are_listed_with_the_age_of_what_is_told(rig:
     assert rig.admin.refusal(rig.admin.request(m.WorktreeList(host="nowhere"))).code == "not_found"
 
 
+def test_when_one_goes_by_itself_comes_nearer_between_two_reports(rig: Rig) -> None:
+    tell(rig.host("box"), Worktree(name="7-1", removable=True, goes_in_s=7), Worktree(name="8-1"))
+    rig.advance(5_000)
+    assert [one["goes_in_s"] for one in listed(rig)["worktrees"]] == [2, None]
+    rig.advance(5_000)
+    assert [one["goes_in_s"] for one in listed(rig)["worktrees"]] == [0, None]
+
+
 def test_a_report_takes_the_place_of_the_one_before_and_a_restart_forgets_it(rig: Rig) -> None:
     box = rig.host("box")
     tell(box, Worktree(name="7-1"), Worktree(name="8-1"))

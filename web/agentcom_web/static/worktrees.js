@@ -50,7 +50,8 @@ function worktreeRow(tree) {
   const diff = tree.files_changed ? `${tree.files_changed} files +${tree.insertions} -${tree.deletions}` : "";
   const left = [tree.uncommitted && `${tree.uncommitted} uncommitted`, tree.unpushed && !tree.merged && `${tree.unpushed} unpushed`].filter(Boolean).join(", ");
   const seen = `seen ${lasted(tree.looked_s * 1000)} ago`;
-  return h("tr", { title: [tree.why, seen].filter(Boolean).join("; ") },
+  const goes = tree.goes_in_s ? `goes in ${lasted(tree.goes_in_s * 1000)}` : "";
+  return h("tr", { title: [tree.why, goes, seen].filter(Boolean).join("; ") },
     h("th", { scope: "row" }, `${tree.task ?? tree.name}`, h("span", { class: "minor cut", title: tree.branch }, tree.branch)),
     h("td", {}, tree.host, h("span", { class: "minor" }, tree.in_use ? "in use" : seen)),
     h("td", { class: "right" }, tree.ahead === null ? "" : commits),
