@@ -89,15 +89,22 @@ def test_an_attempt_that_edits_the_test_instead_of_the_code_is_exposed(
     assert (one.path / "test_calc.py").read_text() == EMPTIED, "the branch shows what the attempt made"
 
 
+@pytest.mark.parametrize(
+    ("setting", "content", "test"),
+    [
+        ("conftest.py", SKIPPING, "test_other.py"),
+        (".pytest.ini", "[pytest]\npython_files = check_*.py\n", "check_other.py"),
+    ],
+)
 def test_an_attempt_that_turns_the_tests_off_by_a_new_setting_is_exposed(
-    tmp_path: Path, server: StandIn
+    tmp_path: Path, server: StandIn, setting: str, content: str, test: str
 ) -> None:
     other = "def test_nothing():\n    assert True\n"
-    replies = (write("conftest.py", SKIPPING), write("test_other.py", other), {"content": "All green."})
+    replies = (write(setting, content), write(test, other), {"content": "All green."})
     one = ran(tmp_path, server, *replies)
     assert one.completed.status is ResultStatus.partial_pass
-    assert one.result.tampered == ("conftest.py",), "a new test is welcome"
-    assert one.iterations[-1].checks[0].with_base is FAILED
+    assert one.result.tampered == (setting,), "a new test is welcome"
+    assert (one.iterations[-1].checks[0].status, one.iterations[-1].checks[0].with_base) == (PASSED, FAILED)
 
 
 def test_a_setting_that_git_ignores_is_in_force_only_here_and_is_exposed(tmp_path: Path, server: StandIn) -> None:

@@ -1,8 +1,13 @@
-"""Files that judge the work: tests, what configures them, linters and CI.
+"""Files that judge the work: tests, CI, linters, and what runs the tests.
 
 Whoever changes the judge can pass any check. So what an attempt changed of these is listed, and the checks run a
-second time with these files as the base has them. New tests are welcome and stay; a new file that can change how
-tests are found or run is taken away for that run.
+second time with these files as the base has them. New tests are welcome and stay; a new file of the others, which can
+change how tests are found or run, is taken away for that run.
+
+The tables hold names as a shell would match them, at any depth and in any case: one with `/` at its end is a
+directory, all others are files. What is in them has to be worth its price: honest work on such a file fails the second
+run unless its task names the file. So what lists the sources of the work (`BUILD`, `meson.build`, `dune`, `go.mod`,
+`*.csproj`) is not, and neither are names that much else has too.
 """
 
 from __future__ import annotations
@@ -14,29 +19,70 @@ from typing import Final, NamedTuple
 
 from agentcom_sidecar.workspace import Changes
 
-_TESTS: Final = re.compile(
-    r"(?:^|/)(?:tests?|spec|specs|__tests__|testing|e2e|fixtures|__snapshots__)/"
-    r"|(?:^|/)(?:test_[^/]*|[^/]*_tests?|[^/]*[._-](?:test|spec|snap))\.[^/.]+(?:\.snap)?$",
-    re.IGNORECASE,
+_TESTS: Final = """
+    test/ tests/ spec/ specs/ testing/ e2e/ fixtures/ testdata/ testfixtures/ test_data/ test-data/ test_utils/
+    test-utils/ *.test/ *.tests/ *_tests/ *-tests/ integration_test/ integration-test/ step_definitions/
+    __tests__/ __mocks__/ __snapshots__/ features/steps/*.py
+    test.* tests.* test_*.* test-*.* *_test.* *_tests.* *-test.* *-tests.* *.test.* *.tests.*
+    *_spec.* *-spec.* *.spec.* *_suite.erl *.snap *.e2e.* *.cy.js *.cy.jsx *.cy.ts *.cy.tsx
+    *.feature *.robot *.bats *.t *.xctestplan run_tests run-tests runtests runtests.* setuptests.*
+"""
+# By the case of their letters: `latest.py` and `Contest.java` are no tests, and of `PodSpec.java` nobody can tell.
+_TESTS_IN_CAPITALS: Final = re.compile(
+    r"[a-z0-9]Test(?:s|Cases?|Suite)?(?:/|\.[^/.]+$)"  # CalcTest.java, CalcTests/, androidTest/
+    r"|[a-z0-9]Spec\.(?:scala|groovy|hs)$"
+    r"|(?:^|/)Test[A-Z][^/]*\.(?:java|kt|groovy|scala|cs|swift|php|cc|cpp)$"  # TestCalc.java
 )
-_SETTINGS: Final = re.compile(
-    r"(?:^|/)(?:conftest\.py|sitecustomize\.py|usercustomize\.py|pytest\.ini|tox\.ini|noxfile\.py|setup\.cfg|"
-    r"pyproject\.toml|\.coveragerc|mypy\.ini|\.?ruff\.toml|\.flake8|\.pylintrc|package\.json|\.npmrc|\.mocharc[^/]*|"
-    r"(?:jest|vitest|vite|playwright|cypress|karma|babel)\.(?:config|setup)\.[^/]+|\.?eslint[^/]*|tsconfig[^/]*\.json|"
-    r"biome\.jsonc?|\.golangci\.[^/]+|\.cargo/config(?:\.toml)?|clippy\.toml|rustfmt\.toml|(?:gnu)?makefile|justfile|"
-    r"cmakelists\.txt|phpunit\.xml[^/]*|\.rspec|\.gitlab-ci\.yml|\.pre-commit-config\.yaml|azure-pipelines\.yml|"
-    r"jenkinsfile|\.gitattributes)$"
-    r"|(?:^|/)(?:\.github/workflows|\.circleci|\.buildkite|\.woodpecker|\.forgejo/workflows|\.gitea/workflows|\.ci)/",
-    re.IGNORECASE,
-)
+_CI: Final = """
+    .github/workflows/ .github/actions/ .gitea/workflows/ .forgejo/workflows/ .gitlab/ci/ .circleci/ .buildkite/
+    .woodpecker/ .semaphore/ .tekton/ .teamcity/ .azure-pipelines/ .jenkins/ .ci/ .husky/
+    .gitlab-ci.y*ml *.gitlab-ci.y*ml .travis.y*ml .drone.* .woodpecker*.y*ml .cirrus.* .appveyor.y*ml appveyor.y*ml
+    bitbucket-pipelines.y*ml azure-pipelines*.y*ml .azure-pipelines*.y*ml cloudbuild*.y*ml cloudbuild*.json
+    buildspec*.y*ml jenkinsfile* .pre-commit-config.y*ml lefthook.y*ml .lintstagedrc* codecov.y*ml .codecov.y*ml
+"""
+_LINT: Final = """
+    .editorconfig .flake8 .pylintrc pylintrc ruff.toml .ruff.toml mypy.ini .mypy.ini pyrightconfig.json .isort.cfg
+    .bandit .pycodestyle .pydocstyle .style.yapf .importlinter
+    .eslintrc* .eslintignore eslintrc* eslint.config.* .prettierrc* .prettierignore prettier.config.*
+    .stylelintrc* .stylelintignore stylelint.config.* tslint*.json biome.json*
+    .oxlintrc.json .jshintrc .dprint.json dprint.json tsconfig*.json .markdownlint*
+    .rubocop* .clang-tidy .clang-format .swiftlint.y*ml .swiftformat checkstyle*.xml pmd*.xml spotbugs*.xml
+    detekt*.y*ml .scalafmt.conf .scalafix.conf phpstan*.neon* phpcs*.xml* .phpcs*.xml* .php-cs-fixer* psalm*.xml*
+    .golangci.* staticcheck.conf clippy.toml .clippy.toml rustfmt.toml .rustfmt.toml deny.toml .credo.exs
+    .formatter.exs .luacheckrc .perlcriticrc analysis_options.yaml
+    .shellcheckrc .yamllint* .hadolint.y*ml .ansible-lint* .sqlfluff .semgrep* .gitleaks*
+"""
+_RUNNERS: Final = """
+    conftest.py sitecustomize.py usercustomize.py pytest.ini .pytest.ini pytest.toml .pytest.toml pyproject.toml
+    setup.cfg tox.ini tox.toml noxfile.py .coveragerc .stestr.conf behave.ini features/environment.py manage.py
+    package.json .npmrc .yarnrc* .mocharc* .nycrc* .c8rc* .babelrc* .swcrc jest.* vitest.* vite.config.* vite.setup.*
+    playwright*.config.* playwright.setup.* cypress.config.* cypress.setup.* cypress.json cypress/support/
+    karma.conf* karma.config.* babel.config.* ava.config.* wdio*.conf* deno.json* bunfig.toml nx.json turbo.json
+    makefile makefile.* gnumakefile *.mk justfile .justfile taskfile*.y*ml rakefile rakefile.rb *.rake .rspec
+    pom.xml mvnw mvnw.cmd .mvn/ *.gradle *.gradle.kts gradle.properties gradlew gradlew.bat gradle/wrapper/ *.sbt
+    testng*.xml junit-platform.properties .bazelrc cmakelists.txt cmakepresets.json ctest*.cmake
+    cargo.toml .cargo/ nextest.toml mix.exs rebar.config phpunit*.xml* pest.php composer.json codeception*.y*ml
+    behat*.y*ml directory.build.props directory.build.targets *.runsettings xunit.runner.json dart_test.yaml .proverc
+    .gitattributes
+"""
 # `python -m` looks into the current directory first: a module of such a name there runs in the place of the tests'
 # runner, or of what that imports. `test` is a name that everybody's tests may have.
-_RUNNERS: Final = (
+_IMPORTED: Final = (
     "pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "exceptiongroup", "tomli", "xdist", "execnet",
     "pytest_[a-z0-9_]+", "coverage", "hypothesis", "nose", "nose2", "tox", "nox",
 )  # fmt: skip
-_NAMES: Final = "|".join((*_RUNNERS, *sorted(sys.stdlib_module_names - {"test"})))
+_NAMES: Final = "|".join((*_IMPORTED, *sorted(sys.stdlib_module_names - {"test"})))
 _SHADOWS: Final = re.compile(rf"(?:{_NAMES})(?:$|\.(?:py|pyc|so|[^/]+\.so)$|/__init__\.)")
+
+
+def _matching(table: str) -> re.Pattern[str]:
+    """What finds a path that one of the table's names fits."""
+    names = (re.escape(name).replace(r"\*", "[^/]*") for name in table.split())
+    return re.compile(f"(?:^|/)(?:{'|'.join(n if n.endswith('/') else f'{n}$' for n in names)})", re.IGNORECASE)
+
+
+_IS_TEST: Final = _matching(_TESTS)
+_IS_SETTING: Final = _matching(_CI + _LINT + _RUNNERS)
 
 
 class Tampered(NamedTuple):
@@ -54,12 +100,12 @@ class Tampered(NamedTuple):
 
 def judges(path: str) -> bool:
     """Whether the file has a say in what a check finds."""
-    return bool(_TESTS.search(path) or _configures(path))
+    return bool(_IS_TEST.search(path) or _TESTS_IN_CAPITALS.search(path) or _configures(path))
 
 
 def _configures(path: str) -> bool:
     """Whether a new file of this name can change how tests are found or run."""
-    return bool(_SETTINGS.search(path) or _SHADOWS.match(path))
+    return bool(_IS_SETTING.search(path) or _SHADOWS.match(path))
 
 
 def tampered(changes: Changes, named: Collection[str], ignored: Collection[str] = ()) -> Tampered:
