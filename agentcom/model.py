@@ -512,6 +512,8 @@ class TaskResult(Struct, frozen=True, kw_only=True):
     base: str | None = None  # the commit from which the work started
     signed: SignedReport | None = None  # what its host has signed of it; null: it has not
     second: SecondVerdict | None = None  # of a report that verifies another attempt's work
+    # When each of `failed_starts` was, since the host had accepted the attempt.
+    failed_starts_ms: Annotated[tuple[Count, ...], Meta(max_length=limits.FAILED_STARTS_MAX)] = ()
 
 
 class TaskError(Struct, frozen=True, kw_only=True):

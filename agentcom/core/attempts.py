@@ -358,8 +358,8 @@ class Attempts:
             self._out.put("reports", key_u64x2(message.task, message.attempt), message.result)
             if message.outcome != "completed":
                 self._tasks.story.stir(message.task)
-            for said in message.result.failed_starts:
-                self._tasks.story.note(message.task, Noted.start_failed, message.attempt, said, now)
+            if message.result.failed_starts:
+                self._tasks.story.failed_starts(slot, message.result, now)
         if self.ledger.open:
             usd = message.result.cost_usd if message.result is not None else None
             self.ledger.settle(message.task, message.attempt, usd, now)

@@ -13,13 +13,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import zip_longest
 
 from agentcom import limits
 from agentcom.clock import Now, rfc3339
 from agentcom.core.effects import key_u64x2
 from agentcom.core.outlet import Outlet
 from agentcom.core.rows import TaskTable
-from agentcom.model import FINAL, OPEN_ATTEMPT, AttemptRecord, JsonObject, State, StoryNote, TaskRow
+from agentcom.model import (
+    FINAL,
+    OPEN_ATTEMPT,
+    AttemptRecord,
+    JsonObject,
+    State,
+    StoryNote,
+    TaskResult,
+    TaskRow,
+)
 
 NEXT_NOTE = "next_note"
 
@@ -94,6 +104,15 @@ class Story:
         self._out.put("stories", key_u64x2(task, self.next_number), record)
         self.next_number += 1
         self._out.number(NEXT_NOTE, self.next_number)
+
+    def failed_starts(self, slot: int, result: TaskResult, now: Now) -> None:
+        """Note each start of an agent program that failed, at its own time by the host's stopwatch: the host tells of
+        them when the attempt has ended. One that comes without a time was no later than now."""
+        table = self._table
+        began_ms = table.accepted_ms[slot] or table.assigned_ms[slot]
+        for said, after_ms in zip_longest(result.failed_starts, result.failed_starts_ms[: len(result.failed_starts)]):
+            at_ms = now.wall_ms if after_ms is None else min(now.wall_ms, began_ms + after_ms)
+            self.note(table.id[slot], Noted.start_failed, table.attempt[slot], said, Now(now.mono_ms, at_ms))
 
 
 def tell(

@@ -93,6 +93,7 @@ class Progress:
     program: str = ""
     session: str = ""
     failed_starts: tuple[str, ...] = ()
+    failed_starts_ms: tuple[int, ...] = ()
     costs: list[float | None] = field(default_factory=list)  # as the program told them, a run each
     durations_ms: dict[str, int] = field(default_factory=dict)
     watch: Stopwatch = field(default_factory=Stopwatch)
@@ -266,7 +267,8 @@ async def _run_program(work: Work, progress: Progress) -> None:
         finally:
             tally.model_ms += watch.ms
             left_s = max(0.01, left_s - watch.ms / 1000)
-            progress.failed_starts, progress.session = tuple(program.tries), program.session
+            progress.failed_starts, progress.failed_starts_ms = tuple(program.tries), tuple(program.tried_ms)
+            progress.session = program.session
         tally.usages.append(heard.usage)
         progress.said = heard.text
         tally.text, tally.stop_reason = heard.text or tally.text, heard.stop_reason
@@ -615,6 +617,7 @@ def _result(work: Work, progress: Progress) -> TaskResult:
             failed_starts=tuple(
                 each[: limits.REASON_CHARS_MAX] for each in progress.failed_starts[: limits.FAILED_STARTS_MAX]
             ),
+            failed_starts_ms=progress.failed_starts_ms[: limits.FAILED_STARTS_MAX],
         )
     )
 

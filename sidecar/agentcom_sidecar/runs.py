@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -54,6 +55,7 @@ class Run:
         self.has_heard = False  # of its model
         self.is_accepted = False
         self.log = LogStream(assign.task, assign.attempt, session.send)
+        self._began_s = time.monotonic()  # it is accepted at once
         self.directory = ""  # the name of its workspace, once there is one
         self._spec = spec
         self._home, self._settings, self._session = home, settings, session
@@ -214,6 +216,7 @@ class Run:
             scratch=self._scratch,
             kept=kept,
             sign=self.sign,
+            began_s=self._began_s,
         )
 
     def _take_output(self, chunk: bytes) -> None:

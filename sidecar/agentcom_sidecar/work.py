@@ -6,8 +6,9 @@ raises but asyncio.CancelledError, and then only after everything that it starte
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +31,8 @@ class Work:
     returns once the hub has been heard within one lease length: await it before every model call. `on_process`
     writes a command's mark down before the command starts: give it to every `run_command`. `scratch` is a
     private directory, outside the workspace, that serves commands as HOME. `kept` is the work of an earlier attempt
-    that asked a question, and goes on in its worktree. `sign` gives a result with its host's signature.
+    that asked a question, and goes on in its worktree. `sign` gives a result with its host's signature. `began_s`: when
+    the attempt was accepted, on the monotonic clock.
     """
 
     assign: Assign
@@ -47,6 +49,7 @@ class Work:
     scratch: Path
     kept: Kept | None = None
     sign: Callable[[TaskResult], TaskResult] = lambda result: result
+    began_s: float = field(default_factory=time.monotonic)
 
     @property
     def checks(self) -> tuple[CheckSpec, ...]:

@@ -162,6 +162,7 @@ def test_a_start_that_fails_is_tried_again_after_5_15_and_30_s(tmp_path: Path) -
     assert slept == [5, 15]
     assert heard.text == "there"
     assert [each.split(":")[0] for each in program.tries] == ["start 1 of 4", "start 2 of 4"]
+    assert 0 < program.tried_ms[0] < program.tried_ms[1], "each with its own time since the attempt began"
 
 
 def test_a_start_that_fails_four_times_is_an_infrastructure_failure_that_names_each(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import codecs
 import contextlib
 import os
 import tempfile
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,13 +55,15 @@ class StartFailed(Exception):
 
 @dataclass(slots=True)
 class Program:
-    """The program of one attempt; `run` once per iteration. `tries` names each start that failed."""
+    """The program of one attempt; `run` once per iteration. `tries` names each start that failed, `tried_ms` says when
+    that was since the attempt began."""
 
     work: Work
     adapter: Adapter
     path: Path
     sleep: Sleep = asyncio.sleep
     tries: list[str] = field(default_factory=list)
+    tried_ms: list[int] = field(default_factory=list)
     session: str = ""
     _env: dict[str, str] = field(default_factory=dict)
 
@@ -79,6 +82,7 @@ class Program:
                 told = f"start {len(failed) + 1} of {len(START_WAITS_S) + 1}: {error}"
                 failed.append(told)
                 self.tries.append(told)
+                self.tried_ms.append(int((time.monotonic() - self.work.began_s) * 1000))
                 after = f"; again in {wait_s:g} s" if wait_s is not None else ""
                 self.work.log(f"[{self.adapter.name}] {told}{after}\n")
             if wait_s is not None:

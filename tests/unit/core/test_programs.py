@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -107,3 +108,24 @@ def test_each_start_that_failed_stands_in_the_story(rig: Rig, outcome: Any) -> N
     assert [each["cause"] for each in entries if each["event"] == "start_failed"] == list(tries)
     events = [each["event"] for each in entries]
     assert events.index("start_failed") < events.index("ended")
+
+
+@pytest.mark.parametrize(
+    ("told_ms", "seen_s"),
+    [((1_000, 31_500), (1, 31.5)), ((1_000,), (1, 90)), ((), (90, 90)), ((1_000, 2_000_000), (1, 90))],
+    ids=["each", "not the last", "none", "later than the end"],
+)
+def test_each_start_that_failed_has_its_own_time_by_the_hosts_stopwatch(
+    rig: Rig, told_ms: tuple[int, ...], seen_s: tuple[float, ...]
+) -> None:
+    box = programmed(rig)
+    number = rig.admin.submit(complex_task(needs=(NEED,)))
+    assign = box.take()
+    for _ in range(6):  # the host is heard all the while
+        rig.advance(15_000)
+        box.beat(assign)
+    box.report(box.ended(assign, "completed", result(failed_starts=("one", "two"), failed_starts_ms=told_ms)))
+    entries = rig.admin.ask(m.TaskStory(task=number))["entries"]
+    accepted = next(datetime.fromisoformat(each["at"]) for each in entries if each["event"] == "accepted")
+    failed = [datetime.fromisoformat(each["at"]) for each in entries if each["event"] == "start_failed"]
+    assert [(each - accepted).total_seconds() for each in failed] == list(seen_s)
