@@ -151,11 +151,11 @@ _EVIDENCE = {
 
 
 def _also(check: JsonObject) -> str:
-    """What the check said at other times, where that differs."""
+    """What the check said before the work, where that differs, and where it was run twice the second verdict."""
     other = []
     if check.get("before") not in (None, check["status"]):
         other.append(f"{check['before']} on the base")
-    if check.get("with_base") not in (None, check["status"]):
+    if check.get("with_base") is not None:
         other.append(f"{check['with_base']} with the tests of the base")
     return f" ({', '.join(other)})" if other else ""
 

@@ -454,10 +454,10 @@ async def _look_at_base(work: Work, progress: Progress) -> None:
 
 
 def _timed_checks(work: Work, progress: Progress) -> fix_loop.Verify:
-    async def checks() -> tuple[CheckReport, ...]:
+    async def checks(is_last: bool) -> tuple[CheckReport, ...]:
         watch = Stopwatch()
         try:
-            reports, found = await verify.verdict(work, progress.before)
+            reports, found = await verify.verdict(work, progress.before, is_last=is_last)
             progress.tampered = found.paths
             if not found.is_whole:
                 progress.tally.warn("too many files changed to see whether tests are among them")

@@ -174,6 +174,17 @@ def test_a_model_that_is_told_of_it_can_still_do_the_work(tmp_path: Path, server
     assert "with the tests and settings as they were" in said
 
 
+def test_a_check_that_fails_at_the_end_has_both_verdicts_too(tmp_path: Path, server: StandIn) -> None:
+    spoilt = "def test_add():\n    assert False\n"
+    replies = (write("calc.py", MENDED), write("test_calc.py", spoilt), {"content": "Mended."}, {"content": "It is."})
+    one = ran(tmp_path, server, *replies, max_fix_attempts=1)
+    assert (one.completed.status, one.result.tampered) == (ResultStatus.partial_pass, ("test_calc.py",))
+    first, last = ([(check.status, check.with_base) for check in each.checks] for each in one.iterations)
+    assert first == [(FAILED, None), (PASSED, None)], "what is tried again is not run twice"
+    assert last == [(FAILED, PASSED), (PASSED, None)]
+    assert "assert False" in one.iterations[-1].checks[0].output
+
+
 def test_a_task_that_names_a_test_has_it_changed_without_a_word(tmp_path: Path, server: StandIn) -> None:
     named = (FileRef(path="test_calc.py", reason="is wrong"),)
     one = ran(tmp_path, server, write("test_calc.py", EMPTIED), {"content": "ok"}, named=named)

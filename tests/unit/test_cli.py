@@ -287,6 +287,16 @@ def test_a_task_that_ended_without_a_result_is_not_shown_with_the_result_none(
     assert "result: not completed in 5 ms" in capsys.readouterr().out
 
 
+def test_a_check_that_was_run_twice_is_shown_with_both_verdicts(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = {"kind": "test_passes", "target": "", "status": "fail", "before": "fail", "with_base": "fail", "output": ""}
+    result = {"status": "partial_pass", "duration_ms": 1, "iterations": [{"n": 1, "status": "fail", "checks": [ran]}]}
+    hub.answers["task_get"] = lambda op: task(op.task) | {"result": result}
+    assert main(["task", "show", "1"]) == 0
+    assert "fail test_passes (fail with the tests of the base)" in capsys.readouterr().out
+
+
 def test_a_task_with_all_options_arrives_as_given(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         "submit", "fix the parser", "--tier", "standard", "--lane", "high", "--repo", "https://example.org/r.git",

@@ -76,7 +76,7 @@ def looped(
         order.append("build" if failed is None else "fix")
         return 0, 0
 
-    async def verify() -> tuple[CheckReport, ...]:
+    async def verify(_is_last: bool) -> tuple[CheckReport, ...]:
         order.append("checks")
         return pending.pop(0)
 

@@ -354,11 +354,28 @@ def fixed(*rounds: tuple[CheckReport, ...], attempts: int) -> tuple[list[Iterati
         told.append(tuple(str(each.status) for each in failed.checks) if failed else ())
         return 10 * number, number
 
-    async def verify() -> tuple[CheckReport, ...]:
+    async def verify(_is_last: bool) -> tuple[CheckReport, ...]:
         return pending.pop(0)
 
     asyncio.run(fix_loop.run(build, verify, attempts, done))
     return done, told
+
+
+@pytest.mark.parametrize(("spent_after", "expected"), [(9, [False, False, True]), (2, [False, True])])
+def test_the_checks_know_whether_no_further_try_comes(spent_after: int, expected: list[bool]) -> None:
+    lasts: list[bool] = []
+    built: list[int] = []
+
+    async def build(number: int, _failed: Iteration | None) -> tuple[int, int]:
+        built.append(number)
+        return 0, 0
+
+    async def verify(is_last: bool) -> tuple[CheckReport, ...]:
+        lasts.append(is_last)
+        return (report("fail"),)
+
+    asyncio.run(fix_loop.run(build, verify, 2, [], lambda: len(built) >= spent_after))
+    assert lasts == expected
 
 
 def test_the_loop_ends_with_the_first_iteration_that_passes() -> None:

@@ -31,7 +31,7 @@ from agentcom_sidecar.verify import (
     test_passes,
 )
 from agentcom_sidecar.verify.plugins import Plugins
-from agentcom_sidecar.verify.report import Stopwatch, passes, report
+from agentcom_sidecar.verify.report import Stopwatch, can_be_fixed, passes, report
 from agentcom_sidecar.verify.standing import head_of, ignored_files, stand_at
 from agentcom_sidecar.verify.watched import Tampered, tampered
 from agentcom_sidecar.work import Work
@@ -54,23 +54,23 @@ LOOKING = GUARDS | {CheckKind.file_exists, CheckKind.file_contains, CheckKind.js
 MARGIN_S = 30.0
 
 
-async def run_checks(work: Work, label: str = "check") -> tuple[CheckReport, ...]:
-    """The report of every check of the repository and of the task, in order; empty when there are none.
+async def run_checks(
+    work: Work, label: str = "check", specs: Sequence[CheckSpec] | None = None
+) -> tuple[CheckReport, ...]:
+    """The report of every check of the repository and of the task (or of `specs`), in order; empty when there are none.
 
     Commands of checks run what an attempt has written: one that moves HEAD could show the next checks, and the look at
     who changed the tests, another commit than the one that is pushed. So it is put back after each.
     """
     reports: list[CheckReport] = []
     until = asyncio.get_running_loop().time() + work.settings.sidecar.checks_s
-    place = work.workspace
-    commit = await head_of(place) if place.has_repository and work.checks else ""
-    for number, spec in enumerate(work.checks):
+    place, specs = work.workspace, work.checks if specs is None else specs
+    commit = await head_of(place) if place.has_repository and specs else ""
+    for spec in specs:
         one = await _run_within(until, spec, work)
         if commit and spec.kind not in LOOKING and await head_of(place) != commit:
             await stand_at(place, commit)
             work.log(f"[{label}] {spec.kind} moved HEAD away from the work; it was put back\n")
-        if number < len(work.assign.repo_checks):
-            one = msgspec.structs.replace(one, source="repository")
         work.progress()
         work.log(f"[{label}] {spec.kind} {spec.target}: {one.status}\n")
         reports.append(one)
@@ -86,40 +86,55 @@ async def look_at_base(work: Work) -> tuple[CheckStatus, ...]:
     return tuple(report.status for report in before)
 
 
-async def verdict(work: Work, before: Sequence[CheckStatus]) -> tuple[tuple[CheckReport, ...], Tampered]:
-    """The reports of all checks on the committed work, with what they said `before`; where all pass and the attempt
-    changed files that judge it, also what they say with these as the base has them. And which files those are."""
+async def verdict(
+    work: Work, before: Sequence[CheckStatus], *, is_last: bool = True
+) -> tuple[tuple[CheckReport, ...], Tampered]:
+    """The reports of all checks on the committed work, with what they said `before`; where the attempt changed files
+    that judge it, also what they say with these as the base has them. And which files those are.
+
+    A run that fails is not worth a second one while the work goes on (not `is_last`)."""
     found = Tampered()
     if work.checks:  # as the attempt left it: what the checks do comes after
         place = work.workspace
         changes, ignored = await place.changes(), await ignored_files(place)
         found = tampered(changes, {file.path for file in work.spec.files}, ignored)
-    reports = await run_checks(work)
-    if before:
-        reports = tuple(
-            msgspec.structs.replace(report, before=status)
-            for report, status in zip(reports, before, strict=True)
-        )
-    if found.paths and all(map(passes, reports)):
+    reports = _told(await run_checks(work), len(work.assign.repo_checks), before)
+    if found.paths and (is_last or all(map(passes, reports)) or not can_be_fixed(reports)):
         reports = await _with_base(work, reports, found)
     return reports, found
+
+
+def _told(
+    reports: Sequence[CheckReport], repo_checks: int, before: Sequence[CheckStatus]
+) -> tuple[CheckReport, ...]:
+    """With where each check comes from and what it said before."""
+    sources = ["repository" if number < repo_checks else one.source for number, one in enumerate(reports)]
+    said: Sequence[CheckStatus | None] = before or [None] * len(reports)
+    each = zip(reports, sources, said, strict=True)
+    return tuple(msgspec.structs.replace(one, source=source, before=was) for one, source, was in each)
 
 
 async def _with_base(
     work: Work, reports: tuple[CheckReport, ...], found: Tampered
 ) -> tuple[CheckReport, ...]:
-    await work.workspace.discard()  # what the checks left behind
+    """Guards are about the work as it is: they are not asked again."""
     work.log(f"[check] changed files that judge the work: {', '.join(found.paths[:20])}\n")
+    places = [number for number, spec in enumerate(work.checks) if spec.kind not in GUARDS]
+    if not places:
+        return reports
+    await work.workspace.discard()  # what the checks left behind
     async with work.workspace.with_base(found.restored, found.removed, found.ignored):
-        again = await run_checks(work, "check with the base's tests")
-    return tuple(map(_both, reports, again))
+        again = await run_checks(work, "check with the base's tests", [work.checks[number] for number in places])
+    seconds = dict(zip(places, again, strict=True))
+    return tuple(_both(one, seconds.get(number)) for number, one in enumerate(reports))
 
 
-def _both(report: CheckReport, again: CheckReport) -> CheckReport:
-    """Guards are about the work as it is; of the others the output of a second run that fails is shown."""
-    if report.kind in GUARDS:
+def _both(report: CheckReport, again: CheckReport | None) -> CheckReport:
+    """Its output is that of the run that says why it does not pass."""
+    if again is None:
         return report
-    output = report.output if again.status is CheckStatus.passed else again.output
+    is_exposed = report.status is CheckStatus.passed and again.status is not CheckStatus.passed
+    output = again.output if is_exposed else report.output
     duration_ms = report.duration_ms + again.duration_ms
     return msgspec.structs.replace(report, with_base=again.status, output=output, duration_ms=duration_ms)
 

@@ -15,7 +15,8 @@ from agentcom_sidecar.verify.report import Stopwatch, can_be_fixed, is_judged_ba
 Status = Literal["pass", "fail", "none"]
 # (number of the iteration, the one before if there is one) -> tokens in, tokens out of this one
 Build = Callable[[int, Iteration | None], Awaitable[tuple[int, int]]]
-Verify = Callable[[], Awaitable[tuple[CheckReport, ...]]]
+# (whether no further build comes, whatever it finds) -> a report per check
+Verify = Callable[[bool], Awaitable[tuple[CheckReport, ...]]]
 Judge = Callable[[tuple[CheckReport, ...]], Awaitable[Judgement | None]]
 
 
@@ -37,7 +38,7 @@ async def run(
     for number in range(1, fix_attempts_max + 2):
         watch = Stopwatch()
         tokens_in, tokens_out = await build(number, iterations[-1] if iterations else None)
-        reports = await verify()
+        reports = await verify(number > fix_attempts_max or is_spent())
         status = cast(Status, iteration_status(reports))
         judgement = None if status == "fail" else await judge(reports)
         iterations.append(

@@ -611,7 +611,7 @@ const EVIDENCE = {
 function alsoSaid(check) {
   const said = check.source === "repository" ? ["of the repository"] : [];
   if (check.before && check.before !== check.status) said.push(`${check.before.replaceAll("_", " ")} on the base`);
-  if (check.with_base && check.with_base !== check.status) said.push(`${check.with_base.replaceAll("_", " ")} with the tests of the base`);
+  if (check.with_base) said.push(`${check.with_base.replaceAll("_", " ")} with the tests of the base`);
   return said.join(", ");
 }
 
