@@ -127,6 +127,7 @@ PREDECESSORS_CHARS_MAX: Final = 6000  # of all in a prompt: small models have a 
 JUDGE_REASONS_MAX: Final = 8  # of a judgement by a model; the rest is left out
 JUDGE_REASON_CHARS_MAX: Final = 300
 CHECK_FAULTS_MAX: Final = 20  # plugins of a host that cannot be used and are told of; the rest is left out
+PROGRAM_FAULTS_MAX: Final = 20  # agent programs that a host offers and cannot use, the same
 REPO_CHECKS_MAX: Final = 20  # of a registered repository, beside those of each task
 REPOSITORIES_MAX: Final = 1000  # registered; one more is refused
 QUEUE_RULES_MAX: Final = 1000  # pauses, limits and weights together; one more is refused

@@ -55,6 +55,7 @@ Token = Annotated[bytes, Meta(min_length=limits.SESSION_TOKEN_BYTES, max_length=
 ProcessId = Annotated[str, Meta(min_length=8, max_length=64)]
 RequestId = Annotated[int, Meta(ge=0, le=2**62)]
 CheckFaults = Annotated[tuple[Reason, ...], Meta(max_length=limits.CHECK_FAULTS_MAX)]
+ProgramFaults = Annotated[tuple[Reason, ...], Meta(max_length=limits.PROGRAM_FAULTS_MAX)]
 Secret = Annotated[str, Meta(min_length=16, max_length=200)]
 
 
@@ -104,8 +105,9 @@ class AccountOffer(Struct, frozen=True, kw_only=True):
 
 class HostOffer(Struct, frozen=True, kw_only=True):
     """What a host says of itself. `preloads`: models may be loaded there ahead of tasks. `check_faults`: plugins for
-    checks that cannot be used there, a line each. `signing_key`: the public half of the Ed25519 key (hex) with which it
-    signs its reports; the hub holds it to the one that it knows."""
+    checks that cannot be used there, a line each; `program_faults`: agent programs that its owner offers and that
+    cannot be used, `NAME: why`. `signing_key`: the public half of the Ed25519 key (hex) with which it signs its
+    reports; the hub holds it to the one that it knows."""
 
     name: Name
     agents: Annotated[tuple[AgentOffer, ...], Meta(max_length=limits.AGENTS_PER_HOST_MAX)]
@@ -121,6 +123,7 @@ class HostOffer(Struct, frozen=True, kw_only=True):
     no_room: Reason = ""
     check_faults: CheckFaults = ()
     signing_key: SigningKey | None = None
+    program_faults: ProgramFaults = ()
 
 
 # --- to the hub: connections ----------------------------------------------------------------------------
@@ -168,7 +171,8 @@ class Heartbeat(Struct, tag_field="type", tag="heartbeat", frozen=True, kw_only=
     """Every few seconds: renews the lease of each listed attempt; `resources` now and then, `capabilities` of the host
     when they have changed since they were told last. `quiet_until_ms`: the end of the host's quiet hours by its clock
     (the last moment of the year 9999: they never end), 0 while it takes work. `no_room`: why its disk takes no new
-    attempts, empty while it does. `check_faults` come with the capabilities, when one or the other has changed."""
+    attempts, empty while it does. `check_faults` and `program_faults` come with the capabilities, when one
+    of them has changed."""
 
     session: Token
     beat: Count
@@ -178,6 +182,7 @@ class Heartbeat(Struct, tag_field="type", tag="heartbeat", frozen=True, kw_only=
     capabilities: Annotated[tuple[Label, ...], Meta(max_length=limits.CAPABILITIES_MAX)] | None = None
     no_room: Reason = ""
     check_faults: CheckFaults | None = None
+    program_faults: ProgramFaults | None = None
 
 
 class Accept(Struct, tag_field="type", tag="accept", frozen=True, kw_only=True):

@@ -608,6 +608,7 @@ class HostRecord(Struct, kw_only=True):
     account: int = 0  # the endpoint that is its cloud account
     sandbox_note: str = ""
     check_faults: tuple[str, ...] = ()  # plugins for checks that cannot be used there, each with the reason
+    program_faults: tuple[str, ...] = ()  # agent programs that are offered there and cannot be used, `NAME: why`
 
 
 class TrendRecord(Struct, frozen=True, array_like=True):

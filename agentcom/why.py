@@ -265,6 +265,9 @@ class Why:
         elif "models_unknown" in refused:
             first = next(self._explained("models_unknown"))
             said = f"{first['message']}; {first['change']}"
+        elif "program_unusable" in refused:
+            first = next(self._explained("program_unusable"))
+            said = f"{first['message']}; {first['change']}"
         elif "cloud_model" in refused:
             first = next(self._explained("cloud_model"))
             said = f"{first['message']}; {first['change']}"

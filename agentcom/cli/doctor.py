@@ -155,20 +155,28 @@ def _programs(invocation: Invocation) -> Iterator[Finding]:
                 yield Finding("program", "fail", f"{name} is offered to tasks and cannot be used", error.message)
             absent.append(name)
             continue
-        version = _version(path) if name in catalogue.KNOWN else ""
+        version, fault = _version(path) if name in catalogue.KNOWN else ("", "")
+        if fault and name in settings.offer:
+            yield Finding("program", "fail", f"{name} is offered to tasks and cannot be used", fault)
         found.append(f"{name} {version}".strip() + ("" if name in settings.offer else " (not in programs.offer)"))
     said = f"found {', '.join(found) or 'none'}" + (f"; not there: {', '.join(absent)}" if absent else "")
     yield Finding("programs", "ok", said)
 
 
-def _version(path: Path) -> str:
+def _version(path: Path) -> tuple[str, str]:
+    """What it says of its version, and what is the matter with it where it does not: see capabilities.Tools."""
     try:
         done = subprocess.run(
             [path, "--version"], capture_output=True, text=True, timeout=10, check=False, stdin=subprocess.DEVNULL
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return "(does not answer)"
-    return next(iter(done.stdout.splitlines()), "")[:60]
+    except subprocess.TimeoutExpired:
+        return "(does not answer)", ""  # perhaps it is slow: a sidecar offers it all the same
+    except OSError as error:
+        return "(does not answer)", str(error)
+    if done.returncode:
+        said = (done.stdout + done.stderr)[:100]
+        return "(broken)", f"it ended with {done.returncode} when it was asked for its version: {said}"
+    return next(iter(done.stdout.splitlines()), "")[:60], ""
 
 
 def _checks(_invocation: Invocation) -> Iterator[Finding]:

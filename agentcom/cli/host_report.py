@@ -44,6 +44,8 @@ def lines(host: JsonObject) -> Iterator[tuple[str, object]]:
     yield "sandbox", host.get("sandbox")
     for line in host.get("check_faults") or []:
         yield "check not usable", line
+    for line in host.get("program_faults") or []:
+        yield "program not usable", line
     yield "software", host.get("software")
     age = host.get("resources_age_s")
     if host.get("resources"):

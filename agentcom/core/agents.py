@@ -356,7 +356,7 @@ class Fleet:
         record.capabilities = offer.capabilities
         record.software = software
         record.sandbox, record.sandbox_note = offer.sandbox, offer.sandbox_note
-        record.check_faults = offer.check_faults
+        record.check_faults, record.program_faults = offer.check_faults, offer.program_faults
         self._check_kinds = None
         before = {agent.record.id: agent.state for agent in self.agents_of(host)}
         was_online = host.online
@@ -436,15 +436,15 @@ class Fleet:
             self._save_counts(host)
             self.publish_host(host, now)
 
-    def retool(
-        self, host: Host, capabilities: tuple[str, ...], faults: tuple[str, ...] | None, now: Now
-    ) -> bool:
+    def retool(self, host: Host, beat: m.Heartbeat, now: Now) -> bool:
         """The host can do something else than it said before; whether that is so."""
         record = host.record
-        faults = record.check_faults if faults is None else faults
-        if (record.capabilities, record.check_faults) == (capabilities, faults):
+        before = record.capabilities, record.check_faults, record.program_faults
+        told = beat.capabilities, beat.check_faults, beat.program_faults
+        after = [old if new is None else new for old, new in zip(before, told, strict=True)]
+        if after == [*before]:
             return False
-        record.capabilities, record.check_faults = capabilities, faults
+        record.capabilities, record.check_faults, record.program_faults = after
         self._check_kinds = None
         self.save_host(host)
         self.publish_host(host, now)
@@ -562,6 +562,7 @@ class Fleet:
             "sandbox": record.sandbox,
             "sandbox_note": record.sandbox_note,
             "check_faults": list(record.check_faults),
+            "program_faults": list(record.program_faults),
             "software": record.software,
             "signing_key": fingerprint(host.signing_key) if host.signing_key else None,
         }

@@ -136,10 +136,21 @@ def of_model(needs: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(need[len(OF_MODEL) :] for need in needs if need.startswith(OF_MODEL))
 
 
-def lack(needs: Sequence[str], host: str, abilities: Abilities) -> tuple[str, str, str]:
+def lack(
+    needs: Sequence[str], host: str, abilities: Abilities, program_faults: Sequence[str] = ()
+) -> tuple[str, str, str]:
     """Why a host is refused whose nearest agent lacks these: the condition, what is the matter, and the smallest
-    change that mends the first of them."""
+    change that mends the first of them. `program_faults`: of programs that the host offers, `NAME: why`."""
     need = needs[0]
+    if need_of(need).name.startswith(PREFIX) and program_faults:
+        program = need_of(need).name.removeprefix(PREFIX)
+        why = next((line.partition(": ")[2] for line in program_faults if line.startswith(f"{program}: ")), "")
+        if why:
+            change = (
+                f"mend that on {host}, where `agentcom doctor` says the same; its sidecar sees a program that is there "
+                "by itself, and a change of config.toml when it starts anew"
+            )
+            return "program_unusable", f"{host} offers {program} and cannot use it: {why}", change
     if need.startswith(NOT_HOST):
         said = f"the task is for another host than {host}"
         return "other_host", said, "wait for another host, or join one: agentcom host invite"

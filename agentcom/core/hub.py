@@ -481,9 +481,7 @@ class Hub:
                     self.tasks.changed = True
                 if message.no_room != host.no_room and self.fleet.fill(host, message.no_room, now):
                     self.tasks.changed = True
-                if message.capabilities is not None and self.fleet.retool(
-                    host, message.capabilities, message.check_faults, now
-                ):
+                if message.capabilities is not None and self.fleet.retool(host, message, now):
                     self.tasks.changed = True
                 probe = self.registry.probe_urls(host.record.id)
                 kinds = self.registry.probe_kinds(host.record.id)

@@ -166,7 +166,7 @@ class Refusals:
         fitting = [a for a in able if missing_need(group, a) is None]
         if not fitting:
             nearest, lacks = missing_needs(group, able)
-            return lack(lacks, name, nearest.can)
+            return lack(lacks, name, nearest.can, host.record.program_faults)
         incapable = claude_lacks(group) if strategy_of(group) is not Strategy.local_llm else ""
         if incapable:
             said = f"no model that this tier runs on can do {incapable}"

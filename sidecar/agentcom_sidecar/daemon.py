@@ -43,7 +43,7 @@ from agentcom_sidecar.questions import QUESTION, questions_of
 from agentcom_sidecar.resources import ResourceProbe
 from agentcom_sidecar.runs import Run
 from agentcom_sidecar.sandbox import isolation_of, kill_stale
-from agentcom_sidecar.session import Session, SessionEnded
+from agentcom_sidecar.session import Offers, Session, SessionEnded
 from agentcom_sidecar.signer import Signer
 from agentcom_sidecar.tree_report import TreeReport
 from agentcom_sidecar.work import Execute, Outcome, Work
@@ -85,7 +85,8 @@ class Daemon:
         self._sample: Resources | None = None
         self._sampled_at = 0.0
         self._tools = capabilities.Tools(programs=catalogue.offered(settings.programs))
-        self._told: tuple[tuple[str, ...], tuple[str, ...]] = (), ()  # what the hub knows of: see `new_offers`
+        self._told = Offers()  # what the hub knows of: see `new_offers`
+        self._program_faults: tuple[str, ...] = ()
         self._overruled: tuple[str, ...] = ()  # what was declared of this machine, and is not so
         self._faults: dict[str, str] = {}  # that the log has told
         self._stop = asyncio.Event()
@@ -117,7 +118,10 @@ class Daemon:
         await self._recover()
         verify.PLUGGED.start()
         await asyncio.gather(
-            self._take_sample(), asyncio.to_thread(self._tools.list), asyncio.to_thread(verify.PLUGGED.wait)
+            self._take_sample(),
+            asyncio.to_thread(self._tools.list),
+            asyncio.to_thread(self._look_at_programs),
+            asyncio.to_thread(verify.PLUGGED.wait),
         )
         await self._try_isolation()
         parts = (
@@ -232,12 +236,13 @@ class Daemon:
             if each.key not in self.runs
         ]
         held += [AttemptHeld(task=k[0], attempt=k[1], state="asked") for k in sorted(self.asked)]
-        self._told = self._capabilities(), verify.PLUGGED.lines()
+        self._told = self._offers()
         return HostOffer(
             name=self._name,
             agents=offers,
-            capabilities=self._told[0],
-            check_faults=self._told[1],
+            capabilities=self._told.capabilities,
+            check_faults=self._told.check_faults,
+            program_faults=self._told.program_faults,
             attempts=tuple(held[: limits.ATTEMPTS_PER_HOST_MAX]),
             resources=self.resources(),
             quiet_until_ms=self.quiet_until_ms(),
@@ -270,13 +275,16 @@ class Daemon:
         age_s = time.monotonic() - self._sampled_at
         return self._sample if age_s <= SAMPLE_OLD_REPORTS * self.settings.sidecar.resources_s else None
 
-    def new_offers(self) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-        """Capabilities, and the plugins for checks that cannot be used; None while the hub knows both."""
-        found = self._capabilities(), verify.PLUGGED.lines()
+    def new_offers(self) -> Offers | None:
+        """None while the hub knows them."""
+        found = self._offers()
         if found == self._told:
             return None
         self._told = found
         return found
+
+    def _offers(self) -> Offers:
+        return Offers(self._capabilities(), verify.PLUGGED.lines(), self._program_faults)
 
     def _capabilities(self) -> tuple[str, ...]:
         declared, found = self.settings.sidecar.capabilities, capabilities.found_on(self._sample)
@@ -507,11 +515,15 @@ class Daemon:
                 self._faults[f"{event} {name}"] = reason
                 self._log.info(event, name=name, reason=reason)
 
+    def _look_at_programs(self) -> None:
+        self._program_faults = catalogue.faults(self.settings.programs, self._tools.faults)
+
     async def _keep_looking(self) -> None:
         """Which tools there are; a new or updated one is offered at the next heartbeat."""
         await self._welcome
         while True:
             await self._tools.look()
+            await asyncio.to_thread(self._look_at_programs)
             self._tell_faults("tool_not_offered", self._tools.faults)
             every_s = self.settings.sidecar.tools_s
             await (asyncio.sleep(every_s) if every_s else self._stop.wait())

@@ -17,7 +17,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 import zmq
@@ -63,6 +63,14 @@ class _Lost(Exception):
     """This connection is of no use any more; a new one may be."""
 
 
+class Offers(NamedTuple):
+    """What this host can do, and what of it cannot be used: see messages.HostOffer."""
+
+    capabilities: tuple[str, ...] = ()
+    check_faults: tuple[str, ...] = ()
+    program_faults: tuple[str, ...] = ()
+
+
 class Host(Protocol):
     """What the session asks of the daemon. None of these may block or wait."""
 
@@ -72,7 +80,7 @@ class Host(Protocol):
     def no_room(self) -> str: ...
     def beats(self) -> tuple[AttemptBeat, ...]: ...
     def resources(self) -> Resources | None: ...
-    def new_offers(self) -> tuple[tuple[str, ...], tuple[str, ...]] | None: ...
+    def new_offers(self) -> Offers | None: ...
     def welcomed(self, welcome: Welcome) -> None: ...
     def received(self, message: Assign | Cancel | ResultAck | Beat | messages.Preload) -> None: ...
 
@@ -257,8 +265,9 @@ class Session:
             resources=self._due_resources(),
             quiet_until_ms=self._host.quiet_until_ms(),
             no_room=self._host.no_room()[: limits.REASON_CHARS_MAX],
-            capabilities=offers[0] if offers else None,
-            check_faults=offers[1] if offers else None,
+            capabilities=offers.capabilities if offers else None,
+            check_faults=offers.check_faults if offers else None,
+            program_faults=offers.program_faults if offers else None,
         )
 
     def _due_resources(self) -> Resources | None:

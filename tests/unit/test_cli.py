@@ -932,6 +932,24 @@ def test_the_doctor_says_what_isolates_and_what_to_do_where_nothing_does(
     assert isolation.known(mode).remedy in sandbox["hint"]  # type: ignore[arg-type]
 
 
+def test_the_doctor_says_which_program_is_offered_and_is_not_well(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bin").mkdir()
+    for name, status in (("codex", 3), ("gemini", 4)):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\necho no node here\nexit {status}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("AGENTCOM_PROGRAMS_OFFER", "codex,opencode")
+    assert main(["doctor", "--json"]) == 1
+    checks = [check for check in said(capsys)["checks"] if check["name"] in ("program", "programs")]
+    told = {check["detail"].split()[0]: check["hint"] for check in checks if check["status"] == "fail"}
+    assert told.keys() == {"codex", "opencode"}, "gemini is not offered"
+    assert told["codex"].startswith("it ended with 3 when it was asked for its version: no node here")
+    assert "install" in told["opencode"]
+    assert "gemini (broken) (not in programs.offer)" in checks[-1]["detail"]
+
+
 def test_the_doctor_says_where_commands_start_slower_for_want_of_a_compiler(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ from agentcom.config import (
     AnthropicSettings,
     Home,
     PolicySettings,
+    ProgramSettings,
     SandboxSettings,
     Settings,
     SidecarSettings,
@@ -30,6 +31,8 @@ from agentcom_sidecar.daemon import Daemon
 from agentcom_sidecar.endpoints import is_loopback
 from agentcom_sidecar.git import Git, WorkspaceError, check_branch
 from agentcom_sidecar.log_stream import PIECES_PER_FLUSH_MAX, LogStream
+from agentcom_sidecar.programs import catalogue
+from agentcom_sidecar.session import Offers
 from agentcom_sidecar.work import Outcome, Work
 from agentcom_sidecar.workspace import Workspace
 from tests.fake_hub import assignment
@@ -414,3 +417,29 @@ def test_capabilities_are_told_again_only_when_they_have_changed(tmp_path: Path)
     daemon._tools.known = ["tool:node=20.0.0"]
     assert "tool:node=20.0.0" in (daemon.new_offers() or ((),))[0]
     assert daemon.new_offers() is None
+
+
+def test_programs_that_are_offered_and_cannot_be_used_are_told_with_what_the_doctor_says(tmp_path: Path) -> None:
+    well, ill = tmp_path / "well", tmp_path / "ill"
+    for path in (well, ill):
+        path.write_text("#!/bin/sh\n")
+        path.chmod(0o755)
+    settings = ProgramSettings(
+        offer=("codex", "well", "ill", "gone", "unknown"),
+        commands=("codex=", f"well={well}", f"ill={ill}", f"gone={tmp_path}/gone"),
+    )
+    found = dict(line.split(": ", 1) for line in catalogue.faults(settings, {"program:ill": "it ended with 3"}))
+    assert found.keys() == {"codex", "ill", "gone", "unknown"}
+    assert "the command of codex is empty; install Codex" in found["codex"]
+    assert found["ill"] == "it ended with 3"
+    assert "gone is not on this host (PATH of its sidecar); install" in found["gone"]
+    assert "programs.commands" in found["unknown"]
+
+    daemon = daemon_of(tmp_path)
+    daemon.settings = msgspec.structs.replace(daemon.settings, programs=settings)
+    daemon._look_at_programs()
+    assert [line.partition(":")[0] for line in daemon.offer().program_faults] == ["codex", "gone", "unknown"]
+    assert daemon.new_offers() is None
+    daemon._tools.faults = {"program:ill": "it ended with 3"}
+    daemon._look_at_programs()
+    assert "ill: it ended with 3" in (daemon.new_offers() or Offers()).program_faults

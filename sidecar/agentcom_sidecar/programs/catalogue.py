@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from agentcom import limits
 from agentcom.agent_programs import PREFIX
 from agentcom.config import ProgramSettings
 from agentcom.errors import ConfigError
+from agentcom.redaction import redact_text
 from agentcom_sidecar.programs import claude_code, codex, gemini, opencode
 from agentcom_sidecar.programs.base import PLACES, Adapter, unknown_place
 
@@ -71,6 +74,21 @@ def offered(settings: ProgramSettings) -> dict[str, tuple[str, bool]]:
             continue
         found[f"{PREFIX}{name}"] = (os.path.expanduser(adapter.program), name in KNOWN)
     return found
+
+
+def faults(settings: ProgramSettings, broken: Mapping[str, str]) -> tuple[str, ...]:
+    """What is offered here and cannot be used, `NAME: why`. `broken`: by what is offered, why one that is there is not
+    well."""
+    found = []
+    for name in settings.offer:
+        try:
+            find(adapter_of(name, settings))
+            why = broken.get(f"{PREFIX}{name}", "")
+        except ConfigError as error:
+            why = error.message
+        if why:
+            found.append(redact_text(f"{name}: {why}")[: limits.REASON_CHARS_MAX])
+    return tuple(found[: limits.PROGRAM_FAULTS_MAX])
 
 
 def find(adapter: Adapter) -> Path:

@@ -71,6 +71,31 @@ def test_why_says_what_to_install_or_to_set(rig: Rig) -> None:
     assert (fails, "programs.offer" in change) == ("no_program", True)
 
 
+def test_why_says_where_a_program_is_offered_and_what_the_doctor_there_says(rig: Rig) -> None:
+    missing = "codex is not on this host (PATH of its sidecar); install Codex CLI: npm install -g @openai/codex"
+    rig.host("plain")
+    offer = agent_offer("box-1", backends=(Backend.shell, Backend.program))
+    box = rig.host("box", (offer,), program_faults=("claude-code: it ended with 3", f"codex: {missing}"))
+    number = rig.admin.submit(complex_task(needs=("program:codex>=1",)))
+    found = rig.admin.ask(m.TaskWhy(task=number))
+    assert found["reason"].startswith(f"box offers codex and cannot use it: {missing}; mend that on box, where")
+    assert {row["host"]: row["fails"] for row in found["hosts"]} == {"plain": "no_program", "box": "program_unusable"}
+    [host] = [each for each in rig.admin.ask(m.HostList())["hosts"] if each["name"] == "box"]
+    assert host["program_faults"][1] == f"codex: {missing}"
+    box.beat(capabilities=("program:codex=1.2",), check_faults=(), program_faults=())
+    assert box.take().task == number, "it was mended, and the host has said so"
+
+
+def test_a_heartbeat_that_leaves_out_the_faults_changes_none(rig: Rig) -> None:
+    offer = agent_offer("box-1", backends=(Backend.shell, Backend.program))
+    box = rig.host("box", (offer,), program_faults=("codex: it ended with 3",))
+    number = rig.admin.submit(complex_task(needs=("program:codex",)))
+    box.beat(capabilities=("docker",))
+    assert why(rig, number, "box")[0] == "program_unusable"
+    box.beat(capabilities=("docker",), program_faults=())
+    assert why(rig, number, "box")[0] == "need_missing"
+
+
 def test_a_program_is_paid_for_like_any_cloud_model(rig: Rig) -> None:
     box = programmed(rig)
     rig.admin.ask(m.BudgetSet(key="all", usd=3, per=BudgetPeriod.ever))

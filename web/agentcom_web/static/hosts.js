@@ -13,7 +13,8 @@ export function hostRow(host) {
   const wrong = host.overruled?.length ? `declared, but not found here: ${host.overruled.join(", ")}` : null;
   const full = host.no_room ? `takes no new attempts: ${host.no_room}` : null;
   const quiet = host.quiet_always ? "always quiet: takes no work" : host.quiet_until ? `quiet until ${new Date(host.quiet_until).toLocaleTimeString()}` : null;
-  const faults = (host.check_faults ?? []).map((line) => `check not usable: ${line}`);
+  const faults = [...(host.check_faults ?? []).map((line) => `check not usable: ${line}`),
+    ...(host.program_faults ?? []).map((line) => `program not usable: ${line}`)];
   const seen = host.state !== "online" && host.last_seen ? h("p", { class: "minor" }, "last seen ", time(host.last_seen, " ago")) : null;
   return h("li", {},
     h("p", { class: "line" }, h("span", {}, host.name), chip(host.state, host.state === "online" ? "good" : null, host.state === "online")),
