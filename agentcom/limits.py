@@ -46,6 +46,7 @@ LABELS_MAX: Final = 32
 DEPENDS_MAX: Final = 100
 RETRIES_MAX: Final = 100
 FIX_ATTEMPTS_MAX: Final = 20
+BASE_ANSWER_S_MAX: Final = 20  # for a server before any work: most often there is none yet, and the check failed
 TIMEOUT_S_MAX: Final = 7 * 24 * 3600
 TTL_S_MAX: Final = 366 * 24 * 3600
 AWAY_MS_MAX: Final = 24 * 3600 * 1000  # of the time without a hub: more than that does not count for terms

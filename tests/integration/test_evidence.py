@@ -9,7 +9,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from agentcom.model import CheckStatus, Evidence, FileRef, ResultStatus, Strategy, TaskSpec
+from agentcom import limits
+from agentcom.model import (
+    CheckKind,
+    CheckReport,
+    CheckSpec,
+    CheckStatus,
+    Evidence,
+    FileRef,
+    ResultStatus,
+    Strategy,
+    TaskSpec,
+)
+from agentcom_sidecar import verify
+from agentcom_sidecar.verify.report import report
+from agentcom_sidecar.work import Work
 from tests.sources import BROKEN, MENDED, TESTS, write
 from tests.standins import StandIn
 from tests.works import Ran, check, repository, run_attempt, settings
@@ -65,6 +79,35 @@ def test_work_that_mends_nothing_is_red_to_red_and_work_that_breaks_is_green_to_
         ResultStatus.partial_pass,
         Evidence.green_to_red,
     )
+
+
+@pytest.mark.parametrize(
+    ("answers_after_ms", "before", "evidence"),
+    [(500, CheckStatus.timed_out, Evidence.red_to_green), (21_000, None, None)],
+)
+def test_on_the_base_a_server_is_not_waited_for_its_whole_time(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answers_after_ms: int,
+    before: CheckStatus | None,
+    evidence: Evidence | None,
+) -> None:
+    """And of one that takes longer than that to answer nobody knows what it would have said there."""
+    waited: list[int] = []
+
+    async def ask(spec: CheckSpec, work: Work) -> CheckReport:
+        waited.append(spec.timeout_s)
+        has_done = (work.workspace.path / "done").exists()
+        return report(spec, PASSED if has_done else CheckStatus.timed_out, "", answers_after_ms)
+
+    monkeypatch.setitem(verify.CHECKS, CheckKind.http_responds, ask)
+    served = CheckSpec(kind=CheckKind.http_responds, target="http://127.0.0.1:9/", command="serve", timeout_s=300)
+    repo = str(repository(tmp_path / "repo"))
+    spec = TaskSpec(description="Serve.", repo=repo, command="touch done", checks=(served,))
+    one = run_attempt(tmp_path, Strategy.trivial, spec)
+    assert waited == [limits.BASE_ANSWER_S_MAX, 300]
+    assert (one.completed.status, one.result.evidence) == (ResultStatus.verified, evidence)
+    assert one.iterations[-1].checks[0].before is before
 
 
 def test_what_the_checks_leave_behind_on_the_base_is_not_part_of_the_work(

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from agentcom import logs
+from agentcom import limits, logs
 from agentcom.errors import AgentComError
 from agentcom.model import CheckKind, CheckReport, CheckSpec, CheckStatus
 from agentcom_sidecar.verify import (
@@ -81,9 +81,24 @@ async def look_at_base(work: Work) -> tuple[CheckStatus, ...]:
     """What each check says before any work; nothing without a repository. The worktree is as fresh as before."""
     if not work.workspace.has_repository or not work.settings.sidecar.red_first:
         return ()
-    before = await run_checks(work, "check on the base")
+    before = await run_checks(work, "check on the base", [_bounded(spec) for spec in work.checks])
     await work.workspace.discard(ignored=True)
     return tuple(report.status for report in before)
+
+
+def _bounded(spec: CheckSpec) -> CheckSpec:
+    """Where no work was done yet there is most often no server that could answer: not worth the whole time."""
+    if spec.kind != CheckKind.http_responds:
+        return spec
+    return msgspec.structs.replace(spec, timeout_s=min(spec.timeout_s, limits.BASE_ANSWER_S_MAX))
+
+
+def _was(before: CheckStatus | None, report: CheckReport) -> CheckStatus | None:
+    """What the check said before; nothing of a server that needs longer to answer than it was given there."""
+    is_late = report.duration_ms > limits.BASE_ANSWER_S_MAX * 1000
+    if report.kind == CheckKind.http_responds and before is CheckStatus.timed_out and is_late:
+        return None
+    return before
 
 
 async def verdict(
@@ -111,7 +126,7 @@ def _told(
     sources = ["repository" if number < repo_checks else one.source for number, one in enumerate(reports)]
     said: Sequence[CheckStatus | None] = before or [None] * len(reports)
     each = zip(reports, sources, said, strict=True)
-    return tuple(msgspec.structs.replace(one, source=source, before=was) for one, source, was in each)
+    return tuple(msgspec.structs.replace(one, source=source, before=_was(was, one)) for one, source, was in each)
 
 
 async def _with_base(
