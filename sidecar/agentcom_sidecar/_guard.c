@@ -372,9 +372,11 @@ static void watch(void) {
     }
     closedir(table);
     if (processes_max >= 0 && count > processes_max)
-        snprintf(run.exceeded, sizeof run.exceeded, "more than %lld processes at once", processes_max);
+        snprintf(run.exceeded, sizeof run.exceeded, "more than %lld processes at once (sandbox.processes_max)",
+                 processes_max);
     else if (memory_max >= 0 && memory > memory_max)
-        snprintf(run.exceeded, sizeof run.exceeded, "more than %lld bytes of memory at once", memory_max);
+        snprintf(run.exceeded, sizeof run.exceeded, "more than %lld bytes of memory at once (sandbox.memory_mib)",
+                 memory_max);
     else
         return;
     kill_from(now_s());

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,6 +23,13 @@ class SandboxUnavailable(Exception):
     """The settings demand isolation that this host cannot give; nothing was started."""
 
     code = "sandbox_unavailable"
+
+
+KILLED_CODE = 137  # as a shell tells that SIGKILL has ended what it ran
+KILLED = "something killed it, most often the system for want of memory; sandbox.memory_mib is a bound that is told"
+NO_FORK = (b"cannot fork", b"resource temporarily unavailable", b"spawn eagain")
+NO_PROCESS = "it may have had all the processes that sandbox.processes_max allows"
+TAIL_BYTES = 4000  # of an output in which the reason of its end is looked for
 
 
 class Outcome(StrEnum):
@@ -143,3 +151,13 @@ class CommandResult:
     @property
     def succeeded(self) -> bool:
         return self.outcome is Outcome.EXITED and self.exit_code == 0
+
+    @property
+    def hint(self) -> str:
+        """Which setting most often is behind such an end; empty where the end says it by itself."""
+        if self.succeeded or self.outcome is not Outcome.EXITED or self.error is not None:
+            return ""
+        if self.exit_code == KILLED_CODE or self.signal == signal.SIGKILL:
+            return KILLED
+        tail = self.output[-TAIL_BYTES:].lower()
+        return NO_PROCESS if any(each in tail for each in NO_FORK) else ""

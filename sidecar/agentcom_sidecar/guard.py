@@ -288,9 +288,9 @@ class Supervision:
         running = [pid for pid in pids() if pid != 1]
         processes_max, memory_max = self.job.tree.get("processes"), self.job.tree.get("memory")
         if processes_max is not None and len(running) > processes_max:
-            self.exceeded = f"more than {processes_max} processes at once"
+            self.exceeded = f"more than {processes_max} processes at once (sandbox.processes_max)"
         elif memory_max is not None and sum(map(_memory_of, running)) > memory_max:
-            self.exceeded = f"more than {memory_max} bytes of memory at once"
+            self.exceeded = f"more than {memory_max} bytes of memory at once (sandbox.memory_mib)"
         else:
             return
         self.kill_at = time.monotonic()

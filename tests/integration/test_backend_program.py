@@ -224,6 +224,7 @@ def test_a_program_that_goes_silent_is_ended(tmp_path: Path) -> None:
     one = ran(tmp_path, "mine", {"text": "thinking", "after_s": 60}, programs={"silence_s": 0.5})
     assert (one.failed.failure_class, one.failed.code) == (FailureClass.task_error, "silent")
     assert "thinking" in one.failed.message
+    assert "programs.silence_s" in one.failed.message
 
 
 def test_a_program_that_answers_nothing_fails(tmp_path: Path) -> None:

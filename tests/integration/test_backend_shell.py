@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from agentcom import limits
+from agentcom.config import Settings
 from agentcom.model import Backend, CheckStatus, FailureClass, ResultStatus, Role, Strategy, TaskSpec
 from agentcom_sidecar import isolation
 from agentcom_sidecar.execution import execute
@@ -115,6 +116,44 @@ def test_a_command_that_takes_too_long_is_ended_with_its_whole_tree(tmp_path: Pa
     assert (one.failed.failure_class, one.failed.code) == (FailureClass.task_error, "timed_out")
     assert one.result.output == "started\n"
     assert not Path(f"/proc/{(one.path / 'pid').read_text().strip()}").exists()
+
+
+def test_an_attempt_that_a_bound_of_its_host_has_ended_names_the_setting(tmp_path: Path) -> None:
+    given = settings(mode="off")
+    given = msgspec.structs.replace(given, sidecar=msgspec.structs.replace(given.sidecar, silence_s=0.3))
+    one = ran(tmp_path, "echo before; sleep 60", given=given)
+    assert (one.failed.failure_class, one.failed.code) == (FailureClass.task_error, "silent")
+    assert "after 0.3 s without output (sidecar.silence_s of this host: raise it" in one.failed.message
+    (tmp_path / "check").mkdir()
+    one = ran(tmp_path / "check", "true", checks=(check("command_succeeds", "echo before; sleep 60"),), given=given)
+    assert one.iterations[0].checks[0].output == "before\n[silent: no output for sidecar.silence_s of this host]"
+
+
+def bounded(**bounds: int) -> Settings:
+    given = settings(mode="require")
+    return msgspec.structs.replace(given, sandbox=msgspec.structs.replace(given.sandbox, **bounds))
+
+
+HOG = "exec python3 -I -c 'import time; a = [bytearray(b\"x\") * (1 << 20) for _ in range(300)]; time.sleep(60)'"
+FORKS = "for i in $(seq 40); do sleep 3 & done; wait"
+
+
+@pytest.mark.parametrize(
+    ("command", "bounds", "setting"),
+    [(HOG, {"memory_mib": 64}, "sandbox.memory_mib"), (FORKS, {"processes_max": 12}, "sandbox.processes_max")],
+)
+def test_too_much_memory_and_too_many_processes_name_the_setting(
+    tmp_path: Path, command: str, bounds: dict[str, int], setting: str
+) -> None:
+    """Of a task's command as of a check's. Where the kernel refuses a process first, the command says so itself."""
+    need_isolation()
+    one = ran(tmp_path, command, given=bounded(**bounds))
+    assert (one.failed.failure_class, one.failed.code) == (FailureClass.task_error, "command_failed")
+    assert setting in one.failed.message
+    (tmp_path / "check").mkdir()
+    checks = (check("command_succeeds", command),)
+    one = ran(tmp_path / "check", "true", checks=checks, given=bounded(**bounds))
+    assert setting in one.iterations[0].checks[0].output
 
 
 def test_no_key_of_the_sidecar_is_in_a_commands_environment(

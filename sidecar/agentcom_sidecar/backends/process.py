@@ -203,10 +203,13 @@ class Program:
                 )
             case Outcome.SILENT:
                 silence_s = self.work.settings.programs.silence_s
-                return task_error("silent", f"{name} was ended after {silence_s:g} s without output{said}")
+                more = " (programs.silence_s of this host)"
+                return task_error("silent", f"{name} was ended after {silence_s:g} s without output{more}{said}")
             case Outcome.CANCELLED:
                 return infrastructure("command_killed", f"somebody ended {name}{said}")
         how = f"signal {result.signal}" if result.signal is not None else f"exit code {result.exit_code}"
+        if why := result.error or result.hint:
+            how = f"{how}: {why}"
         if not result.succeeded and not listener.alive.is_set():
             raise StartFailed(f"it ended with {how}{said}")
         if not result.succeeded and heard.stop_reason not in STOPPED:

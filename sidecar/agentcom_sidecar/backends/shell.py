@@ -13,10 +13,6 @@ from agentcom_sidecar.backends.base import BackendError, configuration, infrastr
 from agentcom_sidecar.sandbox import CommandResult, CommandSpec, Outcome, SandboxUnavailable, run_command
 from agentcom_sidecar.work import Work
 
-KILLED_CODE = 137  # as a shell tells that SIGKILL has ended what it ran
-KILLED = (
-    ": something killed it, most often the system for want of memory; a bound that names itself is sandbox.memory_mib"
-)
 TAIL_CHARS = 1000  # of the output, in the error of a command that failed
 # No __pycache__ in what is committed or checked, and none that lies in the worktree is run in place of its source.
 WITHOUT_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": "/dev/null/none"}
@@ -78,12 +74,14 @@ def failure_of(result: CommandResult, timeout_s: float, silence_s: float) -> Bac
         return None
     tail = result.output.decode("utf-8", "replace")[-TAIL_CHARS:].strip()
     said = f"; its output ends with:\n{tail}" if tail else "; it printed nothing"
+    why = f": {result.hint}" if result.hint else ""
     match result.outcome:
         case Outcome.TIMED_OUT:
             more = "; a task that needs more time says so with --timeout"
             return task_error("timed_out", f"the command was ended after {timeout_s:g} s{more}{said}")
         case Outcome.SILENT:
-            return task_error("silent", f"the command was ended after {silence_s:g} s without output{said}")
+            more = " (sidecar.silence_s of this host: raise it, or make the command speak)"
+            return task_error("silent", f"the command was ended after {silence_s:g} s without output{more}{said}")
         case Outcome.FAILED_TO_START:
             return infrastructure("command_not_started", f"the command could not be started: {result.error}")
         case Outcome.CANCELLED:
@@ -91,9 +89,8 @@ def failure_of(result: CommandResult, timeout_s: float, silence_s: float) -> Bac
         case Outcome.EXITED if result.signal is not None and result.error is not None:
             return task_error("command_failed", f"the command was {result.error}{said}")
         case Outcome.EXITED if result.signal is not None:
-            return task_error("command_failed", f"the command was killed by signal {result.signal}{said}")
+            return task_error("command_failed", f"the command was killed by signal {result.signal}{why}{said}")
         case Outcome.EXITED if result.exit_code is None:
             return infrastructure("command_lost", f"the end of the command was not seen: {result.error}")
         case _:
-            why = KILLED if result.exit_code == KILLED_CODE else ""
             return task_error("command_failed", f"the command ended with exit code {result.exit_code}{why}{said}")

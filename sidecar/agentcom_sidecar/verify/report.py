@@ -32,6 +32,7 @@ SHOWING = frozenset(
     }
 )
 FIXABLE = frozenset({CheckStatus.failed, CheckStatus.no_evidence, CheckStatus.timed_out})
+SILENT = "no output for sidecar.silence_s of this host"
 # Bytes kept of (each check's output, each check's target, the result's output, each warning) and the number
 # of changed files listed: tried in this order until the result fits its message. The last always fits.
 FITS = (
@@ -97,8 +98,9 @@ def output_of_command(result: CommandResult, note: str = "") -> str:
     text = text_of(result.output)
     if not result.succeeded:
         ended = f"signal {result.signal}" if result.signal is not None else f"exit code {result.exit_code}"
-        if result.outcome is not Outcome.EXITED:
-            ended = f"{result.outcome}{f': {result.error}' if result.error else ''}"
+        ended = ended if result.outcome is Outcome.EXITED else str(result.outcome)
+        why = SILENT if result.outcome is Outcome.SILENT else result.error or result.hint
+        ended = f"{ended}: {why}" if why else ended
         text = f"{text.rstrip()}\n[{ended}]".lstrip()
     return f"{text.rstrip()}\n[{note}]".lstrip() if note else text
 

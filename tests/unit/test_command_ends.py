@@ -1,0 +1,39 @@
+"""What a command's end says beside its code: the setting that most often is behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agentcom_sidecar.backends import shell
+from agentcom_sidecar.command import KILLED, NO_PROCESS, CommandResult, Outcome
+from agentcom_sidecar.verify.report import output_of_command
+
+
+def ended(**fields: Any) -> CommandResult:
+    given = {"exit_code": None, "signal": None, "output": b"", "truncated_bytes": 0, "duration_ms": 1}
+    return CommandResult(**{**given, "outcome": Outcome.EXITED, **fields})
+
+
+@pytest.mark.parametrize(
+    ("result", "hint"),
+    [
+        (ended(exit_code=0, output=b"Resource temporarily unavailable"), ""),
+        (ended(exit_code=1, output=b"1 failed"), ""),
+        (ended(exit_code=137), KILLED),
+        (ended(signal=9), KILLED),
+        (ended(signal=11), ""),
+        (ended(signal=9, error="killed: more than 12 processes at once (sandbox.processes_max)"), ""),
+        (ended(exit_code=2, output=b"sh: 1: Cannot fork\n"), NO_PROCESS),
+        (ended(exit_code=1, output=b"BlockingIOError: [Errno 11] Resource temporarily unavailable\n"), NO_PROCESS),
+        (ended(exit_code=2, output=b"Cannot fork" + b"." * 9000), ""),
+    ],
+)
+def test_an_end_hints_at_the_setting_behind_it(result: CommandResult, hint: str) -> None:
+    assert result.hint == hint
+    failure = shell.failure_of(result, 60, 0)
+    assert (failure is None) == result.succeeded
+    assert failure is None or hint in failure.message
+    assert hint in output_of_command(result)
+    assert result.error is None or result.error in output_of_command(result)
