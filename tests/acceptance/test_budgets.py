@@ -67,8 +67,8 @@ def test_a_call_that_its_task_cannot_pay_is_not_made(world: World) -> None:
 def test_a_hub_that_dies_while_an_attempt_is_paid_for_books_it_once(world: World) -> None:
     hub = world.hub()
     world.join("box")
-    slow = {**REPLY, "first_byte_delay_s": 4}
-    with standin("anthropic", {"replies": [slow]}, key=KEY) as server:
+    held = {"/v1/messages": {"held": True}}
+    with standin("anthropic", {"replies": [REPLY], "routes": held}, key=KEY) as server:
         world.sidecar("box", ANTHROPIC_API_KEY=KEY, ANTHROPIC_BASE_URL=server.url)
         world.json("hub", "budget", "set", "all", "3", "--per", "ever")
         number = world.json("hub", "submit", "judge the design", "--tier", "complex")["id"]
@@ -78,6 +78,7 @@ def test_a_hub_that_dies_while_an_attempt_is_paid_for_books_it_once(world: World
         hub.kill()
         world.hub(AGENTCOM_HUB_PORT=hub.ready["hub"].rpartition(":")[2])
         assert budgets(world)["all"]["reserved_usd"] == 2, "it is on disk with the assignment"
+        server.set_script({"routes": {}})
         done = world.client().wait(number, timeout_s=60)
 
         assert (done["state"], done["attempt"]) == ("completed", 1)

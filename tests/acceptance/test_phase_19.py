@@ -121,9 +121,9 @@ def test_phase_19_5_every_decision_is_logged_with_model_endpoint_and_reason(worl
 def test_a_cold_idle_endpoint_gets_work_when_the_warm_one_is_busy_for_longer_than_a_load(
     world: World,
 ) -> None:
-    slow = [{"content": "At last.", "first_byte_delay_s": 6.0}]
+    held = {"/api/chat": {"held": True}}
     world.hub()
-    with standin("ollama", server(replies=slow)) as warm, standin("ollama", server(warm=False)) as cold:
+    with standin("ollama", {**server(), "routes": held}) as warm, standin("ollama", server(warm=False)) as cold:
         host(world, "warm", warm.url)
         host(world, "cold", cold.url)
         client = world.client()
@@ -135,6 +135,7 @@ def test_a_cold_idle_endpoint_gets_work_when_the_warm_one_is_busy_for_longer_tha
         assert second["route"]["host"] == "cold"
         assert second["route"]["score"]["parts"]["load"] > 0
         assert client.task_get(first)["state"] == "working", "it did not wait for the first"
+        warm.set_script({"routes": {}})
         assert client.wait(first, timeout_s=30)["state"] == "completed"
 
 

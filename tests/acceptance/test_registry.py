@@ -222,18 +222,20 @@ def test_a_model_that_hangs_is_quarantined_alone_and_released_when_it_answers(wo
 
 
 def test_an_endpoint_is_drained_before_it_goes_and_goes_at_once_when_asked(world: World) -> None:
-    slow = {"content": "ok", "first_byte_delay_s": 2.0}
-    with standin("ollama", {**WARM_AND_COLD, "replies": [slow]}) as server, up(world) as hub:
+    held = {"/api/chat": {"held": True}}
+    with standin("ollama", {**WARM_AND_COLD, "routes": held}) as server, up(world) as hub:
         hub.add(server.url, name="gpu")
         hub.healthy("gpu")
         running = hub.submit()
         eventually("it runs", lambda: hub.task(running)["state"] == "working")
         assert hub.http.delete("/endpoints/gpu").json() == {"endpoint": "gpu", "removed": False, "draining": True}
         assert hub.endpoint("gpu")["draining"]
+        server.set_script({"routes": {}})
         assert hub.completed(running)["attempt"] == 1
         eventually("it has gone", lambda: not hub.endpoints())
         hub.add(server.url, name="again")
         hub.healthy("again")
+        server.set_script({"routes": held})
         taken_back = hub.submit(max_retries=0)
         eventually("it runs", lambda: hub.task(taken_back)["state"] == "working")
         assert world.json("home", "endpoint", "remove", "again", "--now")["removed"]

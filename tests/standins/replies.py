@@ -1,9 +1,9 @@
 """The scripted answers of both stand-ins.
 
 A script is a JSON object. Both servers know `replies` (below) and `routes` (`{"/api/ps": {"delay_s": 6}}`,
-`{"/api/tags": {"status": 500}}`, `{"/api/version": {"hang": true}}`). Each reply may name `match` (a
-substring of the last user message) and `model`; replies with the same pair form a queue that is consumed
-one per call, and its last reply repeats. Queues with a condition are asked first, in the order of the
+`{"/api/tags": {"status": 500}}`, `{"/api/version": {"hang": true}}`, `{"/api/chat": {"held": true}}`). Each reply may
+name `match` (a substring of the last user message) and `model`; replies with the same pair form a queue that is
+consumed one per call, and its last reply repeats. Queues with a condition are asked first, in the order of the
 script. Texts come out in `chunks` pieces; tokens not given are estimated at four characters each.
 """
 

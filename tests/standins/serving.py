@@ -78,7 +78,8 @@ class Gauge:
 class Application:
     """What a stand-in adds to the ground: its routes, its script and its state.
 
-    `route_faults` maps a path to `{"delay_s"?, "status"?, "hang"?}`; it is applied before `answer`.
+    `route_faults` maps a path to `{"delay_s"?, "status"?, "hang"?, "held"?}`; it is applied before `answer`. What is
+    `held` goes on when a later script no longer says so.
     """
 
     name = "stand-in"
@@ -178,6 +179,8 @@ class Exchange(BaseHTTPRequestHandler):
         fault = self.server.application.route_faults.get(self.route, {})
         if fault.get("hang"):
             self.hang()
+        while self.server.application.route_faults.get(self.route, {}).get("held"):
+            self.check_client(WATCH_S)
         self.wait(float(fault.get("delay_s", 0)))
         if "status" in fault:
             raise self.server.application.refusal(int(fault["status"]), "scripted for this route")
