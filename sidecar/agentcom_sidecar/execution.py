@@ -58,7 +58,7 @@ from agentcom_sidecar.questions import QUESTION, Kept, questions_of
 from agentcom_sidecar.sandbox import isolation_of
 from agentcom_sidecar.verify import fix_loop
 from agentcom_sidecar.verify.judge import Judge
-from agentcom_sidecar.verify.report import Stopwatch, cut, evidence_of, fit, result_status, text_of
+from agentcom_sidecar.verify.report import Stopwatch, cut, evidence_of, fit, result_status, text_of, way_out
 from agentcom_sidecar.work import Outcome, Work
 from agentcom_sidecar.workspace import CommitInfo, WorkspaceError
 
@@ -443,7 +443,7 @@ async def _commit(work: Work, progress: Progress, number: int) -> None:
 def _fix_text(progress: Progress, failed: Iteration) -> str:
     """What goes back to the model after the newest try has failed its checks."""
     progress.tries.append(prompt.try_line(progress.said, failed, has_changed=progress.has_moved))
-    return redact_cut(prompt.fix_text(failed.checks, progress.tries, failed.judgement))
+    return redact_cut(prompt.fix_text(failed.checks, progress.tries, failed.judgement, progress.tampered))
 
 
 async def _look_at_base(work: Work, progress: Progress) -> None:
@@ -606,7 +606,7 @@ def _result(work: Work, progress: Progress) -> TaskResult:
             files_changed=progress.commit.files_changed if progress.commit else (),
             context_truncated=tally.context_truncated,
             stop_reason=tally.stop_reason,
-            warnings=tuple(tally.warnings),
+            warnings=(*tally.warnings, *way_out(progress.iterations, progress.tampered)),
             spec_sha256=work.spec_sha256,
             provider_limits=tally.provider_limits,
             iterations=tuple(progress.iterations),

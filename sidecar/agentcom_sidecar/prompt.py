@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from agentcom import limits
 from agentcom.messages import Predecessor
 from agentcom.model import CheckReport, CheckSpec, CheckStatus, Iteration, Judgement, QuestionAnswer, TaskSpec
-from agentcom_sidecar.verify.report import passes
+from agentcom_sidecar.verify.report import passes, some_of
 
 SYSTEM = (
     "You are a coding agent working on one task in a directory of your own. Look at files and change them only with "
@@ -79,10 +79,13 @@ def answers_text(answers: Sequence[QuestionAnswer]) -> str:
 
 
 def fix_text(
-    reports: Iterable[CheckReport], tries: Sequence[str] = (), judgement: Judgement | None = None
+    reports: Iterable[CheckReport],
+    tries: Sequence[str] = (),
+    judgement: Judgement | None = None,
+    tampered: Sequence[str] = (),
 ) -> str:
     """The message after checks failed, or a judge found fault: each failing one with the end of its output, what to
-    keep, and the tries so far, lines of `try_line`."""
+    keep, and the tries so far, lines of `try_line`. `tampered` are changed files that judge the work."""
     reports = tuple(reports)
     failing = [report for report in reports if not passes(report)]
     passing = [report for report in reports if passes(report)]
@@ -90,7 +93,7 @@ def fix_text(
     sections = ["Your work was checked. These checks do not pass; fix the cause of each:"] if failing else []
     if judgement is not None and judgement.verdict == "fail":
         sections += _section("Your work was read by a reviewer, who says that it falls short:", judgement.reasons)
-    sections += [_failure(report, chars_each) for report in failing]
+    sections += [_failure(report, chars_each, tampered) for report in failing]
     kept = (_joined(str(report.kind), report.target) for report in passing)
     sections += _section("These pass; keep them passing:", kept)
     left_out = max(0, len(tries) - TRIES_SHOWN_MAX)
@@ -104,15 +107,18 @@ def try_line(said: str, iteration: Iteration, *, has_changed: bool) -> str:
     words = " ".join(said.split())
     words = f"{words[:TRIED_CHARS_MAX]}[...]" if len(words) > TRIED_CHARS_MAX else words
     failing = [report for report in iteration.checks if not passes(report)]
-    named = ", ".join(f"{report.kind} ({report.status})" for report in failing[:TRIES_SHOWN_MAX])
+    named = ", ".join(f"{report.kind} ({_said(report)})" for report in failing[:TRIES_SHOWN_MAX])
     named = named or "the reviewer's judgement"
     more = f" and {len(failing) - TRIES_SHOWN_MAX} more" if len(failing) > TRIES_SHOWN_MAX else ""
     changed = "" if has_changed else ", without a change to any file"
     return f"{words or '(nothing was said)'} -> failed{changed}: {named}{more}"
 
 
-def _failure(report: CheckReport, chars_max: int) -> str:
-    head = f"{_joined(str(report.kind), report.target)} ({_said(report)})"
+def _failure(report: CheckReport, chars_max: int, tampered: Sequence[str]) -> str:
+    head = f"{_joined(str(report.kind), report.target)} ({_said(report)}"
+    if report.status is CheckStatus.passed:
+        head = f"{head}: you changed {some_of(tampered) or 'those'}; undo that"
+    head = f"{head})"
     output = report.output.strip()
     if len(output) > chars_max:
         output = f"[...]{output[-chars_max:]}"
@@ -121,7 +127,7 @@ def _failure(report: CheckReport, chars_max: int) -> str:
 
 def _said(report: CheckReport) -> str:
     if report.status is CheckStatus.passed:
-        return f"{report.with_base} with the tests and settings as they were: you changed those; undo that"
+        return f"{report.with_base} with the tests and settings as they were"
     return str(report.status)
 
 

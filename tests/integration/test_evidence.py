@@ -129,6 +129,8 @@ def test_an_attempt_that_edits_the_test_instead_of_the_code_is_exposed(
     tests = one.iterations[-1].checks[0]
     assert (tests.before, tests.status, tests.with_base) == (FAILED, PASSED, FAILED)
     assert "assert 0 == 4" in tests.output
+    way_out = "checks pass only with what was changed in test_calc.py: if that is the work, name it in the task's files"
+    assert any(each.startswith(way_out) for each in one.result.warnings)
     assert (one.path / "test_calc.py").read_text() == EMPTIED, "the branch shows what the attempt made"
 
 
@@ -214,7 +216,7 @@ def test_a_model_that_is_told_of_it_can_still_do_the_work(tmp_path: Path, server
     assert one.iterations[-1].checks[0].with_base is PASSED
     complaint = server.log("/api/chat")[-1]["body"]["messages"]
     said = [each["content"] for each in complaint if each["role"] == "user"][-1]
-    assert "with the tests and settings as they were" in said
+    assert "fail with the tests and settings as they were: you changed test_calc.py; undo that" in said
 
 
 def test_a_check_that_fails_at_the_end_has_both_verdicts_too(tmp_path: Path, server: StandIn) -> None:
@@ -232,6 +234,31 @@ def test_a_task_that_names_a_test_has_it_changed_without_a_word(tmp_path: Path, 
     named = (FileRef(path="test_calc.py", reason="is wrong"),)
     one = ran(tmp_path, server, write("test_calc.py", EMPTIED), {"content": "ok"}, named=named)
     assert (one.completed.status, one.result.tampered) == (ResultStatus.verified, ())
+
+
+def test_what_a_check_asks_of_a_judging_file_is_asked_of_the_work(tmp_path: Path, server: StandIn) -> None:
+    """A task may want a workflow or a new test: no base could have it. The other checks are run with the base's."""
+    checks = (
+        check("file_exists", ".github/workflows/"),
+        CheckSpec(kind=CheckKind.file_contains, target="./test_calc.py", expect="def test_more"),
+        check("test_passes", timeout_s=60),
+    )
+    more = f"{TESTS}\n\ndef test_more():\n    assert calc.add(1, 1) == 2\n"
+    replies = (
+        write(".github/workflows/ci.yml", "on: push\n"),
+        write("test_calc.py", more),
+        write("calc.py", MENDED),
+        {"content": "Done."},
+    )
+    one = ran(tmp_path, server, *replies, checks=checks)
+    assert [(each.status, each.with_base) for each in one.iterations[-1].checks] == [
+        (PASSED, None),
+        (PASSED, None),
+        (PASSED, PASSED),
+    ]
+    assert one.completed.status is ResultStatus.verified
+    assert one.result.tampered == (".github/workflows/ci.yml", "test_calc.py")
+    assert one.result.warnings == ()
 
 
 def test_a_deleted_test_is_back_for_the_second_run(tmp_path: Path, server: StandIn) -> None:

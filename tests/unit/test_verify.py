@@ -26,7 +26,7 @@ from agentcom_sidecar.agentic.file_tools import CONTENT_BYTES_MAX, FileTools
 from agentcom_sidecar.agentic.tools import Toolbox, encoded
 from agentcom_sidecar.backends.base import ToolCall
 from agentcom_sidecar.verify import fix_loop
-from agentcom_sidecar.verify.report import cut, fit, iteration_status, result_status
+from agentcom_sidecar.verify.report import cut, fit, iteration_status, result_status, way_out
 from agentcom_sidecar.verify.test_passes import found_command, passed_count
 
 # Counting tests in the output of runners.
@@ -339,6 +339,17 @@ def test_the_first_status_that_fits_is_the_results(
 @pytest.mark.parametrize("status", [each for each in CheckStatus if each is not CheckStatus.passed])
 def test_one_check_that_is_not_a_pass_fails_the_iteration(status: CheckStatus) -> None:
     assert iteration_status([report("pass"), report(status), report("pass")]) == "fail"
+
+
+def test_what_passes_only_with_the_changed_tests_has_a_way_out() -> None:
+    exposed = msgspec.structs.replace(report("pass"), with_base=CheckStatus.failed)
+    again = msgspec.structs.replace(report("pass"), with_base=CheckStatus.passed)
+    done = Iteration(n=1, status="fail", checks=(again, exposed))
+    paths = [f"test_{n}.py" for n in range(7)]
+    (said,) = way_out([done], paths)
+    assert "test_4.py and 2 more: if that is the work, name it in the task's files" in said
+    assert way_out([msgspec.structs.replace(done, checks=(again, report("fail")))], paths) == ()
+    assert way_out([], paths) == ()
 
 
 # The fix loop, without a model.

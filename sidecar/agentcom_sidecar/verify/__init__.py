@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import posixpath
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -132,9 +133,9 @@ def _told(
 async def _with_base(
     work: Work, reports: tuple[CheckReport, ...], found: Tampered
 ) -> tuple[CheckReport, ...]:
-    """Guards are about the work as it is: they are not asked again."""
+    """What is about the work as it is, is not asked again."""
     work.log(f"[check] changed files that judge the work: {', '.join(found.paths[:20])}\n")
-    places = [number for number, spec in enumerate(work.checks) if spec.kind not in GUARDS]
+    places = [n for n, spec in enumerate(work.checks) if not _is_of_the_work(spec, found)]
     if not places:
         return reports
     await work.workspace.discard()  # what the checks left behind
@@ -142,6 +143,14 @@ async def _with_base(
         again = await run_checks(work, "check with the base's tests", [work.checks[number] for number in places])
     seconds = dict(zip(places, again, strict=True))
     return tuple(_both(one, seconds.get(number)) for number, one in enumerate(reports))
+
+
+def _is_of_the_work(spec: CheckSpec, found: Tampered) -> bool:
+    """Guards, and checks that look at one of the changed files: what they ask of it, the base could not have."""
+    if spec.kind in GUARDS or spec.kind not in LOOKING:
+        return spec.kind in GUARDS
+    target = posixpath.normpath(spec.target)
+    return any(path == target or path.startswith(f"{target}/") for path in found.paths)
 
 
 def _both(report: CheckReport, again: CheckReport | None) -> CheckReport:

@@ -44,6 +44,8 @@ FITS = (
     (0, 0, 4 * limits.KIB, 60, 5),
 )
 WARNINGS_MAX = 50
+NAMED_MAX = 5  # of the changed files that judge the work, where they are told in a sentence
+NAME_CHARS_MAX = 200
 
 
 def cut(text: str, bytes_max: int) -> tuple[str, int]:
@@ -118,6 +120,21 @@ def is_judged_bad(iteration: Iteration) -> bool:
 def passes(report: CheckReport) -> bool:
     """Also with the files that judge it as the base has them, where these were changed."""
     return report.status is CheckStatus.passed and report.with_base in (None, CheckStatus.passed)
+
+
+def way_out(iterations: Sequence[Iteration], tampered: Sequence[str]) -> tuple[str, ...]:
+    """What to do where checks pass only with changes to files that judge them, and those were wanted."""
+    last = iterations[-1].checks if iterations else ()
+    if not any(each.status is CheckStatus.passed and not passes(each) for each in last):
+        return ()
+    what = f"checks pass only with what was changed in {some_of(tampered)}"
+    return (f"{what}: if that is the work, name it in the task's files (submit --file PATH) and submit it again",)
+
+
+def some_of(paths: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(paths) - NAMED_MAX
+    return ", ".join(path[:NAME_CHARS_MAX] for path in paths[:NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
 
 
 def can_be_fixed(reports: Iterable[CheckReport]) -> bool:
