@@ -236,6 +236,18 @@ def test_a_task_that_names_a_test_has_it_changed_without_a_word(tmp_path: Path, 
     assert (one.completed.status, one.result.tampered) == (ResultStatus.verified, ())
 
 
+@pytest.mark.parametrize("ignored", ["", "test_other.py\n"])
+def test_new_tests_for_another_runner_do_not_take_the_place_of_the_bases(
+    tmp_path: Path, server: StandIn, ignored: str
+) -> None:
+    has = {"calc.py": BROKEN, "Makefile": "test:\n\t@echo 1 failed; exit 1\n", ".gitignore": ignored}
+    replies = (write("test_other.py", "def test_nothing():\n    assert True\n"), {"content": "All green."})
+    one = ran(tmp_path, server, *replies, has=has, checks=(check("test_passes", timeout_s=60),))
+    tests = one.iterations[-1].checks[0]
+    assert (tests.before, tests.status, tests.target) == (FAILED, FAILED, "")
+    assert "ran: make test" in tests.output
+
+
 def test_what_a_check_asks_of_a_judging_file_is_asked_of_the_work(tmp_path: Path, server: StandIn) -> None:
     """A task may want a workflow or a new test: no base could have it. The other checks are run with the base's."""
     checks = (

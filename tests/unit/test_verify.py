@@ -27,7 +27,8 @@ from agentcom_sidecar.agentic.tools import Toolbox, encoded
 from agentcom_sidecar.backends.base import ToolCall
 from agentcom_sidecar.verify import fix_loop
 from agentcom_sidecar.verify.report import cut, fit, iteration_status, result_status, way_out
-from agentcom_sidecar.verify.test_passes import found_command, passed_count
+from agentcom_sidecar.verify.test_passes import passed_count
+from agentcom_sidecar.verify.usual_command import found_command
 
 # Counting tests in the output of runners.
 

@@ -34,6 +34,7 @@ from agentcom_sidecar.verify import (
 from agentcom_sidecar.verify.plugins import Plugins
 from agentcom_sidecar.verify.report import Stopwatch, can_be_fixed, passes, report
 from agentcom_sidecar.verify.standing import head_of, ignored_files, stand_at
+from agentcom_sidecar.verify.usual_command import command_at_base
 from agentcom_sidecar.verify.watched import Tampered, tampered
 from agentcom_sidecar.work import Work
 
@@ -114,10 +115,24 @@ async def verdict(
         place = work.workspace
         changes, ignored = await place.changes(), await ignored_files(place)
         found = tampered(changes, {file.path for file in work.spec.files}, ignored)
-    reports = _told(await run_checks(work), len(work.assign.repo_checks), before)
+    specs = await _with_usual_command(work)
+    reports = _told(await run_checks(work, specs=specs), len(work.assign.repo_checks), before)
     if found.paths and (is_last or all(map(passes, reports)) or not can_be_fixed(reports)):
-        reports = await _with_base(work, reports, found)
+        reports = await _with_base(work, specs, reports, found)
     return reports, found
+
+
+async def _with_usual_command(work: Work) -> tuple[CheckSpec, ...]:
+    """The checks; those that take the usual test command with that of the base, if it has one."""
+    if not work.workspace.has_repository or not any(map(_takes_the_usual_command, work.checks)):
+        return work.checks
+    usual = await command_at_base(work.workspace) or ""
+    given = (msgspec.structs.replace(s, command=usual) if _takes_the_usual_command(s) else s for s in work.checks)
+    return tuple(given)
+
+
+def _takes_the_usual_command(spec: CheckSpec) -> bool:
+    return spec.kind == CheckKind.test_passes and not spec.target.strip()
 
 
 def _told(
@@ -131,16 +146,16 @@ def _told(
 
 
 async def _with_base(
-    work: Work, reports: tuple[CheckReport, ...], found: Tampered
+    work: Work, specs: Sequence[CheckSpec], reports: tuple[CheckReport, ...], found: Tampered
 ) -> tuple[CheckReport, ...]:
     """What is about the work as it is, is not asked again."""
     work.log(f"[check] changed files that judge the work: {', '.join(found.paths[:20])}\n")
-    places = [n for n, spec in enumerate(work.checks) if not _is_of_the_work(spec, found)]
+    places = [n for n, spec in enumerate(specs) if not _is_of_the_work(spec, found)]
     if not places:
         return reports
     await work.workspace.discard()  # what the checks left behind
     async with work.workspace.with_base(found.restored, found.removed, found.ignored):
-        again = await run_checks(work, "check with the base's tests", [work.checks[number] for number in places])
+        again = await run_checks(work, "check with the base's tests", [specs[number] for number in places])
     seconds = dict(zip(places, again, strict=True))
     return tuple(_both(one, seconds.get(number)) for number, one in enumerate(reports))
 
