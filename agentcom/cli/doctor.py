@@ -165,6 +165,8 @@ def _programs(invocation: Invocation) -> Iterator[Finding]:
 
 def _version(path: Path) -> tuple[str, str]:
     """What it says of its version, and what is the matter with it where it does not: see capabilities.Tools."""
+    from agentcom_sidecar.capabilities import broken
+
     try:
         done = subprocess.run(
             [path, "--version"], capture_output=True, text=True, timeout=10, check=False, stdin=subprocess.DEVNULL
@@ -174,8 +176,7 @@ def _version(path: Path) -> tuple[str, str]:
     except OSError as error:
         return "(does not answer)", str(error)
     if done.returncode:
-        said = (done.stdout + done.stderr)[:100]
-        return "(broken)", f"it ended with {done.returncode} when it was asked for its version: {said}"
+        return "(broken)", broken(done.returncode, done.stdout + done.stderr)
     return next(iter(done.stdout.splitlines()), "")[:60], ""
 
 

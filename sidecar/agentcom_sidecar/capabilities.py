@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from agentcom import limits
 from agentcom.facts import overruled
 from agentcom.figures import Resources
+from agentcom.redaction import redact_text
 
 ARCHITECTURES = {"amd64": "x86_64", "aarch64": "arm64"}
 SYSTEMS = {"darwin": "macos", "win32": "windows"}
@@ -33,6 +34,7 @@ TOOLS: Final = {
 }  # fmt: skip
 ANSWER_S_MAX = 5.0
 ANSWER_BYTES_MAX = 4096
+SAID_CHARS_MAX = 100  # of what a broken one says
 AT_ONCE = 4
 _IN_BRACKETS = re.compile(r"\([^()]*\)")
 _NUMBERS = re.compile(r"(?<![\d.])\d{1,9}(?:\.\d{1,9}){1,7}|(?<![\d.])\d{1,9}(?![\d.])")
@@ -118,10 +120,16 @@ class Tools:
                 self.faults[name] = str(error)
                 return
         if status:
-            self.faults[name] = f"it ended with {status} when it was asked for its version: {answer[:100]}"
+            self.faults[name] = broken(status, answer)
             return
         self.faults.pop(name, None)
         self._versions[file] = version_in(answer)
+
+
+def broken(status: int, answer: str) -> str:
+    """What is the matter with a tool that ended so when it was asked for its version."""
+    said = " ".join(redact_text(answer).split())[:SAID_CHARS_MAX] or "it says nothing"
+    return f"it ended with {status} when it was asked for its version: {said}"
 
 
 def version_in(answer: str) -> str:

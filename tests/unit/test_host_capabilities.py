@@ -90,6 +90,17 @@ def test_a_tool_that_fails_is_not_offered_until_it_works(tmp_path: Path) -> None
     assert tools.faults == {}
 
 
+def test_what_a_broken_tool_says_is_told_in_one_line_without_a_piece_of_a_secret(tmp_path: Path) -> None:
+    token = "ghp_" + "a1b2c3d4" * 4
+    tool(tmp_path, "docker", f"printf '{'x' * 80}\\n   login {token}'; exit 3")
+    tools = Tools(path=str(tmp_path))
+    looked(tools)
+    assert tools.faults["docker"].endswith(f": {'x' * 80} login [redacted]")
+    tool(tmp_path, "docker", "exit 126")
+    looked(tools)
+    assert tools.faults["docker"].endswith(": it says nothing")
+
+
 def test_a_tool_that_cannot_be_run_at_all_is_not_offered(tmp_path: Path) -> None:
     (tmp_path / "make").write_bytes(b"\x7fELF rubbish")
     (tmp_path / "make").chmod(0o755)
