@@ -89,7 +89,7 @@ async def _mark(forge: Forge, ours: PullRequest, *, is_draft: bool) -> str:
         await forge.mark(ours, is_draft=is_draft)
     except ForgeError as error:
         said, todo = NO_DRAFT if is_draft else STILL_DRAFT
-        return f"{said}: {todo} by hand, the forge refuses it ({error.code}: {_code(error.message)})"
+        return f"{said}: {todo} by hand, the forge has not ({error.code}: {_code(error.message)})"
     return ""
 
 

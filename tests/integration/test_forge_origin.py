@@ -271,4 +271,4 @@ def test_a_rate_limit_that_opens_later_than_the_bound_is_not_waited_for(origin: 
     assert result.pushed
     [told] = [each for each in result.warnings if "forge_rate_limited" in each]
     assert "opens in 3" in told
-    assert "open the pull request by hand then" in told
+    assert "do it by hand then" in told

@@ -19,7 +19,7 @@ from agentcom.report_statement import fault_of
 from agentcom.signed_report import fingerprint, signature_in_short
 from agentcom_sidecar import pull_requests, second_look, workspace
 from agentcom_sidecar.execution import execute
-from agentcom_sidecar.forges import base, places
+from agentcom_sidecar.forges import base, github, places
 from agentcom_sidecar.forges.base import ForgeError
 from agentcom_sidecar.signer import Signer
 from agentcom_sidecar.work import Outcome
@@ -218,6 +218,30 @@ def test_a_forge_without_drafts_leaves_a_warning_that_stands_in_the_pull_request
     assert "convert it to a draft by hand" in said
     assert "does not have permission to convert" in said
     assert str(found["body"]).startswith(f"**Mind:** {said}.\n\n* Status: **partial_pass**")
+
+
+def test_a_draft_flag_that_a_server_is_away_for_is_not_said_to_be_refused(
+    tmp_path: Path, origin: Path, forge: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "AWAY_S", 0.01)
+    attempt(tmp_path, origin, forge, target="other.txt")
+    forge.set_script({"routes": {"/graphql": {"status": 503}}})
+    later = attempt(tmp_path, origin, forge, name="two", command="echo 2 > hello.txt")
+    [said] = [each for each in later.completed.warnings if "still a draft" in each]
+    assert "mark it as ready for review by hand, the forge has not (forge_unreachable: " in said
+    assert "open it by hand" not in said, "it is open"
+
+
+@pytest.mark.parametrize("answer", [None, "no", [], {"errors": 5}, {"errors": ["no"]}, {"data": {"x": None}}])
+def test_an_answer_of_graphql_in_another_form_is_a_refusal(answer: object) -> None:
+    with pytest.raises(ForgeError, match="refuses x: it does not say why"):
+        github._check(answer, "x", "https://forge.example/graphql", is_draft=True)
+
+
+def test_an_answer_that_is_nested_too_deep_is_a_bad_answer() -> None:
+    with pytest.raises(ForgeError) as refused:
+        base._json(base.Answer(200, {}, b"[" * 200_000), "https://forge.example")
+    assert refused.value.code == "forge_bad_answer"
 
 
 @pytest.mark.parametrize("is_checked", [False, True])

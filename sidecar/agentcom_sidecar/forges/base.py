@@ -169,7 +169,7 @@ class Api:
 def _json(answer: Answer, url: str) -> Any:
     try:
         return json.loads(answer.content) if answer.content else None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ForgeError(
             f"{url} answers with no JSON: is this the address of its API?", code="forge_bad_answer"
         ) from error
@@ -217,7 +217,7 @@ def _refusal(answer: Answer, url: str) -> ForgeError:
         opens_s = _opens_in_s(answer.headers, time.time())
         when = f"in {opens_s:.0f} s" if opens_s else "later"
         return ForgeError(
-            f"{said}; its rate limit opens {when}: open the pull request by hand then", code="forge_rate_limited"
+            f"{said}; its rate limit opens {when}: do it by hand then", code="forge_rate_limited"
         )
     if status in (401, 403):
         return ForgeError(
@@ -226,5 +226,5 @@ def _refusal(answer: Answer, url: str) -> ForgeError:
     if status == 404:
         return ForgeError(f"{said}; no such repository, or the token may not see it", code="forge_missing")
     if status >= 500:
-        return ForgeError(f"{said}; it was asked {TRIES} times: open it by hand later", code="forge_unreachable")
+        return ForgeError(f"{said}; it was asked {TRIES} times: do it by hand later", code="forge_unreachable")
     return ForgeError(said, code="forge_refused")

@@ -92,6 +92,7 @@ def _check(answer: Any, name: str, url: str, *, is_draft: bool) -> None:
     except (KeyError, TypeError):
         pass
     errors = answer.get("errors") if isinstance(answer, dict) else None
-    told = [str(each.get("message")) for each in errors or () if isinstance(each, dict)]
+    listed = errors if isinstance(errors, list) else ()
+    told = [str(each.get("message")) for each in listed if isinstance(each, dict)]
     said = " ".join("; ".join(told).split())[:SAID_CHARS_MAX] or "it does not say why"
     raise ForgeError(f"{url} refuses {name}: {said}", code="forge_refused")
