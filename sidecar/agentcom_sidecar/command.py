@@ -26,7 +26,7 @@ class SandboxUnavailable(Exception):
 
 
 KILLED_CODE = 137  # as a shell tells that SIGKILL has ended what it ran
-KILLED = "something killed it, most often the system for want of memory; sandbox.memory_mib is a bound that is told"
+KILLED = "something killed it, most often the system for want of memory; a bound of the sandbox would be named"
 NO_FORK = (b"cannot fork", b"resource temporarily unavailable", b"spawn eagain")
 NO_PROCESS = "it may have had all the processes that sandbox.processes_max allows"
 TAIL_BYTES = 4000  # of an output in which the reason of its end is looked for

@@ -79,7 +79,7 @@ class Tree(Struct, kw_only=True):
     goes_in_s: int | None = None
 
     def keep_for(self, seconds: int) -> None:
-        """From when it was made, where it may go at all."""
+        """From when its directory last changed, where it may go at all."""
         self.goes_in_s = max(0, seconds - self.age_s) if self.removable else None
 
 

@@ -16,6 +16,11 @@ def ended(**fields: Any) -> CommandResult:
     return CommandResult(**{**given, "outcome": Outcome.EXITED, **fields})
 
 
+def test_a_kill_that_no_bound_made_names_no_setting() -> None:
+    """A bound says its own name, so its absence tells something."""
+    assert "sandbox." not in KILLED
+
+
 @pytest.mark.parametrize(
     ("result", "hint"),
     [

@@ -41,7 +41,6 @@ UNITTEST_SKIPPED = re.compile(r"^OK \(.*\bskipped=(\d+)")
 CTEST = re.compile(r"^\d+% tests passed, (\d+) tests? failed out of (\d+)")
 
 
-
 async def check(spec: CheckSpec, work: Work) -> CheckReport:
     if refusal := policy.check_commands(work):
         return report(spec, CheckStatus.refused, refusal.message, 0)
