@@ -30,6 +30,7 @@ from tests.works import Ran, check, repository, run_attempt, settings
 
 MODEL = "llama3.2:latest"
 EMPTIED = "def test_add():\n    assert True\n"
+IN_SHELL = "grep -q 'a + b' calc.py || exit 1\n"
 SKIPPING = "collect_ignore_glob = ['test_calc.py']\n"
 PASSED, FAILED = CheckStatus.passed, CheckStatus.failed
 
@@ -134,22 +135,15 @@ def test_an_attempt_that_edits_the_test_instead_of_the_code_is_exposed(
     assert (one.path / "test_calc.py").read_text() == EMPTIED, "the branch shows what the attempt made"
 
 
-@pytest.mark.parametrize(
-    ("setting", "content", "test"),
-    [
-        ("conftest.py", SKIPPING, "test_other.py"),
-        (".pytest.ini", "[pytest]\npython_files = check_*.py\n", "check_other.py"),
-    ],
-)
 def test_an_attempt_that_turns_the_tests_off_by_a_new_setting_is_exposed(
-    tmp_path: Path, server: StandIn, setting: str, content: str, test: str
+    tmp_path: Path, server: StandIn
 ) -> None:
     other = "def test_nothing():\n    assert True\n"
-    replies = (write(setting, content), write(test, other), {"content": "All green."})
+    replies = (write("conftest.py", SKIPPING), write("test_other.py", other), {"content": "All green."})
     one = ran(tmp_path, server, *replies)
     assert one.completed.status is ResultStatus.partial_pass
-    assert one.result.tampered == (setting,), "a new test is welcome"
-    assert (one.iterations[-1].checks[0].status, one.iterations[-1].checks[0].with_base) == (PASSED, FAILED)
+    assert one.result.tampered == ("conftest.py",), "a new test is welcome"
+    assert one.iterations[-1].checks[0].with_base is FAILED
 
 
 def test_a_setting_that_git_ignores_is_in_force_only_here_and_is_exposed(tmp_path: Path, server: StandIn) -> None:
@@ -220,14 +214,16 @@ def test_a_model_that_is_told_of_it_can_still_do_the_work(tmp_path: Path, server
 
 
 def test_a_check_that_fails_at_the_end_has_both_verdicts_too(tmp_path: Path, server: StandIn) -> None:
-    spoilt = "def test_add():\n    assert False\n"
-    replies = (write("calc.py", MENDED), write("test_calc.py", spoilt), {"content": "Mended."}, {"content": "It is."})
-    one = ran(tmp_path, server, *replies, max_fix_attempts=1)
-    assert (one.completed.status, one.result.tampered) == (ResultStatus.partial_pass, ("test_calc.py",))
-    first, last = ([(check.status, check.with_base) for check in each.checks] for each in one.iterations)
+    spoilt = write("test_calc.sh", "echo spoilt; exit 1\n")
+    replies = (write("calc.py", MENDED), spoilt, {"content": "Mended."}, {"content": "It is."})
+    checks = (check("command_succeeds", "sh test_calc.sh"), check("git_clean"))
+    has = {"calc.py": BROKEN, "test_calc.sh": IN_SHELL}
+    one = ran(tmp_path, server, *replies, max_fix_attempts=1, checks=checks, has=has)
+    assert (one.completed.status, one.result.tampered) == (ResultStatus.partial_pass, ("test_calc.sh",))
+    first, last = ([(each.status, each.with_base) for each in done.checks] for done in one.iterations)
     assert first == [(FAILED, None), (PASSED, None)], "what is tried again is not run twice"
     assert last == [(FAILED, PASSED), (PASSED, None)]
-    assert "assert False" in one.iterations[-1].checks[0].output
+    assert "spoilt" in one.iterations[-1].checks[0].output
 
 
 def test_a_task_that_names_a_test_has_it_changed_without_a_word(tmp_path: Path, server: StandIn) -> None:
@@ -252,24 +248,20 @@ def test_what_a_check_asks_of_a_judging_file_is_asked_of_the_work(tmp_path: Path
     """A task may want a workflow or a new test: no base could have it. The other checks are run with the base's."""
     checks = (
         check("file_exists", ".github/workflows/"),
-        CheckSpec(kind=CheckKind.file_contains, target="./test_calc.py", expect="def test_more"),
-        check("test_passes", timeout_s=60),
+        CheckSpec(kind=CheckKind.file_contains, target="./test_calc.sh", expect="grep -q return"),
+        check("command_succeeds", "sh test_calc.sh"),
     )
-    more = f"{TESTS}\n\ndef test_more():\n    assert calc.add(1, 1) == 2\n"
     replies = (
         write(".github/workflows/ci.yml", "on: push\n"),
-        write("test_calc.py", more),
+        write("test_calc.sh", f"{IN_SHELL}grep -q return calc.py\n"),
         write("calc.py", MENDED),
         {"content": "Done."},
     )
-    one = ran(tmp_path, server, *replies, checks=checks)
-    assert [(each.status, each.with_base) for each in one.iterations[-1].checks] == [
-        (PASSED, None),
-        (PASSED, None),
-        (PASSED, PASSED),
-    ]
+    one = ran(tmp_path, server, *replies, checks=checks, has={"calc.py": BROKEN, "test_calc.sh": IN_SHELL})
+    said = [(each.status, each.with_base) for each in one.iterations[-1].checks]
+    assert said == [(PASSED, None), (PASSED, None), (PASSED, PASSED)]
     assert one.completed.status is ResultStatus.verified
-    assert one.result.tampered == (".github/workflows/ci.yml", "test_calc.py")
+    assert one.result.tampered == (".github/workflows/ci.yml", "test_calc.sh")
     assert one.result.warnings == ()
 
 
