@@ -307,7 +307,7 @@ async def _ask_model(
     if work.kept is None:
         await _look_at_base(work, progress)
     else:
-        progress.before = work.kept.before
+        progress.before = work.kept.said_before(work.checks)
     resumed = work.kept.conversation(str(backend.name)) if work.kept is not None else None
     conversation = resumed or Conversation(prompt.SYSTEM)
     toolbox = _toolbox(work)
@@ -374,6 +374,7 @@ async def _keep_question(work: Work, progress: Progress, conversation: Conversat
         system=conversation.system,
         messages=list(conversation.messages),
         before=progress.before,
+        checks=work.checks,
     )
     key = (work.assign.task, work.assign.attempt)
     try:

@@ -8,6 +8,7 @@ or whose worktree is gone, lets the task begin anew.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,7 @@ from msgspec import Struct
 
 from agentcom.config import write_private
 from agentcom.errors import UNREADABLE
-from agentcom.model import CheckStatus
+from agentcom.model import CheckSpec, CheckStatus
 from agentcom_sidecar.backends.base import Conversation, ToolAnswer, Turn
 from agentcom_sidecar.outbox import Key, set_aside
 
@@ -24,7 +25,7 @@ _NAME = re.compile(r"^(\d{1,19})-(\d{1,10})\.question$")
 
 
 class Kept(Struct, frozen=True, kw_only=True):
-    """`directory` is the name of the worktree, `before` what the checks said on its base, `backend` whose form the
+    """`directory` is the name of the worktree, `before` what `checks` said on its base, `backend` whose form the
     answers in `messages` have."""
 
     directory: str
@@ -35,6 +36,11 @@ class Kept(Struct, frozen=True, kw_only=True):
     system: str
     messages: list[str | Turn | tuple[ToolAnswer, ...]]
     before: tuple[CheckStatus, ...] = ()
+    checks: tuple[CheckSpec, ...] = ()
+
+    def said_before(self, checks: Sequence[CheckSpec]) -> tuple[CheckStatus, ...]:
+        """What these said on the base; nothing where a repository's checks are others by now."""
+        return self.before if self.checks == tuple(checks) else ()
 
     def conversation(self, backend: str) -> Conversation | None:
         """The conversation as it stood; None for a model of another kind of server, which could not read it."""

@@ -76,6 +76,28 @@ def test_the_next_attempt_goes_on_in_the_same_worktree_with_the_answer(tmp_path:
     assert said[1:] == ["The answer to your question:\nBlue."]
 
 
+def test_checks_that_its_repository_got_while_it_waited_do_not_end_a_task_that_was_answered(
+    tmp_path: Path, server: StandIn
+) -> None:
+    """What the base said to other checks is no evidence for these."""
+    work, _ = asked(tmp_path, server, call("write_file", path="b.txt", content="2"), {"content": "Painted."})
+    kept = questions_of(work.home.sidecar).get((7, 1))
+    assert kept is not None
+    answer = QuestionAnswer(question="Which colour?", text="Blue.", by="ann", at_ms=1)
+    more = (check("file_exists", "README.md"),)
+    assign = msgspec.structs.replace(work.assign, attempt=2, resume=1, answers=(answer,), repo_checks=more)
+
+    async def go_on() -> Any:
+        place = await workspace.reopen(work.spec, (7, 2), kept, work.settings, work.home, submitter_role="admin")
+        assert place is not None
+        return await execute(dataclasses.replace(work, assign=assign, workspace=place, kept=kept))
+
+    outcome = asyncio.run(go_on())
+    assert outcome.error is None
+    assert outcome.result.status is ResultStatus.verified
+    assert (outcome.result.evidence, len(outcome.result.iterations[-1].checks)) == (None, 3)
+
+
 def test_where_the_worktree_is_gone_the_task_begins_anew_with_the_answers_in_its_prompt(
     tmp_path: Path, server: StandIn
 ) -> None:
