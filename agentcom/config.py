@@ -209,7 +209,7 @@ class SidecarSettings(Struct, frozen=True, forbid_unknown_fields=True):
     first_byte_s: Seconds = 300
     idle_s: Seconds = 60
     fetch_s: Seconds = 120
-    keep_worktrees_s: Annotated[int, Meta(ge=0)] = 7 * 24 * 3600
+    keep_worktrees_s: Annotated[int, Meta(ge=0, le=100 * 366 * 24 * 3600)] = 7 * 24 * 3600
     quota_mib: Annotated[int, Meta(ge=0, le=1024 * 1024 * 1024)] = 0
     fetch_mib: Annotated[int, Meta(ge=1, le=16 * 1024 * 1024)] = 16 * 1024
     max_output_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096

@@ -8,6 +8,7 @@ import os
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agentcom import limits
@@ -251,6 +252,12 @@ def test_git_status_and_gc_say_it_on_the_command_line(
     assert main(["git", "gc", "--older-than", "0", "--unpushed", "--json"]) == 0
     assert [each["name"] for each in json.loads(capsys.readouterr().out)["removed"]] == ["2-1"]
     assert list((home.sidecar / "work").iterdir()) == []
+
+
+def test_a_keep_time_that_the_hub_could_not_be_told_is_refused() -> None:
+    msgspec.convert({"keep_worktrees_s": 100 * 366 * 86400}, SidecarSettings)
+    with pytest.raises(msgspec.ValidationError, match="keep_worktrees_s"):
+        msgspec.convert({"keep_worktrees_s": 2**63 - 1}, SidecarSettings)
 
 
 # --- what the hub is told -----------------------------------------------------------------------------------
