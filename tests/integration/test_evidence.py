@@ -265,6 +265,22 @@ def test_what_a_check_asks_of_a_judging_file_is_asked_of_the_work(tmp_path: Path
     assert one.result.warnings == ()
 
 
+@pytest.mark.parametrize("has", [{}, {"check.sh": "false\n", "Makefile": "test:\n\tsh check.sh\n"}])
+def test_a_project_may_be_begun_with_what_runs_its_tests(tmp_path: Path, has: dict[str, str]) -> None:
+    """Where the base had no tests and nothing to run any, no judge is replaced."""
+    repo = str(repository(tmp_path / "repo", {"calc.py": MENDED, **has}))
+    text = "test:\n\t@echo 1 passed in 0.1s\n"
+    path = "GNUmakefile" if has else "Makefile"  # make reads the former first
+    checks = (check("test_passes", "make test", timeout_s=60),)
+    spec = TaskSpec(description="Begin.", repo=repo, command=f"printf '{text}' > {path}", checks=checks)
+    one = run_attempt(tmp_path, Strategy.trivial, spec)
+    exposed = (ResultStatus.partial_pass, ("GNUmakefile",), FAILED)
+    report = one.iterations[-1].checks[0]
+    seen = one.completed.status, one.result.tampered, report.with_base
+    assert (report.before, report.status) == (FAILED, PASSED)
+    assert seen == (exposed if has else (ResultStatus.verified, (), None))
+
+
 def test_a_deleted_test_is_back_for_the_second_run(tmp_path: Path, server: StandIn) -> None:
     has = {"calc.py": BROKEN, "test_calc.py": TESTS, "test_other.py": EMPTIED}
     command = "rm test_calc.py"

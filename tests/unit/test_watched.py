@@ -8,7 +8,7 @@ import re
 import pytest
 from _pytest.config import findpaths
 
-from agentcom_sidecar.verify.watched import judges, tampered
+from agentcom_sidecar.verify.watched import has_runner, judges, tampered
 from agentcom_sidecar.workspace import Changes
 
 TESTS = """
@@ -71,6 +71,19 @@ def test_every_file_that_the_installed_pytest_reads_its_settings_from_is_watched
     names = re.findall(r'"([.\w]+\.(?:ini|toml|cfg))"', inspect.getsource(findpaths))
     assert {"pytest.ini", "pyproject.toml", "tox.ini"} <= set(names), "pytest keeps them elsewhere now: look there"
     assert [name for name in names if not tampered(Changes((), (name,), is_whole=True), ()).removed] == []
+
+
+MANIFESTS = "package.json Makefile CMakeLists.txt Cargo.toml pom.xml core/pom.xml build.gradle.kts mix.exs"
+
+
+@pytest.mark.parametrize("path", MANIFESTS.split())
+def test_the_first_manifest_of_a_repository_without_tests_is_the_work(path: str) -> None:
+    assert not has_runner(("README.md", "src/calc.c", ".github/workflows/ci.yml", ".gitattributes"))
+    assert has_runner(("README.md", path)), "the next one is told"
+    assert has_runner(("README.md", "test_calc.py"))
+    found = tampered(Changes((), (path, "conftest.py", "argparse.py"), is_whole=True), (), is_first=True)
+    assert found.paths == ("argparse.py", "conftest.py"), "what needs no manifest to judge stays watched"
+    assert tampered(Changes((path,), (), is_whole=True), (), is_first=True).restored == (path,)
 
 
 def test_what_the_task_names_is_its_work_and_not_told() -> None:

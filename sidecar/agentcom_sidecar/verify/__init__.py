@@ -33,9 +33,9 @@ from agentcom_sidecar.verify import (
 )
 from agentcom_sidecar.verify.plugins import Plugins
 from agentcom_sidecar.verify.report import Stopwatch, can_be_fixed, passes, report
-from agentcom_sidecar.verify.standing import head_of, ignored_files, stand_at
+from agentcom_sidecar.verify.standing import head_of, ignored_files, is_begun, stand_at
 from agentcom_sidecar.verify.usual_command import command_at_base
-from agentcom_sidecar.verify.watched import Tampered, tampered
+from agentcom_sidecar.verify.watched import Tampered, is_manifest, tampered
 from agentcom_sidecar.work import Work
 
 CHECKS: dict[str, Callable[[CheckSpec, Work], Awaitable[CheckReport]]] = {
@@ -114,7 +114,8 @@ async def verdict(
     if work.checks:  # as the attempt left it: what the checks do comes after
         place = work.workspace
         changes, ignored = await place.changes(), await ignored_files(place)
-        found = tampered(changes, {file.path for file in work.spec.files}, ignored)
+        is_first = any(map(is_manifest, changes.added)) and not await is_begun(place)
+        found = tampered(changes, {file.path for file in work.spec.files}, ignored, is_first=is_first)
     specs = await _with_usual_command(work)
     reports = _told(await run_checks(work, specs=specs), len(work.assign.repo_checks), before)
     if found.paths and (is_last or all(map(passes, reports)) or not can_be_fixed(reports)):

@@ -6,7 +6,8 @@ import os
 from typing import Final
 
 from agentcom_sidecar.git import WorkspaceError
-from agentcom_sidecar.workspace import Workspace
+from agentcom_sidecar.verify.watched import has_runner
+from agentcom_sidecar.workspace import CUT, Workspace
 
 INITS: Final = ("__init__.py", "__init__.pyc")
 
@@ -23,6 +24,12 @@ async def stand_at(place: Workspace, commit: str) -> None:
     """Be at that commit, on the attempt's branch, with the files as they are: others count as changed then."""
     await place.git_in("symbolic-ref", "HEAD", f"refs/heads/{place.branch}")
     await place.git_in("reset", "--quiet", "--mixed", commit)
+
+
+async def is_begun(place: Workspace) -> bool:
+    """Whether the base has tests, or what runs them; also where it has more files than can be looked at."""
+    listed = await place.git_in("ls-tree", "-r", "-z", "--name-only", place.base_commit)
+    return CUT in listed or has_runner(listed.split("\0"))
 
 
 async def ignored_files(place: Workspace) -> tuple[str, ...]:

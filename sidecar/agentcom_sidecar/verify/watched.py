@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
 from agentcom_sidecar.workspace import Changes
@@ -55,15 +55,18 @@ _LINT: Final = """
 _RUNNERS: Final = """
     conftest.py sitecustomize.py usercustomize.py pytest.ini .pytest.ini pytest.toml .pytest.toml pyproject.toml
     setup.cfg tox.ini tox.toml noxfile.py .coveragerc .stestr.conf behave.ini features/environment.py manage.py
-    package.json .npmrc .yarnrc* .mocharc* .nycrc* .c8rc* .babelrc* .swcrc jest.* vitest.* vite.config.* vite.setup.*
+    .npmrc .yarnrc* .mocharc* .nycrc* .c8rc* .babelrc* .swcrc jest.* vitest.* vite.config.* vite.setup.*
     playwright*.config.* playwright.setup.* cypress.config.* cypress.setup.* cypress.json cypress/support/
     karma.conf* karma.config.* babel.config.* ava.config.* wdio*.conf* deno.json* bunfig.toml nx.json turbo.json
-    makefile makefile.* gnumakefile *.mk justfile .justfile taskfile*.y*ml rakefile rakefile.rb *.rake .rspec
-    pom.xml mvnw mvnw.cmd .mvn/ *.gradle *.gradle.kts gradle.properties gradlew gradlew.bat gradle/wrapper/ *.sbt
-    testng*.xml junit-platform.properties .bazelrc cmakelists.txt cmakepresets.json ctest*.cmake
-    cargo.toml .cargo/ nextest.toml mix.exs rebar.config phpunit*.xml* pest.php composer.json codeception*.y*ml
-    behat*.y*ml directory.build.props directory.build.targets *.runsettings xunit.runner.json dart_test.yaml .proverc
-    .gitattributes
+    *.mk .justfile rakefile.rb *.rake .rspec mvnw mvnw.cmd .mvn/ gradle.properties gradlew gradlew.bat gradle/wrapper/
+    testng*.xml junit-platform.properties .bazelrc cmakepresets.json ctest*.cmake .cargo/ nextest.toml
+    phpunit*.xml* pest.php codeception*.y*ml behat*.y*ml directory.build.props directory.build.targets *.runsettings
+    xunit.runner.json dart_test.yaml .proverc .gitattributes
+"""
+# Without one of these there is nothing that could run the tests.
+_MANIFESTS: Final = """
+    package.json makefile makefile.* gnumakefile justfile taskfile*.y*ml rakefile pom.xml *.gradle *.gradle.kts *.sbt
+    cmakelists.txt cargo.toml mix.exs rebar.config composer.json
 """
 # `python -m` looks into the current directory first: a module of such a name there runs in the place of the tests'
 # runner, or of what that imports. `test` is a name that everybody's tests may have.
@@ -82,7 +85,8 @@ def _matching(table: str) -> re.Pattern[str]:
 
 
 _IS_TEST: Final = _matching(_TESTS)
-_IS_SETTING: Final = _matching(_CI + _LINT + _RUNNERS)
+_IS_SETTING: Final = _matching(_CI + _LINT + _RUNNERS + _MANIFESTS)
+_IS_MANIFEST: Final = _matching(_MANIFESTS)
 
 
 class Tampered(NamedTuple):
@@ -108,10 +112,23 @@ def _configures(path: str) -> bool:
     return bool(_IS_SETTING.search(path) or _SHADOWS.match(path))
 
 
-def tampered(changes: Changes, named: Collection[str], ignored: Collection[str] = ()) -> Tampered:
+def is_manifest(path: str) -> bool:
+    return bool(_IS_MANIFEST.search(path))
+
+
+def has_runner(paths: Iterable[str]) -> bool:
+    """Whether there are tests among these files, or what runs them."""
+    return any(is_manifest(each) or _IS_TEST.search(each) or _TESTS_IN_CAPITALS.search(each) for each in paths)
+
+
+def tampered(
+    changes: Changes, named: Collection[str], ignored: Collection[str] = (), *, is_first: bool = False
+) -> Tampered:
     """Of these changes, and of the files that git ignores, those to files that judge. Files that the task names are its
-    work, and not among them."""
+    work, and not among them; nor are new manifests where the base has no tests and none of these (`is_first`): there
+    is no judge whose place they could take."""
     restored = [path for path in changes.changed if path not in named and judges(path)]
     removed = [path for path in changes.added if path not in named and _configures(path)]
+    removed = [path for path in removed if not (is_first and is_manifest(path))]
     hidden = [path for path in ignored if path not in named and _configures(path)]
     return Tampered(tuple(restored), tuple(removed), tuple(hidden), changes.is_whole)
