@@ -66,6 +66,7 @@ NO_MODEL = "none"
 CLAUDE = "agentcom_sidecar.backends.claude"
 COMMAND_CHECKS = frozenset({CheckKind.test_passes, CheckKind.command_succeeds, CheckKind.http_responds})
 JUDGE_S_MIN = 10.0  # for a judge, also where the work has used up its time; within the overtime of an attempt
+SPENT_BUDGET = "the budget of this attempt is spent"
 SUBJECT_CHARS_MAX = 72  # of a commit message's first line
 
 
@@ -253,14 +254,12 @@ async def _run_program(work: Work, progress: Progress) -> None:
             await work.workspace.discard()
             fix = _fix_text(progress, failed)
             text = fix if program.session and program.adapter.resume else f"{task}\n\n{fix}"
-        left_usd = _left_usd(work, progress)
-        if left_usd is not None and left_usd <= 0:
-            tally.warn("stopped: the budget of this attempt is spent")
-            tally.stop_reason = "budget"
+        if is_spent():
+            tally.stop("budget", SPENT_BUDGET)
             return 0, 0
         watch = Stopwatch()
         try:
-            heard = await program.run(text, number, left_s, left_usd)
+            heard = await program.run(text, number, left_s, _left_usd(work, progress))
         except BackendError as error:
             tally.usages.append(error.usage)
             raise
@@ -279,7 +278,14 @@ async def _run_program(work: Work, progress: Progress) -> None:
         await _commit(work, progress, number)
         return heard.usage.prompt, heard.usage.out
 
-    await fix_loop.run(build, _timed_checks(work, progress), work.assign.max_fix_attempts, progress.iterations)
+    def is_spent() -> bool:
+        left_usd = _left_usd(work, progress)
+        return left_usd is not None and left_usd <= 0
+
+    checks, tries = _timed_checks(work, progress), work.assign.max_fix_attempts
+    await fix_loop.run(build, checks, tries, progress.iterations, is_spent)
+    if is_spent() and progress.iterations[-1].status == "fail":
+        tally.stop("budget", SPENT_BUDGET)
 
 
 def _left_usd(work: Work, progress: Progress) -> float | None:

@@ -67,6 +67,7 @@ async def _open(
     if ours is None:
         made = await forge.create(draft)
         ours = made or await _find(work, forge, branch)
+    work.progress()  # each call may have waited for a rate limit
     if ours is None:
         raise ForgeError(
             "the forge says that there is one, and shows none: it may be closed, or there is nothing to merge; "
@@ -76,6 +77,7 @@ async def _open(
     if ours.branch != branch:
         await _move(work, ours, result.commit or "")
     warning = await _mark(forge, ours, is_draft=draft.is_draft)
+    work.progress()
     if warning:
         draft = replace(draft, body=redact_text(f"**Mind:** {warning}.\n\n{body}"))
     if warning or made is None:

@@ -271,6 +271,26 @@ def test_a_program_that_cannot_be_kept_within_a_budget_is_not_started(tmp_path: 
     assert outcome.error.code == "budget_unkept"
 
 
+def test_a_program_that_has_spent_its_budget_is_not_checked_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    install(tmp_path / "bin", "claude", {"files": {"calc.py": "41\n"}, "events": claude_events("Wrote it.")})
+
+    async def run() -> Any:
+        checks = (check("command_succeeds", "grep -qx 42 calc.py"),)
+        spec = spec_of("claude-code", checks=checks)
+        ours = given(tmp_path, "claude-code")
+        work, _ = await work_of(tmp_path, Strategy.agent_program, spec, given=ours, budget_usd=0.01)
+        return await execution.execute(work)
+
+    outcome = asyncio.run(run())
+    assert outcome.error is None, outcome.error
+    assert [each.status for each in outcome.result.iterations] == ["fail"]
+    assert outcome.result.stop_reason == "budget"
+    assert "stopped: the budget of this attempt is spent" in outcome.result.warnings
+
+
 def test_a_task_of_a_stranger_starts_no_program_where_the_policy_says_so(tmp_path: Path) -> None:
     from agentcom_sidecar.policy import refusal_of
 

@@ -226,6 +226,16 @@ def test_a_check_that_fails_at_the_end_has_both_verdicts_too(tmp_path: Path, ser
     assert "spoilt" in one.iterations[-1].checks[0].output
 
 
+def test_what_has_not_ended_is_not_waited_for_twice(tmp_path: Path, server: StandIn) -> None:
+    replies = (write("test_calc.sh", "sleep 60\n"), {"content": "It is."})
+    has = {"calc.py": BROKEN, "test_calc.sh": IN_SHELL}
+    late = check("command_succeeds", "sh test_calc.sh", timeout_s=1)
+    one = ran(tmp_path, server, *replies, max_fix_attempts=0, checks=(late,), has=has)
+    assert one.result.tampered == ("test_calc.sh",)
+    (shown,) = one.iterations[-1].checks
+    assert (shown.status, shown.with_base) == (CheckStatus.timed_out, None)
+
+
 def test_a_task_that_names_a_test_has_it_changed_without_a_word(tmp_path: Path, server: StandIn) -> None:
     named = (FileRef(path="test_calc.py", reason="is wrong"),)
     one = ran(tmp_path, server, write("test_calc.py", EMPTIED), {"content": "ok"}, named=named)

@@ -42,3 +42,10 @@ def test_an_end_hints_at_the_setting_behind_it(result: CommandResult, hint: str)
     assert failure is None or hint in failure.message
     assert hint in output_of_command(result)
     assert result.error is None or result.error in output_of_command(result)
+
+
+def test_a_secret_that_the_cut_goes_through_is_redacted_all_the_same() -> None:
+    secret = "sk-ant-api03-AbCdEf-" + "g" * 40
+    failure = shell.failure_of(ended(exit_code=1, output=f"key {secret} {'.' * 970}".encode()), 60, 0)
+    assert failure is not None
+    assert "ggg" not in failure.message

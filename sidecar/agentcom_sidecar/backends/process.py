@@ -249,7 +249,8 @@ class _Listener:
 
     @property
     def said(self) -> str:
-        tail = self.text[-TAIL_CHARS:].strip()
+        # Before it is cut: half of a secret is not known as one.
+        tail = redaction.redact_text(self.text)[-TAIL_CHARS:].strip()
         return f"; it said: {tail}" if tail else ""
 
     def take(self, chunk: bytes) -> None:

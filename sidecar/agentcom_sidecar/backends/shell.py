@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Mapping
 
+from agentcom.redaction import redact_text
 from agentcom_sidecar import policy
 from agentcom_sidecar.backends.base import BackendError, configuration, infrastructure, task_error
 from agentcom_sidecar.sandbox import CommandResult, CommandSpec, Outcome, SandboxUnavailable, run_command
@@ -72,7 +73,8 @@ def failure_of(result: CommandResult, timeout_s: float, silence_s: float) -> Bac
     """Why the task's command did not succeed; None when it did."""
     if result.succeeded:
         return None
-    tail = result.output.decode("utf-8", "replace")[-TAIL_CHARS:].strip()
+    # Before it is cut: half of a secret is not known as one.
+    tail = redact_text(result.output.decode("utf-8", "replace"))[-TAIL_CHARS:].strip()
     said = f"; its output ends with:\n{tail}" if tail else "; it printed nothing"
     why = f": {result.hint}" if result.hint else ""
     match result.outcome:

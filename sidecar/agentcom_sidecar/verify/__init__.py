@@ -149,9 +149,10 @@ def _told(
 async def _with_base(
     work: Work, specs: Sequence[CheckSpec], reports: tuple[CheckReport, ...], found: Tampered
 ) -> tuple[CheckReport, ...]:
-    """What is about the work as it is, is not asked again."""
+    """What is about the work as it is, is not asked again, nor what has not ended: it would take as long once more."""
     work.log(f"[check] changed files that judge the work: {', '.join(found.paths[:20])}\n")
-    places = [n for n, spec in enumerate(specs) if not _is_of_the_work(spec, found)]
+    ended = [one.status is not CheckStatus.timed_out for one in reports]
+    places = [n for n, spec in enumerate(specs) if ended[n] and not _is_of_the_work(spec, found)]
     if not places:
         return reports
     await work.workspace.discard()  # what the checks left behind
