@@ -18,7 +18,7 @@ from agentcom.core.complexity import classify
 from agentcom.core.fallbacks import PASSES
 from agentcom.core.hub import Hub
 from agentcom.core.ledger import CODE as BUDGET
-from agentcom.core.ledger import UNPRICED, WAITING_CODES
+from agentcom.core.ledger import TOO_SMALL, UNPRICED, WAITING_CODES
 from agentcom.core.questions import CODE as QUESTION
 from agentcom.core.score import Candidate, score_part
 from agentcom.core.wanted import model_of
@@ -131,6 +131,10 @@ class Why:
             if asked is not None and row.error_code == QUESTION:
                 where = f"attempt {asked.attempt} on {asked.host_name} asks since {rfc3339(asked.asked_ms)}"
                 return f"{where}: {row.error_message}; then: agentcom task answer {row.id} TEXT"
+            larger, is_enough = self._larger()
+            if larger:
+                then = f"; then: agentcom task release {row.id}" if is_enough else ""
+                return f"{row.error_message}; {larger}{then}"
             return f"{row.error_message}; then: agentcom task release {row.id}"
         return f"it is {row.state}: {row.error_message}" if row.error_message else f"it is {row.state}"
 
@@ -171,12 +175,19 @@ class Why:
         short = None
         if row.error_code == BUDGET and self._slot is not None:
             short = self._hub.ledger.shortage(self._slot, self._now)
+        larger, is_enough = self._larger()
         return {
             "by_itself": (is_budget and not is_own) or row.error_code == "dependency_failed",
-            "command": None if is_budget else command,
-            "change": short.change if short is not None else None,
+            "command": command if not is_budget and is_enough else None,
+            "change": short.change if short is not None else larger or None,
             **(self._hub.ledger.release_view(short) if short is not None else {}),
         }
+
+    def _larger(self) -> tuple[str, bool]:
+        """Of a task whose attempt could not pay for one call: what lets it, and whether a release is enough then."""
+        if self._row.error_code != TOO_SMALL or self._slot is None:
+            return "", True
+        return self._hub.ledger.larger(self._slot)
 
     def _loading(self, model: str | None) -> list[JsonObject]:
         """Where the model that it wants is being loaded now, and since when."""

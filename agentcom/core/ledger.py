@@ -44,6 +44,7 @@ from agentcom.money import MICRO, BudgetRecord, LedgerRecord, SpentRecord, micro
 PREFIX: Final = b"budget"  # of the records of budgets, in `meta`
 CODE: Final = "budget"
 UNPRICED: Final = "price_unknown"
+TOO_SMALL: Final = "budget_too_small"  # for the first call of an attempt, as its host found
 WAITING_CODES: Final = frozenset({CODE, UNPRICED})  # of held tasks that go on by themselves when budgets change
 LOOKED_MAX: Final = 200  # held tasks that are looked at in one tick
 HELD_MAX: Final = 200  # tasks that are held for a budget in one tick; the next one goes on
@@ -164,6 +165,15 @@ class Ledger:
         allowance = micro(self._tasks.settings.budgets.attempt_usd)
         own = table.budgets.get(task)
         return allowance if own is None else min(allowance, own - table.paid.get(task, 0))
+
+    def larger(self, slot: int) -> tuple[str, bool]:
+        """What gives the next attempt more than it was given, and whether releasing the task is enough then."""
+        table, task = self._tasks.table, self._tasks.table.id[slot]
+        allowance, own = micro(self._tasks.settings.budgets.attempt_usd), table.budgets.get(task)
+        if own is not None and own - table.paid.get(task, 0) < allowance:
+            is_now = f"it has {shown(own)} USD, and the budget of a task cannot be raised"
+            return f"cancel it, and submit it again with a larger --budget ({is_now})", False
+        return f"raise budgets.attempt_usd, which is {shown(allowance)} USD" if self.concerns(slot) else "", True
 
     def may_start(self, slot: int, tier: Tier, now: Now) -> bool:
         """Whether the budgets allow an attempt on that tier, if that is a paid one; else the task is held until they

@@ -60,6 +60,9 @@ def test_a_call_that_its_task_cannot_pay_is_not_made(world: World) -> None:
 
         assert told["code"] == "budget_too_small"
         assert "0.0010 USD are left to this attempt" in told["message"]
+        release = world.json("hub", "task", "why", str(number))["release"]
+        assert release["command"] is None
+        assert "submit it again with a larger --budget" in release["change"]
         assert server.log("/v1/messages") == []
         assert world.json("hub", "budget", "show")["counted_usd"]["ever"] == 0
 

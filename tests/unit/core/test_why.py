@@ -8,7 +8,7 @@ import pytest
 
 from agentcom import messages as m
 from agentcom.config import ModelSettings, RoutingSettings, Settings
-from agentcom.model import Backend, EndpointProbe, JsonObject, TaskSpec
+from agentcom.model import Backend, EndpointProbe, FailureClass, JsonObject, TaskSpec
 from tests.core_rig import HostEnd, Rig
 from tests.factories import (
     MODEL,
@@ -208,3 +208,27 @@ def test_why_of_a_task_that_a_budget_holds_has_the_releasing_figure_as_a_field(r
     }  # fmt: skip
     rig.admin.ask(m.BudgetSet(key="all", usd=found["release"]["raise_to_usd"]))
     assert rig.admin.state(number) == "assigned"
+
+
+def test_why_of_a_task_whose_own_budget_pays_no_call_says_that_a_release_would_not_help(rig: Rig) -> None:
+    found = _too_small(rig, budget_usd=0.0001)
+    has = "it has 0.0001 USD, and the budget of a task cannot be raised"
+    change = f"cancel it, and submit it again with a larger --budget ({has})"
+    assert found["reason"] == f"a call may cost 0.03 USD; {change}"
+    assert found["release"] == {"by_itself": False, "command": None, "change": change}
+
+
+def test_why_of_a_task_whose_attempts_pay_no_call_names_the_setting(rig: Rig) -> None:
+    rig.admin.ask(m.BudgetSet(key="all", usd=50))
+    found = _too_small(rig)
+    change, command = "raise budgets.attempt_usd, which is 2.00 USD", f"agentcom task release {found['id']}"
+    assert found["reason"] == f"a call may cost 0.03 USD; {change}; then: {command}"
+    assert found["release"] == {"by_itself": False, "command": command, "change": change}
+
+
+def _too_small(rig: Rig, **fields: Any) -> JsonObject:
+    box = rig.host("box", (agent_offer(backends=(Backend.claude,)),))
+    number = rig.admin.submit(complex_task(**fields))
+    said = "a call may cost 0.03 USD"
+    box.fail(box.take(), error(FailureClass.configuration, "budget_too_small", message=said))
+    return why(rig, number)
