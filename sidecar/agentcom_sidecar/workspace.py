@@ -43,6 +43,7 @@ from agentcom_sidecar.git import (
 )
 from agentcom_sidecar.questions import Kept
 from agentcom_sidecar.sandbox import ProcessMark, SandboxMode, View
+from agentcom_sidecar.worktree_index import Index, files_below, index_of, nested_in, put_back
 
 __all__ = ["Changes", "CommitInfo", "Workspace", "WorkspaceError", "prepare"]
 
@@ -104,6 +105,7 @@ class Workspace:
     remote: Remote | None = None
     outside: Git | None = None
     base_branch: str = ""
+    index: Index | None = None  # as git left it, where nobody has worked here before
 
     @property
     def environment(self) -> dict[str, str]:
@@ -134,11 +136,13 @@ class Workspace:
         message's trailers are those given and the tree.
 
         Commits that the attempt made by itself count too. When this returns, the branch lies in the mirror.
-        Raises WorkspaceError.
+        Raises WorkspaceError; `nested_repository` where git would commit a pointer in the place of files.
         """
         if not self.has_repository:
             return None
+        await self._own_index()
         await self._git("add", "--all", "--", ".")
+        await self._refuse_nested()
         if (await self._git("status", "--porcelain", "--untracked-files=no")).strip():
             (made,) = await self._ids("write-tree")
             text = message.strip()[:MESSAGE_CHARS_MAX] or "work"
@@ -160,6 +164,7 @@ class Workspace:
         """Takes back what has changed since the last commit, except ignored files (unless `ignored`): what checks
         left behind must not become part of the work. Does nothing without a repository."""
         if self.has_repository:
+            await self._own_index()
             await self._git("reset", "--quiet", "--hard", "HEAD")
             await self._git("clean", "--quiet", "--force", "-d", *(("-x",) if ignored else ()))
 
@@ -223,7 +228,7 @@ class Workspace:
     async def files_changed(self) -> tuple[str, ...]:
         """Paths that differ from the base now, committed or not; without a repository: all files. Sorted."""
         if not self.has_repository:
-            return await asyncio.to_thread(_files_below, self.path)
+            return await asyncio.to_thread(files_below, self.path, FILES_LISTED_MAX)
         tracked = await self._git("diff", "--name-only", "-z", "--no-renames", self.base_commit, "--", ".")
         untracked = await self._git("ls-files", "-z", "--others", "--exclude-standard")
         return _names(tracked + untracked)
@@ -231,6 +236,19 @@ class Workspace:
     async def remove(self) -> None:
         """Removes the directory; its branch stays in the mirror."""
         await _remove(self.path, self.mirror, self.git)
+
+    async def _own_index(self) -> None:
+        """What git knows of the files here is what it has seen itself."""
+        assert self.git_dir is not None
+        await asyncio.to_thread(put_back, self.git_dir, self.index)
+        await self._git("read-tree", "-i", "-m", "HEAD")
+
+    async def _refuse_nested(self) -> None:
+        """A repository inside this one would be committed as the id of its commit, which nobody else has."""
+        listed = await self._git("diff", "--cached", "--raw", "-z", "--no-renames", self.base_commit)
+        for name in await asyncio.to_thread(nested_in, self.path, listed):
+            said = f"{name} is a git repository of its own: its files cannot be committed here; remove {name}/.git"
+            raise WorkspaceError(FailureClass.task_error, "nested_repository", said)
 
     async def _changed_since_base(self, commit: str) -> tuple[str, ...]:
         return _names(await self._git("diff", "--name-only", "-z", "--no-renames", self.base_commit, commit))
@@ -364,6 +382,7 @@ async def clone(
         remote=remote,
         outside=git,
         base_branch=source.removeprefix("refs/heads/"),
+        index=index_of(git_dir_of(path, mirror)),
     )
 
 
@@ -471,6 +490,7 @@ async def _worktree(
         remote=remote,
         outside=git,
         base_branch=source.removeprefix("refs/heads/"),
+        index=index_of(git_dir),
     )
 
 
@@ -654,15 +674,6 @@ def _names(listed: str) -> tuple[str, ...]:
 def _all_names(listed: str) -> tuple[str, ...]:
     # A line of the output's own stands where a very long list lost its middle: no name has both marks.
     return tuple(sorted({name for name in listed.split("\0") if name and not (CUT in name and "\n" in name)}))
-
-
-def _files_below(path: Path) -> tuple[str, ...]:
-    found: list[str] = []
-    for folder, _, files in os.walk(path):
-        found += (str((Path(folder) / name).relative_to(path)) for name in files)
-        if len(found) >= FILES_LISTED_MAX:
-            break
-    return tuple(sorted(found)[:FILES_LISTED_MAX])
 
 
 async def _remove(path: Path, mirror: Path | None, git: Git) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import shutil
 import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -110,6 +112,64 @@ def test_what_an_attempt_changes_becomes_a_commit_on_its_own_branch_in_the_mirro
         assert told.split("\n") == ["AgentCom-Task: 7", f"AgentCom-Tree: {made.tree}"]
 
     in_workspace(home, checkout, body)
+
+
+@pytest.mark.parametrize("flag", ["--skip-worktree", "--assume-unchanged"])
+def test_an_index_that_hides_a_file_hides_nothing_from_the_commit(home: Home, checkout: Path, flag: str) -> None:
+    async def body(place: Workspace) -> None:
+        git(place.path, "update-index", flag, "greeting.txt")
+        (place.path / "greeting.txt").write_text("mended\n")
+        made = await place.commit("mend it")
+        assert made is not None
+        assert made.files_changed == ("greeting.txt",)
+        assert git(place.path, "show", "HEAD:greeting.txt") == "mended"
+        git(place.path, "update-index", flag, "greeting.txt")
+        (place.path / "greeting.txt").write_text("what a check left behind\n")
+        await place.discard()
+        assert (place.path / "greeting.txt").read_text() == "mended\n"
+
+    in_workspace(home, checkout, body)
+
+
+def test_an_entry_that_was_made_to_fit_hides_nothing_from_the_commit(home: Home, checkout: Path) -> None:
+    """It has the dates of the changed file, and the id of what the base has."""
+
+    async def body(place: Workspace) -> None:
+        assert place.git_dir is not None
+        index = place.git_dir / "index"
+        before = git(place.path, "rev-parse", "HEAD:greeting.txt")
+        (place.path / "greeting.txt").write_text("mended\n")
+        os.utime(place.path / "greeting.txt", (0, 0))
+        git(place.path, "add", "greeting.txt")
+        after = git(place.path, "rev-parse", ":greeting.txt")
+        whole = index.read_bytes()[:-20].replace(bytes.fromhex(after), bytes.fromhex(before))
+        index.write_bytes(whole + hashlib.sha1(whole, usedforsecurity=False).digest())
+        git(place.path, "add", "--all")
+        assert git(place.path, "diff", "HEAD", "--stat") == "", "git by itself sees nothing"
+        made = await place.commit("mend it")
+        assert made is not None
+        assert made.files_changed == ("greeting.txt",)
+
+    in_workspace(home, checkout, body)
+
+
+def test_a_repository_inside_the_work_is_refused_and_not_committed_as_a_pointer(home: Home, checkout: Path) -> None:
+    async def body(place: Workspace) -> str:
+        inner = place.path / "impl"
+        inner.mkdir()
+        git(inner, "init", "--quiet")
+        (inner / "calc.py").write_text("x = 1\n")
+        git(inner, "add", "calc.py")
+        git(inner, "-c", "user.name=x", "-c", "user.email=x@y", "commit", "--quiet", "-m", "x")
+        with pytest.raises(WorkspaceError) as refusal:
+            await place.commit("make it")
+        shutil.rmtree(inner / ".git")
+        made = await place.commit("make it")
+        assert made is not None
+        assert made.files_changed == ("impl/calc.py",)
+        return refusal.value.code
+
+    assert in_workspace(home, checkout, body) == "nested_repository"
 
 
 def test_the_users_own_checkout_is_never_written(home: Home, checkout: Path) -> None:
