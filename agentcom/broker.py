@@ -62,6 +62,7 @@ from agentcom.logbook import LogBook
 from agentcom.lookups import look_up
 from agentcom.model import EndpointProbe
 from agentcom.outgoing import Outgoing, Said, may_wait
+from agentcom.own_places import own_places
 from agentcom.peers import Peers
 from agentcom.probe import ProbeThread
 from agentcom.probe_endpoint import Target
@@ -345,6 +346,9 @@ class Broker:
     def _handle_one(self, event: Event, now: Now) -> list[Effect]:
         if isinstance(event, Incoming):
             if isinstance(event.message, m.Request):
+                if isinstance(event.message.op, m.EndpointAdd):
+                    bound = {int(one.rpartition(":")[2]) for one in (self._endpoint, self._feed.address)}
+                    self.hub.registry.own = own_places(self._home, self._settings, bound)
                 event = look_up(self.hub, self._store, name_letters(event, self._store, now), now)
             elif isinstance(event.message, m.Result):
                 event = look_up(self.hub, self._store, event, now)
@@ -461,8 +465,6 @@ class Broker:
         bind = self._settings.hub.bind
         loopback = bind.startswith("127.") or bind in ("localhost", "::1")
         public = self._settings.hub.public_address or self._endpoint
-        ports = {address.rpartition(":")[2] for address in (self._endpoint, self._feed.address)}
-        hub.registry.own_ports = {int(port) for port in ports} | {self._settings.http.port}
         hub.addresses = {
             "address": public,
             "hub_key": self.keys.hub.public,

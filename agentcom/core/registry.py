@@ -38,6 +38,7 @@ from agentcom.model import (
 )
 
 Call = tuple[int, str, int]  # endpoint, canonical model, host of the agent
+OwnPlaces = tuple[set[int], set[tuple[str, int]]]  # ports on loopback; other addresses of that machine, with ports
 PENALTY_MS = 60_000  # a call that failed counts against the endpoint for this long
 NO_ENDPOINT = 0  # in the place of an endpoint's number
 UNHEARD_CYCLES = 3  # a host's endpoint that no cycle has reported for so long is not healthy
@@ -88,6 +89,16 @@ def _check_host(host: str) -> bool:
     return address.is_loopback
 
 
+def _plain(host: str) -> str:
+    """One spelling for each address; a name stays as it is."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
+
+
 def _seen(record: EndpointRecord) -> tuple[object, ...]:
     """What a health check can change of it."""
     return (
@@ -135,7 +146,7 @@ class Registry:
         self.seen_load: dict[int, JsonObject | None] = {}  # calls of everybody, as the servers count them
         self._unsaved: set[int] = set()  # endpoints with measures that their records do not have yet
         self.endpoints: dict[int, EndpointRecord] = {}
-        self.own_ports: set[int] = set()
+        self.own: OwnPlaces = (set(), set())  # the shell says it with each request to add an endpoint
         self.touched: set[int] = set()  # endpoints that the scheduler's rows do not follow yet; see board.py
         self.in_flight: dict[tuple[int, str], int] = {}
         self.calls: dict[int, dict[str, int]] = {}  # the same by endpoint: its score is asked for again and again
@@ -163,7 +174,7 @@ class Registry:
 
     def adopt(self, old: Registry) -> None:
         """Take over when each endpoint was last heard of, and which calls failed lately."""
-        self.own_ports = old.own_ports
+        self.own = old.own
         self.heard_ms = {e: ms for e, ms in old.heard_ms.items() if e in self.endpoints}
         self.failed_ms = {place: ms for place, ms in old.failed_ms.items() if place[0] in self.endpoints}
         self.circuits.adopt(old.circuits, lambda endpoint: endpoint in self.endpoints)
@@ -198,7 +209,7 @@ class Registry:
         if op.kind is EndpointKind.anthropic:
             text = "kind: an account of Anthropic is known by the hosts that have its key; it is not added"
             raise Refused("invalid", text, field="kind")
-        if loopback and (urlsplit(url).port or 0) in self.own_ports:
+        if self._is_own(url, loopback):
             raise Refused("address_refused", f"url: {url} is a port of the hub itself", field="url")
         if loopback and host is None:
             raise Refused(
@@ -222,6 +233,11 @@ class Registry:
         return self._add(
             op.kind, url, seen_from, op.name, cap=op.cap, num_ctx=op.num_ctx, found=False, now=now
         )
+
+    def _is_own(self, url: str, loopback: bool) -> bool:
+        """Whether the hub itself, or its dashboard, listens there."""
+        (ports, places), parts = self.own, urlsplit(url)
+        return (loopback and parts.port in ports) or (_plain(parts.hostname or ""), parts.port) in places
 
     def update(self, op: m.EndpointUpdate, now: Now) -> EndpointRecord:
         record = self.named(op.endpoint)

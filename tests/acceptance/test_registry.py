@@ -112,6 +112,8 @@ def test_phase_18_1_an_admin_registers_an_endpoint_over_http_and_sees_its_host_p
         assert hub.http.get("/endpoints/gpu").json()["reached_from"] == [hub.host]
         refused = hub.http.post("/endpoints", json={"url": "http://169.254.169.254"})
         assert (refused.status_code, refused.json()["code"]) == (422, "address_refused")
+        refused = hub.http.post("/endpoints", json={"url": hub.daemon.ready["http"], "host": hub.host})
+        assert (refused.status_code, refused.json()["code"]) == (422, "address_refused")
 
 
 def test_phase_18_2_an_endpoint_that_goes_offline_is_unhealthy_within_a_cycle_and_healthy_when_it_returns(

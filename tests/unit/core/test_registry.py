@@ -82,6 +82,26 @@ def test_an_address_that_no_model_server_has_is_refused_and_the_hub_goes_on(rig:
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:7701",
+        "http://localhost:7701",
+        "http://10.0.0.2:7701",
+        "http://[::ffff:10.0.0.2]:7701",
+        "http://[fd00:0::2]:7701",
+        "http://HUB:7701",
+    ],
+)
+def test_where_the_hub_itself_listens_is_no_endpoint(rig: Rig, url: str) -> None:
+    rig.host("box")
+    rig.hub.registry.own = {7701}, {("10.0.0.2", 7701), ("fd00::2", 7701), ("hub", 7701)}
+    assert code(rig, m.EndpointAdd(url=url, host="box")) == "address_refused"
+    assert code(rig, m.EndpointAdd(url=url)) == "address_refused"
+    add(rig, "http://10.0.0.2:7702")
+    add(rig, "http://10.0.0.3:7701")
+
+
+@pytest.mark.parametrize(
     ("name", "key"),
     [
         ("Qwen2.5-Coder:7B", "qwen2.5-coder:7b"),
