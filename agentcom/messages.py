@@ -230,8 +230,8 @@ class Result(Struct, tag_field="type", tag="result", frozen=True, kw_only=True):
 
 
 class Endpoints(Struct, tag_field="type", tag="endpoints", frozen=True, kw_only=True):
-    """What the host's own probes found, one entry per endpoint; sent after each cycle. `answers` has what models said
-    that the hub had asked for a token."""
+    """What the host's own probes found, one entry per endpoint whose check has just ended. `answers` has what models
+    said that the hub had asked for a token."""
 
     session: Token
     sightings: Annotated[tuple[EndpointSighting, ...], Meta(max_length=64)]

@@ -3,12 +3,17 @@
 Looks at the addresses of `endpoints.discover` and at those that the hub asks for. An address that was only
 guessed (discover) and never answered is not reported: most hosts have no server there. What kind of server is at a
 guessed address shows in what it answers.
+
+Each address has a clock of its own: its next check begins one interval after its last one began, never beside it, and
+what was found is told when that check ends. A server that hangs delays nobody else's check.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
+import math
 from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
@@ -22,6 +27,7 @@ from agentcom.probe_endpoint import Prober, Target
 SIGHTINGS_MAX = 64  # of one message; further addresses are not watched
 PROBES_AT_ONCE = 8
 QUESTIONS_MAX = 64  # that wait for their turn
+TOGETHER_S = 0.05  # what ends within this goes in one message
 
 Send = Callable[[Callable[[bytes], messages.Endpoints]], bool]
 
@@ -39,7 +45,7 @@ def is_loopback(url: str) -> bool:
 
 
 class EndpointWatch:
-    """Probes in cycles and sends what it found; `run` ends only when it is cancelled."""
+    """Checks each address every so often and sends what it found; `run` ends only when it is cancelled."""
 
     def __init__(self, settings: EndpointSettings, send: Send) -> None:
         self._settings = settings
@@ -50,7 +56,11 @@ class EndpointWatch:
         self._asked_kinds: Mapping[str, EndpointKind] = {}
         self._every_s = settings.probe_every_s
         self._seen: set[str] = set()
-        self._now = asyncio.Event()
+        self._began_s: dict[str, float] = {}  # when the last check of each address began
+        self._running: set[str] = set()
+        self._found: dict[str, EndpointSighting] = {}  # not told yet
+        self._turn = asyncio.Event()
+        self._has_found = asyncio.Event()
         self._questions: asyncio.Queue[Question] = asyncio.Queue(QUESTIONS_MAX)
 
     def ask(
@@ -58,11 +68,12 @@ class EndpointWatch:
     ) -> None:
         """The hub's wishes; an address that is new is looked at at once. `kinds` has those that are no Ollama."""
         wanted = tuple(dict.fromkeys(url.rstrip("/") for url in urls))[:SIGHTINGS_MAX]
-        if set(wanted) - set(self._asked):
-            self._now.set()
+        for url in set(wanted) - set(self._asked):
+            self._began_s.pop(url, None)
         self._asked = wanted
         self._asked_kinds = {url.rstrip("/"): kind for url, kind in kinds.items()}
         self._every_s = every_s or self._every_s
+        self._turn.set()
 
     def ask_models(self, asks: Iterable[Question]) -> None:
         """Models that the hub thinks hang; what it asks beyond the bound it asks again."""
@@ -87,46 +98,87 @@ class EndpointWatch:
         self._send(lambda token: messages.Endpoints(session=token, sightings=(), answers=(said,)))
 
     def hurry(self) -> None:
-        """A new session: the hub wants to know now."""
-        self._now.set()
+        """A new session: the hub wants to know now. What a check finds that runs already is told to it as well."""
+        self._began_s = {url: at for url, at in self._began_s.items() if url in self._running}
+        self._turn.set()
 
     async def run(self) -> None:
         prober = self.prober()
         try:
-            while True:
-                self._now.clear()
-                found = await self.look(prober)
-                if found:
-                    self._send(lambda token, found=found: messages.Endpoints(session=token, sightings=found))  # type: ignore[misc]
-                try:
-                    async with asyncio.timeout(self._every_s):
-                        await self._now.wait()
-                except TimeoutError:
-                    continue
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._tell_found())
+                await self._keep_looking(group, prober)
         finally:
             await prober.close()
+
+    async def _keep_looking(self, group: asyncio.TaskGroup, prober: Prober) -> None:
+        loop, gate = asyncio.get_running_loop(), asyncio.Semaphore(PROBES_AT_ONCE)
+        while True:
+            self._turn.clear()
+            now_s = loop.time()
+            for url in self._due(now_s):
+                self._began_s[url] = now_s
+                self._running.add(url)
+                group.create_task(self._look_at(prober, gate, url))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(self._next_s()):
+                    await self._turn.wait()
+
+    def _watched(self) -> list[str]:
+        return list(dict.fromkeys([*self._asked, *self._guessed]))[:SIGHTINGS_MAX]
+
+    def _due(self, now_s: float) -> list[str]:
+        """The addresses whose next check begins now; what nobody asks for any more is forgotten."""
+        watched = self._watched()
+        self._began_s = {url: self._began_s[url] for url in watched if url in self._began_s}
+        waiting = [url for url in watched if url not in self._running]
+        return [url for url in waiting if self._began_s.get(url, -math.inf) + self._every_s <= now_s]
+
+    def _next_s(self) -> float | None:
+        """When the next check is due; the end of one that runs is a turn by itself."""
+        waiting = [at for url, at in self._began_s.items() if url not in self._running]
+        return min(waiting) + self._every_s if waiting else None
+
+    async def _tell_found(self) -> None:
+        while True:
+            await self._has_found.wait()
+            await asyncio.sleep(TOGETHER_S)
+            self._has_found.clear()
+            self._report()
+
+    def _report(self) -> None:
+        known = [one for one in self._found.values() if one.url in self._asked or one.url in self._seen]
+        self._found = {}
+        if known:
+            found = tuple(known[:SIGHTINGS_MAX])
+            self._send(lambda token: messages.Endpoints(session=token, sightings=found))
 
     def prober(self) -> Prober:
         """What checks servers with the keys of this host's own settings."""
         key_files = self._settings.key_files
         return Prober(may_be_loopback=True, key_of=lambda url: key_for(url, key_files))
 
-    async def look(self, prober: Prober) -> tuple[EndpointSighting, ...]:
-        """One cycle: a sighting of each address asked for, and of each guessed one that ever answered."""
-        urls = list(dict.fromkeys([*self._asked, *self._guessed]))[:SIGHTINGS_MAX]
-        gate = asyncio.Semaphore(PROBES_AT_ONCE)
-        found = await asyncio.gather(*(self._look_at(prober, gate, url) for url in urls))
-        self._seen |= {one.url for one in found if one.probe.healthy}
-        return tuple(one for one in found if one.url in self._asked or one.url in self._seen)
+    async def _look_at(self, prober: Prober, gate: asyncio.Semaphore, url: str) -> None:
+        """One check: what it finds is told if somebody asks for it, or if the address ever answered."""
+        try:
+            found = await self._check(prober, gate, url)
+        finally:
+            self._running.discard(url)
+            self._turn.set()
+        if found.probe.healthy:
+            self._seen.add(url)
+        self._found[url] = found
+        self._has_found.set()
 
-    async def _look_at(self, prober: Prober, gate: asyncio.Semaphore, url: str) -> EndpointSighting:
+    async def _check(self, prober: Prober, gate: asyncio.Semaphore, url: str) -> EndpointSighting:
         if not is_loopback(url):
             reason = f"{url} is not on this host's loopback: not probed from here"
             return self._sighting(url, EndpointProbe(healthy=False, reason=reason))
         async with gate:
             if url in self._asked or url in self._kinds:
                 kind = self._kind(url)
-                return self._sighting(url, await prober.check(Target(kind, url), self._settings.probe_timeout_s))
+                probe = await prober.check(Target(kind, url), self._settings.probe_timeout_s)
+                return self._sighting(url, probe)
             return await self._guess(prober, url)
 
     async def _guess(self, prober: Prober, url: str) -> EndpointSighting:
