@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
+from click.core import ParameterSource
 
 from agentcom.cli import output
 from agentcom.cli.command import HubCommand, Invocation, pass_invocation
@@ -98,11 +99,8 @@ def submit(invocation: Invocation, /, source: BinaryIO | None, wait: bool, **giv
     With --wait exits 0 if the task is verified (or had nothing to verify), 10 if it completed without being
     verified, 11 if it is dead, cancelled or expired.
     """
-    fields = {
-        name: value
-        for name, value in given.items()
-        if value is not None and value is not False and value != ()
-    }
+    source_of = click.get_current_context().get_parameter_source
+    fields = {name: value for name, value in given.items() if source_of(name) is not ParameterSource.DEFAULT}
     if source is not None:
         if fields:
             raise click.UsageError("--from takes whole tasks: give no TEXT and no option of a task beside it")
@@ -175,7 +173,7 @@ def _await(client: Client, task_id: int) -> JsonObject:
         if found["state"] == State.held and State.held not in told:
             told.add(State.held)
             message = (found.get("error") or {}).get("message", "")
-            hint = f"see `agentcom task why {task_id}`"
+            hint = f"see `agentcom task why {task_id}`; this goes on waiting, and Ctrl-C leaves the task held"
             output.note(f"task {task_id} is held and waits for a person: {output.plain(message)} ({hint})")
 
     try:

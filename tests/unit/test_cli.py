@@ -333,6 +333,22 @@ def test_a_bare_task_needs_only_its_text(hub: FakeHub, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(
+    ("options", "wanted"), [([], None), (["--pull-request"], True), (["--no-pull-request"], False)]
+)
+def test_whether_a_pull_request_is_opened_arrives_as_given(
+    hub: FakeHub, options: list[str], wanted: bool | None
+) -> None:
+    assert main(["submit", "x", *options]) == 0
+    assert hub.asked_of(m.Submit)[0].tasks[0].pull_request is wanted
+
+
+def test_beside_a_file_of_tasks_an_option_that_says_no_is_refused_too(hub: FakeHub, tmp_path: Path) -> None:
+    (tmp_path / "tasks").write_text('{"description": "a"}\n')
+    assert main(["submit", "--from", str(tmp_path / "tasks"), "--no-pull-request"]) == 2
+    assert not hub.asked_of(m.Submit)
+
+
+@pytest.mark.parametrize(
     ("found", "code"),
     [
         (task(7), 0),
@@ -362,6 +378,7 @@ def test_a_task_that_is_held_is_told_once_while_waiting(
     assert main(["submit", "x", "--wait", "--json"]) == 0
     captured = capsys.readouterr()
     assert captured.err.count("is held") == 1
+    assert "this goes on waiting, and Ctrl-C leaves the task held" in captured.err
     assert json.loads(captured.out)["state"] == "completed"
 
 
