@@ -477,7 +477,7 @@ class Attempts:
         silent_s = (clock_ms - agent.moved_ms) // 1000
         if not agent.stalled and clock_ms >= progress.next_look_ms(agent, patience_ms):
             agent.stalled = True
-            self._tasks.note(slot, Noted.stalled, f"no output, tool round or token for {silent_s} s", now)
+            self._tasks.note(slot, Noted.stalled, progress.told(silent_s), now)
             self._fleet.publish_agent(agent, now)
             self._out.publish(
                 "task",
@@ -494,7 +494,7 @@ class Attempts:
 
     def _take_back_stalled(self, slot: int, silent_s: int, now: Now) -> None:
         """Its host is alive and its worker is not. The agent is free when the host has killed what is left of it."""
-        said = f"the attempt was ended: no output, tool round or token for {silent_s} s"
+        said = f"the attempt was ended: {progress.told(silent_s)}"
         error = TaskError(failure_class=FailureClass.infrastructure, code="stalled", message=said)
         self.stop(slot, error, now, outcome="stalled")
         self._table.agent[slot] = self._table.unaccepted[slot] = 0

@@ -44,6 +44,12 @@ def stall_ms(table: TaskTable, slot: int, settings: Settings) -> int:
     return max(found_s * 1000, int(HEARTBEATS_MIN * queue.heartbeat_s * 1000)) if found_s else 0
 
 
+def told(silent_s: int) -> str:
+    """What people read of a stall, and what to set where there is none."""
+    more = "a task that is silent for long has --stall, all have queue.stall_s"
+    return f"no output, tool round or token for {silent_s} s; {more}"
+
+
 def next_look_ms(agent: Agent, patience_ms: int) -> int:
     """When its progress has to be looked at again."""
     if not patience_ms:

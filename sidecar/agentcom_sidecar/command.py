@@ -25,10 +25,12 @@ class SandboxUnavailable(Exception):
     code = "sandbox_unavailable"
 
 
-KILLED_CODE = 137  # as a shell tells that SIGKILL has ended what it ran
+BY_SIGNAL = 128  # what a shell adds to the signal that has ended what it ran
 KILLED = "something killed it, most often the system for want of memory; a bound of the sandbox would be named"
 NO_FORK = (b"cannot fork", b"resource temporarily unavailable", b"spawn eagain")
 NO_PROCESS = "it may have had all the processes that sandbox.processes_max allows"
+TOO_LARGE = (b"file too large", b"file size limit exceeded")  # where the signal is ignored, or a shell tells of it
+FILE_FULL = "one of its files seems to have grown larger than sandbox.file_mib allows"
 TAIL_BYTES = 4000  # of an output in which the reason of its end is looked for
 
 
@@ -155,9 +157,18 @@ class CommandResult:
     @property
     def hint(self) -> str:
         """Which setting most often is behind such an end; empty where the end says it by itself."""
-        if self.succeeded or self.outcome is not Outcome.EXITED or self.error is not None:
+        if self.error is not None or self.succeeded:
             return ""
-        if self.exit_code == KILLED_CODE or self.signal == signal.SIGKILL:
-            return KILLED
+        if self.outcome is Outcome.TIMED_OUT:
+            return f"it was ended after {self.duration_ms / 1000:.0f} s; a check that needs more has its own timeout_s"
+        return self._hint_of_exit if self.outcome is Outcome.EXITED else ""
+
+    @property
+    def _hint_of_exit(self) -> str:
+        by_signal = self.signal or (self.exit_code or 0) - BY_SIGNAL
         tail = self.output[-TAIL_BYTES:].lower()
+        if by_signal == signal.SIGKILL:
+            return KILLED
+        if by_signal == signal.SIGXFSZ or any(each in tail for each in TOO_LARGE):
+            return FILE_FULL
         return NO_PROCESS if any(each in tail for each in NO_FORK) else ""

@@ -416,7 +416,8 @@ def _bounds(work: Work) -> Bounds:
         Tier.standard: own.rounds_standard,
         Tier.complex: own.rounds_complex,
     }
-    return Bounds(rounds[work.assign.tier], own.attempt_tokens_max)
+    tier = work.assign.tier
+    return Bounds(rounds[tier], own.attempt_tokens_max, f"sidecar.rounds_{tier}")
 
 
 def _first_message(work: Work) -> str:

@@ -264,6 +264,7 @@ def test_work_that_a_guard_has_stopped_says_so_and_is_a_draft_where_no_check_has
     assert found["draft"] is not is_checked
     [row] = [line for line in str(found["body"]).splitlines() if line.startswith("* Stopped")]
     assert row.startswith("* Stopped before it was done, by `rounds`: `after 2 rounds, the limit of this tier")
+    assert "(sidecar.rounds_standard of this host)" in row
 
 
 def test_git_reads_the_trailers_of_the_pull_request_and_of_its_commit(

@@ -98,6 +98,7 @@ def test_the_tokens_of_an_attempt_end_it(tmp_path: Path) -> None:
 def test_rounds_end_a_try_and_not_the_attempt(tmp_path: Path) -> None:
     model, tally = conversed(tmp_path, writes, rounds_max=4)
     assert (model.calls, tally.stop_reason, tally.is_spent) == (4, "rounds", False)
+    assert "the limit of this tier (sidecar.rounds_" in tally.warnings[-1]
 
 
 def test_a_summary_is_the_answer(tmp_path: Path) -> None:

@@ -38,10 +38,12 @@ CALLS_MAX = 64  # tools run for one answer; the rest are told to come in the nex
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Rounds of one try, and tokens (in and out) of the whole attempt; 0 tokens: no bound."""
+    """Rounds of one try, and tokens (in and out) of the whole attempt; 0 tokens: no bound. `rounds_from` is the setting
+    that says how many rounds."""
 
     rounds_max: int
     tokens_max: int = 0
+    rounds_from: str = "sidecar.rounds_*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,8 @@ async def converse(
                 raise task_error("empty_answer", said)
             return
         await asyncio.sleep(0)  # a point where a cancel can land, whatever the backend does
-    tally.stop("rounds", f"after {bounds.rounds_max} rounds, the limit of this tier, before the model was done")
+    limit = f"the limit of this tier ({bounds.rounds_from} of this host)"
+    tally.stop("rounds", f"after {bounds.rounds_max} rounds, {limit}, before the model was done")
 
 
 def _is_spent(

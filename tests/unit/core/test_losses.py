@@ -257,7 +257,7 @@ def test_a_worker_without_progress_is_marked_stalled_and_people_are_told(rig: Ri
     assert rig.admin.state(number) == "working"
     story = rig.admin.ask(m.TaskStory(task=number))["entries"]
     assert [one["cause"] for one in story if one["event"] == "stalled"] == [
-        "no output, tool round or token for 300 s"
+        "no output, tool round or token for 300 s; a task that is silent for long has --stall, all have queue.stall_s"
     ]
     box.beat(assign, progress=8)
     assert [one["event"] for one in rig.published("task")] == ["attempt_moves"]
@@ -275,6 +275,7 @@ def test_r3_a_worker_without_progress_for_twice_as_long_is_cancelled_and_its_tas
     assert rig.sent(m.Cancel) == [m.Cancel(task=number, attempt=1, reason="stalled")]
     found = rig.admin.task(number)
     assert (found["state"], found["losses"], found["error"]["code"]) == ("delayed", 1, "stalled")
+    assert found["error"]["message"].endswith("has --stall, all have queue.stall_s")
     assert rig.agent("box-1") == "working"  # until it has ended
     assert outcome(rig, number, 1) == "stalled"
     assert box.report(box.ended(assign, "cancelled")) == "duplicate"
