@@ -26,7 +26,9 @@ def health(each: JsonObject) -> str:
     hangs = ", ".join(f"{one['model']} hangs{_until(one)}" for one in each.get("quarantined") or [])
     unread = f"its models cannot be read: {each['list_fault']}" if each.get("list_fault") else ""
     unreached = ", ".join(f"{one['host']}{_until(one)}" for one in each.get("unreachable_from") or [])
-    return "; ".join(filter(None, [unread, hangs, f"not from {unreached}" if unreached else ""])) or "ok"
+    blocked = ", ".join(f"{one['host']}{_until(one)}: {one['reason']}" for one in each.get("blocked_on") or [])
+    ways = [f"not from {unreached}" if unreached else "", f"blocked on {blocked}" if blocked else ""]
+    return "; ".join(filter(None, [unread, hangs, *ways])) or "ok"
 
 
 def circuit(one: JsonObject) -> str:
@@ -76,6 +78,8 @@ def _circuits(each: JsonObject) -> Iterator[tuple[str, object]]:
         yield "circuit", "closed"
     for one in each.get("unreachable_from") or []:
         yield "not reached from", f"{one['host']}, {circuit(one)}"
+    for one in each.get("blocked_on") or []:
+        yield "blocked on", f"{one['host']}{_until(one)}: {one['reason']}"
     for one in each.get("quarantined") or []:
         yield "quarantined", f"{one['model']}, {circuit(one)}"
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 from agentcom import limits
 from agentcom import messages as m
 from agentcom.clock import Now, rfc3339
-from agentcom.core.agents import Fleet, Host
+from agentcom.core.agents import Fleet, Host, block_fields
 from agentcom.core.breaker import CircuitState
+from agentcom.core.endpoint_view import Barred
 from agentcom.core.registry import Registry
 from agentcom.errors import Refused
-from agentcom.model import EndpointKind, EndpointRecord
+from agentcom.model import Backend, EndpointKind, EndpointRecord
 
 
 class Accounts:
@@ -24,6 +25,8 @@ class Accounts:
         self._fleet = fleet
         self._registry = registry
         registry.judge_account = self.judge
+        registry.barred = self.barred
+        fleet.on_blocks = self.blocks_changed
 
     def offered(self, host: Host, offer: m.AccountOffer | None, now: Now) -> None:
         """What the host said of its key in hello."""
@@ -33,9 +36,30 @@ class Accounts:
             host.record.account = number
             self._fleet.save_host(host)
         self._judge_host(host)
+        if self._fleet.has_blocks:
+            self.blocks_changed(host)
 
     def of(self, host: Host) -> EndpointRecord | None:
         return self._registry.endpoints.get(host.record.account) if host.record.account else None
+
+    def barred(self, record: EndpointRecord) -> Barred | None:
+        """Where the account may not be used for a while, since a call of that host was answered so. O(hosts)."""
+        if not self._fleet.has_blocks:
+            return None
+        mine = [host for host in self._fleet.hosts.values() if host.record.account == record.id]
+        blocks = [(host, host.blocks.get(Backend.claude)) for host in mine]
+        shut = [(host, block) for host, block in blocks if block is not None]
+        if not shut:
+            return None
+        hosts = [{"host": host.record.name, **block_fields(block)} for host, block in shut]
+        is_open = any(host.online and block is None for host, block in blocks)
+        return Barred(hosts, is_everywhere=not is_open)
+
+    def blocks_changed(self, host: Host) -> None:
+        """Who reads the feed sees the account's health with it."""
+        record = self.of(host)
+        if record is not None:
+            self._registry.changed(record)
 
     def judge(self, endpoint: int) -> None:
         """Something has changed that decides whether the account takes calls. O(hosts)."""

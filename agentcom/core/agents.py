@@ -207,6 +207,7 @@ class Fleet:
         self._check_kinds: frozenset[str] | None = None
         self.preferred: set[int] = set()  # hosts that are online and to be preferred
         self._blocked: dict[int, Host] = {}  # hosts with a backend that they cannot use now
+        self.on_blocks: Callable[[Host], None] = lambda _host: None
 
     def load_host(self, record: HostRecord) -> Host:
         host = Host(record, load=load_of(record.resources, is_ours=True).aged(), trend=Trend(record.trend))
@@ -323,6 +324,11 @@ class Fleet:
             self._blocked.pop(host.record.id, None)
         for agent in host.agents.values():
             self.publish_agent(agent, now)
+        self.on_blocks(host)
+
+    @property
+    def has_blocks(self) -> bool:
+        return bool(self._blocked)
 
     def agents_of(self, host: Host) -> list[Agent]:
         return list(host.agents.values())
@@ -369,8 +375,9 @@ class Fleet:
         else:
             self.preferred.discard(record.id)
         self._reoffer(host)
-        host.blocks.clear()  # it may have another key now
-        self._blocked.pop(record.id, None)
+        if self._blocked.pop(record.id, None) is not None:
+            host.blocks.clear()  # it may have another key now
+            self.on_blocks(host)
         if not was_online:
             self.tell(host, "host_online")
         record.last_seen_ms = now.wall_ms
@@ -424,6 +431,8 @@ class Fleet:
         self.publish_host(host, now)
         for agent in self.agents_of(host):
             self.publish_agent(agent, now)
+        if self._blocked:
+            self.on_blocks(host)
 
     def beat(self, host: Host, resources: Resources | None, now: Now) -> None:
         host.heard_ms = now.mono_ms
@@ -667,14 +676,12 @@ def agent_view(agent: Agent) -> JsonObject:
 
 
 def _block_view(block: Block | None) -> JsonObject | None:
-    if block is None:
-        return None
-    return {
-        "backend": block.backend.value,
-        "reason": block.reason,
-        "since": rfc3339(block.since_wall_ms),
-        "until": rfc3339(block.until_wall_ms),
-    }
+    return {"backend": block.backend.value, **block_fields(block)} if block is not None else None
+
+
+def block_fields(block: Block) -> JsonObject:
+    since, until = rfc3339(block.since_wall_ms), rfc3339(block.until_wall_ms)
+    return {"reason": block.reason, "since": since, "until": until}
 
 
 def offers(agent: Agent, backend: Backend) -> bool:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from agentcom.clock import rfc3339
 from agentcom.model import EndpointModel, EndpointRecord, JsonObject, ModelMeasure
 
 if TYPE_CHECKING:
     from agentcom.core.registry import Registry
+
+
+class Barred(NamedTuple):
+    """The hosts that may not use their account now, and whether no host that is there may."""
+
+    hosts: list[JsonObject]
+    is_everywhere: bool
 
 
 def endpoint_view(registry: Registry, record: EndpointRecord, canonical: Callable[[str], str]) -> JsonObject:
@@ -40,7 +47,24 @@ def endpoint_view(registry: Registry, record: EndpointRecord, canonical: Callabl
         "loading": registry.loads.view(record.id),
         "measured": {model: measure_view(one) for model, one in sorted(record.measures.items())},
         **registry.circuits.view(record.id),
+        **_barred_view(registry, record),
     }
+
+
+def _barred_view(registry: Registry, record: EndpointRecord) -> JsonObject:
+    """Of an account: the hosts whose calls said that it may not be used, and its health where none is left. Nothing of
+    that is in the record: a block ends with its time, and with the next start of the hub."""
+    barred = registry.barred(record) if record.id in registry.accounts else None
+    if barred is None:
+        return {"blocked_on": []}
+    if not (record.healthy and barred.is_everywhere):
+        return {"blocked_on": barred.hosts}
+    first = min(barred.hosts, key=lambda one: str(one["until"]))
+    reason = f"blocked on {first['host']} until {first['until']}: {first['reason']}"
+    others = len(barred.hosts) - 1
+    reason += f" (and on {others} more)" if others else ""
+    since = max(str(one["since"]) for one in barred.hosts)
+    return {"blocked_on": barred.hosts, "healthy": False, "reason": reason, "since": since}
 
 
 def _model_view(registry: Registry, record: EndpointRecord, model: EndpointModel, key: str) -> JsonObject:

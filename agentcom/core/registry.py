@@ -20,7 +20,7 @@ from agentcom.clock import Now
 from agentcom.config import Settings
 from agentcom.core.circuits import Circuits
 from agentcom.core.effects import ProbeEndpoint, key_u64
-from agentcom.core.endpoint_view import endpoint_view
+from agentcom.core.endpoint_view import Barred, endpoint_view
 from agentcom.core.loads import Loads
 from agentcom.core.measures import add_answer
 from agentcom.core.outlet import Outlet
@@ -141,6 +141,7 @@ class Registry:
         self.loads = Loads()
         self.accounts: set[int] = set()  # endpoints that are cloud accounts
         self.judge_account: Callable[[int], None] = lambda _endpoint: None
+        self.barred: Callable[[EndpointRecord], Barred | None] = lambda _record: None  # of accounts; see accounts.py
         self.on_gone: Callable[[int], None] = lambda _endpoint: None
         self.provider_limits: dict[int, JsonObject] = {}  # what providers said last of their own limits
         self.seen_load: dict[int, JsonObject | None] = {}  # calls of everybody, as the servers count them

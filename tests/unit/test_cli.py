@@ -177,6 +177,19 @@ def test_a_read_command_prints_text_for_people(
     assert "\x1b" not in text
 
 
+def test_an_account_says_on_which_hosts_it_is_blocked(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    blocked = {"host": "box", "reason": "the window is used up", "until": "2027-01-15T08:00:00.000Z"}
+    account = {
+        "id": 2, "name": "anthropic", "kind": "anthropic", "url": "https://api.anthropic.com:443", "healthy": True,
+        "blocked_on": [blocked],
+    }  # fmt: skip
+    hub.answers |= {"endpoint_show": account, "endpoint_list": {"endpoints": [account]}}
+    assert main(["endpoint", "list"]) == 0
+    assert "blocked on box until" in capsys.readouterr().out
+    assert main(["endpoint", "show", "anthropic"]) == 0
+    assert "box until 2027-01-15T08:00:00.000Z: the window is used up" in capsys.readouterr().out
+
+
 RULES = {
     "paused": False,
     "pauses": [{"key": "tier:complex", "set_by": "ann", "set_at": "2027-01-15T08:00:00.000Z"}],

@@ -99,6 +99,41 @@ def test_a_provider_that_fails_calls_in_a_row_is_left_alone_and_tried_with_one(r
     assert shown["provider_limits"] == {"requests_remaining": 41}
 
 
+def test_an_account_that_a_host_may_not_use_says_where_why_and_until_when(rig: Rig) -> None:
+    box = host(rig, "box")
+    rig.admin.submit(complex_task())
+    box.fail(box.take(), error(FailureClass.usage_window, "rate_limited", retry_after_s=60.0, message="429"))
+    [shown] = accounts(rig)
+    until = rig.admin.ask(m.AgentList())["agents"][0]["blocked"]["until"]
+    [blocked] = shown["blocked_on"]
+    assert (blocked["host"], blocked["reason"], blocked["until"]) == ("box", "429", until)
+    assert (shown["healthy"], shown["reason"]) == (False, f"blocked on box until {until}: 429")
+    assert shown["since"] == blocked["since"]
+    host(rig, "other")
+    [shown] = accounts(rig)
+    assert (shown["healthy"], shown["reason"], shown["blocked_on"]) == (True, "", [blocked])
+    rig.advance(61_000)
+    assert accounts(rig)[0]["blocked_on"] == []
+
+
+def test_readers_of_the_feed_see_an_account_blocked_and_free_again(rig: Rig) -> None:
+    def told() -> list[tuple[bool, int]]:
+        changes = [one["endpoint"] for one in rig.published("endpoint") if one["event"] == "endpoint_changed"]
+        return [(one["healthy"], len(one["blocked_on"])) for one in changes]
+
+    box = host(rig, "box")
+    rig.admin.submit(complex_task())
+    said = "the key is not accepted (401)"
+    box.fail(box.take(), error(FailureClass.configuration, "auth_refused", message=said))
+    assert told()[-1] == (False, 1)
+    other = host(rig, "other")
+    assert told()[-1] == (True, 1)
+    other.leave()
+    assert told()[-1] == (False, 1)
+    box.hello()
+    assert told()[-1] == (True, 0)
+
+
 def test_a_model_of_a_provider_that_gives_no_byte_is_not_asked_for_tokens_that_cost(rig: Rig) -> None:
     box = host(rig, "box")
     rig.admin.submit(complex_task())

@@ -31,6 +31,7 @@ function troublesOf(endpoint) {
     breaker.state === "open" && `left alone${clock(breaker.until)}: ${breaker.reason}`,
     breaker.state === "half_open" && `tried with one call: ${breaker.reason}`,
     ...(endpoint.unreachable_from ?? []).map((way) => `${way.host} cannot reach it${clock(way.until)}: ${way.reason}`),
+    ...(endpoint.blocked_on ?? []).map((one) => `blocked on ${one.host}${clock(one.until)}: ${one.reason}`),
     ...(endpoint.quarantined ?? []).map((one) => `${one.model} hangs, no work for it${clock(one.until)}: ${one.reason}`),
     ...(endpoint.loading ?? []).map((one) => `${one.model} is loading`),
   ].filter(Boolean);
