@@ -113,7 +113,7 @@ _WORDS: tuple[tuple[str, FailureClass, str], ...] = (
     (r"no space left|disk quota", FailureClass.infrastructure, "disk_full"),
 )  # fmt: skip
 _REMEDIES = {
-    "repository_unreachable": "it is tried again; then look at the network between this host and there",
+    "repository_unreachable": "if that lasts, look at the network between this host and there",
     "repository_denied": "give this host's user credentials that may read it, then release the task",
     "repository_missing": "check the address, and that this host's credentials may see it, then release the task",
     "repository_timeout": "raise sidecar.fetch_s on this host, or look at the network",

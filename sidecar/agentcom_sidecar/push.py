@@ -54,7 +54,7 @@ _CODES = {
     "repository_unreachable": (
         FailureClass.infrastructure,
         "push_unreachable",
-        "it is tried again; then look at the network",
+        "if that lasts, look at the network",
     ),
     "repository_timeout": (
         FailureClass.infrastructure,

@@ -222,7 +222,8 @@ def test_a_push_that_it_never_takes_is_infrastructure(origin: Origin) -> None:
     origin.forge.set_script({"git": {RECEIVE: [{"status": 503}] * 9}})
     ran = attempt(origin)
     assert (ran.failed.failure_class, ran.failed.code) == (FailureClass.infrastructure, "push_unreachable")
-    assert "tried again" in ran.failed.message
+    assert "if that lasts, look at the network" in ran.failed.message
+    assert "tried again" not in ran.failed.message, "the message is a dead letter's too"
     assert len(origin.asked(RECEIVE)) == 1 + len(pushes.AGAIN_AFTER_S)
 
 

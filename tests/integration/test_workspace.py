@@ -356,6 +356,7 @@ def test_a_directory_that_is_no_repository_or_missing_is_a_configuration_error(
 def test_a_host_that_does_not_answer_is_an_infrastructure_error(home: Home) -> None:
     error = refused(prepared(home, "https://127.0.0.1:1/r.git"))
     assert (error.failure_class, error.code) == (FailureClass.infrastructure, "repository_unreachable")
+    assert error.message.endswith("if that lasts, look at the network between this host and there")
 
 
 def test_without_a_repository_the_workspace_is_empty_and_lists_what_was_made(home: Home) -> None:
