@@ -92,10 +92,27 @@ def gc(invocation: Invocation, dry_run: bool, older_than: int | None, unpushed: 
     if invocation.as_json:
         output.document(done)
         return
-    _table([{**each, "removable": True, "goes_in_s": 0} for each in done["removed"]], "nothing may go")
-    _table(done["kept"], "")
-    verb = "would go" if dry_run else "went"
-    output.line(f"{len(done['removed'])} {verb}, {len(done['kept'])} stay; {done['bytes'] / (1 << 20):,.1f} MiB in all")
+    _tell_cleaned(done, age_s, unpushed)
+
+
+def _tell_cleaned(done: JsonObject, age_s: int, unpushed: bool) -> None:
+    removed, kept = done["removed"], done["kept"]
+    young = [each for each in kept if _is_too_young(each, age_s, unpushed)]
+    for each in young:
+        each |= {"removable": True, "goes_in_s": age_s - each["age_s"]}
+    _table([{**each, "removable": True, "goes_in_s": 0} for each in removed], "nothing may go")
+    _table(kept, "")
+    verb = "would go" if done["dry_run"] else "went"
+    output.line(f"{len(removed)} {verb}, {len(kept)} stay; {done['bytes'] / (1 << 20):,.1f} MiB in all")
+    if young:
+        less = "--older-than S takes a shorter time"
+        output.line(f"{len(young)} of them only because they are younger than {output.seconds(age_s)}: {less}")
+
+
+def _is_too_young(each: JsonObject, age_s: int, unpushed: bool) -> bool:
+    """Whether nothing but its age keeps a worktree from what was asked for."""
+    may_go = each["removable"] or (unpushed and each["branch"] is not None and not each["in_use"])
+    return bool(may_go) and each["age_s"] < age_s
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

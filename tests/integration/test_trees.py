@@ -245,6 +245,11 @@ def test_git_status_and_gc_say_it_on_the_command_line(
     assert main(["git", "status", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["worktrees"]
     assert [each["goes_in_s"] is None for each in rows] == [False, True]
+    assert main(["git", "gc", "--unpushed", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "in 6 d: 1 commits that are neither pushed nor merged" in said, "asked for, and too young"
+    assert "0 would go, 2 stay" in said
+    assert "2 of them only because they are younger than 7 d: --older-than S takes a shorter time" in said
     assert main(["git", "gc", "--older-than", "0", "--dry-run", "--json"]) == 0
     assert [each["name"] for each in json.loads(capsys.readouterr().out)["removed"]] == ["1-1"]
     assert main(["git", "gc", "--older-than", "0"]) == 0
