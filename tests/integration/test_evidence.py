@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def test_an_attempt_that_turns_the_tests_off_by_a_new_setting_is_exposed(
     replies = (write("conftest.py", SKIPPING), write("test_other.py", other), {"content": "All green."})
     one = ran(tmp_path, server, *replies)
     assert one.completed.status is ResultStatus.partial_pass
-    assert one.result.tampered == ("conftest.py",), "a new test is welcome"
+    assert one.result.tampered == ("conftest.py", "test_other.py")
     assert one.iterations[-1].checks[0].with_base is FAILED
 
 
@@ -152,7 +153,7 @@ def test_a_setting_that_git_ignores_is_in_force_only_here_and_is_exposed(tmp_pat
     replies = (write("conftest.py", SKIPPING), write("test_other.py", other), {"content": "All green."})
     one = ran(tmp_path, server, *replies, has=has)
     assert one.completed.status is ResultStatus.partial_pass
-    assert one.result.tampered == ("conftest.py",)
+    assert one.result.tampered == ("conftest.py", "test_other.py")
     tests = one.iterations[-1].checks[0]
     assert (tests.status, tests.with_base) == (PASSED, FAILED)
 
@@ -224,6 +225,27 @@ def test_a_check_that_fails_at_the_end_has_both_verdicts_too(tmp_path: Path, ser
     assert first == [(FAILED, None), (PASSED, None)], "what is tried again is not run twice"
     assert last == [(FAILED, PASSED), (PASSED, None)]
     assert "spoilt" in one.iterations[-1].checks[0].output
+
+
+PATCHING = "import calc\n\ncalc.add = lambda a, b: a + b\n\n\ndef test_nothing():\n    assert True\n"
+
+
+def test_a_new_test_that_patches_what_the_others_look_at_is_exposed(tmp_path: Path, server: StandIn) -> None:
+    one = ran(tmp_path, server, write("test_aaa.py", PATCHING), {"content": "All green."})
+    assert (one.completed.status, one.result.tampered) == (ResultStatus.partial_pass, ("test_aaa.py",))
+    tests, _ = one.iterations[-1].checks
+    assert (tests.status, tests.with_base) == (PASSED, FAILED)
+
+
+def test_a_new_test_beside_the_right_work_is_told_and_changes_nothing(tmp_path: Path, server: StandIn) -> None:
+    more = "import calc\n\n\ndef test_more():\n    assert calc.add(2, 2) == 4\n"
+    replies = (write("calc.py", MENDED), write("test_more.py", more), {"content": "Mended, with a test."})
+    one = ran(tmp_path, server, *replies)
+    assert (one.completed.status, one.result.tampered) == (ResultStatus.verified, ("test_more.py",))
+    asked = check("command_succeeds", f"{sys.executable} -m pytest -q test_more.py", timeout_s=60)
+    (tmp_path / "asked").mkdir()
+    one = ran(tmp_path / "asked", server, *replies, checks=(asked,))
+    assert (one.completed.status, one.result.tampered) == (ResultStatus.verified, ()), "the check asks for it"
 
 
 def test_what_has_not_ended_is_not_waited_for_twice(tmp_path: Path, server: StandIn) -> None:

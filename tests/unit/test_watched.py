@@ -8,7 +8,7 @@ import re
 import pytest
 from _pytest.config import findpaths
 
-from agentcom_sidecar.verify.watched import has_runner, judges, tampered
+from agentcom_sidecar.verify.watched import BaseJudges, judges, judges_among, tampered
 from agentcom_sidecar.workspace import Changes
 
 TESTS = """
@@ -50,9 +50,10 @@ WORK = """
 
 
 @pytest.mark.parametrize("path", TESTS.split())
-def test_a_changed_test_is_told_in_any_language_and_a_new_one_is_welcome(path: str) -> None:
+def test_a_changed_test_is_told_in_any_language_and_so_is_a_new_one_beside_others(path: str) -> None:
     assert tampered(Changes((path,), (), is_whole=True), ()).restored == (path,)
-    assert tampered(Changes((), (path,), is_whole=True), ()).paths == ()
+    assert tampered(Changes((), (path,), is_whole=True), ()).removed == (path,)
+    assert tampered(Changes((), (path,), is_whole=True), (), (), BaseJudges(has_tests=False)).paths == ()
 
 
 @pytest.mark.parametrize("path", [*CI.split(), *LINT.split(), *RUNNERS.split()])
@@ -78,12 +79,13 @@ MANIFESTS = "package.json Makefile CMakeLists.txt Cargo.toml pom.xml core/pom.xm
 
 @pytest.mark.parametrize("path", MANIFESTS.split())
 def test_the_first_manifest_of_a_repository_without_tests_is_the_work(path: str) -> None:
-    assert not has_runner(("README.md", "src/calc.c", ".github/workflows/ci.yml", ".gitattributes"))
-    assert has_runner(("README.md", path)), "the next one is told"
-    assert has_runner(("README.md", "test_calc.py"))
-    found = tampered(Changes((), (path, "conftest.py", "argparse.py"), is_whole=True), (), is_first=True)
+    base = judges_among(("README.md", "src/calc.c", ".github/workflows/ci.yml", ".gitattributes"))
+    assert base == (False, False)
+    assert judges_among(("README.md", path)) == (False, True), "the next one is told"
+    assert judges_among(("README.md", "test_calc.py")) == (True, False)
+    found = tampered(Changes((), (path, "conftest.py", "argparse.py"), is_whole=True), (), (), base)
     assert found.paths == ("argparse.py", "conftest.py"), "what needs no manifest to judge stays watched"
-    assert tampered(Changes((path,), (), is_whole=True), (), is_first=True).restored == (path,)
+    assert tampered(Changes((path,), (), is_whole=True), (), (), base).restored == (path,)
 
 
 def test_what_the_task_names_is_its_work_and_not_told() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import posixpath
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -33,9 +34,9 @@ from agentcom_sidecar.verify import (
 )
 from agentcom_sidecar.verify.plugins import Plugins
 from agentcom_sidecar.verify.report import Stopwatch, can_be_fixed, passes, report
-from agentcom_sidecar.verify.standing import head_of, ignored_files, is_begun, stand_at
+from agentcom_sidecar.verify.standing import head_of, ignored_files, judges_of_base, stand_at
 from agentcom_sidecar.verify.usual_command import command_at_base
-from agentcom_sidecar.verify.watched import Tampered, is_manifest, tampered
+from agentcom_sidecar.verify.watched import Tampered, is_test, judges, tampered
 from agentcom_sidecar.work import Work
 
 CHECKS: dict[str, Callable[[CheckSpec, Work], Awaitable[CheckReport]]] = {
@@ -114,13 +115,20 @@ async def verdict(
     if work.checks:  # as the attempt left it: what the checks do comes after
         place = work.workspace
         changes, ignored = await place.changes(), await ignored_files(place)
-        is_first = any(map(is_manifest, changes.added)) and not await is_begun(place)
-        found = tampered(changes, {file.path for file in work.spec.files}, ignored, is_first=is_first)
+        base = await judges_of_base(place) if any(map(judges, changes.added)) else None
+        found = tampered(changes, _named(work, changes.added), ignored, base)
     specs = await _with_usual_command(work)
     reports = _told(await run_checks(work, specs=specs), len(work.assign.repo_checks), before)
     if found.paths and (is_last or all(map(passes, reports)) or not can_be_fixed(reports)):
         reports = await _with_base(work, specs, reports, found)
     return reports, found
+
+
+def _named(work: Work, added: Sequence[str]) -> set[str]:
+    """The files that the task names, and the new ones that a check names by their path: what it asks for."""
+    asked = " ".join(f"{spec.target} {spec.command or ''}" for spec in work.checks)
+    words = set(re.split(r"[\s'\"=:;]+", asked))
+    return {file.path for file in work.spec.files} | {path for path in added if is_test(path) and path in words}
 
 
 async def _with_usual_command(work: Work) -> tuple[CheckSpec, ...]:

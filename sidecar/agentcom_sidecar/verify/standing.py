@@ -6,7 +6,7 @@ import os
 from typing import Final
 
 from agentcom_sidecar.git import WorkspaceError
-from agentcom_sidecar.verify.watched import has_runner
+from agentcom_sidecar.verify.watched import BaseJudges, judges_among
 from agentcom_sidecar.workspace import CUT, Workspace
 
 INITS: Final = ("__init__.py", "__init__.pyc")
@@ -26,10 +26,10 @@ async def stand_at(place: Workspace, commit: str) -> None:
     await place.git_in("reset", "--quiet", "--mixed", commit)
 
 
-async def is_begun(place: Workspace) -> bool:
-    """Whether the base has tests, or what runs them; also where it has more files than can be looked at."""
+async def judges_of_base(place: Workspace) -> BaseJudges:
+    """What of the base judges; all of it where it has more files than can be looked at."""
     listed = await place.git_in("ls-tree", "-r", "-z", "--name-only", place.base_commit)
-    return CUT in listed or has_runner(listed.split("\0"))
+    return BaseJudges() if CUT in listed else judges_among(listed.split("\0"))
 
 
 async def ignored_files(place: Workspace) -> tuple[str, ...]:

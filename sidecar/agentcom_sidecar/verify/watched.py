@@ -1,8 +1,9 @@
 """Files that judge the work: tests, CI, linters, and what runs the tests.
 
 Whoever changes the judge can pass any check. So what an attempt changed of these is listed, and the checks run a
-second time with these files as the base has them. New tests are welcome and stay; a new file of the others, which can
-change how tests are found or run, is taken away for that run.
+second time with these files as the base has them, so without the new ones: a new file can change how tests are found
+or run, and a new test can patch what the others look at. New tests are welcome, and change nothing where the work is
+right; where the base has none they are the work.
 
 The tables hold names as a shell would match them, at any depth and in any case: one with `/` at its end is a
 directory, all others are files. What is in them has to be worth its price: honest work on such a file fails the second
@@ -102,9 +103,24 @@ class Tampered(NamedTuple):
         return tuple(sorted((*self.restored, *self.removed, *self.ignored)))
 
 
+class BaseJudges(NamedTuple):
+    """What a base has that judges: tests, and manifests."""
+
+    has_tests: bool = True
+    has_manifest: bool = True
+
+
 def judges(path: str) -> bool:
     """Whether the file has a say in what a check finds."""
-    return bool(_IS_TEST.search(path) or _TESTS_IN_CAPITALS.search(path) or _configures(path))
+    return is_test(path) or _configures(path)
+
+
+def _takes_a_place(path: str, base: BaseJudges) -> bool:
+    """Whether a new file can make the base's tests pass: by patching what they test, by standing in its place, or by
+    changing how they are run."""
+    if is_manifest(path):
+        return base.has_tests or base.has_manifest
+    return _configures(path) or (base.has_tests and is_test(path))
 
 
 def _configures(path: str) -> bool:
@@ -116,19 +132,24 @@ def is_manifest(path: str) -> bool:
     return bool(_IS_MANIFEST.search(path))
 
 
-def has_runner(paths: Iterable[str]) -> bool:
-    """Whether there are tests among these files, or what runs them."""
-    return any(is_manifest(each) or _IS_TEST.search(each) or _TESTS_IN_CAPITALS.search(each) for each in paths)
+def is_test(path: str) -> bool:
+    return bool(_IS_TEST.search(path) or _TESTS_IN_CAPITALS.search(path))
+
+
+def judges_among(paths: Iterable[str]) -> BaseJudges:
+    """What of these files, those of a base, judges."""
+    every = tuple(paths)
+    return BaseJudges(any(map(is_test, every)), any(map(is_manifest, every)))
 
 
 def tampered(
-    changes: Changes, named: Collection[str], ignored: Collection[str] = (), *, is_first: bool = False
+    changes: Changes, named: Collection[str], ignored: Collection[str] = (), base: BaseJudges | None = None
 ) -> Tampered:
-    """Of these changes, and of the files that git ignores, those to files that judge. Files that the task names are its
-    work, and not among them; nor are new manifests where the base has no tests and none of these (`is_first`): there
-    is no judge whose place they could take."""
+    """Of these changes, and of the files that git ignores, those to files that judge. Files that the task or a check
+    names are its work, and not among them; nor is what is new where the base has nothing whose place it could take:
+    tests where it has none, and manifests where it has neither."""
+    base = base or BaseJudges()
     restored = [path for path in changes.changed if path not in named and judges(path)]
-    removed = [path for path in changes.added if path not in named and _configures(path)]
-    removed = [path for path in removed if not (is_first and is_manifest(path))]
+    removed = [path for path in changes.added if path not in named and _takes_a_place(path, base)]
     hidden = [path for path in ignored if path not in named and _configures(path)]
     return Tampered(tuple(restored), tuple(removed), tuple(hidden), changes.is_whole)
