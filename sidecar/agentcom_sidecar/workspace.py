@@ -60,6 +60,8 @@ MIRROR_CONFIG = """\
 \tfilemode = true
 \tbare = true
 \tlogAllRefUpdates = false
+[checkout]
+\tworkers = 0
 [gc]
 \tauto = 0
 [maintenance]
