@@ -226,10 +226,11 @@ def test_git_status_and_gc_say_it_on_the_command_line(
     monkeypatch.setenv("AGENTCOM_HOME", str(home.path))
 
     async def work() -> None:
-        place = await pushed(home, origin, 1)
+        await pushed(home, origin, 1)
         await committed(home, origin, 2)
         moment = time.time() - 60
-        os.utime(place.path, (moment, moment))
+        for each in (home.sidecar / "work").iterdir():
+            os.utime(each, (moment, moment))
 
     asyncio.run(work())
     assert main(["git", "status", "--json"]) == 0
