@@ -67,6 +67,7 @@ MIRROR_CONFIG = """\
 [maintenance]
 \tauto = false
 """
+_MODES = re.compile(r":[0-7]{6} [0-7]{6} ")  # what stands before each path in a raw diff
 _ID = re.compile(r"^[0-9a-f]{40}(?:[0-9a-f]{24})?$", re.MULTILINE)
 _mirror_locks: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
 
@@ -144,7 +145,10 @@ class Workspace:
             return None
         await self._own_index()
         await self._git("add", "--all", "--", ".")
-        await self._refuse_nested()
+        listed = await self._git("diff", "--cached", "--raw", "-z", "--no-renames", self.base_commit)
+        for name in await asyncio.to_thread(nested_in, self.path, listed):
+            said = f"{name} is a git repository of its own: its files cannot be committed here; remove {name}/.git"
+            raise WorkspaceError(FailureClass.task_error, "nested_repository", said)
         if (await self._git("status", "--porcelain", "--untracked-files=no")).strip():
             (made,) = await self._ids("write-tree")
             text = message.strip()[:MESSAGE_CHARS_MAX] or "work"
@@ -155,12 +159,13 @@ class Workspace:
         await self._git("update-ref", f"refs/heads/{self.branch}", commit)
         if commit == self.base_commit:
             return None
-        return CommitInfo(commit=commit, tree=tree, files_changed=await self._changed_since_base(commit))
+        return CommitInfo(commit=commit, tree=tree, files_changed=_paths(listed))
 
     async def head(self) -> CommitInfo:
         """What is checked out here, and what of it differs from the base; nothing is committed."""
         commit, tree = await self._ids("rev-parse", "HEAD^{commit}", "HEAD^{tree}")
-        return CommitInfo(commit=commit, tree=tree, files_changed=await self._changed_since_base(commit))
+        listed = await self._git("diff", "--name-only", "-z", "--no-renames", self.base_commit, commit)
+        return CommitInfo(commit=commit, tree=tree, files_changed=_names(listed))
 
     async def discard(self, *, ignored: bool = False) -> None:
         """Takes back what has changed since the last commit, except ignored files (unless `ignored`): what checks
@@ -244,16 +249,6 @@ class Workspace:
         assert self.git_dir is not None
         await asyncio.to_thread(put_back, self.git_dir, self.index)
         await self._git("read-tree", "-i", "-m", "HEAD")
-
-    async def _refuse_nested(self) -> None:
-        """A repository inside this one would be committed as the id of its commit, which nobody else has."""
-        listed = await self._git("diff", "--cached", "--raw", "-z", "--no-renames", self.base_commit)
-        for name in await asyncio.to_thread(nested_in, self.path, listed):
-            said = f"{name} is a git repository of its own: its files cannot be committed here; remove {name}/.git"
-            raise WorkspaceError(FailureClass.task_error, "nested_repository", said)
-
-    async def _changed_since_base(self, commit: str) -> tuple[str, ...]:
-        return _names(await self._git("diff", "--name-only", "-z", "--no-renames", self.base_commit, commit))
 
     async def _ids(self, *arguments: str) -> tuple[str, ...]:
         """What a command of git says that prints an id for itself or for each name."""
@@ -671,6 +666,10 @@ def git_dir_of(path: Path, mirror: Path) -> Path:
 
 def _names(listed: str) -> tuple[str, ...]:
     return _all_names(listed)[:FILES_LISTED_MAX]
+
+
+def _paths(raw_diff: str) -> tuple[str, ...]:
+    return _names("\0".join(each for each in raw_diff.split("\0") if not _MODES.match(each)))
 
 
 def _all_names(listed: str) -> tuple[str, ...]:
