@@ -25,16 +25,9 @@ from msgspec import Struct
 
 from agentcom.config import Home, Settings, write_private
 from agentcom_sidecar.git import Git, WorkspaceError
+from agentcom_sidecar.mirrors import base_ref_of, git_dir_of, locked, mirror_of, own_configuration
 from agentcom_sidecar.sandbox import View
-from agentcom_sidecar.workspace import (
-    Workspace,
-    base_ref_of,
-    git_dir_of,
-    locked,
-    mirror_of,
-    mode_outside,
-    own_configuration,
-)
+from agentcom_sidecar.workspace import Workspace, mode_outside
 
 CHERRIES_MAX = 50  # commits of a branch that are compared with the base one by one
 _STAT = re.compile(r"(\d+) file|(\d+) insertion|(\d+) deletion")

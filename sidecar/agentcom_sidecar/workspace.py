@@ -1,10 +1,6 @@
 """Where an attempt works: a git worktree of its own, or an empty directory.
 
-Rules it keeps:
-* A bare mirror per repository holds every branch that an attempt made; a user's own checkout is only read.
-* The mirror's configuration is written anew before each command in it or in a worktree, because commands of
-  a task could have changed it; worktrees are addressed by their git directory, never through their `.git`.
-* One fetch at a time per mirror: an asyncio lock within this process, flock against others.
+Rules it keeps (with mirrors.py, where the repositories lie):
 * Only worktrees are ever removed, never a branch.
 * An isolated command sees the mirror of its repository read-only, and can add objects, and move the branches of its
   own task; the git directories of other worktrees are not there.
@@ -14,9 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import hashlib
-import os
 import re
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -24,23 +17,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-from weakref import WeakValueDictionary
 
 from agentcom.config import Home, Settings
 from agentcom.limits import MIB
 from agentcom.messages import Predecessor, ToVerify
 from agentcom.model import FailureClass, Role, TaskSpec
 from agentcom.names import slug
+from agentcom_sidecar import mirrors
 from agentcom_sidecar.bases import Start, not_here
 from agentcom_sidecar.forges.places import git_options
-from agentcom_sidecar.git import (
-    Git,
-    Remote,
-    WorkspaceError,
-    allowed_remote,
-    check_branch,
-    configuration,
-)
+from agentcom_sidecar.git import Git, Remote, WorkspaceError, allowed_remote, check_branch
 from agentcom_sidecar.questions import Kept
 from agentcom_sidecar.sandbox import ProcessMark, SandboxMode, View
 from agentcom_sidecar.worktree_index import Index, files_below, index_of, nested_in, put_back
@@ -52,24 +38,9 @@ SLUG_CHARS_MAX = 40
 FILES_LISTED_MAX = 2000  # names in a result; the branch has them all
 MESSAGE_CHARS_MAX = 4000
 CUT = " bytes left out ...]"
-LOCK_ROUND_S = 0.05
 PREPARE_S_MAX = 1800.0  # waiting for the mirror included: others may fetch a large repository first
-MIRROR_CONFIG = """\
-[core]
-\trepositoryformatversion = 0
-\tfilemode = true
-\tbare = true
-\tlogAllRefUpdates = false
-[checkout]
-\tworkers = 0
-[gc]
-\tauto = 0
-[maintenance]
-\tauto = false
-"""
 _MODES = re.compile(r":[0-7]{6} [0-7]{6} ")  # what stands before each path in a raw diff
 _ID = re.compile(r"^[0-9a-f]{40}(?:[0-9a-f]{24})?$", re.MULTILINE)
-_mirror_locks: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +241,7 @@ class Workspace:
             raise WorkspaceError(
                 FailureClass.task_error, "workspace_gone", f"{self.path} was removed by the task"
             )
-        own_configuration(self.mirror)
+        mirrors.own_configuration(self.mirror)
         place = (f"--git-dir={self.git_dir}", f"--work-tree={self.path}")
         return await replace(self.git, view=self.view).run(*place, *arguments, cwd=self.path)
 
@@ -351,9 +322,9 @@ async def clone(
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
         remote = await _remote_of(spec.repo, submitter_role, settings)
         mirror, path = folder / "repository.git", folder / "tree"
-        await _make_mirror(mirror, git)
+        await mirrors.make_mirror(mirror, git)
         bounded = replace(git, file_bytes_max=settings.sidecar.fetch_mib * MIB)
-        fetch = partial(_fetch, mirror, remote, git=bounded, bound_s=settings.sidecar.fetch_s)
+        fetch = partial(mirrors.fetch, mirror, remote, git=bounded, bound_s=settings.sidecar.fetch_s)
         _, source = await fetch(check_branch(base_branch) if base_branch else None)
         try:
             head, _ = await fetch(check_branch(wanted.branch))
@@ -361,8 +332,8 @@ async def clone(
             if error.code != "branch_missing":
                 raise
             return None
-        commit = wanted.commit if await _has(mirror, wanted.commit, git, within=head) else head
-        is_from_base = bool(wanted.base) and await _has(mirror, wanted.base, git, within=commit)
+        commit = wanted.commit if await mirrors.has(mirror, wanted.commit, git, within=head) else head
+        is_from_base = bool(wanted.base) and await mirrors.has(mirror, wanted.base, git, within=commit)
         branch = f"agentcom/{key[0]}/{key[1]}-second-host"
         path.mkdir(mode=0o700)
         await replace(git, view=View(writable=(path,))).run(
@@ -375,11 +346,11 @@ async def clone(
         has_repository=True,
         git=replace(git, mode=settings.sandbox.mode, on_output=None),
         mirror=mirror,
-        git_dir=git_dir_of(path, mirror),
+        git_dir=mirrors.git_dir_of(path, mirror),
         remote=remote,
         outside=git,
         base_branch=source.removeprefix("refs/heads/"),
-        index=index_of(git_dir_of(path, mirror)),
+        index=index_of(mirrors.git_dir_of(path, mirror)),
     )
 
 
@@ -418,9 +389,9 @@ async def reopen(
     if spec.repo is None:
         return Workspace(path=path, branch="", base_commit="", has_repository=False, git=git)
     remote = await _remote_of(spec.repo, submitter_role, settings)
-    mirror = _mirror_for(remote, home)
+    mirror = mirrors.mirror_for(remote, home)
     try:
-        git_dir = git_dir_of(path, mirror)
+        git_dir = mirrors.git_dir_of(path, mirror)
     except (OSError, WorkspaceError):
         return None
     return Workspace(
@@ -445,10 +416,6 @@ async def _remote_of(repo: str, role: Role, settings: Settings) -> Remote:
     return replace(remote, options=git_options(remote.url, settings.git.forges))
 
 
-def _mirror_for(remote: Remote, home: Home) -> Path:
-    return home.sidecar / "mirrors" / f"{hashlib.sha256(remote.url.encode()).hexdigest()}.git"
-
-
 def mode_outside(settings: Settings) -> SandboxMode:
     """For git in a mirror: isolated where that works, also in mode `require`, since nobody's program runs there."""
     return "off" if settings.sandbox.mode == "off" else "auto"
@@ -459,21 +426,21 @@ async def _worktree(
 ) -> Workspace:
     remote = await _remote_of(repo, role, settings)
     wanted, before = start.wanted, start.branch_before  # refused before git sees them
-    mirror = _mirror_for(remote, home)
-    async with locked(mirror):
-        await _make_mirror(mirror, git)
+    mirror = mirrors.mirror_for(remote, home)
+    async with mirrors.locked(mirror):
+        await mirrors.make_mirror(mirror, git)
         bounded = replace(git, file_bytes_max=settings.sidecar.fetch_mib * MIB)
-        fetch = partial(_fetch, mirror, remote, git=bounded, bound_s=settings.sidecar.fetch_s)
+        fetch = partial(mirrors.fetch, mirror, remote, git=bounded, bound_s=settings.sidecar.fetch_s)
         if start.before is None:
             base, source = await fetch(wanted)
         else:
             base, source = await _from_before(start.before, before, wanted, fetch, mirror, remote, git)
-        branch = await _free_branch(mirror, branch, git)
+        branch = await mirrors.free_branch(mirror, branch, git)
         path.mkdir(mode=0o700)  # git takes an empty directory, and an isolated one can make no other
         await replace(git, view=View(writable=(path,))).run(
             "worktree", "add", "--quiet", "--no-track", "-b", branch, "--", str(path), base, cwd=mirror
         )
-    git_dir = git_dir_of(path, mirror)
+    git_dir = mirrors.git_dir_of(path, mirror)
     # From here on the tree is the agent's: the mode of the settings applies to every command in it.
     inside = replace(git, mode=settings.sandbox.mode, on_output=None)
     return Workspace(
@@ -489,46 +456,6 @@ async def _worktree(
         base_branch=source.removeprefix("refs/heads/"),
         index=index_of(git_dir),
     )
-
-
-@contextlib.asynccontextmanager
-async def locked(mirror: Path) -> AsyncIterator[None]:
-    """Alone in `mirror`, among this process's attempts and other processes."""
-    mirror.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = _mirror_locks.setdefault(mirror, asyncio.Lock())
-    async with lock:
-        with mirror.with_suffix(".lock").open("w") as file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    await asyncio.sleep(LOCK_ROUND_S)
-            yield
-
-
-async def _make_mirror(mirror: Path, git: Git) -> None:
-    if not (mirror / "HEAD").exists():
-        shutil.rmtree(mirror, ignore_errors=True)  # a first fetch that died half-way
-        fresh = mirror.with_suffix(".new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        await git.run("init", "--quiet", "--bare", "--template=", "--", str(fresh), cwd=mirror.parent)
-        fresh.rename(mirror)
-    own_configuration(mirror)
-
-
-def own_configuration(mirror: Path) -> None:
-    """Replaces the mirror's configuration by ours where a task's command has changed it."""
-    path = mirror / "config"
-    try:
-        if path.read_text() == MIRROR_CONFIG and not path.is_symlink():
-            return
-    except (OSError, UnicodeDecodeError):
-        pass  # missing or unreadable: written anew below
-    temporary = mirror / f"config.{os.getpid()}.tmp"
-    temporary.unlink(missing_ok=True)
-    temporary.write_text(MIRROR_CONFIG)
-    temporary.replace(path)
 
 
 async def _from_before(
@@ -548,120 +475,15 @@ async def _from_before(
             if error.code != "branch_missing":
                 raise
     base, source = await fetch(wanted)
-    if not await _has(mirror, before.commit, git):
+    if not await mirrors.has(mirror, before.commit, git):
         raise not_here(before, remote.shown)
-    is_merged = await _has(mirror, before.commit, git, within=base)
+    is_merged = await mirrors.has(mirror, before.commit, git, within=base)
     return (base if is_merged else before.commit), source
-
-
-async def _has(mirror: Path, commit: str, git: Git, within: str = "") -> bool:
-    """Whether the mirror has the commit, or `within` comes after it."""
-    asked = ("merge-base", "--is-ancestor", commit, within) if within else ("cat-file", "-e", f"{commit}^{{commit}}")
-    try:
-        await git.run(*asked, cwd=mirror)
-    except WorkspaceError as error:
-        if error.code != "git_failed":
-            raise
-        return False
-    return True
-
-
-async def _fetch(
-    mirror: Path, remote: Remote, wanted: str | None, *, git: Git, bound_s: float
-) -> tuple[str, str]:
-    """Brings the base branch into the mirror; its commit id, and the name of its ref."""
-    listing = await git.run_remote(
-        remote,
-        "ls-remote",
-        "--symref",
-        "--",
-        remote.url,
-        "HEAD",
-        "refs/heads/*",
-        cwd=mirror,
-        timeout_s=bound_s,
-    )
-    source = _source_ref(listing, wanted, remote)
-    kept_as = base_ref_of(source)
-    await _bring(
-        mirror,
-        git,
-        remote,
-        "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--force",
-        "--", remote.url, f"+{source}:{kept_as}",
-        bound_s=bound_s,
-    )  # fmt: skip
-    return (await git.run("rev-parse", "--verify", f"{kept_as}^{{commit}}", cwd=mirror)).split()[-1], source
-
-
-async def _bring(mirror: Path, git: Git, remote: Remote, *arguments: str, bound_s: float) -> None:
-    """A fetch. It comes as one pack (`fetch.unpackLimit`), so the bound of a file bounds it; git says of that only that
-    the pack was cut short. What a fetch that failed has left behind goes."""
-    try:
-        await git.run_remote(remote, *arguments, cwd=mirror, timeout_s=bound_s)
-    except WorkspaceError as error:
-        halves = [(half, half.stat().st_size) for half in (mirror / "objects" / "pack").glob("tmp_*")]
-        for half, _ in halves:
-            half.unlink(missing_ok=True)
-        if git.file_bytes_max and any(size >= git.file_bytes_max for _, size in halves):
-            said = f"{remote.shown} has more to fetch than sidecar.fetch_mib allows, {git.file_bytes_max // MIB} MiB"
-            remedy = "raise that on this host, then release the task"
-            raise WorkspaceError(FailureClass.configuration, "repository_too_large", said, remedy) from error
-        raise
-
-
-def base_ref_of(source: str) -> str:
-    """What the mirror calls a base, by its ref at the repository or its branch."""
-    name = source if source == "HEAD" or source.startswith("refs/") else f"refs/heads/{source}"
-    return f"refs/agentcom/base/{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-
-
-def _source_ref(listing: str, wanted: str | None, remote: Remote) -> str:
-    """Where to start: the wanted branch, else the one that the remote's HEAD names, else HEAD itself."""
-    refs = set(re.findall(r"^[0-9a-f]{40,64}\t(\S+)$", listing, re.MULTILINE))
-    if not refs:
-        said = f"{remote.shown} has no commit yet; push a first one, then release the task"
-        raise configuration("repository_empty", said)
-    if wanted:
-        if f"refs/heads/{wanted}" not in refs:
-            said = f"{remote.shown} has no branch {wanted!r}; push it, then release the task, or name another"
-            raise configuration("branch_missing", said)
-        return f"refs/heads/{wanted}"
-    head = re.search(r"^ref: (refs/heads/\S+)\tHEAD$", listing, re.MULTILINE)
-    if head and head.group(1) in refs:
-        return head.group(1)
-    if "HEAD" in refs:
-        return "HEAD"
-    said = f"the HEAD of {remote.shown} names a branch that is not there; mend it, or name one with --branch"
-    raise configuration("branch_missing", said)
-
-
-async def _free_branch(mirror: Path, branch: str, git: Git) -> str:
-    """`branch`, with a number where an earlier life of the hub has used the name."""
-    taken = await git.run(
-        "for-each-ref", "--format=%(refname)", f"refs/heads/{branch.rsplit('/', 1)[0]}/", cwd=mirror
-    )
-    names = set(taken.split())
-    return next(name for name in _numbered(branch) if f"refs/heads/{name}" not in names)
 
 
 def _free_path(folder: Path, name: str) -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return next(folder / each for each in _numbered(name) if not (folder / each).exists())
-
-
-def _numbered(name: str) -> list[str]:
-    return [name, *(f"{name}-{n}" for n in range(2, 1000))]
-
-
-def git_dir_of(path: Path, mirror: Path) -> Path:
-    """The git directory of a worktree, which must lie in its mirror."""
-    named = Path((path / ".git").read_text().removeprefix("gitdir:").strip())
-    if named.parent.resolve() != (mirror / "worktrees").resolve():
-        raise WorkspaceError(
-            FailureClass.infrastructure, "git_failed", f"{path} is not a worktree of {mirror}"
-        )
-    return named
+    return next(folder / each for each in mirrors.numbered(name) if not (folder / each).exists())
 
 
 def _names(listed: str) -> tuple[str, ...]:
@@ -680,17 +502,7 @@ def _all_names(listed: str) -> tuple[str, ...]:
 async def _remove(path: Path, mirror: Path | None, git: Git) -> None:
     await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
     if mirror is not None:
-        async with locked(mirror):
-            own_configuration(mirror)
+        async with mirrors.locked(mirror):
+            mirrors.own_configuration(mirror)
             # It forgets every worktree that it does not see.
             await replace(git, view=View(readable=(path.parent,))).run("worktree", "prune", cwd=mirror)
-
-
-def mirror_of(path: Path, home: Home) -> Path | None:
-    """The mirror that a worktree's `.git` names, if that is one of ours."""
-    try:
-        text = (path / ".git").read_text()
-    except (OSError, UnicodeDecodeError):
-        return None
-    mirror = Path(text.removeprefix("gitdir:").strip()).parent.parent
-    return mirror if mirror.parent == home.sidecar / "mirrors" and mirror.is_dir() else None
