@@ -8,6 +8,7 @@ bounded by one task. What a new index promises belongs here, beside the code tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -22,10 +23,11 @@ from agentcom.model import (
     StoryNote,
     TaskRow,
 )
-from agentcom.store.base import Database, Row, Store, pages
+from agentcom.store.base import PAGE_ROWS, Database, Row, Store, pages
 from agentcom.store.book_check import Book
 
 PROBLEMS_MAX: Final = 50  # told; a damaged store can have millions
+RUN_TASKS: Final = 128  # looked at together where nothing about them asks for more
 
 Walk = Callable[[str], Iterator[Row]]
 
@@ -36,6 +38,12 @@ _rule = msgspec.msgpack.Decoder(QueueRule).decode
 _agent = msgspec.msgpack.Decoder(AgentRecord).decode
 _GROUP: Final = b"group"
 _NUMBER_BYTES: Final = 8
+OF_EACH: Final = (Database.LANES, Database.BODIES)  # that have a row of each task that just waits
+BESIDE: Final = (
+    Database.LANES, Database.DEAD, Database.BODIES,
+    Database.ATTEMPTS, Database.ROUTES, Database.REPORTS, Database.DEPENDS, Database.STORIES,
+)  # fmt: skip
+QUIET: Final = frozenset({State.ready, State.delayed, State.held})  # nothing else has to tell of it
 
 
 class _Problems:
@@ -62,6 +70,8 @@ class _Beside:
         self._rows = walk(database)
         self._database = database
         self._problems = problems
+        self._page: list[Row] = []
+        self._at = 0  # of the row after the next one, in the page
         self._task = b""  # of the next row
         self._next: Row | None = None
         self._step()
@@ -77,13 +87,40 @@ class _Beside:
             self._step()
         return found
 
+    def has_none_to(self, task: bytes) -> bool:
+        """Whether it has no row that `of` would have to look at, up to this task."""
+        return self._next is None or self._task > task
+
+    def has_one_each(self, tasks: list[bytes]) -> bool:
+        """Whether it has just the keys of these tasks, up to the last of them."""
+        if self._next is None:
+            return False
+        count, start = len(tasks), self._at - 1
+        if len(self._page) - start <= count:
+            self._page, self._at = [*self._page[start:], *islice(self._rows, PAGE_ROWS)], 1
+            start = 0
+        following = self._page[start + count : start + count + 1]
+        if following and following[0][0].startswith(tasks[-1]):
+            return False
+        return [key for key, _ in self._page[start : start + count]] == tasks
+
+    def skip(self, rows: int) -> None:
+        """Pass over rows that have been looked at."""
+        self._at += rows - 1
+        self._step()
+
     def end(self) -> None:
         self._orphans_before(None)
 
     def _step(self) -> None:
-        self._next = next(self._rows, None)
-        if self._next is not None:
-            self._task = self._next[0][:_NUMBER_BYTES]
+        if self._at == len(self._page):
+            self._page, self._at = list(islice(self._rows, PAGE_ROWS)), 0
+        if not self._page:
+            self._next = None
+            return
+        self._next = self._page[self._at]
+        self._at += 1
+        self._task = self._next[0][:_NUMBER_BYTES]
 
     def _orphans_before(self, task: bytes | None) -> None:
         while self._next is not None and (task is None or self._task < task):
@@ -91,34 +128,64 @@ class _Beside:
             self._step()
 
 
+class _Tasks:
+    """Walks the tasks with all that lies beside them. `newest` is the last of those that it has passed."""
+
+    def __init__(self, walk: Walk, groups: set[int], book: Book, problems: _Problems) -> None:
+        self._walk = walk
+        self._groups = groups
+        self._book = book
+        self._problems = problems
+        self._beside = {database: _Beside(walk, database, problems) for database in BESIDE}
+        self._rare = [self._beside[database] for database in BESIDE if database not in OF_EACH]
+        self._of_each = [self._beside[database] for database in OF_EACH]
+        self.newest = 0
+
+    def check(self) -> None:
+        tasks = self._walk(Database.TASKS)
+        while run := list(islice(tasks, RUN_TASKS)):
+            keys = [key for key, _ in run]
+            rows = [_task(body) for _, body in run]
+            self.newest = max(self.newest, max(row.id for row in rows))
+            if self._just_wait(keys, rows):
+                for beside in self._of_each:
+                    beside.skip(len(keys))
+                continue
+            for key, row in zip(keys, rows, strict=True):
+                self._check(key, row)
+        self._book.end()
+        for beside in self._beside.values():
+            beside.end()
+
+    def _just_wait(self, keys: list[bytes], rows: list[TaskRow]) -> bool:
+        """Whether each of these tasks is in its lane, has a body and nothing else, and may be so: of most tasks in a
+        deep queue that is all, and they are looked at together in a fifth of the time."""
+        return (
+            {row.state for row in rows} <= QUIET
+            and {row.group for row in rows} <= self._groups
+            and [row.id.to_bytes(8, "big") for row in rows] == keys
+            and all(beside.has_none_to(keys[-1]) for beside in self._rare)
+            and all(beside.has_one_each(keys) for beside in self._of_each)
+        )
+
+    def _check(self, key: bytes, row: TaskRow) -> None:
+        if row.id.to_bytes(8, "big") != key:
+            self._problems.add(f"the row of task {row.id} lies under the key {key.hex()}")
+        if row.group not in self._groups and row.state not in FINAL:
+            self._problems.add(f"task {row.id} has requirement group {row.group}, which does not exist")
+        _check_task(row, {database: rows.of(key) for database, rows in self._beside.items()}, self._problems)
+        if row.state in OPEN_ATTEMPT:
+            self._book.runs(row.id, row.attempt)
+
+
 def cross_check(walk: Walk) -> tuple[int, list[str]]:
     """How many disagreements there are, and the first PROBLEMS_MAX of them. `walk` gives the verified rows of a
     database in key order. O(rows)."""
     problems = _Problems()
     numbers = dict(walk(Database.META))
-    beside = {
-        database: _Beside(walk, database, problems)
-        for database in (
-            Database.LANES, Database.DEAD, Database.BODIES,
-            Database.ATTEMPTS, Database.ROUTES, Database.REPORTS, Database.DEPENDS, Database.STORIES,
-        )
-    }  # fmt: skip
-    groups = _groups(numbers, problems)
-    book = Book(walk, numbers, problems.add)
-    newest = 0
-    for key, body in walk(Database.TASKS):
-        row = _task(body)
-        newest = max(newest, row.id)
-        if row.id.to_bytes(8, "big") != key:
-            problems.add(f"the row of task {row.id} lies under the key {key.hex()}")
-        if row.group not in groups and row.state not in FINAL:
-            problems.add(f"task {row.id} has requirement group {row.group}, which does not exist")
-        _check_task(row, {database: rows.of(key) for database, rows in beside.items()}, problems)
-        if row.state in OPEN_ATTEMPT:
-            book.runs(row.id, row.attempt)
-    book.end()
-    for rows in beside.values():
-        rows.end()
+    tasks = _Tasks(walk, _groups(numbers, problems), Book(walk, numbers, problems.add), problems)
+    tasks.check()
+    newest = tasks.newest
     following = int.from_bytes(numbers.get(b"next_task", b""), "big")
     if newest and following <= newest:
         problems.add(f"the next task would be {following}, and there is a task {newest}")

@@ -27,14 +27,14 @@ ENVELOPE_BYTES: Final = _ENVELOPE.size
 
 
 @cache
-def _seed(database: str, version: int) -> int:
+def seed_of(database: str, version: int) -> int:
     """What the checksum starts from: computed once per database, as it is the same for all its records."""
     return zlib.crc32(b"%s\x00%c" % (database.encode(), version))
 
 
 def _head(database: str, version: int, key: bytes, body: bytes) -> bytes:
     # The key's length is mixed in between, since otherwise a byte could move from the key to the body unseen.
-    checksum = zlib.crc32(body, zlib.crc32(key, _seed(database, version)) ^ len(key))
+    checksum = zlib.crc32(body, zlib.crc32(key, seed_of(database, version)) ^ len(key))
     return _ENVELOPE.pack(MAGIC, version, checksum)
 
 
@@ -59,7 +59,7 @@ def unpack_all(
     database: str, records: Iterable[tuple[bytes, bytes]], version: int = SCHEMA_VERSION
 ) -> list[tuple[bytes, bytes]]:
     """Keys and bodies of many records: what `unpack` does, in half the time for each."""
-    seed, crc32, head = _seed(database, version), zlib.crc32, _ENVELOPE.pack
+    seed, crc32, head = seed_of(database, version), zlib.crc32, _ENVELOPE.pack
     found = []
     for key, record in records:
         body = record[ENVELOPE_BYTES:]

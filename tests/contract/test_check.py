@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agentcom.store import check
 from agentcom.store.check import Condition, full_check, full_check_here, imprint, quick_check
 from agentcom.store.record import key_u64, pack
 from tests.contract.homes import Place
@@ -20,8 +21,11 @@ ROOT = Path(__file__).parents[2]
 BATCHES = 40
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
+@pytest.fixture(params=["compiled", "python"])
+def place(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """With the quick proof of pages and records, and without; a child has it where it was built."""
+    if request.param == "python":
+        monkeypatch.setattr(check, "_datafile", None)
     place = Place(tmp_path)
     opened = place.begin()
     place.commit(opened, BATCHES)
@@ -112,7 +116,7 @@ def test_no_store_and_no_database_are_told(tmp_path: Path) -> None:
 
 def test_a_checking_process_that_is_killed_has_found_damage(place: Place) -> None:
     shim = (
-        "import os, signal, lmdb.verify; lmdb.verify.verify = lambda p: os.kill(os.getpid(), signal.SIGBUS)"
+        "import os, signal, lmdb; lmdb.open = lambda *_, **__: os.kill(os.getpid(), signal.SIGBUS)"
     )
     (place.paths.store.parent / "sitecustomize.py").write_text(shim)
     before = os.environ.get("PYTHONPATH", "")

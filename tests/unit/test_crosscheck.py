@@ -7,7 +7,20 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
-from agentcom.model import AgentRecord, QueueRule, RuleKind, RuleScope, State, StoryNote, TaskRow
+from agentcom.model import (
+    AgentRecord,
+    Group,
+    Lane,
+    QueueRule,
+    RuleKind,
+    RuleScope,
+    State,
+    StoryNote,
+    TaskRow,
+    Tier,
+    TierSource,
+)
+from agentcom.store import crosscheck
 from agentcom.store.crosscheck import PROBLEMS_MAX, cross_check
 from agentcom.store.record import key_u64, key_u64x2
 from tests.faults.store_workload import Rows, Workload
@@ -22,8 +35,10 @@ def problems(rows: Rows) -> list[str]:
     return told
 
 
-@pytest.fixture
-def rows() -> Rows:
+@pytest.fixture(params=[1, crosscheck.RUN_TASKS])
+def rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Rows:
+    """In runs of one each task that just waits is looked at as one of many would be."""
+    monkeypatch.setattr(crosscheck, "RUN_TASKS", request.param)
     script = Workload(7)
     for _ in script.batches(60):
         continue
@@ -234,3 +249,40 @@ def test_only_the_first_problems_are_told_and_all_are_counted(rows: Rows) -> Non
         del rows[place]
     assert len(bodies) > PROBLEMS_MAX
     assert len(problems(rows)) == PROBLEMS_MAX
+
+
+@pytest.mark.parametrize("lost", [("lanes", 1), ("lanes", 150), ("bodies", 128), ("bodies", 300)])
+def test_one_of_many_waiting_tasks_that_lacks_a_row_is_found(lost: tuple[str, int]) -> None:
+    rows = deep_queue(300)
+    assert problems(rows) == []
+    database, task = lost
+    del rows[database, key_u64(task)]
+    assert problems(rows) == [
+        f"task {task} is ready and not in its lane" if database == "lanes" else f"task {task} has no body"
+    ]
+
+
+@pytest.mark.parametrize("key", [key_u64(0), key_u64x2(128, 7), key_u64(301)])
+def test_a_row_too_many_beside_many_waiting_tasks_is_found(key: bytes) -> None:
+    rows = deep_queue(300)
+    rows["lanes", key] = b""
+    orphan = f"'lanes' has {key.hex()}, and there is no such task"
+    assert problems(rows) == ([] if len(key) == 16 else [orphan])
+    rows["attempts", key_u64x2(400, 1)] = b""
+    assert problems(rows)[-1] == f"'attempts' has {key_u64x2(400, 1).hex()}, and there is no such task"
+
+
+def deep_queue(count: int) -> Rows:
+    group = Group(tier=Tier.trivial, model="", needs=(), repo="")
+    rows: Rows = {
+        ("meta", b"group" + key_u64(1)): msgspec.msgpack.encode(group),
+        ("meta", b"next_task"): key_u64(count + 1),
+    }
+    for task in range(1, count + 1):
+        row = TaskRow(
+            id=task, state=State.ready, lane=Lane.normal, group=1, submitter=1, tier=Tier.trivial,
+            tier_source=TierSource.command, inferred_tier=Tier.trivial, created_ms=1, order_key=task, max_retries=0,
+        )  # fmt: skip
+        rows["tasks", key_u64(task)] = msgspec.msgpack.encode(row)
+        rows["lanes", key_u64(task)] = rows["bodies", key_u64(task)] = b""
+    return rows
