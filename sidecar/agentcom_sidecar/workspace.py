@@ -435,11 +435,7 @@ async def _worktree(
             base, source = await fetch(wanted)
         else:
             base, source = await _from_before(start.before, before, wanted, fetch, mirror, remote, git)
-        branch = await mirrors.free_branch(mirror, branch, git)
-        path.mkdir(mode=0o700)  # git takes an empty directory, and an isolated one can make no other
-        await replace(git, view=View(writable=(path,))).run(
-            "worktree", "add", "--quiet", "--no-track", "-b", branch, "--", str(path), base, cwd=mirror
-        )
+        branch = await _add(mirror, path, branch, base, git)
     git_dir = mirrors.git_dir_of(path, mirror)
     # From here on the tree is the agent's: the mode of the settings applies to every command in it.
     inside = replace(git, mode=settings.sandbox.mode, on_output=None)
@@ -456,6 +452,22 @@ async def _worktree(
         base_branch=source.removeprefix("refs/heads/"),
         index=index_of(git_dir),
     )
+
+
+async def _add(mirror: Path, path: Path, branch: str, base: str, git: Git) -> str:
+    """The worktree; its branch, with a number where an earlier life of the hub has used the name: only where git fails
+    it is asked whether that is why."""
+    path.mkdir(mode=0o700)  # git takes an empty directory, and an isolated one can make no other
+    add = partial(replace(git, view=View(writable=(path,))).run, "worktree", "add", "--quiet", "--no-track", cwd=mirror)
+    try:
+        await add("-b", branch, "--", str(path), base)
+    except WorkspaceError as error:
+        free = await mirrors.free_branch(mirror, branch, git) if error.code == "git_failed" else branch
+        if free == branch:
+            raise
+        branch = free
+        await add("-b", branch, "--", str(path), base)
+    return branch
 
 
 async def _from_before(
