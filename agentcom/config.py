@@ -211,6 +211,7 @@ class SidecarSettings(Struct, frozen=True, forbid_unknown_fields=True):
     fetch_s: Seconds = 120
     keep_worktrees_s: Annotated[int, Meta(ge=0, le=100 * 366 * 24 * 3600)] = 7 * 24 * 3600
     quota_mib: Annotated[int, Meta(ge=0, le=1024 * 1024 * 1024)] = 0
+    spare_worktrees: Annotated[int, Meta(ge=0, le=64)] = 4
     fetch_mib: Annotated[int, Meta(ge=1, le=16 * 1024 * 1024)] = 16 * 1024
     max_output_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
     kill_grace_s: Annotated[float, Meta(ge=0, le=60)] = 2

@@ -6,8 +6,10 @@ turns in one run, so that what else the machine does falls on all of them; a row
 hundred of its turns, in milliseconds, the median of its ratio to `bubblewrap` in the same round, and the processor time
 that it took, here and in its processes: that hardly moves when others use the machine.
 
-Then a worktree as an attempt gets it (fetched, on its branch) beside a clone of the same repository by git's protocol,
-in turns; and what one sidecar with 8 agents gets done: tasks that are one isolated command each, from a hub of its own.
+Then the worktree of an attempt (fetched, on its branch) beside a clone of the same repository by git's protocol, in
+turns: `new` is written for the attempt, `spare` was made before, between two rounds, as on a host that waits between
+two tasks (to make it takes `make_ms`, which is in no other figure). And what one sidecar with 8 agents gets done: tasks
+that are one isolated command each, from a hub of its own.
 """
 
 from __future__ import annotations
@@ -23,14 +25,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Final, TypedDict
 
 from agentcom.client import Client
-from agentcom.config import Home, Settings
+from agentcom.config import Home, Settings, SidecarSettings
 from agentcom.model import Role, TaskSpec
-from agentcom_sidecar import bubblewrap, guards, workspace
+from agentcom_sidecar import bubblewrap, guards, spares, trees, workspace
 from agentcom_sidecar.command import CommandSpec, SandboxMode
 from agentcom_sidecar.sandbox import isolation_of, run_command
 from bench.goals import Goal, at_least, at_most, told
@@ -61,12 +63,16 @@ class Row(TypedDict):
 
 
 class Trees(TypedDict):
-    """A directory to work in, of a repository with so many files. `ratio`: of the two in the same round, the median."""
+    """A directory to work in, of a repository with so many files. A ratio is of the clone to that in the same round,
+    the median of all rounds."""
 
     files: int
     clone_ms: float
-    worktree_ms: float
-    ratio: float
+    new_ms: float
+    spare_ms: float
+    new_ratio: float
+    spare_ratio: float
+    make_ms: float
 
 
 class Throughput(TypedDict):
@@ -150,25 +156,44 @@ def _row(name: str, took_ms: dict[str, list[float]], cpu_ms: float) -> Row:
 
 
 async def measure_trees(folder: Path, files: int, rounds: int) -> Trees:
-    """Worktree and clone in turns. Nothing is removed meanwhile: a disk that removes makes slowly."""
+    """In turns. Nothing is removed meanwhile: a disk that removes makes slowly."""
     origin, home = _origin(folder, files), Home(folder / "worktrees").prepare()
     spec = TaskSpec(description="a change", repo=str(origin))
-    took_ms: dict[str, list[float]] = {"clone": [], "worktree": []}
-    for number in range(rounds + 1):
-        started = time.perf_counter()
-        _git(folder, "clone", "--quiet", f"file://{origin}", f"clone-{number}")
-        cloned = time.perf_counter()
-        await workspace.prepare(spec, 1, number + 1, Settings(), home, submitter_role=Role.admin)
-        if number:  # the mirror is there by then, as on a host that knows the repository
-            took_ms["clone"].append((cloned - started) * 1000)
-            took_ms["worktree"].append((time.perf_counter() - cloned) * 1000)
-    ratios = [clone / own for clone, own in zip(took_ms["clone"], took_ms["worktree"], strict=True)]
+    ways = {"new": Settings(sidecar=SidecarSettings(spare_worktrees=0)), "spare": Settings()}
+    took_ms: dict[str, list[float]] = {"make": [], "clone": [], **{way: [] for way in ways}}
+    # The mirror is there by then, as on a host that knows the repository.
+    first = await workspace.prepare(spec, 1, 1, ways["new"], home, submitter_role=Role.admin)
+    assert first.mirror is not None
+    for number in range(rounds):
+        with _timed(took_ms["make"]):
+            await spares.make(first.mirror, first.base_commit, home, trees.git_for(home, ways["spare"]))
+        with _timed(took_ms["clone"]):
+            _git(folder, "clone", "--quiet", f"file://{origin}", f"clone-{number}")
+        for task, (way, settings) in enumerate(ways.items(), 2):
+            with _timed(took_ms[way]):
+                await workspace.prepare(spec, task, number + 1, settings, home, submitter_role=Role.admin)
+        assert spares.of(first.mirror, home) is None, "the spare was taken"
+    median = {name: round(statistics.median(each), 1) for name, each in took_ms.items()}
     return Trees(
         files=files,
-        clone_ms=round(statistics.median(took_ms["clone"]), 1),
-        worktree_ms=round(statistics.median(took_ms["worktree"]), 1),
-        ratio=round(statistics.median(ratios), 2),
+        clone_ms=median["clone"],
+        new_ms=median["new"],
+        spare_ms=median["spare"],
+        new_ratio=_ratio(took_ms["clone"], took_ms["new"]),
+        spare_ratio=_ratio(took_ms["clone"], took_ms["spare"]),
+        make_ms=median["make"],
     )
+
+
+@contextlib.contextmanager
+def _timed(took_ms: list[float]) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    took_ms.append((time.perf_counter() - started) * 1000)
+
+
+def _ratio(theirs: list[float], ours: list[float]) -> float:
+    return round(statistics.median(each / own for each, own in zip(theirs, ours, strict=True)), 2)
 
 
 def _origin(folder: Path, files: int) -> Path:
@@ -212,25 +237,26 @@ def measure_throughput(folder: Path, tasks: int) -> Throughput:
     return Throughput(agents=AGENTS, tasks=tasks, tasks_per_s=round(tasks / took_s, 1))
 
 
-def _goals(rows: list[Row], trees: Trees) -> list[Goal]:
+def _goals(rows: list[Row], found: Trees) -> list[Goal]:
     ratios = [row["ratio"] for row in rows if row["way"] == "door_bubblewrap" and row["ratio"] is not None]
     door = [at_most("P12 a command through the door, times bubblewrap alone", each, RATIO_MAX) for each in ratios]
-    name = f"P12 a worktree of {trees['files']} files, times faster than a clone"
-    return [*door, at_least(name, trees["ratio"], WORKTREE_RATIO_MIN)]
+    what = f"P12 a worktree of {found['files']} files, times faster than a clone"
+    ways = ((f"{what}: from a spare", found["spare_ratio"]), (f"{what}: new", found["new_ratio"]))
+    return [*door, *(at_least(name, ratio, WORKTREE_RATIO_MIN) for name, ratio in ways)]
 
 
 def run(folder: Path, *, quick: bool) -> Found:
     rows, isolation = asyncio.run(measure(folder, QUICK_ROUNDS if quick else ROUNDS))
-    trees = asyncio.run(
+    worktree = asyncio.run(
         measure_trees(folder, QUICK_FILES if quick else FILES, QUICK_TREES if quick else TREES)
     )
     return Found(
         rows=rows,
-        worktree=trees,
+        worktree=worktree,
         throughput=measure_throughput(folder, QUICK_TASKS if quick else TASKS),
         isolation=isolation,
         guard=guards.kind(),
-        goals=_goals(rows, trees),
+        goals=_goals(rows, worktree),
     )
 
 

@@ -79,7 +79,7 @@ def _fleet(invocation: Invocation, host: str | None) -> None:
 )
 @pass_invocation
 def gc(invocation: Invocation, dry_run: bool, older_than: int | None, unpushed: bool) -> None:
-    """Remove worktrees that hold nothing which is not pushed or merged, and pack the mirrors. Branches stay."""
+    """Remove worktrees with nothing that is not pushed or merged, and spare ones; pack the mirrors. Branches stay."""
     from agentcom_sidecar import cleanup
 
     home = invocation.home.prepare()
@@ -104,6 +104,8 @@ def _tell_cleaned(done: JsonObject, age_s: int, unpushed: bool) -> None:
     _table(kept, "")
     verb = "would go" if done["dry_run"] else "went"
     output.line(f"{len(removed)} {verb}, {len(kept)} stay; {done['bytes'] / (1 << 20):,.1f} MiB in all")
+    if done["spares"]:
+        output.line(f"{done['spares']} spare worktrees {verb}: nobody has used them for {output.seconds(age_s)}")
     if young:
         less = "--older-than S takes a shorter time"
         output.line(f"{len(young)} of them only because they are younger than {output.seconds(age_s)}: {less}")

@@ -3,7 +3,8 @@
 Rules it keeps:
 * Only directories of attempts go, never a branch, and never one that an attempt works in.
 * What is uncommitted, or neither pushed nor merged, goes only when a person asks for exactly that (`unpushed`).
-* Over the quota the oldest that may go goes first; when that is not enough the host takes no new attempts and says so.
+* Over the quota spare worktrees go first, then the oldest that may go; when that is not enough the host takes no new
+  attempts and says so.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from msgspec import Struct
 from agentcom import logs
 from agentcom.config import Home, Settings
 from agentcom.limits import MIB
-from agentcom_sidecar import trees
+from agentcom_sidecar import spares, trees
 from agentcom_sidecar.git import WorkspaceError
 from agentcom_sidecar.trees import Tree
 
@@ -32,6 +33,7 @@ class Cleaned(Struct, kw_only=True):
     kept: list[Tree]
     dry_run: bool
     bytes: int
+    spares: int = 0  # of the removed
     quota_bytes: int | None
 
 
@@ -69,13 +71,22 @@ async def clean(
     for one in found:
         one.keep_for(older_than_s)
     removed = [one for one in found if _may_go(one, older_than_s, unpushed=unpushed)]
-    for one in [] if dry_run else removed:
-        await trees.remove(Path(one.path), home, settings)
+    unused = spares.older(older_than_s, home)
     if not dry_run:
+        for one in removed:
+            await trees.remove(Path(one.path), home, settings)
+        await spares.drop(unused, home, trees.git_for(home, settings))
         await trees.pack(home, settings)
     kept = [one for one in found if one not in removed]
     used = await asyncio.to_thread(trees.size_bytes, home)
-    return Cleaned(removed=removed, kept=kept, dry_run=dry_run, bytes=used, quota_bytes=_quota(settings))
+    return Cleaned(
+        removed=removed,
+        kept=kept,
+        dry_run=dry_run,
+        bytes=used,
+        quota_bytes=_quota(settings),
+        spares=len(unused),
+    )
 
 
 async def sweep(home: Home, settings: Settings, is_in_use: Callable[[str], bool]) -> Swept:
@@ -84,6 +95,7 @@ async def sweep(home: Home, settings: Settings, is_in_use: Callable[[str], bool]
     old = [one for one in found if _may_go(one, settings.sidecar.keep_worktrees_s, unpushed=False)]
     for one in old:
         await trees.remove(Path(one.path), home, settings)
+    await spares.drop(spares.older(settings.sidecar.keep_worktrees_s, home), home, trees.git_for(home, settings))
     if old:
         await _pack(home, settings)
     left = [one for one in found if one not in old]
@@ -101,6 +113,8 @@ async def _within_quota(home: Home, settings: Settings, left: list[Tree], remove
     if quota is None:
         return Swept(removed, "")
     used = await asyncio.to_thread(trees.size_bytes, home)
+    if used > quota and await spares.drop(spares.made(home), home, trees.git_for(home, settings)):
+        used = await asyncio.to_thread(trees.size_bytes, home)
     for one in [one for one in left if one.removable]:
         if used <= quota:
             break

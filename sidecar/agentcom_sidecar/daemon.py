@@ -32,7 +32,7 @@ from agentcom.facts import overruled
 from agentcom.messages import Assign, AttemptBeat, AttemptHeld, Beat, Cancel, HostOffer, ResultAck, Welcome
 from agentcom.model import FailureClass, Resources, TaskError, TaskSpec
 from agentcom.redaction import redact_text
-from agentcom_sidecar import agents, capabilities, cleanup, guards, isolation, policy, quiet, verify
+from agentcom_sidecar import agents, capabilities, cleanup, guards, isolation, policy, quiet, spares, verify
 from agentcom_sidecar.attempts import Attempts, Leftover
 from agentcom_sidecar.endpoints import EndpointWatch
 from agentcom_sidecar.git import WorkspaceError
@@ -45,6 +45,7 @@ from agentcom_sidecar.runs import Run
 from agentcom_sidecar.sandbox import isolation_of, kill_stale
 from agentcom_sidecar.session import Offers, Session, SessionEnded
 from agentcom_sidecar.signer import Signer
+from agentcom_sidecar.spare_keeper import SpareKeeper
 from agentcom_sidecar.tree_report import TreeReport
 from agentcom_sidecar.work import Execute, Outcome, Work
 from agentcom_sidecar.workspace import CLONES
@@ -109,6 +110,7 @@ class Daemon:
         self._trees = TreeReport(
             home, settings, lambda: cleanup.in_use({*self.runs, *self.asked}), self.session.send
         )
+        self._spares = SpareKeeper(home, settings, lambda: not all(run.is_placed for run in self.runs.values()))
 
     async def run(self) -> int:
         """Serves until a signal; status 4 when the hub refuses this process for good, 1 after a fault of ours."""
@@ -136,6 +138,7 @@ class Daemon:
             self._loader.run(),
             self._keep_sweeping(),
             self._tell_trees(),
+            self._keep_spares(),
             self._announce(),
         )
         tasks = [asyncio.create_task(_as_task(part)) for part in parts]
@@ -193,6 +196,7 @@ class Daemon:
         self.asked.update(await asyncio.to_thread(self.questions.keys))
         for folder in ("scratch", CLONES):
             await asyncio.to_thread(shutil.rmtree, self.home.sidecar / folder, ignore_errors=True)
+        spares.begin(self.home, self.settings.sidecar.spare_worktrees)
 
     async def _try_isolation(self) -> None:
         """Before the hub hears what this host can do."""
@@ -375,6 +379,7 @@ class Daemon:
             execute=self._execute,
             on_process=lambda mark: self.attempts.mark(key, mark),
             sign=partial(self._signer.signed, task=key[0], attempt=key[1], host=assign.route.host),
+            on_place=self._spares.handed_out,
         )
 
     def _decline(self, assign: Assign, code: str, message: str, *, is_ours: bool = True) -> None:
@@ -424,6 +429,7 @@ class Daemon:
             self._forget((task, run.assign.resume))
         self._hurry(run.key)
         self._attempt_ended.set()
+        self._spares.hurry()
         if not self.runs:
             self._trees.hurry()
 
@@ -542,6 +548,10 @@ class Daemon:
     async def _tell_trees(self) -> None:
         await self._welcome
         await self._trees.run()
+
+    async def _keep_spares(self) -> None:
+        await self._welcome
+        await self._spares.run()
 
     async def _until_a_sweep(self) -> None:
         """An hour; where there is a quota until an attempt has left it behind, or what was too much may be less."""

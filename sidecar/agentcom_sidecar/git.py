@@ -38,6 +38,7 @@ from agentcom_sidecar.sandbox import (
 
 GIT_OUTPUT_BYTES_MAX = 1024 * 1024
 LOCAL_GIT_S = 120.0  # a git command that touches no network, on a slow disk
+CUT = " bytes left out ...]"  # stands in what was longer than GIT_OUTPUT_BYTES_MAX
 MESSAGE_CHARS = 600  # of git's own words in an error
 TRUSTED = frozenset({Role.operate, Role.admin})
 
@@ -268,13 +269,14 @@ def check_branch(name: str) -> str:
 @dataclass(frozen=True, kw_only=True)
 class Git:
     """Runs git. `home` is a private HOME; `on_process` gets the mark of each command before it starts. `view` is
-    what git sees besides its directory, where it is isolated."""
+    what git sees besides its directory, where it is isolated; `nice` how far behind other commands it stands back."""
 
     home: Path
     mode: SandboxMode = "auto"
     view: View = field(default_factory=View)
     grace_s: float = 2.0
     file_bytes_max: int | None = None
+    nice: int = 0
     on_process: Callable[[ProcessMark], None] | None = None
     on_output: Callable[[bytes], None] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -309,7 +311,7 @@ class Git:
         fixed = [part for option in _OPTIONS for part in ("-c", option)]
         variables = {**_ENVIRONMENT, **self.environment, **extra}
         spec = CommandSpec(
-            argv=("git", *fixed, *options, *arguments),
+            argv=(*(("nice", "-n", str(self.nice)) if self.nice else ()), "git", *fixed, *options, *arguments),
             cwd=cwd,
             home=self.home,
             timeout_s=timeout_s,

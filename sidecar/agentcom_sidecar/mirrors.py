@@ -20,10 +20,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from agentcom.config import Home
+from agentcom.config import Home, Settings
 from agentcom.limits import MIB
 from agentcom.model import FailureClass
 from agentcom_sidecar.git import Git, Remote, WorkspaceError, configuration
+from agentcom_sidecar.sandbox import SandboxMode
 
 LOCK_ROUND_S = 0.05
 MIRROR_CONFIG = """\
@@ -44,6 +45,11 @@ _locks: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
 
 def mirror_for(remote: Remote, home: Home) -> Path:
     return home.sidecar / "mirrors" / f"{hashlib.sha256(remote.url.encode()).hexdigest()}.git"
+
+
+def mode_outside(settings: Settings) -> SandboxMode:
+    """For git in a mirror: isolated where that works, also in mode `require`, since nobody's program runs there."""
+    return "off" if settings.sandbox.mode == "off" else "auto"
 
 
 @contextlib.asynccontextmanager

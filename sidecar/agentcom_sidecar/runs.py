@@ -47,6 +47,7 @@ class Run:
         execute: Execute,
         on_process: Callable[[ProcessMark], None],
         sign: Callable[[TaskResult], TaskResult] = lambda result: result,
+        on_place: Callable[[workspace.Workspace], None] = lambda place: None,
     ) -> None:
         self.assign = assign
         self.sign = sign
@@ -61,6 +62,8 @@ class Run:
         self._home, self._settings, self._session = home, settings, session
         self._execute = execute
         self._on_process = on_process
+        self._on_place = on_place
+        self.is_placed = False  # it has a directory to work in
         self._ended_as: Literal["cancelled", "interrupted"] = "interrupted"
         self._reason = ""
         self._worker: asyncio.Task[Outcome] | None = None
@@ -144,6 +147,8 @@ class Run:
 
     async def _work_at(self, place: workspace.Workspace, kept: Kept | None) -> Outcome:
         self._step()
+        self.is_placed = True
+        self._on_place(place)
         bound_s = self.assign.timeout_s + self._checks_s + self._push_s + OVERTIME_S
         try:
             async with asyncio.timeout(bound_s) as clock:

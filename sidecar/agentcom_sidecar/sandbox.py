@@ -82,7 +82,8 @@ class ProcessMark:
     boot: str = ""
 
 
-def _boot() -> str:
+def boot() -> str:
+    """Which start of this machine this is; empty where that cannot be told."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -94,11 +95,11 @@ def mark_of(pid: int) -> ProcessMark | None:
     process = guard.process_of(pid)
     if process is None or not process.runs:
         return None
-    return ProcessMark(pid, process.start_ticks, _boot())
+    return ProcessMark(pid, process.start_ticks, boot())
 
 
 def _marked(mark: ProcessMark) -> guard.Process | None:
-    if mark.boot and mark.boot != _boot():
+    if mark.boot and mark.boot != boot():
         return None
     process = guard.process_of(mark.pid)
     if process is None or process.start_ticks != mark.start_ticks or not process.runs:
@@ -108,7 +109,7 @@ def _marked(mark: ProcessMark) -> guard.Process | None:
 
 def _left_of(mark: ProcessMark) -> list[guard.Process]:
     """The tree of a marked guard, and those that carry its marker in their environment."""
-    if mark.boot and mark.boot != _boot():
+    if mark.boot and mark.boot != boot():
         return []
     wanted = f"{guard.MARKER}={mark.pid}:{mark.start_ticks}".encode()
     found = {}

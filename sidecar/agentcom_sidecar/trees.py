@@ -24,10 +24,11 @@ import msgspec
 from msgspec import Struct
 
 from agentcom.config import Home, Settings, write_private
+from agentcom_sidecar import mirrors, spares
 from agentcom_sidecar.git import Git, WorkspaceError
 from agentcom_sidecar.mirrors import base_ref_of, git_dir_of, locked, mirror_of, own_configuration
 from agentcom_sidecar.sandbox import View
-from agentcom_sidecar.workspace import Workspace, mode_outside
+from agentcom_sidecar.workspace import Workspace
 
 CHERRIES_MAX = 50  # commits of a branch that are compared with the base one by one
 _STAT = re.compile(r"(\d+) file|(\d+) insertion|(\d+) deletion")
@@ -115,13 +116,15 @@ def directories(home: Home) -> list[Path]:
 async def remove(path: Path, home: Home, settings: Settings) -> None:
     """Removes the directory and its record; the branch stays in the mirror."""
     mirror = mirror_of(path, home)
-    await _drop(path, mirror, _git(home, settings))
+    await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+    if mirror is not None:
+        await spares.prune(mirror, home, git_for(home, settings))
     record_path(home, path.name).unlink(missing_ok=True)
 
 
 async def pack(home: Home, settings: Settings) -> None:
     """Let git pack the mirrors where that is worth it. Nothing that a branch or a base names is lost."""
-    folder, git = home.sidecar / "mirrors", _git(home, settings)
+    folder, git = home.sidecar / "mirrors", git_for(home, settings)
     for mirror in sorted(folder.glob("*.git")) if folder.is_dir() else ():
         async with locked(mirror):
             own_configuration(mirror)
@@ -130,12 +133,16 @@ async def pack(home: Home, settings: Settings) -> None:
 
 def size_bytes(home: Home) -> int:
     """What worktrees and mirrors take on the disk. It walks them: not for the event loop."""
+    return sum(size_of(home.sidecar / name) for name in ("work", spares.FOLDER, "mirrors", "outgoing"))
+
+
+def size_of(path: Path) -> int:
+    """The same of one directory; 0 where there is none."""
     total = 0
-    for name in ("work", "mirrors", "outgoing"):
-        for folder, _, files in os.walk(home.sidecar / name):
-            for each in (*files, "."):
-                with contextlib.suppress(OSError):
-                    total += os.lstat(os.path.join(folder, each)).st_blocks * 512
+    for folder, _, files in os.walk(path):
+        for each in (*files, "."):
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(folder, each)).st_blocks * 512
     return total
 
 
@@ -221,7 +228,7 @@ async def _branch_of(place: Workspace) -> str:
 
 def _place(path: Path, mirror: Path, branch: str, home: Home, settings: Settings) -> Workspace:
     # The tree is a task's: the mode of the settings applies to git in it, as while the attempt ran.
-    git = replace(_git(home, settings), mode=settings.sandbox.mode)
+    git = replace(git_for(home, settings), mode=settings.sandbox.mode)
     return Workspace(
         path=path,
         branch=branch,
@@ -233,18 +240,13 @@ def _place(path: Path, mirror: Path, branch: str, home: Home, settings: Settings
     )
 
 
-async def _drop(path: Path, mirror: Path | None, git: Git) -> None:
-    await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
-    if mirror is not None:
-        async with locked(mirror):
-            own_configuration(mirror)
-            await git.run("worktree", "prune", cwd=mirror)
-
-
-def _git(home: Home, settings: Settings) -> Git:
+def git_for(home: Home, settings: Settings) -> Git:
+    """For what the sidecar asks git by itself, and not for an attempt: it sees all worktrees."""
+    work = home.sidecar / "work"
+    work.mkdir(mode=0o700, exist_ok=True)
     private = home.sidecar / "scratch" / f"git-{os.getpid()}"
     private.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Git(home=private, mode=mode_outside(settings), view=View(readable=(home.sidecar / "work",)))
+    return Git(home=private, mode=mirrors.mode_outside(settings), view=View(readable=(work, spares.place(home))))
 
 
 def _record(home: Home, name: str) -> TreeRecord | None:

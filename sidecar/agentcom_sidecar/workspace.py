@@ -23,13 +23,13 @@ from agentcom.limits import MIB
 from agentcom.messages import Predecessor, ToVerify
 from agentcom.model import FailureClass, Role, TaskSpec
 from agentcom.names import slug
-from agentcom_sidecar import mirrors
+from agentcom_sidecar import mirrors, spares
 from agentcom_sidecar.bases import Start, not_here
 from agentcom_sidecar.forges.places import git_options
-from agentcom_sidecar.git import Git, Remote, WorkspaceError, allowed_remote, check_branch
+from agentcom_sidecar.git import CUT, Git, Remote, WorkspaceError, allowed_remote, check_branch
 from agentcom_sidecar.questions import Kept
-from agentcom_sidecar.sandbox import ProcessMark, SandboxMode, View
-from agentcom_sidecar.worktree_index import Index, files_below, index_of, nested_in, put_back
+from agentcom_sidecar.sandbox import ProcessMark, View
+from agentcom_sidecar.worktree_index import Index, files_below, files_in, index_of, nested_in, put_back
 
 __all__ = ["Changes", "CommitInfo", "Workspace", "WorkspaceError", "prepare"]
 
@@ -37,7 +37,6 @@ CLONES = "clones"  # folder of clean clones, emptied at each start
 SLUG_CHARS_MAX = 40
 FILES_LISTED_MAX = 2000  # names in a result; the branch has them all
 MESSAGE_CHARS_MAX = 4000
-CUT = " bytes left out ...]"
 PREPARE_S_MAX = 1800.0  # waiting for the mirror included: others may fetch a large repository first
 _MODES = re.compile(r":[0-7]{6} [0-7]{6} ")  # what stands before each path in a raw diff
 _ID = re.compile(r"^[0-9a-f]{40}(?:[0-9a-f]{24})?$", re.MULTILINE)
@@ -79,6 +78,7 @@ class Workspace:
     remote: Remote | None = None
     outside: Git | None = None
     base_branch: str = ""
+    files: int = 0  # that git has checked out here, where nobody has worked here before
     index: Index | None = None  # as git left it, where nobody has worked here before
 
     @property
@@ -211,10 +211,6 @@ class Workspace:
         untracked = await self._git("ls-files", "-z", "--others", "--exclude-standard")
         return _names(tracked + untracked)
 
-    async def remove(self) -> None:
-        """Removes the directory; its branch stays in the mirror."""
-        await _remove(self.path, self.mirror, self.git)
-
     async def _own_index(self) -> None:
         """What git knows of the files here is what it has seen itself."""
         assert self.git_dir is not None
@@ -280,7 +276,7 @@ async def prepare(
     private = home.sidecar / "scratch" / f"{task}-{attempt}"
     git = Git(
         home=private,
-        mode=mode_outside(settings),
+        mode=mirrors.mode_outside(settings),
         grace_s=settings.sidecar.kill_grace_s,
         on_process=on_process,
         on_output=on_output,
@@ -315,7 +311,8 @@ async def clone(
     """
     assert spec.repo is not None, "the hub takes no such task without a repository"
     private, folder = home.sidecar / "scratch" / f"{key[0]}-{key[1]}", clone_of(home, key)
-    git = Git(home=private, mode=mode_outside(settings), grace_s=settings.sidecar.kill_grace_s, on_process=on_process)
+    mode, grace_s = mirrors.mode_outside(settings), settings.sidecar.kill_grace_s
+    git = Git(home=private, mode=mode, grace_s=grace_s, on_process=on_process)
     async with _bounded():
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         for each in (private, folder):
@@ -381,7 +378,7 @@ async def reopen(
     private.mkdir(mode=0o700, parents=True, exist_ok=True)
     git = Git(
         home=private,
-        mode=mode_outside(settings),
+        mode=mirrors.mode_outside(settings),
         grace_s=settings.sidecar.kill_grace_s,
         on_process=on_process,
         on_output=on_output,
@@ -416,11 +413,6 @@ async def _remote_of(repo: str, role: Role, settings: Settings) -> Remote:
     return replace(remote, options=git_options(remote.url, settings.git.forges))
 
 
-def mode_outside(settings: Settings) -> SandboxMode:
-    """For git in a mirror: isolated where that works, also in mode `require`, since nobody's program runs there."""
-    return "off" if settings.sandbox.mode == "off" else "auto"
-
-
 async def _worktree(
     repo: str, start: Start, path: Path, branch: str, git: Git, settings: Settings, home: Home, role: Role
 ) -> Workspace:
@@ -435,7 +427,9 @@ async def _worktree(
             base, source = await fetch(wanted)
         else:
             base, source = await _from_before(start.before, before, wanted, fetch, mirror, remote, git)
-        branch = await _add(mirror, path, branch, base, git)
+        is_spare = settings.sidecar.spare_worktrees > 0 and await spares.take(home, mirror, path, branch, base, git)
+        if not is_spare:
+            branch = await _add(mirror, path, branch, base, git)
     git_dir = mirrors.git_dir_of(path, mirror)
     # From here on the tree is the agent's: the mode of the settings applies to every command in it.
     inside = replace(git, mode=settings.sandbox.mode, on_output=None)
@@ -450,6 +444,7 @@ async def _worktree(
         remote=remote,
         outside=git,
         base_branch=source.removeprefix("refs/heads/"),
+        files=files_in(git_dir),
         index=index_of(git_dir),
     )
 
@@ -509,12 +504,3 @@ def _paths(raw_diff: str) -> tuple[str, ...]:
 def _all_names(listed: str) -> tuple[str, ...]:
     # A line of the output's own stands where a very long list lost its middle: no name has both marks.
     return tuple(sorted({name for name in listed.split("\0") if name and not (CUT in name and "\n" in name)}))
-
-
-async def _remove(path: Path, mirror: Path | None, git: Git) -> None:
-    await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
-    if mirror is not None:
-        async with mirrors.locked(mirror):
-            mirrors.own_configuration(mirror)
-            # It forgets every worktree that it does not see.
-            await replace(git, view=View(readable=(path.parent,))).run("worktree", "prune", cwd=mirror)

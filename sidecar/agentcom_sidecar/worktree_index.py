@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 _NESTED: Final = re.compile(r":(?!160000)[0-7]{6} 160000 ")  # what git says of a path that has become a repository
+_HEAD_BYTES: Final = 12  # "DIRC", the version, how many files, four bytes each
 INDEX_BYTES_MAX: Final = 64 << 20  # kept in memory; of a larger one git makes another, by reading every file
 
 
@@ -34,6 +35,12 @@ def index_of(git_dir: Path) -> Index | None:
     path = git_dir / "index"
     found = path.stat()
     return Index(path.read_bytes(), found.st_mtime_ns) if found.st_size <= INDEX_BYTES_MAX else None
+
+
+def files_in(git_dir: Path) -> int:
+    """How many files it names."""
+    with (git_dir / "index").open("rb") as file:
+        return int.from_bytes(file.read(_HEAD_BYTES)[-4:])
 
 
 def put_back(git_dir: Path, index: Index | None) -> None:

@@ -23,6 +23,7 @@ from agentcom.auth import KeyPair, load_or_make_key
 from agentcom.config import Home
 from agentcom.messages import Accept, Decline, Endpoints, Heartbeat, Hello, Log, Pong, Result
 from agentcom.model import FailureClass, Role, TaskSpec
+from agentcom_sidecar import spare_keeper, spares
 from tests.fake_hub import FakeHub
 from tests.integration.test_workspace import git
 from tests.standins.starter import standin
@@ -248,6 +249,42 @@ def test_a_cancel_of_what_is_not_here_is_answered_too(hub: FakeHub, start: Calla
     hub.send(messages.Cancel(task=9, attempt=3))
     result = hub.expect(Result)
     assert (result.task, result.attempt, result.outcome) == (9, 3, "cancelled")
+
+
+def test_the_next_attempt_of_a_large_repository_works_in_the_spare_that_was_made_meanwhile(
+    tmp_path: Path, home: Home, hub: FakeHub, start: Callable[..., Sidecar]
+) -> None:
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    git(repo, "init", "--quiet", "-b", "main")
+    for number in range(spare_keeper.FILES_MIN):
+        (repo / f"file-{number}.txt").write_text(f"{number}\n")
+    git(repo, "add", "--all")
+    git(repo, "commit", "--quiet", "-m", "first")
+    spec = shell("basename $(git rev-parse --git-dir); git status --short", repo=str(repo))
+
+    def worktree_of(task: int) -> str:
+        hub.assign(task, 1, AGENTS[0], spec, submitter_role=Role.admin)
+        result = hub.expect(Result, matching=lambda each: each.task == task)
+        hub.acknowledge(result)
+        assert result.result is not None
+        return result.result.output
+
+    def spare() -> str:
+        until(lambda: len(spares.made(home)) == 1, "a spare is there")
+        return f"{spares.made(home)[0].name}\n"
+
+    sidecar = start()
+    hub.expect(Hello)
+    assert worktree_of(1) == "1-1\n"
+    first = spare()
+    assert worktree_of(2) == first
+    second = spare()
+    assert second != first
+    sidecar.kill()
+    start()
+    hub.expect(Hello)
+    assert worktree_of(3) == second, "it outlives the sidecar"
 
 
 def test_a_heartbeats_answer_ends_an_attempt_that_is_no_longer_leased(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from agentcom_sidecar.git import WorkspaceError
+from agentcom_sidecar.git import CUT, WorkspaceError
 from agentcom_sidecar.verify.watched import BaseJudges, judges_among
-from agentcom_sidecar.workspace import CUT, Workspace
+from agentcom_sidecar.workspace import Workspace
 
 INITS: Final = ("__init__.py", "__init__.pyc")
 

@@ -1,0 +1,289 @@
+"""A spare worktree of a repository: made while nothing waits for it, so that the next attempt only has to take it.
+
+To write ten thousand files takes as long as a clone, and longer on a disk that has just removed as many. To move them
+takes nothing, and what differs in the attempt's base is written by then.
+
+Rules it keeps:
+* Only the sidecar makes one, from the mirror, in a folder that no isolated command sees. What an attempt has worked in
+  never becomes one, and nobody gets one twice.
+* An attempt finds in it exactly what it would have found in a new worktree: git compares what lies there with what it
+  wrote, and writes what differs. Where `.gitattributes` differs, the same content is written in another way, so then it
+  is not taken.
+* Whatever is wrong with one, the attempt gets a new worktree, and it is thrown away.
+* Whole is what has a record, of this start of the machine: a power cut can lose files behind a record. Who renames the
+  record owns the spare, whoever else looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from agentcom import __version__, logs
+from agentcom.config import Home, write_private
+from agentcom_sidecar import mirrors
+from agentcom_sidecar.git import CUT, Git, WorkspaceError
+from agentcom_sidecar.sandbox import View, boot
+from agentcom_sidecar.worktree_index import files_in
+
+FOLDER: Final = "spares"
+RECORD, TAKEN, MISSED = "spare.json", "taken.json", "missed"
+MIRROR_CHARS: Final = 16  # of a mirror's name, before those of its spares
+NICE: Final = 19  # it stands back behind everything that an attempt runs
+MAKE_S_MAX: Final = 1800.0  # on a host that has much else to do
+TAKE_S_MAX: Final = 30.0  # then a new worktree is sooner
+PART_CHANGED_MAX: Final = 0.5  # of its files; where more differ a new worktree is as fast
+
+
+class Spare(Struct, kw_only=True):
+    """The record that makes one whole. `mirror` is the name of the folder, `made_by` what must be the same still."""
+
+    mirror: str
+    commit: str
+    files: int
+    made_by: str
+
+
+class Found(NamedTuple):
+    folder: Path
+    spare: Spare
+
+    @property
+    def tree(self) -> Path:
+        return _tree(self.folder)
+
+
+def place(home: Home) -> Path:
+    """Where all of them lie."""
+    found = home.sidecar / FOLDER
+    found.mkdir(mode=0o700, exist_ok=True)
+    return found
+
+
+def made(home: Home) -> list[Path]:
+    """Those that were made to the end, the oldest first."""
+    return sorted((each for each in place(home).iterdir() if (each / RECORD).exists()), key=_made_at)
+
+
+def of(mirror: Path, home: Home) -> Found | None:
+    """The one of that mirror."""
+    for folder in (home.sidecar / FOLDER).glob(f"{mirror.stem[:MIRROR_CHARS]}-*"):
+        spare = _record(folder)
+        if spare is not None and spare.mirror == mirror.name:
+            return Found(folder, spare)
+    return None
+
+
+# --- made -----------------------------------------------------------------------------------------------
+
+
+async def make(mirror: Path, commit: str, home: Home, git: Git) -> None:
+    """One of that commit, as whoever waits for nothing. Raises WorkspaceError and OSError; what is left then goes with
+    the next `clear`."""
+    folder = place(home) / f"{mirror.stem[:MIRROR_CHARS]}-{secrets.token_hex(4)}"
+    tree = _tree(folder)
+    folder.mkdir(mode=0o700)
+    tree.mkdir(mode=0o700)
+    git = replace(git, view=View(writable=(tree,)))
+    async with mirrors.locked(mirror):  # for as long as git takes to write five small files
+        mirrors.own_configuration(mirror)
+        await git.run(
+            "worktree", "add", "--quiet", "--detach", "--no-checkout", "--", str(tree), commit, cwd=mirror
+        )
+    git_dir = mirrors.git_dir_of(tree, mirror)
+    place_of_it = (f"--git-dir={git_dir}", f"--work-tree={tree}")
+    slow = replace(git, nice=NICE)
+    await slow.run(
+        "-c", "checkout.workers=1", *place_of_it, "reset", "--quiet", "--hard", cwd=mirror, timeout_s=MAKE_S_MAX
+    )
+    _date(git_dir / "index")
+    spare = Spare(mirror=mirror.name, commit=commit, files=files_in(git_dir), made_by=_maker())
+    await asyncio.to_thread(write_private, folder / RECORD, msgspec.json.encode(spare))
+
+
+def _date(index: Path) -> None:
+    """A second after all its files: git counts in whole ones, and reads what was written in the second of the index, as
+    all of them were, whenever it looks. Nobody but git has written here."""
+    later = time.time() + 1
+    os.utime(index, (later, later))
+
+
+# --- taken ----------------------------------------------------------------------------------------------
+
+
+async def take(home: Home, mirror: Path, path: Path, branch: str, base: str, git: Git) -> bool:
+    """Whether the mirror's spare is now the worktree at `path`, of `base`, on the new branch. The caller holds the
+    mirror; nothing is at `path` where it is not."""
+    found = of(mirror, home)
+    if found is None:
+        return False
+    try:
+        async with asyncio.timeout(TAKE_S_MAX):
+            return await _fits(found, mirror, base, git) and await _handed_over(found, mirror, path, branch, base, git)
+    except Exception as error:
+        logs.get().warning("spare_not_taken", name=found.folder.name, reason=f"{type(error).__name__}: {error}")
+        return False
+
+
+async def _fits(found: Found, mirror: Path, base: str, git: Git) -> bool:
+    """Whether what differs is little. One that does not fit twice in a row is nobody's any more."""
+    if found.spare.commit == base:
+        return True
+    compared = ("diff-tree", "-r", "-z", "--name-only", "--no-renames", found.spare.commit, base)
+    listed = await git.run(*compared, cwd=mirror)
+    names = listed.split("\0")
+    is_little = CUT not in listed and len(names) <= found.spare.files * PART_CHANGED_MAX
+    if is_little and not any(name.rpartition("/")[2] == ".gitattributes" for name in names):
+        return True
+    if (found.folder / MISSED).exists():
+        forget(found.folder)
+    else:
+        (found.folder / MISSED).touch()
+    return False
+
+
+async def _handed_over(found: Found, mirror: Path, path: Path, branch: str, base: str, git: Git) -> bool:
+    """At its new place only when it is right in its old one: what dies before that has left nothing in the new one."""
+    folder, tree = found.folder, found.tree
+    _claim(folder)
+    try:
+        git_dir = mirrors.git_dir_of(tree, mirror)
+        await replace(git, view=View(writable=(tree,))).run(
+            f"--git-dir={git_dir}", f"--work-tree={tree}",
+            "checkout", "--quiet", "--force", "--no-track", "-b", branch, base, "--",
+            cwd=mirror, timeout_s=TAKE_S_MAX,
+        )  # fmt: skip
+        _move(tree, path, git_dir)
+    finally:
+        (folder / TAKEN).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+    return True
+
+
+def _move(tree: Path, path: Path, git_dir: Path) -> None:
+    """git must never miss the directory: it forgets a worktree that it does not find."""
+    pointer = git_dir / "gitdir"
+    before = pointer.read_bytes()
+    pointer.write_bytes(os.fsencode(path.parent.resolve() / path.name / ".git") + b"\n")
+    try:
+        tree.rename(path)
+    except OSError:
+        pointer.write_bytes(before)
+        raise
+    os.utime(path)  # its age is the attempt's
+
+
+# --- thrown away ----------------------------------------------------------------------------------------
+
+
+def forget(folder: Path) -> bool:
+    """From now on nobody takes it, and `clear` removes it. Whether it was there to be taken."""
+    try:
+        (folder / RECORD).unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+async def drop(folders: list[Path], home: Home, git: Git) -> int:
+    """Removes those of them that nobody takes meanwhile; how many."""
+    count = 0
+    for folder in folders:
+        try:
+            _claim(folder)
+        except OSError:
+            continue
+        await _remove(folder, home, git)
+        count += 1
+    return count
+
+
+def older(older_than_s: int, home: Home) -> list[Path]:
+    """Those that were made so long ago."""
+    before = time.time() - older_than_s
+    return [folder for folder in made(home) if _made_at(folder) <= before]
+
+
+def begin(home: Home, most: int) -> None:
+    """At the start of a sidecar: what an earlier one was making or handing over is nothing any more, nor what is of
+    another start of the machine, nor (with `most` 0) anything."""
+    for folder in place(home).iterdir():
+        (folder / TAKEN).unlink(missing_ok=True)
+        if not most or not boot() or _record(folder) is None:
+            forget(folder)
+
+
+async def clear(home: Home, git: Git) -> None:
+    """Removes what nobody can take, hands over or makes, as where its mirror has gone. Only for whoever makes them
+    here, between two of them."""
+    for folder in list(place(home).iterdir()):
+        if not _has_mirror(folder, home):
+            forget(folder)
+        if not (folder / RECORD).exists() and not (folder / TAKEN).exists():
+            await _remove(folder, home, git)
+
+
+async def _remove(folder: Path, home: Home, git: Git) -> None:
+    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+    for mirror in (home.sidecar / "mirrors").glob(f"{folder.name[:MIRROR_CHARS]}*.git"):
+        await prune(mirror, home, git)
+
+
+async def prune(mirror: Path, home: Home, git: Git) -> None:
+    """The mirror forgets the worktrees that are gone."""
+    seen = (home.sidecar / "work", place(home))  # git forgets every one that it does not see
+    async with mirrors.locked(mirror):
+        mirrors.own_configuration(mirror)
+        await replace(git, view=View(readable=tuple(each for each in seen if each.is_dir()))).run(
+            "worktree", "prune", cwd=mirror
+        )
+
+
+# --- on the disk ----------------------------------------------------------------------------------------
+
+
+def _tree(folder: Path) -> Path:
+    return folder / folder.name  # git calls it by the last part
+
+
+def _has_mirror(folder: Path, home: Home) -> bool:
+    mirror = mirrors.mirror_of(_tree(folder), home)
+    try:
+        return mirror is not None and mirrors.git_dir_of(_tree(folder), mirror).is_dir()
+    except (OSError, WorkspaceError):
+        return False
+
+
+def _claim(folder: Path) -> None:
+    """Raises FileNotFoundError where somebody else was sooner."""
+    (folder / RECORD).rename(folder / TAKEN)
+
+
+def _record(folder: Path) -> Spare | None:
+    try:
+        found = msgspec.json.decode((folder / RECORD).read_bytes(), type=Spare)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return found if found.made_by == _maker() else None
+
+
+def _made_at(folder: Path) -> float:
+    try:
+        return (folder / RECORD).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _maker() -> str:
+    return f"{__version__} {boot()}"
