@@ -1,9 +1,9 @@
 """Builds the compiled core: `python -m agentcom.compile_core`. Needs mypy, setuptools and a C compiler.
 
-The modules in which a task spends its time in the hub go through mypyc, unchanged but for one thing: a name that a
-module only passes on is imported from where it is made, as mypyc asks for. What comes of it lies in `_core`, with a
-digest of the sources (compiled.py). It is built aside and moved there whole, so that a build that fails leaves what was
-there.
+The modules in which a task spends its time in the hub go through mypyc, with the same meaning: a name that a module
+only passes on is imported from where it is made, as mypyc asks for, and what never changes is looked up once (see
+compile_statics.py). What comes of it lies in `_core`, with a digest of the sources (compiled.py). It is built aside and
+moved there whole, so that a build that fails leaves what was there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from agentcom import compiled
+from agentcom.compile_statics import with_statics
 
 CORE: Final = (
     "accounts", "admission", "aftermath", "agents", "attempts", "board", "breaker", "calls", "circuits", "complexity",
@@ -98,9 +99,9 @@ def stage(folder: Path) -> list[str]:
     left_out = shutil.ignore_patterns("__pycache__", "*.so", "*.pyx", "*.pxi", "_core*")
     shutil.copytree(compiled.PACKAGE, package, ignore=left_out)
     paths = [module.replace(".", "/") + ".py" for module in MODULES]
-    for path in paths:
+    for module, path in zip(MODULES, paths, strict=True):
         file = folder / path
-        file.write_text(with_origins(file.read_text(), folder))
+        file.write_text(with_statics(with_origins(file.read_text(), folder), module, MODULES))
     return paths
 
 

@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
-from agentcom import compile_core, compiled
+from agentcom import compile_core, compile_statics, compiled
 from agentcom.compiled import SUFFIX
+from agentcom.model import State
 
 
 def note(folder: Path, **changed: object) -> Path:
@@ -89,3 +92,62 @@ def test_a_name_that_a_module_only_passes_on_is_imported_from_where_it_is_made()
 def test_every_module_that_is_compiled_is_there() -> None:
     root = compiled.PACKAGE.parent
     assert [m for m in compile_core.MODULES if not (root / (m.replace(".", "/") + ".py")).is_file()] == []
+
+
+STATICS = '''"""A module."""
+
+from agentcom import messages as m
+from agentcom.core.effects import key_u64
+from agentcom.model import FINAL, State, TaskRow
+
+OPEN = (State.assigned, State.working)
+LIMIT = 5
+
+
+def f(one: TaskRow, State_: int) -> bool:
+    if isinstance(one, m.Submit):
+        raise ValueError(State.dead)
+    key_u64(1)
+    found: list[TaskRow] = []
+    return one.state in FINAL or one.state is State.ready and LIMIT > 0 and bool(found) is not (OPEN[0] in OPEN)
+
+
+def g(State: type) -> object:
+    return State.ready
+'''
+
+
+def with_statics(text: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As of a module of that text."""
+    made = ModuleType("agentcom.core.made")
+    exec(compile(text, "made", "exec"), vars(made))
+    monkeypatch.setitem(sys.modules, made.__name__, made)
+    return compile_statics.with_statics(text, made.__name__, ("agentcom.core.effects",))
+
+
+def test_what_never_changes_is_looked_up_once_in_a_module_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = with_statics(STATICS, monkeypatch)
+    statics = [line.partition(": ")[::2] for line in found.splitlines() if line.startswith("_static_")]
+    assert statics == [
+        ("_static_m_Submit", "_Final = m.Submit"),
+        ("_static_FINAL", "_Final = FINAL"),
+        ("_static_State_ready", "_Final = State.ready"),
+    ]
+    assert "isinstance(one, _static_m_Submit)" in found
+    assert "one.state in _static_FINAL or one.state is _static_State_ready and LIMIT > 0" in found
+    assert "OPEN: _Final = (State.assigned, State.working)" in found
+    for kept in ("raise ValueError(State.dead)", "key_u64(1)", "found: list[TaskRow] = []", "LIMIT = 5"):
+        assert kept in found
+
+
+def test_a_name_that_a_function_binds_itself_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "def g(State: type) -> object:\n    return State.ready" in with_statics(STATICS, monkeypatch)
+
+
+def test_a_module_with_statics_does_what_its_source_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = STATICS.replace("one.state in FINAL or", '"ä" in "ßä" and one.state in FINAL or')
+    names: dict[str, Any] = {}
+    exec(compile(with_statics(text, monkeypatch), "made", "exec"), names)
+    ready, held = SimpleNamespace(state=State.ready), SimpleNamespace(state=State.held)
+    assert [names["f"](ready, 0), names["f"](held, 0)] == [True, False]
+    assert names["_static_State_ready"] is State.ready
