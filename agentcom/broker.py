@@ -1,10 +1,10 @@
-"""The hub's loop: the only module here that owns sockets. The order inside a tick is law.
+"""The hub's loop, which owns the sockets. The order inside a tick is law.
 
 1. Drain the ROUTER, bounded by count and time; decode and admit each message.
 2. The core: due timers (only after a drain that emptied the socket), each message, then one schedule.
 3. One batch for the whole tick: appended to the journal, then committed with sync.
 4. Only now replies, assignments and publications: nothing is acknowledged before it is committed.
-5. One slice of housekeeping that changes no task state; then sleep until a socket or a timer is due.
+5. One slice of housekeeping that changes no task state; then sleep until a socket or a timer is due (intake.py).
 
 While more messages wait the loop does not wait for the disk: what a tick has to say is made ready and held, the next
 tick is drained and decided, and each is let go once its own batch is durable, before the next batch is written.
@@ -17,9 +17,8 @@ import os
 import random
 import secrets
 import socket
-import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import zmq
@@ -57,6 +56,7 @@ from agentcom.endpoint_keys import key_for
 from agentcom.errors import ConfigError, Refused, StoreError, StoreFull
 from agentcom.feed import Feed
 from agentcom.gate import HUB_DOMAIN, Gate
+from agentcom.intake import Intake
 from agentcom.loading import admitted, first_principals, load
 from agentcom.logbook import LogBook
 from agentcom.lookups import look_up
@@ -77,8 +77,6 @@ NOTICED_MAX = 200  # events that wait for room on the disk; the oldest go
 POLL_MS_MAX = 250  # housekeeping (feed, outboxes) runs at least this often
 BESIDE_EFFECTS = 4  # to make so many ready takes longer than to wake a thread
 CHORES_MS = 10  # between two looks at what is due while messages wait, so that short ticks do not live for them
-# Plain integers: an enum's members cost more than the calls that they are for.
-NOBLOCK, EVENTS, POLLIN = int(zmq.NOBLOCK), int(zmq.EVENTS), int(zmq.POLLIN)
 GAP_MS = 1000  # two ticks further apart than this: the loop was away, deadlines move
 
 
@@ -130,8 +128,7 @@ class Broker:
         self._epoch = secrets.token_hex(8)
         self._started_ms = clock.now().wall_ms
         self._last_mono_ms = clock.now().mono_ms
-        self._timer_ms = 0
-        self._chores_ms = self._due_ms = 0  # when what is due was looked at
+        self._timer_ms = self._chores_ms = self._due_ms = 0  # the next timer; when what is due was looked at
         self._is_busy = False  # whether more messages waited when this tick was decided
         self._running = True
         self._noticed: deque[Noticed] = deque(maxlen=NOTICED_MAX)
@@ -148,6 +145,8 @@ class Broker:
         self._gate.admit(*admitted(store, clock.now()))
         self._router = self._bind_router()
         self._peers = Peers(self._router)
+        self._intake = Intake(self._router, self._peers, self._gate, self._wake_read)
+        self._has_input = self._intake.has_input
         self._jitter = random.Random(secrets.randbits(64))  # noqa: S311
         self.hub = Hub(settings, self._jitter, self._epoch, boot_id())
         self._queries = Queries(self.hub, store, clock, self._logbook, self._started_ms)
@@ -166,13 +165,10 @@ class Broker:
 
     def run(self) -> None:
         """Tick until `stop`."""
-        poller = zmq.Poller()
-        poller.register(self._router, zmq.POLLIN)
-        poller.register(self._wake_read.fileno(), zmq.POLLIN)
         while self._running:
             if not self._has_input():
                 self._let_go()
-                self._woken(poller.poll(self._sleep_ms()))
+                self._sleep()
             self._tick()
         self._let_go()
 
@@ -248,58 +244,7 @@ class Broker:
             else:
                 events.append(Answered(endpoint, found))
         events.extend(PeerGone(peer) for peer in self._peers.take_gone())
-        until = time.monotonic() + limits.TICK_DRAIN_MS_MAX / 1000
-        for n in range(limits.TICK_MESSAGES_MAX):
-            if n % 64 == 63 and time.monotonic() > until:
-                return events, False
-            try:
-                address = self._router.recv(NOBLOCK)
-                frame = self._router.recv(NOBLOCK, copy=False)
-            except zmq.Again:
-                return events, True
-            events += self._admit(address, frame)
-            if len(events) >= limits.TICK_MESSAGES_MAX:
-                break
-        return events, False
-
-    def _admit(self, address: bytes, frame: zmq.Frame) -> Iterable[Incoming]:
-        """What is in one frame: identity from its key, schema from its bytes. A refusal answers at once, since
-        it changes nothing."""
-        key = _user_id(frame)
-        peer = self._peers.number(address, key)
-        if frame.more:
-            # The rest belongs to this message: left unread it would be taken for somebody's address.
-            while self._router.getsockopt(zmq.RCVMORE):
-                self._router.recv(NOBLOCK, copy=False)
-            self._refuse(peer, None, Refused("multi_frame", "a message is one frame; this one had more"))
-            return ()
-        body = frame.buffer
-        if len(body) > limits.REQUEST_BYTES_MAX:
-            text = f"the message has {len(body)} bytes, {limits.REQUEST_BYTES_MAX} are allowed; send less at a time"
-            self._refuse(peer, m.request_id_of(body), Refused("too_large", text))
-            return ()
-        if not self._gate.admits(key):
-            self._refuse(peer, None, Refused("revoked", "this key is not enrolled here, or was revoked"))
-            return ()
-        try:
-            found = m.read_to_hub(body)
-        except Refused as refused:
-            self._refuse(peer, m.request_id_of(body), refused)
-            return ()
-        return [Incoming(peer, key, message, self._fresh(peer, message)) for message in found]
-
-    def _fresh(self, peer: int, message: m.ToHub) -> bytes:
-        """Random bytes for the token of a session, where one is asked for."""
-        if not isinstance(message, m.Hello):
-            return b""
-        if message.takes_many:
-            self._peers.takes_many(peer)
-        return secrets.token_bytes(limits.SESSION_TOKEN_BYTES)
-
-    def _refuse(self, peer: int, request: int | None, why: Refused) -> None:
-        self._log.info("message_refused", peer=peer, code=why.code, field=why.field)
-        error = m.Error(id=request, code=why.code, message=why.message, field=why.field)
-        self._peers.send(peer, m.encode(error))
+        return events, self._intake.take(events)
 
     # --- steps 2 and 3 ----------------------------------------------------------------------------------
 
@@ -588,8 +533,10 @@ class Broker:
         if why:
             self.notice("hub", "recording_failed", reason=why)
 
-    def _has_input(self) -> bool:
-        return bool(int(self._router.getsockopt(EVENTS)) & POLLIN)
+    def _sleep(self) -> None:
+        """Until a socket or a timer is due; what can wait may then have waited long enough."""
+        if not self._intake.sleep(self._sleep_ms()):
+            self._routed.flush()
 
     def _sleep_ms(self) -> int:
         if self._peers.waiting:
@@ -645,20 +592,6 @@ class Broker:
         except OSError:
             return  # a full pipe wakes the loop as well; a closed one has no loop to wake
 
-    def _woken(self, by: list[tuple[Any, int]]) -> None:
-        """After a sleep, which may have been long enough for what can wait."""
-        if not by:
-            self._routed.flush()
-        elif any(place == self._wake_read.fileno() for place, _ in by):
-            self._drain_wakes()
-
-    def _drain_wakes(self) -> None:
-        try:
-            while self._wake_read.recv(4096):
-                continue
-        except BlockingIOError:
-            return
-
 
 def reachable(bound: str) -> str:
     """An address that this machine can connect to, for one that listens on all of its addresses."""
@@ -674,9 +607,3 @@ def waits_answered(effects: list[Effect], events: list[Event]) -> list[Effect]:
         if isinstance(event, Incoming) and isinstance(event.message, m.Request)
     }
     return [one for one in effects if isinstance(one, Read) and (one.peer, one.request) not in asked]
-
-
-def _user_id(frame: zmq.Frame) -> str:
-    """The public key that ZAP handed over for the connection that this frame came on."""
-    value = frame.get("User-Id")
-    return value if isinstance(value, str) else str(value)

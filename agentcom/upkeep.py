@@ -34,7 +34,8 @@ from agentcom.store.start import OpenedStore
 
 SYNC_MS: Final = 1000  # for batches that the store took at once, without a flush of the journal
 SETTLE_MS: Final = 500  # for so long the journal alone has a batch
-SCRUB_MS: Final = 50
+SCRUB_MS: Final = 50  # between two slices
+SCRUB_PAUSE_MS: Final = 10_000  # between two rounds: of a small store one takes a second
 MINUTE_MS: Final = 60_000
 FIRST_BACKUP_S: Final = 600  # of a home that has none
 AGAIN_S: Final = 600  # after a backup that failed
@@ -62,7 +63,7 @@ class Upkeep:
         self._events: list[Told] = [
             ("store_uncertain", {"text": text}) for text in opened.report.uncertain[:UNCERTAIN_TOLD]
         ]
-        self._synced_ms = self._settled_ms = self._scrubbed_ms = self._minute_ms = 0
+        self._synced_ms = self._settled_ms = self._scrub_due_ms = self._minute_ms = 0
         self._backups: list[Backup] = []
         self._look_at_backups()
         self._last_error = ""
@@ -81,8 +82,7 @@ class Upkeep:
         if now.mono_ms - self._settled_ms >= SETTLE_MS:
             self._settled_ms = now.mono_ms
             self.opened.journaled.settle()
-        if now.mono_ms - self._scrubbed_ms >= SCRUB_MS:
-            self._scrubbed_ms = now.mono_ms
+        if now.mono_ms >= self._scrub_due_ms:
             self._scrub(now)
         if not self._minute_ms or now.mono_ms - self._minute_ms >= MINUTE_MS:
             self._minute_ms = now.mono_ms
@@ -324,7 +324,9 @@ class Upkeep:
     # --- looking after it -------------------------------------------------------------------------------
 
     def _scrub(self, now: Now) -> None:
+        rounds = self._scrubber.rounds
         found = self._scrubber.step()
+        self._scrub_due_ms = now.mono_ms + (SCRUB_MS if self._scrubber.rounds == rounds else SCRUB_PAUSE_MS)
         if found:
             self._log.error("store_damaged", text=found)
             text = f"a record is damaged: {found}; start the hub again, it restores the store"

@@ -58,6 +58,11 @@ class Scrubber:
             self._start = found[-1][0] + b"\x00"
         return ""
 
+    @property
+    def rounds(self) -> int:
+        """How many were completed."""
+        return self._stats["rounds"]
+
     def stats(self) -> ScrubStats:
         return self._stats.copy()
 

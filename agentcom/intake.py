@@ -1,0 +1,143 @@
+"""What comes in by the ROUTER, and the sleep until some of it is worth a tick.
+
+A refusal answers at once, since it changes nothing. The heartbeats of idle hosts are read while the loop sleeps and
+wait a moment for each other: a tick for each would be most of what idle hosts cost a hub.
+"""
+
+from __future__ import annotations
+
+import secrets
+import select
+import socket
+import time
+from typing import Final
+
+import zmq
+
+from agentcom import limits, logs
+from agentcom import messages as m
+from agentcom.core.effects import Event, Incoming
+from agentcom.errors import Refused
+from agentcom.gate import Gate
+from agentcom.peers import Peers
+
+BEATS_S: Final = 0.1  # so long the first beat waits; it renews a lease of many seconds
+# Plain integers: an enum's members cost more than the calls that they are for.
+NOBLOCK, EVENTS, POLLIN = int(zmq.NOBLOCK), int(zmq.EVENTS), int(zmq.POLLIN)
+
+
+class Intake:
+    """Reads the ROUTER within bounds; decodes and admits each message."""
+
+    def __init__(self, router: zmq.Socket[bytes], peers: Peers, gate: Gate, wake: socket.socket) -> None:
+        self._router, self._peers, self._gate, self._wake = router, peers, gate, wake
+        self._wake_fd = wake.fileno()
+        self._log = logs.get()
+        self._beats: list[Event] = []  # read while the loop slept
+        self._poller = select.poll()
+        self._poller.register(int(router.getsockopt(zmq.FD)), select.POLLIN)
+        self._poller.register(wake, select.POLLIN)
+
+    def has_input(self) -> bool:
+        return bool(int(self._router.getsockopt(EVENTS)) & POLLIN)
+
+    def sleep(self, for_ms: int) -> bool:
+        """Until there is something for a tick, or `wake` has something to read; False where the time has ended it."""
+        until = time.monotonic() + for_ms / 1000
+        # The socket's descriptor tells what has changed since its events were last asked for, by a send as well.
+        is_ready = self.has_input()
+        while not is_ready:
+            left_ms = (until - time.monotonic()) * 1000
+            ready = self._poller.poll(left_ms) if left_ms > 0 else []
+            if not ready:
+                return bool(self._beats)
+            if len(ready) > 1 or ready[0][0] == self._wake_fd:
+                self._take_wakes()
+                return True
+            known = len(self._beats)
+            is_ready = not self._read(self._beats) or not _are_beats(self._beats[known:])
+            if not known:
+                until = min(until, time.monotonic() + BEATS_S)
+        return True
+
+    def take(self, events: list[Event]) -> bool:
+        """Everything that has arrived, in its order and within bounds; True if the socket was read empty."""
+        events += self._beats
+        self._beats.clear()
+        return self._read(events)
+
+    def _read(self, events: list[Event]) -> bool:
+        until = time.monotonic() + limits.TICK_DRAIN_MS_MAX / 1000
+        for n in range(limits.TICK_MESSAGES_MAX):
+            if n % 64 == 63 and time.monotonic() > until:
+                return False
+            if n == 1 and not self.has_input():
+                return True  # as always for a host that beats: asking costs less than the error
+            try:
+                address = self._router.recv(NOBLOCK)
+                frame = self._router.recv(NOBLOCK, copy=False)
+            except zmq.Again:
+                return True
+            self._admit(address, frame, events)
+            if len(events) >= limits.TICK_MESSAGES_MAX:
+                break
+        return False
+
+    def _admit(self, address: bytes, frame: zmq.Frame, events: list[Event]) -> None:
+        """What is in one frame: identity from its key, schema from its bytes."""
+        key = _user_id(frame)
+        peer = self._peers.number(address, key)
+        if frame.more:
+            # The rest belongs to this message: left unread it would be taken for somebody's address.
+            while self._router.getsockopt(zmq.RCVMORE):
+                self._router.recv(NOBLOCK, copy=False)
+            self._refuse(peer, None, Refused("multi_frame", "a message is one frame; this one had more"))
+            return
+        body = frame.buffer
+        if len(body) > limits.REQUEST_BYTES_MAX:
+            text = f"the message has {len(body)} bytes, {limits.REQUEST_BYTES_MAX} are allowed; send less at a time"
+            self._refuse(peer, m.request_id_of(body), Refused("too_large", text))
+            return
+        if not self._gate.admits(key):
+            self._refuse(peer, None, Refused("revoked", "this key is not enrolled here, or was revoked"))
+            return
+        try:
+            found = m.read_to_hub(body)
+        except Refused as refused:
+            self._refuse(peer, m.request_id_of(body), refused)
+            return
+        for message in found:
+            events.append(Incoming(peer, key, message, self._fresh(peer, message)))
+
+    def _take_wakes(self) -> None:
+        try:
+            while self._wake.recv(4096):
+                continue
+        except BlockingIOError:
+            return
+
+    def _fresh(self, peer: int, message: m.ToHub) -> bytes:
+        """Random bytes for the token of a session, where one is asked for."""
+        if not isinstance(message, m.Hello):
+            return b""
+        if message.takes_many:
+            self._peers.takes_many(peer)
+        return secrets.token_bytes(limits.SESSION_TOKEN_BYTES)
+
+    def _refuse(self, peer: int, request: int | None, why: Refused) -> None:
+        self._log.info("message_refused", peer=peer, code=why.code, field=why.field)
+        error = m.Error(id=request, code=why.code, message=why.message, field=why.field)
+        self._peers.send(peer, m.encode(error))
+
+
+def _are_beats(events: list[Event]) -> bool:
+    """Whether there are some, and heartbeats alone."""
+    return bool(events) and all(
+        type(event) is Incoming and type(event.message) is m.Heartbeat for event in events
+    )
+
+
+def _user_id(frame: zmq.Frame) -> str:
+    """The public key that ZAP handed over for the connection that this frame came on."""
+    value = frame.get("User-Id")
+    return value if isinstance(value, str) else str(value)
