@@ -37,7 +37,7 @@ class Build(build_ext):
 extensions = cythonize(
     [
         Extension(f"agentcom.{name}", [f"agentcom/{name}.pyx"], extra_compile_args=FLAGS)
-        for name in ("_datafile", "_fastsched", "_flusher")
+        for name in ("_datafile", "_fastsched", "_flusher", "_records")
     ],
     build_dir="build",  # keeps the generated .c out of the package, so out of the wheel
     compiler_directives={"language_level": "3"},

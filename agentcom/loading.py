@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import chain
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -20,6 +20,8 @@ from agentcom.core.outlet import NEXT_EVENT, Outlet
 from agentcom.core.principals import Principals
 from agentcom.core.questions import PREFIX as QUESTION
 from agentcom.core.repositories import PREFIX as REPO
+from agentcom.core.rowpage import KINDS, NAMES, REQUIRED, page_of, page_read
+from agentcom.core.rows import STATE_CODE, STATES, RowPage
 from agentcom.core.second_host import PREFIX as SECOND
 from agentcom.core.story import NEXT_NOTE
 from agentcom.core.sums import PREFIX as SPENT
@@ -49,8 +51,15 @@ from agentcom.money import BudgetRecord, LedgerRecord, SpentRecord
 from agentcom.repos import RepoRecord
 from agentcom.store.base import Batch, Store, pages
 
+try:
+    from agentcom._records import RowReader
+except ImportError:  # not built here: rows are decoded one by one
+    RowReader = None  # type: ignore[assignment, misc]
+
 T = TypeVar("T")
 _row = msgspec.msgpack.Decoder(TaskRow).decode
+_read = RowReader(KINDS, REQUIRED, NAMES).read if RowReader is not None else None
+LOOKED_AT: Final = frozenset(STATE_CODE[state] for state in FINAL | OPEN_ATTEMPT)
 
 
 class _RowState(msgspec.Struct, array_like=True):
@@ -78,7 +87,7 @@ def load(store: Store) -> Loaded:
         agents=_all(store, "agents", AgentRecord),
         endpoints=_all(store, "endpoints", EndpointRecord),
         rules=sorted(_all(store, "limits", QueueRule), key=lambda rule: (rule.kind, rule.scope, rule.key)),
-        rows=_live_rows(store, routes, finals),
+        pages=_live_pages(store, routes, finals),
         routes=routes,
         numbers=_numbers(store),
         finals=finals,
@@ -144,39 +153,85 @@ def admitted(store: Store, now: Now) -> tuple[frozenset[str], frozenset[str]]:
     return principals.admitted(now)
 
 
-def _live_rows(store: Store, routes: dict[int, Route], finals: dict[State, int]) -> Iterator[TaskRow]:
+class _Lanes:
+    """The keys of `lanes` in order, taken along with those of `tasks`, so that each is read once."""
+
+    def __init__(self, store: Store) -> None:
+        self._pages = pages(store, "lanes")
+        self._keys: list[bytes] = []
+        self._is_read = False
+
+    def among(self, tasks: list[bytes]) -> list[bytes]:
+        """Those up to the last of these tasks, whose rows are next; StoreDamaged for one without a row."""
+        while not self._is_read and (not self._keys or self._keys[-1] <= tasks[-1]):
+            page = next(self._pages, None)
+            self._is_read = page is None
+            self._keys += [key for key, _ in page or ()]
+        found = self._keys[: bisect_right(self._keys, tasks[-1])]
+        self._keys = self._keys[len(found) :]
+        if found != tasks:
+            rows = set(tasks)
+            for key in found:
+                if key not in rows:
+                    raise _without_row(key)
+        return found
+
+    def end(self) -> None:
+        """No row is left."""
+        left = self._keys or [key for key, _ in next(self._pages, ())]
+        if left:
+            raise _without_row(left[0])
+
+
+def _live_pages(store: Store, routes: dict[int, Route], finals: dict[State, int]) -> Iterator[RowPage]:
     """The rows whose tasks are in a lane, the routes of those with an open attempt, and how many final ones there
-    are: `tasks` and `lanes` are walked side by side, so that each is read once and in order."""
-    live = chain.from_iterable([key for key, _ in page] for page in pages(store, "lanes"))
-    expected = next(live, None)
-    for page in pages(store, "tasks"):
-        for key, body in page:
-            if key == expected:
-                yield _live_row(store, body, routes)
-                expected = next(live, None)
-                continue
-            if expected is not None and key > expected:
-                raise _without_row(expected)
-            state = _row_state(body).state
-            if state in FINAL:
-                finals[state] += 1
-    if expected is not None:
-        raise _without_row(expected)
+    are: `tasks` and `lanes` are walked side by side."""
+    lanes = _Lanes(store)
+    for rows in pages(store, "tasks"):
+        keys = [key for key, _ in rows]
+        live = lanes.among(keys)
+        if live == keys:
+            bodies = [body for _, body in rows]
+        else:
+            in_lane = set(live)
+            bodies = [body for key, body in rows if key in in_lane]
+            _count_finals([body for key, body in rows if key not in in_lane], finals)
+        if bodies:
+            page = _page(bodies)
+            _look_at_states(store, page, routes)
+            yield page
+    lanes.end()
+
+
+def _count_finals(bodies: list[bytes], finals: dict[State, int]) -> None:
+    for body in bodies:
+        state = _row_state(body).state
+        if state in FINAL:
+            finals[state] += 1
+
+
+def _page(bodies: list[bytes]) -> RowPage:
+    found = _read(bodies) if _read is not None else None
+    return page_of([_row(body) for body in bodies]) if found is None else page_read(found)
+
+
+def _look_at_states(store: Store, page: RowPage, routes: dict[int, Route]) -> None:
+    """None may be final; of those that an agent has the route is read."""
+    states = page.columns["state"]
+    if LOOKED_AT.isdisjoint(states):
+        return
+    for code, task, attempt in zip(states, page.columns["id"], page.columns["attempt"], strict=True):
+        state = STATES[code]
+        if state in FINAL:
+            raise StoreDamaged(f"task {task} is {state} and still in its lane")
+        if state in OPEN_ATTEMPT:
+            route = store.get("routes", key_u64x2(task, attempt))
+            if route is not None:
+                routes[task] = msgspec.msgpack.decode(route, type=Route)
 
 
 def _without_row(key: bytes) -> StoreDamaged:
     return StoreDamaged(f"task {int.from_bytes(key, 'big')} is in its lane and has no row")
-
-
-def _live_row(store: Store, body: bytes, routes: dict[int, Route]) -> TaskRow:
-    row = _row(body)
-    if row.state in FINAL:
-        raise StoreDamaged(f"task {row.id} is {row.state} and still in its lane")
-    if row.state in OPEN_ATTEMPT:
-        route = store.get("routes", key_u64x2(row.id, row.attempt))
-        if route is not None:
-            routes[row.id] = msgspec.msgpack.decode(route, type=Route)
-    return row
 
 
 def _hosts(store: Store) -> list[HostRecord]:

@@ -304,7 +304,7 @@ def _loaded(principals: Iterable[PrincipalRecord]) -> Loaded:
         agents=[],
         endpoints=[],
         rules=[],
-        rows=(),
+        pages=(),
         routes={},
         numbers={},
         finals={},

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from agentcom.core.depends import Edge
+from agentcom.core.rows import RowPage
 from agentcom.model import (
     AgentRecord,
     ClockNote,
@@ -21,14 +22,13 @@ from agentcom.model import (
     SecondRecord,
     SettingRecord,
     State,
-    TaskRow,
 )
 from agentcom.money import BudgetRecord, LedgerRecord, SpentRecord
 from agentcom.repos import RepoRecord
 
 
 class Loaded(NamedTuple):
-    """Everything that the core needs from the store at start. `rows` is read once, a page at a time; only then
+    """Everything that the core needs from the store at start. `pages` are the live tasks in order, read once; only then
     are `routes` and `finals` complete."""
 
     groups: list[tuple[int, Group]]
@@ -38,7 +38,7 @@ class Loaded(NamedTuple):
     agents: list[AgentRecord]
     endpoints: list[EndpointRecord]
     rules: list[QueueRule]
-    rows: Iterable[TaskRow]
+    pages: Iterable[RowPage]
     routes: dict[int, Route]
     numbers: dict[str, int]
     finals: dict[State, int]

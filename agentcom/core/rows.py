@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping
-from operator import attrgetter
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -46,11 +45,20 @@ COLUMNS = (
 )  # fmt: skip
 NOT_STORED = frozenset({"lease_ms", "accept_ms", "accepted_ms"})  # 0 until an attempt is open in this process
 CODES: Mapping[str, Mapping[Any, int]] = {
-    "state": STATE_CODE, "lane": LANE_CODE, "tier": TIER_CODE, "tier_source": SOURCE_CODE,
+    "state": STATE_CODE, "lane": LANE_CODE, "tier": TIER_CODE, "tier_source": SOURCE_CODE, "inferred": TIER_CODE,
 }  # fmt: skip
 ROW_BYTES = sum(array(kind).itemsize for _, kind in COLUMNS)
 assert ROW_BYTES <= 200
 GROWTH_ROWS = 1024  # slots made at once: a slot that is there is filled in half the time of 31 appends
+
+
+class RowPage(NamedTuple):
+    """Some live tasks, at least one, by column: the stored ones of COLUMNS, and `budget`. `labels` are numbers of
+    `sets`; `errors` are by task, of those that have one."""
+
+    columns: Mapping[str, array[int]]
+    sets: Sequence[tuple[str, ...]]
+    errors: Mapping[int, TaskError]
 
 
 class TaskTable:
@@ -130,34 +138,37 @@ class TaskTable:
             self.budgets[record.id] = record.budget
         return slot
 
-    def add_many(self, records: list[TaskRow]) -> range:
-        """The slots of live tasks, filled from their records column by column, in a third of the time of `add`.
-        They lie behind all slots that are there."""
+    def add_many(self, page: RowPage) -> range:
+        """The slots of live tasks, filled column by column, in a tenth of the time of `add`. They lie behind all slots
+        that are there."""
         first = len(self.id)
-        count = len(records)
-        for (name, kind), column in zip(COLUMNS, self._columns, strict=True):
+        tasks = page.columns["id"]
+        count = len(tasks)
+        for (name, _), column in zip(COLUMNS, self._columns, strict=True):
             if name in NOT_STORED:
                 column.frombytes(bytes(column.itemsize * count))
+            elif name == "labels":
+                column.extend(self._take_labels(page))
             else:
-                column.extend(array(kind, self._values(name, records)))
+                column.extend(page.columns[name])
         slots = range(first, first + count)
         live = len(self.slot_of) + count
-        self.slot_of.update(zip(self.id[first:], slots, strict=True))
+        self.slot_of.update(zip(tasks, slots, strict=True))
         assert len(self.slot_of) == live, "a task is live already, or twice in the store"
-        self.budgets.update({record.id: record.budget for record in records if record.budget})
+        budgets = page.columns["budget"]
+        if any(budgets):
+            self.budgets.update({task: budget for task, budget in zip(tasks, budgets, strict=True) if budget})
+        self.errors.update(page.errors)
         return slots
 
-    def _values(self, name: str, records: list[TaskRow]) -> list[int]:
-        """What a column holds for these records."""
-        if name == "labels":
-            uses = Counter(record.labels for record in records)
-            number_of = {labels: self.label_sets.take_for(labels, count) for labels, count in uses.items()}
-            return [number_of[record.labels] for record in records]
-        if name == "inferred":
-            return [TIER_CODE[record.inferred_tier] for record in records]
-        values = list(map(attrgetter(name), records))
-        codes: Mapping[Any, int] | None = CODES.get(name)
-        return values if codes is None else [codes[value] for value in values]
+    def _take_labels(self, page: RowPage) -> array[int]:
+        """The numbers of the label sets of a page."""
+        labels = page.columns["labels"]
+        uses = Counter(labels)
+        number_of = [self.label_sets.take_for(one, uses[n]) for n, one in enumerate(page.sets)]
+        if len(number_of) == 1:
+            return array("i", number_of) * len(labels)
+        return array("i", [number_of[n] for n in labels])
 
     def _grow(self) -> None:
         """Room for GROWTH_ROWS more, the lowest slot to be used first."""

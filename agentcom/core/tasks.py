@@ -8,9 +8,10 @@ door here.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import compress
 from typing import Final, Protocol
 
 import msgspec
@@ -25,7 +26,16 @@ from agentcom.core.groups import Groups, raised
 from agentcom.core.lanes import ReadyQueue, retry_line
 from agentcom.core.outlet import Outlet
 from agentcom.core.principals import may_touch, owner_of
-from agentcom.core.rows import LANE_CODE, LANES, SOURCE_CODE, STATE_CODE, STATES, TIER_CODE, TIERS, TaskTable
+from agentcom.core.rows import (
+    LANES,
+    SOURCE_CODE,
+    STATE_CODE,
+    STATES,
+    TIER_CODE,
+    TIERS,
+    RowPage,
+    TaskTable,
+)
 from agentcom.core.sessions import Sessions
 from agentcom.core.story import Noted, Story
 from agentcom.core.turns import ID_BITS
@@ -35,7 +45,6 @@ from agentcom.errors import NotFound, Refused
 from agentcom.model import (
     FINAL,
     ClockNote,
-    FailureClass,
     JsonObject,
     Lane,
     PrincipalRecord,
@@ -76,7 +85,9 @@ OPEN = (State.assigned, State.working)
 ENDED = (State.dead, State.cancelled, State.expired)  # final without a result
 LIVE = (*QUEUED, *OPEN, State.held)
 QUIET = (State.waiting, State.ready, State.held)  # nothing is known of them that the row does not hold
-LOAD_ROWS: Final = 1000
+QUIET_CODES: Final = frozenset(STATE_CODE[state] for state in QUIET)
+READY: Final = STATE_CODE[State.ready]
+PLACE_BITS: Final = 66  # of group, submitter and lane
 TABLE: dict[tuple[State, Move], State] = {
     (State.ready, Move.assign): State.assigned,
     (State.assigned, Move.start): State.working,
@@ -157,52 +168,62 @@ class Tasks:
 
     # --- at start ---------------------------------------------------------------------------------------
 
-    def load(self, records: Iterable[TaskRow]) -> list[int]:
+    def load(self, pages: Iterable[RowPage]) -> list[int]:
         """The live tasks of the store, a page at a time; the slots of those that are not just waiting. Open attempts
         get their fresh lease from attempts.py."""
-        rows = iter(records)
         slots: list[int] = []
-        while page := list(islice(rows, LOAD_ROWS)):
+        for page in pages:
             slots += self._load_page(page)
         self.deadlines.build()
         return slots
 
-    def _load_page(self, page: list[TaskRow]) -> list[int]:
-        table = self.table
-        of_group = Counter(record.group for record in page)
+    def _load_page(self, page: RowPage) -> list[int]:
+        columns = page.columns
+        of_group = Counter(columns["group"])
         for group, count in of_group.items():
             self.groups.use(group, count)
         alone = {group for group in of_group if self.groups[group].alone}
-        slots = table.add_many(page)
-        for record in page:
-            if record.error_class:
-                table.errors[record.id] = _error_of(record)
-            if record.group in alone:
-                self.alone[record.id] = None
-        for state, count in Counter(record.state for record in page).items():
-            self.counts[state] += count
-        for lane, count in Counter(record.lane for record in page).items():
-            self.by_lane[lane] += count
-        for lane in LANES:
+        if alone:
+            for task, group in zip(columns["id"], columns["group"], strict=True):
+                if group in alone:
+                    self.alone[task] = None
+        slots = self.table.add_many(page)
+        states = Counter(columns["state"])
+        for code, count in states.items():
+            self.counts[STATES[code]] += count
+        lanes = Counter(columns["lane"])
+        for code, count in lanes.items():
+            self.by_lane[LANES[code]] += count
             # Not `created_ms`: the order clock may be far from the wall, whose error was mended since.
-            newest_ms = max((record.order_key for record in page if record.lane is lane), default=0)
-            self._newest_ms = max(self._newest_ms, newest_ms - self._lane_delay_ms(lane))
-        self._queue_page(page, slots)
-        return [slot for slot, record in zip(slots, page, strict=True) if record.state not in QUIET]
+            keys = columns["order_key"]
+            if len(lanes) > 1:
+                keys = array("q", compress(keys, map(code.__eq__, columns["lane"])))
+            self._newest_ms = max(self._newest_ms, max(keys) - self._lane_delay_ms(LANES[code]))
+        self._queue_page(columns, slots)
+        if QUIET_CODES.issuperset(states):
+            return []
+        return [slot for slot, code in zip(slots, columns["state"], strict=True) if code not in QUIET_CODES]
 
-    def _queue_page(self, page: list[TaskRow], slots: range) -> None:
+    def _queue_page(self, columns: Mapping[str, array[int]], slots: range) -> None:
         """Put those that are ready into the queue, each run of like ones at once."""
-        runs: dict[tuple[int, int, Lane, int], list[int]] = {}
-        for slot, record in zip(slots, page, strict=True):
-            if record.state is State.ready:
-                has_line = self.lines or record.infra_count or record.retries_used
-                place = record.group, record.submitter, record.lane, self.line_of(slot) if has_line else 0
+        runs: dict[int, list[int]] = {}
+        has_lines = bool(self.lines) or any(columns["infra_count"]) or any(columns["retries_used"])
+        slot = slots.start
+        for state, group, submitter, lane, order_key, task in zip(
+            columns["state"], columns["group"], columns["submitter"], columns["lane"], columns["order_key"],
+            columns["id"], strict=True,
+        ):  # fmt: skip
+            if state == READY:
+                line = self.line_of(slot) if has_lines else 0
+                place = line << PLACE_BITS | group << 34 | submitter << 2 | lane
                 entries = runs.get(place)
                 if entries is None:
                     entries = runs[place] = []
-                entries.append(record.order_key << ID_BITS | record.id)
-        for (group, submitter, lane, line), entries in runs.items():
-            self.ready.push_run(group, submitter, LANE_CODE[lane], line, entries)
+                entries.append(order_key << ID_BITS | task)
+            slot += 1
+        for place, entries in runs.items():
+            group, submitter = place >> 34 & 0xFFFFFFFF, place >> 2 & 0xFFFFFFFF
+            self.ready.push_run(group, submitter, place & 3, place >> PLACE_BITS, entries)
         self.changed |= bool(runs)
 
     def begin(self, now: Now, clock: ClockNote | None = None) -> None:
@@ -632,9 +653,3 @@ def illegal(task: int, state: State, what: Move, known: str = "") -> Refused:
     said = f" ({known})" if known else ""
     told = f"agentcom task story {task}"
     return Refused("wrong_state", f"task {task} is {state}{said}: it cannot {what} now; see {told}")
-
-
-def _error_of(record: TaskRow) -> TaskError:
-    return TaskError(
-        failure_class=FailureClass(record.error_class), code=record.error_code, message=record.error_message
-    )

@@ -19,6 +19,11 @@ from typing import Final
 
 from agentcom.errors import StoreDamaged, StoreError, StoreVersion
 
+try:
+    from agentcom import _records
+except ImportError:  # not built here: one by one, below
+    _records = None  # type: ignore[assignment]
+
 MAGIC: Final = b"\xacR"  # the first byte is no ASCII, so that text in the wrong place is never a record
 SCHEMA_VERSION: Final = 1  # of the bodies; rises with a migration, which runs when the store is opened
 
@@ -58,7 +63,12 @@ def unpack(database: str, key: bytes, record: bytes, version: int = SCHEMA_VERSI
 def unpack_all(
     database: str, records: Iterable[tuple[bytes, bytes]], version: int = SCHEMA_VERSION
 ) -> list[tuple[bytes, bytes]]:
-    """Keys and bodies of many records: what `unpack` does, in half the time for each."""
+    """Keys and bodies of many records: what `unpack` does, in half the time for each, or a fifth where it was built."""
+    if _records is not None:
+        records = records if isinstance(records, list) else list(records)
+        verified = _records.unpack_all(records, seed_of(database, version), version)
+        if verified is not None:
+            return verified
     seed, crc32, head = seed_of(database, version), zlib.crc32, _ENVELOPE.pack
     found = []
     for key, record in records:

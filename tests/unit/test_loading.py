@@ -65,23 +65,23 @@ def test_live_tasks_come_in_order_and_final_ones_are_counted(page: None) -> None
     }
     loaded = load(store_of(states, [2, 3, 300], routes=(2, 3)))
 
-    assert [row.id for row in loaded.rows] == [2, 3, 300]
+    assert [task for page in loaded.pages for task in page.columns["id"]] == [2, 3, 300]
     assert loaded.finals == {State.completed: 2, State.dead: 1, State.cancelled: 1, State.expired: 0}
     assert loaded.routes == {3: ROUTE}
 
 
 def test_a_store_without_tasks_gives_none(page: None) -> None:
-    assert list(load(store_of({}, [])).rows) == []
+    assert list(load(store_of({}, [])).pages) == []
 
 
 @pytest.mark.parametrize("missing", [1, 3, 9])
 def test_a_task_in_a_lane_without_a_row_is_damage(page: None, missing: int) -> None:
     loaded = load(store_of({2: State.ready, 4: State.completed}, sorted([2, missing])))
     with pytest.raises(StoreDamaged, match=f"task {missing} is in its lane and has no row"):
-        list(loaded.rows)
+        list(loaded.pages)
 
 
 def test_a_final_task_in_a_lane_is_damage(page: None) -> None:
     loaded = load(store_of({2: State.dead}, [2]))
     with pytest.raises(StoreDamaged, match="task 2 is dead and still in its lane"):
-        list(loaded.rows)
+        list(loaded.pages)
