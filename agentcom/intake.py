@@ -21,7 +21,9 @@ from agentcom.errors import Refused
 from agentcom.gate import Gate
 from agentcom.peers import Peers
 
-BEATS_S: Final = 0.1  # so long the first beat waits; it renews a lease of many seconds
+# So long the first beat waits for others, which pays with many peers only; it renews a lease of many seconds.
+BEATS_S_MAX: Final = 0.25
+BEATS_S_PER_PEER: Final = BEATS_S_MAX / 500
 # Plain integers: an enum's members cost more than the calls that they are for.
 NOBLOCK, EVENTS, POLLIN = int(zmq.NOBLOCK), int(zmq.EVENTS), int(zmq.POLLIN)
 
@@ -57,7 +59,7 @@ class Intake:
             known = len(self._beats)
             is_ready = not self._read(self._beats) or not _are_beats(self._beats[known:])
             if not known:
-                until = min(until, time.monotonic() + BEATS_S)
+                until = min(until, time.monotonic() + min(BEATS_S_MAX, BEATS_S_PER_PEER * self._peers.count))
         return True
 
     def take(self, events: list[Event]) -> bool:

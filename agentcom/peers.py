@@ -34,6 +34,10 @@ class Peers:
         self._next = 1
 
     @property
+    def count(self) -> int:
+        return len(self._number_of)
+
+    @property
     def waiting(self) -> bool:
         """Whether some peer's messages wait for it to read."""
         return bool(self._outbox)

@@ -60,7 +60,8 @@ def kinds(events: list[Event]) -> list[type]:
 def test_beats_that_come_alone_wait_for_each_other_and_are_answered_by_one_tick(
     hub: FailingHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "BEATS_S", 1.0)
+    monkeypatch.setattr(intake, "BEATS_S_MAX", 1.0)
+    monkeypatch.setattr(intake, "BEATS_S_PER_PEER", 1.0)
     asleep = Sleep(hub)
     beat(hub)
     assert asleep.has_read(1)
@@ -75,7 +76,8 @@ def test_beats_that_come_alone_wait_for_each_other_and_are_answered_by_one_tick(
 def test_whatever_is_no_beat_ends_the_sleep_and_comes_after_the_beats_before_it(
     hub: FailingHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "BEATS_S", LONG_MS / 1000)
+    monkeypatch.setattr(intake, "BEATS_S_MAX", LONG_MS / 1000)
+    monkeypatch.setattr(intake, "BEATS_S_PER_PEER", LONG_MS / 1000)
     asleep = Sleep(hub)
     beat(hub)
     assert asleep.has_read(1)
