@@ -39,6 +39,7 @@ FILES_LISTED_MAX = 2000  # names in a result; the branch has them all
 MESSAGE_CHARS_MAX = 4000
 PREPARE_S_MAX = 1800.0  # waiting for the mirror included: others may fetch a large repository first
 _MODES = re.compile(r":[0-7]{6} [0-7]{6} ")  # what stands before each path in a raw diff
+_HEAD = ("HEAD^{commit}", "HEAD^{tree}")
 _ID = re.compile(r"^[0-9a-f]{40}(?:[0-9a-f]{24})?$", re.MULTILINE)
 
 
@@ -114,27 +115,34 @@ class Workspace:
         """
         if not self.has_repository:
             return None
-        await self._own_index()
+        said = await self._git("rev-parse", *_HEAD, "--symbolic-full-name", "HEAD")
+        head, tree = self._ids_in(said, 2)
+        await self._own_index(head)
         await self._git("add", "--all", "--", ".")
         listed = await self._git("diff", "--cached", "--raw", "-z", "--no-renames", self.base_commit)
         for name in await asyncio.to_thread(nested_in, self.path, listed):
             said = f"{name} is a git repository of its own: its files cannot be committed here; remove {name}/.git"
             raise WorkspaceError(FailureClass.task_error, "nested_repository", said)
-        if (await self._git("status", "--porcelain", "--untracked-files=no")).strip():
-            (made,) = await self._ids("write-tree")
+        if head == self.base_commit:
+            is_changed = listed
+        else:
+            is_changed = (await self._git("status", "--porcelain", "--untracked-files=no")).strip()
+        if is_changed:
+            (tree,) = await self._ids("write-tree")
             text = message.strip()[:MESSAGE_CHARS_MAX] or "work"
-            text += "\n\n" + "\n".join((*trailers, f"AgentCom-Tree: {made}"))
+            text += "\n\n" + "\n".join((*trailers, f"AgentCom-Tree: {tree}"))
             await self._git("commit", "--quiet", "--no-verify", "--cleanup=verbatim", f"--message={text}")
-        commit, tree = await self._ids("rev-parse", "HEAD^{commit}", "HEAD^{tree}")
+            head, tree = await self._ids("rev-parse", *_HEAD)
         # The attempt may have checked out something else: what it left is what its branch shows.
-        await self._git("update-ref", f"refs/heads/{self.branch}", commit)
-        if commit == self.base_commit:
+        if f"refs/heads/{self.branch}" not in said.split("\n"):
+            await self._git("update-ref", f"refs/heads/{self.branch}", head)
+        if head == self.base_commit:
             return None
-        return CommitInfo(commit=commit, tree=tree, files_changed=_paths(listed))
+        return CommitInfo(commit=head, tree=tree, files_changed=_paths(listed))
 
     async def head(self) -> CommitInfo:
         """What is checked out here, and what of it differs from the base; nothing is committed."""
-        commit, tree = await self._ids("rev-parse", "HEAD^{commit}", "HEAD^{tree}")
+        commit, tree = await self._ids("rev-parse", *_HEAD)
         listed = await self._git("diff", "--name-only", "-z", "--no-renames", self.base_commit, commit)
         return CommitInfo(commit=commit, tree=tree, files_changed=_names(listed))
 
@@ -211,16 +219,20 @@ class Workspace:
         untracked = await self._git("ls-files", "-z", "--others", "--exclude-standard")
         return _names(tracked + untracked)
 
-    async def _own_index(self) -> None:
-        """What git knows of the files here is what it has seen itself."""
+    async def _own_index(self, head: str = "") -> None:
+        """What git knows of the files here is what it has seen itself, with the names that `head` has, or HEAD."""
         assert self.git_dir is not None
         await asyncio.to_thread(put_back, self.git_dir, self.index)
-        await self._git("read-tree", "-i", "-m", "HEAD")
+        if self.index is None or self.index.commit != head:
+            await self._git("read-tree", "-i", "-m", head or "HEAD")
 
     async def _ids(self, *arguments: str) -> tuple[str, ...]:
         """What a command of git says that prints an id for itself or for each name."""
-        found = tuple(_ID.findall(await self._git(*arguments)))
-        if len(found) != max(1, len(arguments) - 1):
+        return self._ids_in(await self._git(*arguments), max(1, len(arguments) - 1))
+
+    def _ids_in(self, said: str, count: int) -> tuple[str, ...]:
+        found = tuple(_ID.findall(said))
+        if len(found) != count:
             raise WorkspaceError(
                 FailureClass.task_error, "head_missing", f"{self.path}: HEAD names no commit"
             )
@@ -347,7 +359,7 @@ async def clone(
         remote=remote,
         outside=git,
         base_branch=source.removeprefix("refs/heads/"),
-        index=index_of(mirrors.git_dir_of(path, mirror)),
+        index=index_of(mirrors.git_dir_of(path, mirror), commit),
     )
 
 
@@ -445,7 +457,7 @@ async def _worktree(
         outside=git,
         base_branch=source.removeprefix("refs/heads/"),
         files=files_in(git_dir),
-        index=index_of(git_dir),
+        index=index_of(git_dir, base),
     )
 
 

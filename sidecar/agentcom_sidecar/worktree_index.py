@@ -24,17 +24,21 @@ INDEX_BYTES_MAX: Final = 64 << 20  # kept in memory; of a larger one git makes a
 
 @dataclass(frozen=True)
 class Index:
-    """Its bytes, and the time of its last change, by which git knows what may have been changed right after."""
+    """Its bytes, and the time of its last change, by which git knows what may have been changed right after; `commit`
+    is what was checked out."""
 
     content: bytes
     changed_ns: int
+    commit: str
 
 
-def index_of(git_dir: Path) -> Index | None:
+def index_of(git_dir: Path, commit: str) -> Index | None:
     """That of a worktree that nobody has worked in yet; None when it is too large to keep."""
     path = git_dir / "index"
     found = path.stat()
-    return Index(path.read_bytes(), found.st_mtime_ns) if found.st_size <= INDEX_BYTES_MAX else None
+    if found.st_size > INDEX_BYTES_MAX:
+        return None
+    return Index(path.read_bytes(), found.st_mtime_ns, commit)
 
 
 def files_in(git_dir: Path) -> int:

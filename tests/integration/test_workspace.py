@@ -247,6 +247,37 @@ def test_commits_that_the_attempt_made_by_itself_count(home: Home, checkout: Pat
     in_workspace(home, checkout, body)
 
 
+def test_a_commit_of_the_attempts_own_keeps_what_git_ignores(home: Home, checkout: Path) -> None:
+    async def body(place: Workspace) -> None:
+        (place.path / "wanted.log").write_text("first\n")
+        git(place.path, "add", "--force", "wanted.log")
+        git(place.path, "commit", "--quiet", "-m", "by itself")
+        (place.path / "wanted.log").write_text("second\n")
+        made = await place.commit("the rest")
+        assert made is not None
+        assert made.files_changed == ("wanted.log",)
+        assert git(place.path, "show", f"{made.commit}:wanted.log") == "second"
+        assert place.mirror is not None
+        assert git(place.mirror, "rev-parse", place.branch) == made.commit
+
+    in_workspace(home, checkout, body)
+
+
+def test_what_was_changed_off_the_branch_lies_on_the_branch(home: Home, checkout: Path) -> None:
+    async def body(place: Workspace) -> None:
+        git(place.path, "checkout", "--quiet", "--detach")
+        (place.path / "greeting.txt").write_text("off the branch\n")
+        made = await place.commit("change it")
+        assert made is not None
+        assert place.mirror is not None
+        assert git(place.mirror, "rev-parse", place.branch, f"{place.branch}^{{tree}}").split() == [
+            made.commit,
+            made.tree,
+        ]
+
+    in_workspace(home, checkout, body)
+
+
 def test_configuration_and_hooks_written_by_a_task_run_nothing(
     home: Home, checkout: Path, tmp_path: Path
 ) -> None:
