@@ -70,7 +70,7 @@ from agentcom.queries import Queries
 from agentcom.recordings import Recordings
 from agentcom.retirement import Retirement
 from agentcom.room import Room
-from agentcom.store.base import Batch, Store, delete_under
+from agentcom.store.base import KEY_BYTES_MAX, Batch, Store, delete_under
 from agentcom.upkeep import Upkeep
 
 NOTICED_MAX = 200  # events that wait for room on the disk; the oldest go
@@ -289,23 +289,28 @@ class Broker:
         self.hub.end_tick()
 
     def _handle_one(self, event: Event, now: Now) -> list[Effect]:
-        if isinstance(event, Incoming):
-            if isinstance(event.message, m.Request):
-                if isinstance(event.message.op, m.EndpointAdd):
+        if type(event) is Incoming:
+            message = event.message
+            if type(message) is m.Request:
+                if type(message.op) is m.EndpointAdd:
                     bound = {int(one.rpartition(":")[2]) for one in (self._endpoint, self._feed.address)}
                     self.hub.registry.own = own_places(self._home, self._settings, bound)
                 event = look_up(self.hub, self._store, name_letters(event, self._store, now), now)
-            elif isinstance(event.message, m.Result):
+            elif type(message) is m.Result:
                 event = look_up(self.hub, self._store, event, now)
         return self.hub.handle(event, now)
 
     def _apply(self, effects: list[Effect], batch: Batch) -> list[Effect]:
         """Records into the batch; the rest is for after the commit."""
         later: list[Effect] = []
+        table = batch.table
         for effect in effects:
-            # Exact types: these are NamedTuples that nothing derives from, and there are a dozen for each task.
+            # Exact types: nothing derives from these, and there are a dozen for each task.
             if type(effect) is Put:
-                batch.put(effect.database, effect.key, effect.body)
+                if 0 < len(effect.key) <= KEY_BYTES_MAX:
+                    table(effect.database)[effect.key] = effect.body
+                else:
+                    batch.put(effect.database, effect.key, effect.body)  # refuses
             elif type(effect) is Delete:
                 batch.delete(effect.database, effect.key)
             elif type(effect) is DeleteUnder:

@@ -25,11 +25,12 @@ from agentcom import compiled
 from agentcom.compile_statics import with_statics
 
 CORE: Final = (
-    "accounts", "admission", "aftermath", "agents", "attempts", "board", "breaker", "calls", "circuits", "complexity",
-    "deadlines", "depends", "dispatch", "effects", "estimates", "evidence", "fallbacks", "flows", "gates", "groups",
-    "hub", "interned", "isolation", "lanes", "leases", "ledger", "losses", "outlet", "placed", "principals",
-    "progress", "questions", "refusal", "registry", "requests", "retries", "routing", "rows", "score", "second_host",
-    "sessions", "story", "tally", "tasks", "turns", "waiting", "waits", "wanted",
+    "accounts", "admission", "aftermath", "agents", "attempts", "board", "breaker", "calls", "circuits",
+    "complexity", "deadlines", "depends", "dispatch", "effects", "estimates", "evidence", "fallbacks", "flows",
+    "gates", "groups", "hub", "interned", "isolation", "lanes", "leases", "ledger", "losses", "outlet",
+    "placed", "principals", "progress", "questions", "refusal", "registry", "removal", "repositories",
+    "requests", "retries", "routing", "rows", "score", "second_host", "sessions", "story", "tally", "tasks",
+    "turns", "waiting", "waits", "wanted",
 )  # fmt: skip
 # Not what decodes into a struct of its own: a compiled module does not keep what the fields of a class are.
 SHELL: Final = (

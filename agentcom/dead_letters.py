@@ -8,7 +8,7 @@ is left is behind `next_cursor`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -19,6 +19,7 @@ from agentcom.core.effects import Incoming, key_u64
 from agentcom.model import Letters, TaskRow, TaskSpec
 from agentcom.store.base import Row, Store
 
+IN_BULK: Final = (m.DeadRetry, m.DeadPurge)
 _row = msgspec.msgpack.Decoder(TaskRow).decode
 _spec = msgspec.msgpack.Decoder(TaskSpec).decode
 
@@ -34,11 +35,9 @@ def name_letters(event: Incoming, store: Store, now: Now) -> Incoming:
     """A request in bulk with its tasks named, oldest first, and the cursor of what comes after them; any other event as
     it is."""
     request = event.message
-    if not isinstance(request, m.Request) or not isinstance(request.op, m.DeadRetry | m.DeadPurge):
+    op = request.op if type(request) is m.Request else None
+    if type(request) is not m.Request or not isinstance(op, IN_BULK) or op.tasks:
         return event
-    if request.op.tasks:
-        return event
-    op = request.op
     after = key_u64(op.cursor + 1) if op.cursor is not None else b""
     rows = store.scan("dead", after, limit=limits.SCAN_ROWS_MAX)
     named, last = [], None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from operator import attrgetter
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
@@ -29,3 +30,5 @@ class Term(StrEnum):
     is looked up by its state and lane some thirty times."""
 
     __hash__ = str.__hash__
+    if not TYPE_CHECKING:
+        value = property(attrgetter("_value_"))  # Enum's own is a call of Python, too

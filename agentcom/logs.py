@@ -66,7 +66,7 @@ class Lines:
     """
 
     def __init__(self, level: str = "info") -> None:
-        self._level = level
+        self._level, self._number = level, int(logging.getLevelName(level.upper()))
         self._kept: list[dict[str, object]] = []
 
     def add(self, event: str, **fields: object) -> None:
@@ -78,18 +78,15 @@ class Lines:
         if not self._kept:
             return
         kept, self._kept = self._kept, []
-        if _is_logged(self._level):
+        if self._number >= _threshold:
             common = {"component": _component, "level": self._level, "timestamp": _now()}
-            lines = [_json(fields | common).decode() for fields in kept]
-            print(redact_keys("\n".join(lines)), file=sys.stderr, flush=True)
+            tail = b"," + _json(common)[1:] + b"\n"
+            lines = b"".join([_json(fields)[:-1] + tail for fields in kept])
+            print(redact_keys(lines.decode()), file=sys.stderr, end="", flush=True)
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
-
-
-def _is_logged(level: str) -> bool:
-    return int(logging.getLevelName(level.upper())) >= _threshold
 
 
 def get(**fields: object) -> Any:

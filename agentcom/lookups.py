@@ -33,7 +33,7 @@ def look_up(hub: Hub, store: Store, event: Incoming, now: Now) -> Incoming:
             row = store.get("tasks", body)
             if row is not None:
                 found["tasks", body] = row
-    if isinstance(event.message, m.Request) and isinstance(event.message.op, m.TaskRetry | m.DeadRetry):
+    if type(event.message) is m.Request and isinstance(event.message.op, m.TaskRetry | m.DeadRetry):
         found |= _payments(store, found)
     return event._replace(found=found)
 

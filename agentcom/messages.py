@@ -267,9 +267,8 @@ class Request(Struct, tag_field="type", tag="request", frozen=True, kw_only=True
     bearer: Annotated[str, Meta(max_length=200)] | None = None
 
 
-ToHub = (
-    Hello | Enrol | Bye | Heartbeat | Accept | Decline | Log | Result | Endpoints | Worktrees | Pong | Request
-)  # fmt: skip
+OfSession = Bye | Heartbeat | Accept | Decline | Log | Result | Endpoints | Worktrees | Pong | Request
+ToHub = Hello | Enrol | OfSession
 
 
 # --- from the hub ---------------------------------------------------------------------------------------

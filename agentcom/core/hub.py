@@ -7,7 +7,7 @@ is an AssertionError and ends the process, whose supervisor restarts it from wha
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import assert_never, cast
 
 from agentcom import __version__, limits
 from agentcom import messages as m
@@ -65,10 +65,6 @@ from agentcom.model import (
 )
 
 LOOK_MS = 1000  # how often silent hosts and the like are looked for, while there are hosts
-GREETINGS = (
-    m.Hello,
-    m.Enrol,
-)  # what needs no session; a union written in place is made anew for each message
 
 
 class Hub:
@@ -198,7 +194,7 @@ class Hub:
     def lookups(self, event: Incoming, now: Now) -> list[RecordKey]:
         """The records that the shell must put into the event before it is handled."""
         message = event.message
-        if isinstance(message, m.Request):
+        if type(message) is m.Request:
             session = self.sessions.find(event.key, message.session)
             if session is None:
                 return []
@@ -206,7 +202,7 @@ class Hub:
                 return self.requests.lookups(session, message, now)
             except Refused:
                 return []  # handle() will refuse it with the same words
-        if isinstance(message, m.Result) and not self.attempts.is_open(message.task, message.attempt):
+        if type(message) is m.Result and not self.attempts.is_open(message.task, message.attempt):
             place = key_u64x2(message.task, message.attempt)
             return [("attempts", place), ("tasks", key_u64(message.task))]
         return []
@@ -358,16 +354,18 @@ class Hub:
     # --- messages ---------------------------------------------------------------------------------------
 
     def _incoming(self, event: Incoming, now: Now) -> None:
+        # Exact types here and below: nothing derives from a message, and to ask a Struct's class whether another one is
+        # of it takes ten times as long.
         message = event.message
-        request = message.id if isinstance(message, m.Request) else None
+        request = message.id if type(message) is m.Request else None
         try:
-            if isinstance(message, m.Hello):
+            if type(message) is m.Hello:
                 self._hello(event, message, now)
-            elif isinstance(message, m.Enrol):
+            elif type(message) is m.Enrol:
                 record = self.principals.enrol(event.key, message, now)
                 self.out.send(event.peer, m.Enrolled(name=record.name, role=record.role))
             else:
-                self._of_session(event, message, now)
+                self._of_session(event, cast(m.OfSession, message), now)
         except Refused as refused:
             self.out.refuse(
                 event.peer,
@@ -444,8 +442,7 @@ class Hub:
         self.tasks.changed = True
         return verdicts, {a.record.local_name: a.record.name for a in self.fleet.agents_of(host) if a.offered}
 
-    def _of_session(self, event: Incoming, message: m.ToHub, now: Now) -> None:
-        assert not isinstance(message, GREETINGS)
+    def _of_session(self, event: Incoming, message: m.OfSession, now: Now) -> None:
         session = self.sessions.find(event.key, message.session)
         if session is None:
             raise Refused("no_session", "this session is not known here; say hello again")
@@ -454,9 +451,9 @@ class Hub:
             if displaced is not None:
                 self._close(displaced, now)
         session.heard_ms = now.mono_ms
-        if isinstance(message, m.Request):
+        if type(message) is m.Request:
             self.requests.handle(session, message, now, event.found)
-        elif isinstance(message, m.Bye):
+        elif type(message) is m.Bye:
             self._close(session, now)
             self.out.add(EndSession(session.peer))
         else:
@@ -465,12 +462,20 @@ class Hub:
                 raise Refused("forbidden", "only a host's session may send this")
             self._of_host(host, session, message, event, now)
 
-    def _of_host(self, host: Host, session: Session, message: m.ToHub, event: Incoming, now: Now) -> None:
+    def _of_host(self, host: Host, session: Session, message: m.OfSession, event: Incoming, now: Now) -> None:
         peer = session.peer
         if not host.online:
             self.fleet.heard_again(host, session, now)
             self.tasks.changed = True
         host.heard_ms = now.mono_ms
+        if type(message) is m.Accept:
+            if not self.attempts.accept(host, message.task, message.attempt, now):
+                self.out.send(peer, m.Cancel(task=message.task, attempt=message.attempt, reason="not leased"))
+            return
+        if type(message) is m.Result:
+            verdict = self.attempts.result(host, message, now, event.found)
+            self.out.send(peer, m.ResultAck(task=message.task, attempt=message.attempt, verdict=verdict))
+            return
         match message:
             case m.Heartbeat():
                 kill = self.attempts.beat(host, message.attempts, now)
@@ -493,18 +498,10 @@ class Hub:
                 for agent in self.fleet.agents_of(host):
                     if agent.unresponsive:  # the ping before may have been lost with its connection
                         self.out.send(peer, m.Ping(agent=agent.record.local_name))
-            case m.Accept():
-                if not self.attempts.accept(host, message.task, message.attempt, now):
-                    self.out.send(
-                        peer, m.Cancel(task=message.task, attempt=message.attempt, reason="not leased")
-                    )
             case m.Decline():
                 self.attempts.decline(host, message, now)
             case m.Log():
                 self.attempts.log(host, message)
-            case m.Result():
-                verdict = self.attempts.result(host, message, now, event.found)
-                self.out.send(peer, m.ResultAck(task=message.task, attempt=message.attempt, verdict=verdict))
             case m.Endpoints():
                 for sighting in message.sightings:
                     self.registry.sighted(host.record.id, host.record.name, sighting, now)

@@ -97,7 +97,7 @@ class Requests:
                 "forbidden", f"this needs the role {needed}; {caller.name or 'this key'} is {caller.role}"
             )
         mine = owner_of(caller) if caller.role is Role.submit else 0
-        if isinstance(op, m.TaskWait):
+        if type(op) is m.TaskWait:
             self._wait(op, caller, session, request.id, now)
         elif type(op) in READS:
             self._out.add(Read(session.peer, request.id, op, mine))

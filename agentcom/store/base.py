@@ -67,6 +67,11 @@ class Batch:
             rows = self._checked(database, key)
         rows[key] = body
 
+    def table(self, database: str) -> dict[bytes, bytes | None]:
+        """The rows of one database, for who puts many: its keys have 1 to KEY_BYTES_MAX bytes."""
+        rows = self._rows.get(database)
+        return self._rows.setdefault(Database(database), {}) if rows is None else rows
+
     def delete(self, database: str, key: bytes) -> None:
         """Remove the key; none is missing to a delete. Errors as of `put`."""
         rows = self._rows.get(database)

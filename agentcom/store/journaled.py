@@ -44,6 +44,7 @@ class JournaledStore:
     def __init__(self, store: Follower, journal: Journal, behind_bytes: int = 0) -> None:
         self._store = store
         self.journal = journal
+        self._place = str(journal.folder.parent)  # for what is said of errors
         self.may_skip_journal = False
         self._behind_bytes = behind_bytes
         self._look_for_room()
@@ -93,13 +94,13 @@ class JournaledStore:
         where somebody else has waited for it."""
         self.journal.end_sync()
         if not self.journal.is_usable:
-            raise StoreError(f"cannot commit to {self.journal.folder.parent}: an earlier sync of the journal failed")
+            raise StoreError(f"cannot commit to {self._place}: an earlier sync of the journal failed")
 
     def _write(self, batch: Batch, sequence: int) -> bool:
         """Into the journal. True where it may wait there, once that is synced; False where all is done."""
         if not self._store.writable:
             self._store.commit(batch, sequence)  # refuses, with its own words
-        require_next(sequence, self.sequence, str(self.journal.folder.parent))
+        require_next(sequence, self.sequence, self._place)
         try:
             self.journal.append(batch, sequence)
         except StoreFull:

@@ -25,7 +25,7 @@ from agentcom.errors import StoreDamaged, StoreError, StoreFull, StoreVersion
 from agentcom.store import migrations
 from agentcom.store.base import Batch, Database, DatabaseStats, Row, StoreSize, StoreStats, require_next
 from agentcom.store.place import NO_ROOM, file_system, has_room, require_local, sync_directories, take_lock
-from agentcom.store.record import SCHEMA_VERSION, pack, unpack, unpack_all
+from agentcom.store.record import SCHEMA_VERSION, pack, pack_all, unpack, unpack_all
 
 FORMAT: Final = SCHEMA_VERSION  # of databases, keys and bodies: one number, which migrations.py leads up to
 MAP_BYTES: Final = 64 * 2**30 if sys.maxsize > 2**32 else 2**30  # sparse: address space, not disk
@@ -418,7 +418,7 @@ def _write_rows(
 ) -> None:
     # Sorted, neighbours meet the page that the cursor is on: random order costs five times as much.
     changes = sorted(rows.items())
-    records = [(key, pack(database, key, body)) for key, body in changes if body is not None]
+    records = pack_all(database, changes)
     if records:
         transaction.cursor(handle).putmulti(records)
     if len(records) < len(changes):

@@ -16,7 +16,7 @@ from agentcom.store.base import Row
 from agentcom.store.check import Condition, full_check_here
 from agentcom.store.lmdb_store import LmdbStore
 from agentcom.store.migrations import Step, carry_over, steps_after
-from agentcom.store.record import SCHEMA_VERSION, pack, unpack, unpack_all
+from agentcom.store.record import SCHEMA_VERSION, pack, pack_all, unpack, unpack_all
 from agentcom.store.start import StorePaths, open_store
 from tests.contract.places import MAP_BYTES, TASKS, commit_letters
 
@@ -77,6 +77,7 @@ def test_an_older_store_is_carried_over_when_it_opens(
     monkeypatch.setattr("agentcom.store.lmdb_store.unpack", _unpack_as_next)
     monkeypatch.setattr("agentcom.store.lmdb_store.unpack_all", _unpack_all_as_next)
     monkeypatch.setattr("agentcom.store.lmdb_store.pack", _pack_as_next)
+    monkeypatch.setattr("agentcom.store.lmdb_store.pack_all", _pack_all_as_next)
     for _ in range(2):  # the second opening has nothing to do
         store = LmdbStore(tmp_path, map_bytes=MAP_BYTES)
         assert store.scan(TASKS) == [(letter, letter.upper() + b"!") for letter in (b"a", b"b", b"d", b"e")]
@@ -90,6 +91,12 @@ def _unpack_as_next(database: str, key: bytes, record: bytes, version: int = NEX
 
 def _unpack_all_as_next(database: str, records: Iterable[Row], version: int = NEXT) -> list[Row]:
     return unpack_all(database, records, version)
+
+
+def _pack_all_as_next(
+    database: str, rows: Iterable[tuple[bytes, bytes | None]], version: int = NEXT
+) -> list[Row]:
+    return pack_all(database, rows, version)
 
 
 def _pack_as_next(database: str, key: bytes, body: bytes, version: int = NEXT) -> bytes:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentcom.errors import StoreDamaged, StoreVersion
-from agentcom.store.record import ENVELOPE_BYTES, key_u64, key_u64x2, pack, unpack, unpack_all
+from agentcom.store.record import ENVELOPE_BYTES, key_u64, key_u64x2, pack, pack_all, unpack, unpack_all
 
 keys = st.binary(min_size=1, max_size=40)
 numbers = st.integers(0, 2**64 - 1)
@@ -111,3 +111,10 @@ def test_a_pair_lies_behind_the_key_of_its_first_number() -> None:
 def test_a_number_that_has_no_key_is_refused(number: int) -> None:
     with pytest.raises(OverflowError):
         key_u64(number)
+
+
+def test_many_rows_are_packed_as_each_alone_and_those_without_a_body_are_left_out() -> None:
+    rows = [(b"a", b"one"), (b"b", None), (b"c", b""), (key_u64(7), b"\x00" * 300)]
+    alone = [(key, pack("tasks", key, body)) for key, body in rows if body is not None]
+    assert pack_all("tasks", rows) == alone
+    assert unpack_all("tasks", alone) == [row for row in rows if row[1] is not None]

@@ -187,3 +187,14 @@ def test_a_stream_holds_a_bounded_part_back() -> None:
         len(stream.add("-----BEGIN PRIVATE KEY-----\n" if not n else "abc " * 250)) for n in range(100)
     )
     assert sent > 50_000
+
+
+X16 = "x" * 16
+KEYS = ("sk-ant-abcdef1", "sk-abcdefghijk12", f"acj1.{X16}", *(f"{head}_{X16}" for head in (
+    "act", "acs", "acl", "ghp", "gho", "ghu", "ghs", "ghr"
+)))  # fmt: skip
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_line_of_the_hub_shows_no_key_of_the_common_kinds(key: str) -> None:
+    assert redaction.redact_keys(f"on the host {key}, \nasked") == f"on the host {redaction.MARK}, \nasked"
