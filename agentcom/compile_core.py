@@ -29,8 +29,8 @@ CORE: Final = (
     "complexity", "deadlines", "depends", "dispatch", "effects", "estimates", "evidence", "fallbacks", "flows",
     "gates", "groups", "hub", "interned", "isolation", "lanes", "leases", "ledger", "losses", "outlet",
     "placed", "principals", "progress", "questions", "refusal", "registry", "removal", "repositories",
-    "requests", "retries", "routing", "rows", "score", "second_host", "sessions", "story", "tally", "tasks",
-    "turns", "waiting", "waits", "wanted",
+    "requests", "retries", "routing", "rows", "score", "second_host", "sessions", "story", "tail", "tally",
+    "tasks", "terms", "turns", "waiting", "waits", "wanted",
 )  # fmt: skip
 # Not what decodes into a struct of its own: a compiled module does not keep what the fields of a class are.
 SHELL: Final = (

@@ -9,18 +9,20 @@ noted now and then, and a start goes on from there.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Mapping
 
 from agentcom import limits
 from agentcom.clock import Now, rfc3339
 from agentcom.core.lanes import key_of, pack, task_of
 from agentcom.core.outlet import Outlet
 from agentcom.core.rows import STATE_CODE, STATES, TaskTable
-from agentcom.core.turns import ID_BITS
+from agentcom.core.terms import Terms
 from agentcom.model import OPEN_ATTEMPT, ClockNote, FailureClass, State, TaskError
 
 NOTE = b"clock"  # in `meta`
 OPEN_CODES = frozenset(STATE_CODE[state] for state in OPEN_ATTEMPT)
+PLAIN_CODES = frozenset(range(len(STATES))) - OPEN_CODES - {STATE_CODE[State.held]}  # whose term is their time to live
 
 
 class TermClock:
@@ -78,14 +80,14 @@ class TermClock:
 
 
 class Deadlines:
-    """The next moment and the next term of each live task, by heap. Entries that no longer hold stay until they
-    come up or `keep_within` drops them: who takes one from `due` looks at the task again."""
+    """The next moment and the next term of each live task. Entries that no longer hold stay until they come up or
+    `keep_within` drops them: who takes one from `due` looks at the task again."""
 
     def __init__(self, table: TaskTable, clock: TermClock) -> None:
         self._table = table
         self.clock = clock
         self._moments: list[int] = []
-        self._terms: list[int] = []
+        self._terms = Terms(self._term_now)
 
     def __len__(self) -> int:
         return max(len(self._moments), len(self._terms))
@@ -95,7 +97,7 @@ class Deadlines:
         task = self._table.id[slot]
         self.watch(slot, state)
         if state not in OPEN_ATTEMPT:
-            heapq.heappush(self._terms, pack(self.term_ms(slot, state), task))
+            self._terms.add(self.term_ms(slot, state), task)
 
     def watch(self, slot: int, state: State) -> None:
         """Remember its next moment only."""
@@ -108,8 +110,7 @@ class Deadlines:
         term_ms = self.clock.now_ms(now)
         while self._moments and key_of(self._moments[0]) <= now.wall_ms:
             yield task_of(heapq.heappop(self._moments))
-        while self._terms and key_of(self._terms[0]) <= term_ms:
-            yield task_of(heapq.heappop(self._terms))
+        yield from self._terms.due(term_ms)
 
     def moment_ms(self, slot: int, state: State) -> int:
         """The next moment on the wall clock that matters to a task in this state; 0 for none."""
@@ -158,8 +159,9 @@ class Deadlines:
         if self._moments:
             left_ms = max(0, key_of(self._moments[0]) - now.wall_ms)
             due.append(now.mono_ms + min(left_ms, limits.CLOCK_LOOK_MS))
-        if self._terms:
-            due.append(self.clock.due_ms(key_of(self._terms[0])))
+        next_ms = self._terms.next_ms()
+        if next_ms is not None:
+            due.append(self.clock.due_ms(next_ms))
             due.append(self.clock.next_note_ms())
         return min(due, default=None)
 
@@ -170,22 +172,33 @@ class Deadlines:
 
     def build(self) -> None:
         """Remember what ends each live task, and nothing else. O(live tasks)."""
-        table = self._table
-        self._moments, self._terms = moments, terms = [], []
-        for task, slot in table.slot_of.items():
-            code = table.state[slot]
-            if table.complete_by_ms[slot] or table.start_by_ms[slot] or table.not_before_ms[slot]:
-                moment_ms = self.moment_ms(slot, STATES[code])
-                if moment_ms:
-                    moments.append(pack(moment_ms, task))
+        self._moments = []
+        self._terms.clear()
+        for slot in self._table.slot_of.values():
+            self.enter(slot, STATES[self._table.state[slot]])
+
+    def load(self, columns: Mapping[str, array[int]], slots: range) -> None:
+        """Remember what ends these tasks, of which none is remembered yet: columns of a page, at these slots."""
+        if any(columns["complete_by_ms"]) or any(columns["start_by_ms"]) or any(columns["not_before_ms"]):
+            for slot, code in zip(slots, columns["state"], strict=True):
+                self.watch(slot, STATES[code])
+        if PLAIN_CODES.issuperset(columns["state"]):
+            self._terms.add_many(columns["expires_ms"], columns["id"])
+            return
+        for slot, task, code in zip(slots, columns["id"], columns["state"], strict=True):
             if code not in OPEN_CODES:
-                terms.append(self.term_ms(slot, STATES[code]) << ID_BITS | task)
-        heapq.heapify(moments)
-        heapq.heapify(terms)
+                self._terms.add(self.term_ms(slot, STATES[code]), task)
+
+    def _term_now(self, task: int) -> int | None:
+        """When the term of a task ends, if it is live and no agent holds it: otherwise it is entered again later."""
+        slot = self._table.slot_of.get(task)
+        if slot is None or self._table.state[slot] in OPEN_CODES:
+            return None
+        return self.term_ms(slot, STATES[self._table.state[slot]])
 
     def unwatched(self) -> list[int]:
         """Tasks that come up later than they must, or never. O(live tasks): for checks."""
-        moments, terms = _firsts(self._moments), _firsts(self._terms)
+        moments, terms = _firsts(self._moments), self._terms.firsts()
         found = []
         for task, slot in self._table.slot_of.items():
             state = self._table.state_of(slot)

@@ -8,28 +8,67 @@ it has a head: its least entry in an open line. `Preview` tells in which order t
 from __future__ import annotations
 
 import heapq
+from array import array
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from itertools import chain
+from typing import Final
 
-from agentcom.core.turns import LEFT_MAX, ORDER, SHARE_UNIT, Turns, TurnsPreview
+from agentcom.core.tail import Tail
+from agentcom.core.turns import ID_BITS, LEFT_MAX, ORDER, SHARE_UNIT, Turns, TurnsPreview
+
+HEAD_ROWS: Final = 1024  # of a line that lie in memory as they are handled; those behind are few bytes each
 
 
 class Line:
-    """Entries in order. What comes in order, nearly all, lies in `entries`; what comes back with an older key in
-    the heap `early`. `gone` are entries that left from the middle; the least entry always stands."""
+    """Entries in order. What comes in order, nearly all, lies in `entries`, and beyond HEAD_ROWS of them in `tail`;
+    what comes back with an older key in the heap `early`. `gone` are entries that left from the middle; the least
+    entry always stands. `last` is the greatest of `entries` and `tail` while there are any."""
 
-    __slots__ = ("early", "entries", "number")
+    __slots__ = ("early", "entries", "last", "number", "tail")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.entries: deque[int] = deque()
+        self.tail: Tail | None = None  # never empty, and `entries` is not while there is one
+        self.last = 0
         self.early: list[int] = []
 
     def add(self, entry: int) -> None:
-        if not self.entries or entry > self.entries[-1]:
-            self.entries.append(entry)
+        if not self.entries or entry > self.last:
+            self.append(entry)
         else:
             heapq.heappush(self.early, entry)
+
+    def append(self, entry: int) -> None:
+        """One that comes after all in order."""
+        self.last = entry
+        if self.tail is None:
+            if len(self.entries) < HEAD_ROWS:
+                self.entries.append(entry)
+                return
+            self.tail = Tail()
+        self.tail.halves.extend((entry >> ID_BITS, entry & ORDER))
+
+    def extend(self, keys: array[int], tasks: array[int]) -> None:
+        """Some that come after all in order, at least one."""
+        if self.tail is None:
+            free = max(0, HEAD_ROWS - len(self.entries))
+            self.entries.extend([k << ID_BITS | task for k, task in zip(keys[:free], tasks[:free], strict=True)])
+            if len(keys) > free:
+                self.tail = Tail()
+                self.tail.extend(keys[free:], tasks[free:])
+        else:
+            self.tail.extend(keys, tasks)
+        self.last = keys[-1] << ID_BITS | tasks[-1]
+
+    def replace(self, entries: Iterable[int]) -> None:
+        """Have these, in order, and no others."""
+        self.early.clear()
+        self.entries.clear()
+        self.tail = None
+        for entry in entries:
+            self.append(entry)
 
     def least(self) -> int:
         """0 when there is none."""
@@ -43,6 +82,8 @@ class Line:
         while True:
             if not self.early or (self.entries and self.entries[0] < self.early[0]):
                 self.entries.popleft()
+                if self.tail is not None and not self.entries:
+                    self._refill()
             else:
                 heapq.heappop(self.early)
             least = self.least()
@@ -56,11 +97,22 @@ class Line:
             self.early.remove(entry)
             heapq.heapify(self.early)
         else:
-            self.entries.remove(entry)
+            early = self.early.copy()
+            self.replace([one for one in self._in_order() if one != entry])
+            self.early = early
 
     def walk(self) -> Iterator[int]:
         """All entries in order; O(1) each, O(early log early) at the start."""
-        return heapq.merge(self.entries, sorted(self.early)) if self.early else iter(self.entries)
+        return heapq.merge(self._in_order(), sorted(self.early)) if self.early else self._in_order()
+
+    def _in_order(self) -> Iterator[int]:
+        return iter(self.entries) if self.tail is None else chain(self.entries, self.tail)
+
+    def _refill(self) -> None:
+        assert self.tail is not None, "asked for where there is one"
+        self.entries.extend(self.tail.take())
+        if not len(self.tail):
+            self.tail = None
 
 
 class Flow:

@@ -14,8 +14,10 @@ others go on. A start costs O(log members) per step; a task that waits costs one
 from __future__ import annotations
 
 import heapq
+from array import array
 from collections.abc import Callable
 from itertools import islice
+from operator import le
 from typing import Final
 
 from agentcom.core.flows import Flow, Line, Pool, Preview, Share
@@ -76,23 +78,30 @@ class ReadyQueue:
             one = flow.lines[line] = Line(line)
             if line:
                 self._join_line(line, place, flow)
-        elif one.entries and entry > one.entries[-1]:
-            one.entries.append(entry)
+        elif one.entries and entry > one.last:
+            one.append(entry)
             return
         one.add(entry)
         if not flow.head or entry < flow.head:
             self._settle(flow)
 
-    def push_run(self, group: int, submitter: int, lane: int, line: int, entries: list[int]) -> None:
-        """Packed entries of one line, at least one: what `push` does with each. O(1) for each that follows in order."""
-        entries.sort()
-        self.push(group, key_of(entries[0]), task_of(entries[0]), submitter, lane, line)
-        one = self._flows[group << 34 | submitter << 2 | lane].lines[line]
-        if one.entries and one.entries[-1] == entries[0] and not self._gone:
-            one.entries.extend(entries[1:])  # the first was the newest of its line, so the rest is too
-            self.count += len(entries) - 1
-            return
-        for entry in entries[1:]:
+    def push_run(
+        self, group: int, submitter: int, lane: int, line: int, keys: array[int], tasks: array[int]
+    ) -> None:
+        """Tasks of one line by rising number, at least one, with their order keys: what `push` does with each. O(1) for
+        each that follows in order."""
+        first = pack(keys[0], tasks[0])
+        if all(map(le, keys, keys[1:])):
+            self.push(group, keys[0], tasks[0], submitter, lane, line)
+            one = self._flows[group << 34 | submitter << 2 | lane].lines[line]
+            if one.entries and one.last == first and not self._gone:
+                # The first was the newest of its line, so the rest is too.
+                if len(keys) > 1:
+                    one.extend(keys[1:], tasks[1:])
+                self.count += len(keys) - 1
+                return
+            keys, tasks = keys[1:], tasks[1:]
+        for entry in sorted(map(pack, keys, tasks)):
             self.push(group, key_of(entry), task_of(entry), submitter, lane, line)
 
     def started(
@@ -184,7 +193,7 @@ class ReadyQueue:
                     line = flow.lines[number] = Line(number)
                     if number:
                         self._join_line(number, place, flow)
-                line.entries.append(entry)
+                line.append(entry)
         self._gone.clear()
         for flow in self._flows.values():
             self._settle(flow)
@@ -293,9 +302,7 @@ class ReadyQueue:
         for flow in self._flows.values():
             for line in flow.lines.values():
                 kept = [entry for entry in line.walk() if entry not in self._gone]
-                line.early.clear()
-                line.entries.clear()
-                line.entries.extend(kept)
+                line.replace(kept)
         self._gone.clear()
 
 

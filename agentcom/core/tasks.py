@@ -11,7 +11,6 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import compress
 from typing import Final, Protocol
 
 import msgspec
@@ -38,7 +37,6 @@ from agentcom.core.rows import (
 )
 from agentcom.core.sessions import Sessions
 from agentcom.core.story import Noted, Story
-from agentcom.core.turns import ID_BITS
 from agentcom.core.waiting import Plan, Waiting, final_row
 from agentcom.core.waits import Waits
 from agentcom.errors import NotFound, Refused
@@ -174,7 +172,6 @@ class Tasks:
         slots: list[int] = []
         for page in pages:
             slots += self._load_page(page)
-        self.deadlines.build()
         return slots
 
     def _load_page(self, page: RowPage) -> list[int]:
@@ -191,22 +188,24 @@ class Tasks:
         states = Counter(columns["state"])
         for code, count in states.items():
             self.counts[STATES[code]] += count
-        lanes = Counter(columns["lane"])
-        for code, count in lanes.items():
+        for code, count in Counter(columns["lane"]).items():
             self.by_lane[LANES[code]] += count
-            # Not `created_ms`: the order clock may be far from the wall, whose error was mended since.
-            keys = columns["order_key"]
-            if len(lanes) > 1:
-                keys = array("q", compress(keys, map(code.__eq__, columns["lane"])))
-            self._newest_ms = max(self._newest_ms, max(keys) - self._lane_delay_ms(LANES[code]))
+        # Not `created_ms`: the order clock may be far from the wall, whose error was mended since.
+        newest_ms = [0] * len(LANES)
+        for code, key in zip(columns["lane"], columns["order_key"], strict=True):
+            if key > newest_ms[code]:
+                newest_ms[code] = key
+        for code, key in enumerate(newest_ms):
+            self._newest_ms = max(self._newest_ms, key - self._lane_delay_ms(LANES[code]))
         self._queue_page(columns, slots)
+        self.deadlines.load(columns, slots)
         if QUIET_CODES.issuperset(states):
             return []
         return [slot for slot, code in zip(slots, columns["state"], strict=True) if code not in QUIET_CODES]
 
     def _queue_page(self, columns: Mapping[str, array[int]], slots: range) -> None:
         """Put those that are ready into the queue, each run of like ones at once."""
-        runs: dict[int, list[int]] = {}
+        runs: dict[int, tuple[array[int], array[int]]] = {}
         has_lines = bool(self.lines) or any(columns["infra_count"]) or any(columns["retries_used"])
         slot = slots.start
         for state, group, submitter, lane, order_key, task in zip(
@@ -216,14 +215,15 @@ class Tasks:
             if state == READY:
                 line = self.line_of(slot) if has_lines else 0
                 place = line << PLACE_BITS | group << 34 | submitter << 2 | lane
-                entries = runs.get(place)
-                if entries is None:
-                    entries = runs[place] = []
-                entries.append(order_key << ID_BITS | task)
+                run = runs.get(place)
+                if run is None:
+                    run = runs[place] = array("q"), array("q")
+                run[0].append(order_key)
+                run[1].append(task)
             slot += 1
-        for place, entries in runs.items():
+        for place, (keys, tasks) in runs.items():
             group, submitter = place >> 34 & 0xFFFFFFFF, place >> 2 & 0xFFFFFFFF
-            self.ready.push_run(group, submitter, place & 3, place >> PLACE_BITS, entries)
+            self.ready.push_run(group, submitter, place & 3, place >> PLACE_BITS, keys, tasks)
         self.changed |= bool(runs)
 
     def begin(self, now: Now, clock: ClockNote | None = None) -> None:

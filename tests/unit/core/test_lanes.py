@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -581,10 +582,9 @@ def test_tasks_that_are_pushed_at_once_wait_as_if_one_by_one(
     for task, (order_key, line) in enumerate(pushed, 1):
         for ready in (at_once, one_by_one):
             ready.push(0, order_key, task, ANN, 0, line)
-    entries = [pack(order_key, task) for task, order_key in enumerate(run, 100)]
-    for entry in entries:
-        one_by_one.push(0, key_of(entry), task_of(entry), ANN, 0, 1)
-    at_once.push_run(0, ANN, 0, 1, entries)
+    for task, order_key in enumerate(run, 100):
+        one_by_one.push(0, order_key, task, ANN, 0, 1)
+    at_once.push_run(0, ANN, 0, 1, array("q", run), array("q", range(100, 100 + len(run))))
     assert at_once.count == one_by_one.count == len(pushed) + len(run)
     assert at_once.next(50) == one_by_one.next(50)
     assert at_once.entries() == one_by_one.entries()
