@@ -1,15 +1,18 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Many records at once: verified, and rows of tasks read into columns.
+"""Many records at once: made, verified, and rows of tasks read into columns; and one row of columns.
 
-Both say None where anything is not as usual, and then the way in Python has the word: `record.unpack_all`, which names
+Those that read say None where anything is not as usual, and then the way in Python has the word: `record.unpack_all`, which names
 what is damaged, and the decoder of `TaskRow`.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from cpython cimport array
+from cpython.object cimport Py_SIZE
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 import array
 
@@ -31,6 +34,83 @@ def unpack_all(records, uint32_t seed, uint8_t version):
         if not is_record(<const uint8_t *>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), at, size, seed, version):
             return None
         found.append((key, PyBytes_FromStringAndSize(<const char *>at + ENVELOPE, size - ENVELOPE)))
+    return found
+
+
+def pack_all(rows, uint32_t seed, uint8_t version):
+    """Keys and records of the rows that have a body."""
+    cdef list found = []
+    cdef bytes key, body, record
+    cdef uint8_t *to
+    cdef uint32_t checksum
+    cdef Py_ssize_t size, key_size
+    for key, body in rows:
+        if body is None:
+            continue
+        size, key_size = PyBytes_GET_SIZE(body), PyBytes_GET_SIZE(key)
+        checksum = crc32(seed, <const uint8_t *>PyBytes_AS_STRING(key), key_size) ^ <uint32_t>key_size
+        checksum = crc32(checksum, <const uint8_t *>PyBytes_AS_STRING(body), size)
+        record = PyBytes_FromStringAndSize(NULL, ENVELOPE + size)
+        to = <uint8_t *>PyBytes_AS_STRING(record)
+        to[0], to[1], to[2] = 0xAC, 0x52, version
+        to[3], to[4], to[5], to[6] = checksum >> 24, checksum >> 16 & 0xFF, checksum >> 8 & 0xFF, checksum & 0xFF
+        memcpy(to + ENVELOPE, PyBytes_AS_STRING(body), size)
+        found.append((key, record))
+    return found
+
+
+def fill(list columns, Py_ssize_t slot, tuple values):
+    """Put a value into each column at that place; errors as of an array."""
+    cdef array.array column
+    cdef int64_t value
+    cdef char kind
+    cdef Py_ssize_t n
+    if len(columns) != len(values):
+        raise ValueError(f"{len(values)} values for {len(columns)} columns")
+    for n in range(len(columns)):
+        column = <array.array?>columns[n]
+        value = <object>values[n]
+        kind = column.ob_descr.typecode
+        if not 0 <= slot < Py_SIZE(column):
+            raise IndexError("array assignment index out of range")
+        if kind == c"q":
+            column.data.as_longlongs[slot] = value
+        elif kind == c"i" and value == <int32_t>value:
+            column.data.as_ints[slot] = <int32_t>value
+        elif kind == c"h" and value == <int16_t>value:
+            column.data.as_shorts[slot] = <int16_t>value
+        elif kind == c"b" and value == <int8_t>value:
+            column.data.as_schars[slot] = <int8_t>value
+        else:
+            raise OverflowError(f"{value} in a column of type {chr(kind)!r}")
+
+
+def values_at(list columns, Py_ssize_t slot):
+    """What each column has there."""
+    cdef array.array column
+    cdef int64_t value
+    cdef char kind
+    cdef object number
+    cdef Py_ssize_t n
+    cdef tuple found = PyTuple_New(len(columns))
+    for n in range(len(columns)):
+        column = <array.array?>columns[n]
+        kind = column.ob_descr.typecode
+        if not 0 <= slot < Py_SIZE(column):
+            raise IndexError("array index out of range")
+        if kind == c"q":
+            value = column.data.as_longlongs[slot]
+        elif kind == c"i":
+            value = column.data.as_ints[slot]
+        elif kind == c"h":
+            value = column.data.as_shorts[slot]
+        elif kind == c"b":
+            value = column.data.as_schars[slot]
+        else:
+            raise ValueError(f"a column of type {chr(kind)!r}")
+        number = value
+        Py_INCREF(number)
+        PyTuple_SET_ITEM(found, n, number)
     return found
 
 

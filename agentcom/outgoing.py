@@ -56,7 +56,7 @@ class Outgoing:
             if type(effect) is Send:
                 made.append((effect.peer, m.encode(effect.message)))
             elif type(effect) is SendAssign:
-                made.append((effect.peer, self._assignment(effect.message, bodies)))
+                made.append((effect.peer, self._assignment(effect, bodies)))
             else:
                 made.append(effect)
         return made
@@ -70,8 +70,9 @@ class Outgoing:
         bodies = self._store.get_many("bodies", list(map(key_u64, tasks)))
         return {task: body for task, body in zip(tasks, bodies, strict=True) if body is not None}
 
-    def _assignment(self, assign: m.Assign, bodies: dict[int, bytes]) -> bytes:
-        """With the task's bytes, and what of it overrides a default."""
+    def _assignment(self, effect: SendAssign, bodies: dict[int, bytes]) -> bytes:
+        """With the task's bytes, those of its route, and what of it overrides a default."""
+        assign = effect.message
         body = bodies.get(assign.task)
         assert body is not None, f"task {assign.task} was assigned and has no body"
         own = _own_terms(body)
@@ -98,4 +99,5 @@ class Outgoing:
             endpoint=route.endpoint,
             reason=route.reason,
         )
+        assign.route = msgspec.Raw(effect.route)  # type: ignore[assignment]  # leaves as the same bytes
         return m.encode(assign)

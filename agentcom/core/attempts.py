@@ -50,6 +50,8 @@ from agentcom.model import (
 from agentcom.report_statement import Fault, fault_of
 from agentcom.repos import RepoRecord
 
+_encode = msgspec.msgpack.Encoder().encode
+
 Outcome = Literal[
     "completed", "failed", "interrupted", "cancelled", "lost", "declined", "unaccepted", "stalled", "withdrawn",
     "asked",
@@ -197,7 +199,8 @@ class Attempts:
             table.stepped.pop(task, None)
         self._tasks.move(slot, Move.assign, now)
         self._gates.took(agent.record.id, slot)
-        self._out.put("routes", key_u64x2(task, attempt), route)
+        stored = _encode(route)
+        self._out.put_bytes("routes", key_u64x2(task, attempt), stored)
         self._out.publish("route", "task_routed", task=task, attempt=attempt, route=route)
         assert agent.host.session is not None, "a free agent's host has a session"
         repo = self.repo_of(self._tasks.groups[table.group[slot]].repo)
@@ -208,7 +211,7 @@ class Attempts:
             self.questions.told(task, agent.host, assignment)
         if self._tasks.seconds and task in self._tasks.seconds:
             self.seconds.told(task, assignment, self.signing_key_of(self._tasks.seconds[task].host))
-        self._out.add(SendAssign(agent.host.session.peer, assignment))
+        self._out.add(SendAssign(agent.host.session.peer, assignment, stored))
 
     # --- hearing of it ----------------------------------------------------------------------------------
 

@@ -116,10 +116,12 @@ class Send(Struct, frozen=True, gc=False):
 
 
 class SendAssign(Struct, frozen=True, gc=False):
-    """An assignment whose task body the shell reads from the store when it sends it."""
+    """An assignment whose task body the shell reads from the store when it sends it. `route` is the message's, as it is
+    stored: it is encoded once."""
 
     peer: int
     message: Assign
+    route: bytes
 
 
 class Read(NamedTuple):

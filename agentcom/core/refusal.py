@@ -19,6 +19,7 @@ from agentcom.core.retries import RetryBudgets
 from agentcom.core.wanted import (
     claude_lacks,
     held_model,
+    is_offered,
     may_leave,
     missing_need,
     missing_needs,
@@ -148,7 +149,9 @@ class Refusals:
         kept = _kept_free(group, host)
         if kept is not None:
             return kept
-        agents = [a for a in self._fleet.agents_of(host) if a.offered]
+        # One that could take it now stands for all: nothing below but what holds for the whole host can refuse it.
+        ready = next((a for a in host.agents.values() if a.takes_work and _fits(group, a)), None)
+        agents = [ready] if ready is not None else [a for a in host.agents.values() if a.offered]
         backend = BACKEND_OF[strategy_of(group)]
         able = [a for a in agents if any(offers(a, one) for one in BACKENDS_OF[strategy_of(group)])]
         if not able:
@@ -377,3 +380,7 @@ def _backend_remedy(backend: str, host: str) -> str:
     if backend == "program":
         return f"name it in programs.offer in the config.toml of {host} (policy.programs), and restart its sidecar"
     return f"restart the sidecar on {host}; it offers {backend} by default"
+
+
+def _fits(group: Group, agent: Agent) -> bool:
+    return is_offered(group, agent) and missing_need(group, agent) is None

@@ -17,6 +17,11 @@ import msgspec
 from agentcom.core.interned import Interned
 from agentcom.model import Lane, State, TaskError, TaskRow, Tier, TierSource
 
+try:
+    from agentcom import _records
+except ImportError:  # not built here: value by value, below
+    _records = None  # type: ignore[assignment]
+
 STATES = tuple(State)
 LANES = tuple(Lane)
 TIERS = tuple(Tier)
@@ -131,8 +136,11 @@ class TaskTable:
         if not self._free:
             self._grow()
         slot = self._free.pop()
-        for column, value in zip(self._columns, values, strict=True):
-            column[slot] = value
+        if _records is not None:
+            _records.fill(self._columns, slot, values)
+        else:
+            for column, value in zip(self._columns, values, strict=True):
+                column[slot] = value
         self.slot_of[record.id] = slot
         if record.budget:
             self.budgets[record.id] = record.budget
@@ -196,43 +204,26 @@ class TaskTable:
     def encoded(self, slot: int, finished_ms: int = 0, finished_term_ms: int = 0) -> bytes:
         """The row as it is stored: a `TaskRow`, written down field by field, since this runs several times a task
         and the struct with its enums would cost twice as much."""
-        task = self.id[slot]
+        if _records is not None:
+            values = _records.values_at(self._columns, slot)
+        else:
+            values = tuple([column[slot] for column in self._columns])
+        (
+            task, state, lane, group, submitter, tier, tier_source, inferred, created_ms, order_key, max_retries,
+            attempt, retries_used, losses, parked_count, infra_count, agent, host, assigned_ms, delay_ms, expires_ms,
+            _lease_ms, _accept_ms, not_before_ms, due_ms, _accepted_ms, start_by_ms, complete_by_ms, labels, unaccepted,
+            stall_s,
+        ) = values  # fmt: skip
         error = self.errors.get(task)
         fields = (
-                task,
-                STATE_NAMES[self.state[slot]],
-                LANE_NAMES[self.lane[slot]],
-                self.group[slot],
-                self.submitter[slot],
-                TIER_NAMES[self.tier[slot]],
-                SOURCE_NAMES[self.tier_source[slot]],
-                TIER_NAMES[self.inferred[slot]],
-                self.created_ms[slot],
-                self.order_key[slot],
-                self.max_retries[slot],
-                self.attempt[slot],
-                self.retries_used[slot],
-                self.losses[slot],
-                self.parked_count[slot],
-                self.agent[slot],
-                self.host[slot],
-                self.assigned_ms[slot],
-                finished_ms,
-                self.delay_ms[slot],
-                self.expires_ms[slot],
-                self.infra_count[slot],
-                self.not_before_ms[slot],
-                error.failure_class.value if error else "",
-                error.code if error else "",
-                error.message if error else "",
-                self.due_ms[slot],
-                self.start_by_ms[slot],
-                self.complete_by_ms[slot],
-                self.label_sets[self.labels[slot]],
-                self.unaccepted[slot],
-                self.stall_s[slot],
-                finished_term_ms,
-        )
+            task, STATE_NAMES[state], LANE_NAMES[lane], group, submitter, TIER_NAMES[tier], SOURCE_NAMES[tier_source],
+            TIER_NAMES[inferred], created_ms, order_key, max_retries, attempt, retries_used, losses, parked_count,
+            agent, host, assigned_ms, finished_ms, delay_ms, expires_ms, infra_count, not_before_ms,
+            error.failure_class.value if error else "",
+            error.code if error else "",
+            error.message if error else "",
+            due_ms, start_by_ms, complete_by_ms, self.label_sets[labels], unaccepted, stall_s, finished_term_ms,
+        )  # fmt: skip
         budget = self.budgets.get(task) if self.budgets else None
         return _encode(fields if budget is None else (*fields, "", 0, budget))
 

@@ -51,7 +51,10 @@ def pack(database: str, key: bytes, body: bytes, version: int = SCHEMA_VERSION) 
 def pack_all(
     database: str, rows: Iterable[tuple[bytes, bytes | None]], version: int = SCHEMA_VERSION
 ) -> list[tuple[bytes, bytes]]:
-    """Keys and records of many rows, without those that have no body: what `pack` does, in half the time for each."""
+    """Keys and records of many rows, without those that have no body: what `pack` does, in half the time for each,
+    or a fifth where it was built."""
+    if _records is not None:
+        return _records.pack_all(rows, seed_of(database, version), version)
     seed, crc32, head = seed_of(database, version), zlib.crc32, _ENVELOPE.pack
     return [
         (key, head(MAGIC, version, crc32(body, crc32(key, seed) ^ len(key))) + body)
