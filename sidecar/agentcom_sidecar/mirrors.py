@@ -16,7 +16,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -183,9 +183,10 @@ async def free_branch(mirror: Path, branch: str, git: Git) -> str:
     return next(name for name in numbered(branch) if f"refs/heads/{name}" not in names)
 
 
-def numbered(name: str) -> list[str]:
+def numbered(name: str) -> Iterator[str]:
     """`name`, then with each number that it may get where it is taken."""
-    return [name, *(f"{name}-{n}" for n in range(2, 1000))]
+    yield name
+    yield from (f"{name}-{n}" for n in range(2, 1000))
 
 
 def git_dir_of(path: Path, mirror: Path) -> Path:

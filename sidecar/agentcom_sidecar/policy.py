@@ -6,6 +6,7 @@ commands run, unless the host's owner has accepted the risk. An isolated command
 
 from __future__ import annotations
 
+import functools
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -58,12 +59,18 @@ def _shown(work: Work) -> list[Path]:
 MEMORY_SHARE = 0.8  # of the machine's memory, for one command, where `sandbox.memory_mib` says nothing
 
 
+@functools.cache
+def _memory_bytes() -> int:
+    """Looked at once: it took as long as everything else here together, for each command."""
+    return int(psutil.virtual_memory().total)
+
+
 def command_limits(settings: Settings) -> CommandLimits:
     sandbox = settings.sandbox
     return CommandLimits(
         file_bytes_max=sandbox.file_mib * limits.MIB,
         tree_processes_max=sandbox.processes_max,
-        tree_memory_bytes_max=sandbox.memory_mib * limits.MIB or int(MEMORY_SHARE * psutil.virtual_memory().total),
+        tree_memory_bytes_max=sandbox.memory_mib * limits.MIB or int(MEMORY_SHARE * _memory_bytes()),
     )
 
 

@@ -55,7 +55,8 @@ class SpareKeeper:
 
     def hurry(self) -> None:
         """An attempt waits no longer."""
-        self._something.set()
+        if self._wanted:
+            self._something.set()
 
     async def run(self) -> None:
         while True:
