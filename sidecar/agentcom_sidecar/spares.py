@@ -131,6 +131,7 @@ async def take(home: Home, mirror: Path, path: Path, branch: str, base: str, git
         async with asyncio.timeout(TAKE_S_MAX):
             return await _fits(found, mirror, base, git) and await _handed_over(found, mirror, path, branch, base, git)
     except Exception as error:
+        forget(found.folder)
         logs.get().warning("spare_not_taken", name=found.folder.name, reason=f"{type(error).__name__}: {error}")
         return False
 

@@ -340,8 +340,6 @@ def test_a_spare_that_is_broken_costs_the_attempt_nothing_and_goes(
         assert as_git_sees(place)[0] == ""
         assert {each.name for each in (home.sidecar / "work").iterdir()} == {"1-1", "2-1"}
         spares.begin(home, 4)
-        if damage is of_a_lost_commit:
-            spares.forget(folder)  # it has only failed to be compared
         await spares.clear(home, trees.git_for(home, PLAIN))
         assert list((home.sidecar / "spares").iterdir()) == []
         assert folder.name not in git(place.path, "worktree", "list")
