@@ -51,7 +51,7 @@ from agentcom.core.effects import (
     Timers,
 )
 from agentcom.core.hub import Hub
-from agentcom.dead_letters import name_letters
+from agentcom.dead_letters import IN_BULK, name_letters
 from agentcom.endpoint_keys import key_for
 from agentcom.errors import ConfigError, Refused, StoreError, StoreFull
 from agentcom.feed import Feed
@@ -76,7 +76,7 @@ from agentcom.upkeep import Upkeep
 NOTICED_MAX = 200  # events that wait for room on the disk; the oldest go
 POLL_MS_MAX = 250  # housekeeping (feed, outboxes) runs at least this often
 BESIDE_EFFECTS = 4  # to make so many ready takes longer than to wake a thread
-CHORES_MS = 10  # between two looks at what is due while messages wait, so that short ticks do not live for them
+CHORES_MS = 10  # between two looks at what is due while messages come, so that short ticks do not live for them
 GAP_MS = 1000  # two ticks further apart than this: the loop was away, deadlines move
 
 
@@ -129,7 +129,7 @@ class Broker:
         self._started_ms = clock.now().wall_ms
         self._last_mono_ms = clock.now().mono_ms
         self._timer_ms = self._chores_ms = self._due_ms = 0  # the next timer; when what is due was looked at
-        self._is_busy = False  # whether more messages waited when this tick was decided
+        self._is_busy = self._is_active = False  # more messages waited when this tick was decided; it decided something
         self._running = True
         self._noticed: deque[Noticed] = deque(maxlen=NOTICED_MAX)
         self._retirement = Retirement(store)
@@ -228,6 +228,7 @@ class Broker:
         events.extend(self._retirement.turn(self.hub, now))
         self._carry_out(self._handle(events, now))
         self._after_step(4)
+        self._is_active = bool(events)
         self._housekeeping(now)
 
     # --- step 1 -----------------------------------------------------------------------------------------
@@ -295,7 +296,9 @@ class Broker:
                 if type(message.op) is m.EndpointAdd:
                     bound = {int(one.rpartition(":")[2]) for one in (self._endpoint, self._feed.address)}
                     self.hub.registry.own = own_places(self._home, self._settings, bound)
-                event = look_up(self.hub, self._store, name_letters(event, self._store, now), now)
+                if type(message.op) in IN_BULK:
+                    event = name_letters(event, self._store, now)
+                event = look_up(self.hub, self._store, event, now)
             elif type(message) is m.Result:
                 event = look_up(self.hub, self._store, event, now)
         return self.hub.handle(event, now)
@@ -523,8 +526,8 @@ class Broker:
             self._feed.flush(now.mono_ms)
         if is_recorded:
             self._record(now)
-        if self._is_busy and now.mono_ms - self._chores_ms < CHORES_MS:
-            return
+        if (self._is_busy or self._is_active) and now.mono_ms - self._chores_ms < CHORES_MS:
+            return  # more comes at once, or with the end of the sleep, or that sleep is over without any
         self._chores_ms = now.mono_ms
         self._routed.flush()
         if self._upkeep is not None:
