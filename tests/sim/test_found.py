@@ -9,6 +9,7 @@ from agentcom.clock import Now
 from agentcom.config import Settings
 from agentcom.core.effects import Put
 from agentcom.core.outlet import Outlet
+from agentcom.core.rowpage import page_of
 from agentcom.core.tasks import Tasks
 from agentcom.model import PrincipalRecord, Role, TaskRow, TaskSpec
 from tests.sim.timeline import TRUE_WALL_MS
@@ -30,7 +31,7 @@ def test_a_hub_that_starts_again_after_its_clock_was_set_right_keeps_old_tasks_b
     old = _submitted(first, out, Now(1000, TRUE_WALL_MS))  # and right when the task comes
     second = Tasks(out, Settings())
     second.groups.load(old.group, first.groups[old.group])
-    second.load([old])
+    second.load([page_of([old])])
     second.begin(Now(0, TRUE_WALL_MS + 1000))
     second.next_id = old.id + 1
     new = _submitted(second, out, Now(1000, TRUE_WALL_MS + 2000))
