@@ -88,6 +88,7 @@ def load(store: Store) -> Loaded:
         endpoints=_all(store, "endpoints", EndpointRecord),
         rules=sorted(_all(store, "limits", QueueRule), key=lambda rule: (rule.kind, rule.scope, rule.key)),
         pages=_live_pages(store, routes, finals),
+        live=store.count("lanes"),
         routes=routes,
         numbers=_numbers(store),
         finals=finals,

@@ -162,7 +162,7 @@ class Hub:
         for edge in loaded.depends:
             self.tasks.waiting.depends.load(edge)
         self.ledger.load(loaded.budgets, loaded.ledger, loaded.spent)
-        slots = self.tasks.load(loaded.pages)
+        slots = self.tasks.load(loaded.pages, loaded.live)
         self.ledger.loaded()
         for question in loaded.questions:
             self.attempts.questions.load(question)

@@ -52,3 +52,4 @@ class Loaded(NamedTuple):
     questions: Sequence[QuestionRecord] = ()
     seconds: Sequence[SecondRecord] = ()
     spent: Iterable[SpentRecord] = ()
+    live: int = 0  # how many tasks `pages` has

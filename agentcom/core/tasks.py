@@ -166,12 +166,14 @@ class Tasks:
 
     # --- at start ---------------------------------------------------------------------------------------
 
-    def load(self, pages: Iterable[RowPage]) -> list[int]:
+    def load(self, pages: Iterable[RowPage], count: int = 0) -> list[int]:
         """The live tasks of the store, a page at a time; the slots of those that are not just waiting. Open attempts
-        get their fresh lease from attempts.py."""
+        get their fresh lease from attempts.py. `count`: how many there are, as far as that is known."""
         slots: list[int] = []
+        self.table.reserve(count)
         for page in pages:
             slots += self._load_page(page)
+        self.table.use_rest()
         return slots
 
     def _load_page(self, page: RowPage) -> list[int]:
