@@ -2,7 +2,7 @@
 # Needs: Python 3.11 or newer with venv and headers, a C compiler, make, git.
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := pyproject.toml setup.py $(wildcard agentcom/_f*.px[iy] sidecar/agentcom_sidecar/_guard*.[ch])
+SOURCES := pyproject.toml setup.py $(wildcard agentcom/_*.pyx agentcom/_*.pxi sidecar/agentcom_sidecar/_guard*.[ch])
 
 .PHONY: run core test sim engine coverage faults soak lint check bench docs clean
 

@@ -1,5 +1,5 @@
-"""Builds the compiled scheduling core, the thread that flushes the journal, and the guard of commands. All else stands
-in pyproject.toml.
+"""Builds the compiled scheduling core, the readers of records, the thread that flushes the journal, and the guard of
+commands. All else stands in pyproject.toml.
 
 Without a working C compiler the build goes on: `agentcom.sched` and the sandbox use the twins in Python, and the hub's
 loop waits for each flush. The flags are portable: one wheel must run on every machine of its platform.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -151,3 +152,17 @@ def test_a_module_with_statics_does_what_its_source_does(monkeypatch: pytest.Mon
     ready, held = SimpleNamespace(state=State.ready), SimpleNamespace(state=State.held)
     assert [names["f"](ready, 0), names["f"](held, 0)] == [True, False]
     assert names["_static_State_ready"] is State.ready
+
+
+def test_whatever_is_built_is_built_again_when_one_of_its_sources_changes() -> None:
+    """Else a checkout that was brought up to date would run modules of before."""
+    root = Path(compiled.__file__).parent.parent
+    said = re.search(r"^SOURCES := (.*) \$\(wildcard (.*)\)$", (root / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert said is not None
+    named = {*said[1].split(), *(str(found.relative_to(root)) for each in said[2].split() for found in root.glob(each))}
+    globs = ("agentcom/*.pyx", "agentcom/*.pxi", "sidecar/agentcom_sidecar/*.[ch]")
+    sources = [found for each in globs for found in root.glob(each)]
+    assert len(sources) > 5
+    assert {str(one.relative_to(root)) for one in sources} | {"pyproject.toml", "setup.py"} == named
+    manifest = (root / "MANIFEST.in").read_text(encoding="utf-8").split()
+    assert named - {"pyproject.toml", "setup.py"} <= set(manifest)
