@@ -15,6 +15,7 @@ from pathlib import Path
 from agentcom import messages as m
 from agentcom.auth import load_key
 from agentcom.model import State, TaskSpec
+from agentcom.upkeep import NEEDED_AGAIN_S
 from tests.faults.history import History, check, seen_of
 from tests.faults.hosts import Fleet, enrol_all, fleet_of
 from tests.faults.load import Wire, address_of
@@ -63,7 +64,8 @@ def fill(
             fleet.do(lambda: _end_all(fleet))
             eventually("all that ran is completed", lambda: fleet.counts["results_accepted"] == RUNNING, 30)
             make_room(hub, wire, history)
-            again = eventually("a new task is taken", lambda: _submit(wire, history, "after"), 30)
+            # A backup that it waits for may have failed a moment ago, and is then not tried again at once.
+            again = eventually("a new task is taken", lambda: _submit(wire, history, "after"), 30 + NEEDED_AGAIN_S)
             ending["run_s"] = 0
             client.host_drain("host", draining=False)
             eventually("it is done", lambda: client.task_get(again)["state"] == "completed", 30)
