@@ -32,6 +32,7 @@ from msgspec import Struct
 from agentcom import __version__, logs
 from agentcom.config import Home, write_private
 from agentcom_sidecar import mirrors
+from agentcom_sidecar.apart import place_apart
 from agentcom_sidecar.git import CUT, Git, WorkspaceError
 from agentcom_sidecar.sandbox import View, boot
 from agentcom_sidecar.worktree_index import files_in
@@ -90,6 +91,7 @@ def of(mirror: Path, home: Home) -> Found | None:
 async def make(mirror: Path, commit: str, home: Home, git: Git) -> None:
     """One of that commit, as whoever waits for nothing. Raises WorkspaceError and OSError; what is left then goes with
     the next `clear`."""
+    place_apart(place(home))
     folder = place(home) / f"{mirror.stem[:MIRROR_CHARS]}-{secrets.token_hex(4)}"
     tree = _tree(folder)
     folder.mkdir(mode=0o700)

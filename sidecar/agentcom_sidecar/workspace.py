@@ -24,6 +24,7 @@ from agentcom.messages import Predecessor, ToVerify
 from agentcom.model import FailureClass, Role, TaskSpec
 from agentcom.names import slug
 from agentcom_sidecar import mirrors, spares
+from agentcom_sidecar.apart import place_apart
 from agentcom_sidecar.bases import Start, not_here
 from agentcom_sidecar.forges.places import git_options
 from agentcom_sidecar.git import CUT, Git, Remote, WorkspaceError, allowed_remote, check_branch
@@ -329,6 +330,7 @@ async def clone(
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         for each in (private, folder):
             each.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place_apart(folder.parent)
         remote = await _remote_of(spec.repo, submitter_role, settings)
         mirror, path = folder / "repository.git", folder / "tree"
         await mirrors.make_mirror(mirror, git)
@@ -502,6 +504,7 @@ async def _from_before(
 
 def _free_path(folder: Path, name: str) -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place_apart(folder)
     return next(folder / each for each in mirrors.numbered(name) if not (folder / each).exists())
 
 
