@@ -157,8 +157,8 @@ def _row(name: str, took_ms: dict[str, list[float]], cpu_ms: float) -> Row:
 
 
 async def measure_trees(folder: Path, files: int, rounds: int) -> Trees:
-    """In turns. Nothing is removed meanwhile: a disk that removes makes slowly. Tasks have numbers that no run before has
-    had, as in a hub: the name of a worktree decides where it lies, and there another run's may just have been removed."""
+    """In turns. Nothing is removed meanwhile: a disk that removes makes slowly. The numbers of the tasks are new, as in
+    a hub: the name of a worktree decides where it lies, and one that had it before may just have been removed there."""
     origin, home = _origin(folder, files), Home(folder / "worktrees").prepare()
     spec = TaskSpec(description="a change", repo=str(origin))
     ways = {"new": Settings(sidecar=SidecarSettings(spare_worktrees=0)), "spare": Settings()}

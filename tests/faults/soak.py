@@ -2,10 +2,10 @@
 
     python -m tests.faults.soak --minutes 10 --json [--set retention.tasks_max=3000]
 
-Hosts that only speak the protocol run the tasks, callers submit them, and once a second the hub's own memory
-the bytes of its store that are in use and those of its file are noted. A line is fitted to the second half: what it rises by over that half, against
-its middle, is the growth. Finished tasks are kept in a number that a minute reaches (KEPT); `--set` passes other
-settings to the hub.
+Hosts that only speak the protocol run the tasks, callers submit them, and once a second the hub's own memory, the
+bytes of its store in use and those of its file are noted. A line is fitted to the second half: what it rises by
+over that half, against its middle, is the growth. Finished tasks are kept in a number that a minute reaches (KEPT);
+`--set` passes other settings to the hub.
 """
 
 from __future__ import annotations

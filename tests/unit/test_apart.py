@@ -1,4 +1,4 @@
-"""The children of a marked folder lie apart, where the file system knows the mark: and nothing fails where it does not."""
+"""What is made in a marked folder lies apart where the file system knows the mark, and is made anyhow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 from agentcom_sidecar.apart import place_apart
 
 MEMORY = Path("/dev/shm")
-GROUPS_OF_ONE_PLACE = 2  # of the disk, that forty directories in one plain folder take at most
 
 
 def file_system_of(folder: Path) -> str:
@@ -37,8 +36,8 @@ def test_directories_in_a_marked_folder_lie_apart(tmp_path: Path) -> None:
         folder.mkdir()
     assert place_apart(marked)
     assert place_apart(marked), "again"
-    assert places_of_directories_in(plain) <= GROUPS_OF_ONE_PLACE
-    assert places_of_directories_in(marked) > GROUPS_OF_ONE_PLACE
+    # One or two places for all of the plain ones, a few more on a disk that is nearly full there.
+    assert places_of_directories_in(marked) > 2 * places_of_directories_in(plain)
 
 
 @pytest.mark.skipif(not MEMORY.is_dir(), reason="no file system in memory here")
