@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Final, TypedDict
 
+from agentcom import compiled
 from agentcom.config import SchedulerSettings, ScoringSettings, Settings
 from agentcom.policy_file import read_policy
 from bench.fleet_policies import OWN, POLICIES
@@ -124,5 +126,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def use_sources() -> None:
+    """Begin again where the core is compiled: the other policies derive from its classes, which needs the sources."""
+    if compiled.IMPLEMENTATION == "compiled":
+        os.execve(sys.executable, sys.orig_argv, os.environ | {compiled.SETTING: "python"})
+
+
 if __name__ == "__main__":
+    use_sources()
     sys.exit(main())
