@@ -30,7 +30,15 @@ from agentcom_sidecar.forges.places import git_options
 from agentcom_sidecar.git import CUT, Git, Remote, WorkspaceError, allowed_remote, check_branch
 from agentcom_sidecar.questions import Kept
 from agentcom_sidecar.sandbox import ProcessMark, View
-from agentcom_sidecar.worktree_index import Index, files_below, files_in, index_of, nested_in, put_back
+from agentcom_sidecar.worktree_index import (
+    Index,
+    changed_in,
+    files_below,
+    files_in,
+    index_of,
+    nested_in,
+    put_back,
+)
 
 __all__ = ["Changes", "CommitInfo", "Workspace", "WorkspaceError", "prepare"]
 
@@ -39,8 +47,11 @@ SLUG_CHARS_MAX = 40
 FILES_LISTED_MAX = 2000  # names in a result; the branch has them all
 MESSAGE_CHARS_MAX = 4000
 PREPARE_S_MAX = 1800.0  # waiting for the mirror included: others may fetch a large repository first
-_MODES = re.compile(r":[0-7]{6} [0-7]{6} ")  # what stands before each path in a raw diff
 _HEAD = ("HEAD^{commit}", "HEAD^{tree}")
+# What git says where the attempt has left no commit, or something that cannot be committed.
+_NO_HEAD = re.compile(r"HEAD|not a git repository|bad object|unknown revision", re.IGNORECASE)
+_NOT_ADDED = re.compile(r"permission denied|unable to index|invalid path|adding files failed", re.IGNORECASE)
+_NOT_TAKEN = "have the task leave files that it can read, and no repository without a commit"
 _ID = re.compile(r"^[0-9a-f]{40}(?:[0-9a-f]{24})?$", re.MULTILINE)
 
 
@@ -116,12 +127,20 @@ class Workspace:
         """
         if not self.has_repository:
             return None
-        said = await self._git("rev-parse", *_HEAD, "--symbolic-full-name", "HEAD")
+        try:
+            said = await self._git("rev-parse", *_HEAD, "--symbolic-full-name", "HEAD")
+        except WorkspaceError as error:
+            raise self._by_the_task(error, _NO_HEAD, "head_missing") from error
         head, tree = self._ids_in(said, 2)
         await self._own_index(head)
-        await self._git("add", "--all", "--", ".")
-        listed = await self._git("diff", "--cached", "--raw", "-z", "--no-renames", self.base_commit)
-        for name in await asyncio.to_thread(nested_in, self.path, listed):
+        try:
+            await self._git("add", "--all", "--", ".")
+        except WorkspaceError as error:
+            raise self._by_the_task(error, _NOT_ADDED, "not_committable", _NOT_TAKEN) from error
+        shown = ("--raw", "-z", "--no-renames", "--ignore-submodules=none")
+        listed = await self._git("diff", "--cached", *shown, self.base_commit)
+        nested = await asyncio.to_thread(nested_in, self.path, listed, is_whole=CUT not in listed)
+        for name in nested:
             said = f"{name} is a git repository of its own: its files cannot be committed here; remove {name}/.git"
             raise WorkspaceError(FailureClass.task_error, "nested_repository", said)
         if head == self.base_commit:
@@ -239,6 +258,15 @@ class Workspace:
             )
         return found
 
+    def _by_the_task(
+        self, error: WorkspaceError, words: re.Pattern[str], code: str, remedy: str = ""
+    ) -> WorkspaceError:
+        """The same as the task's own failure, where git's words are of what a task leaves behind: a host has no part in
+        that, and another one would find no more."""
+        if error.code != "git_failed" or not words.search(error.said):
+            return error
+        return WorkspaceError(FailureClass.task_error, code, f"{self.path}: {error.said}", remedy)
+
     async def git_in(self, *arguments: str) -> str:
         """What git says in here, isolated like any other command; for looking."""
         return await self._git(*arguments)
@@ -252,7 +280,9 @@ class Workspace:
             )
         mirrors.own_configuration(self.mirror)
         place = (f"--git-dir={self.git_dir}", f"--work-tree={self.path}")
-        return await replace(self.git, view=self.view).run(*place, *arguments, cwd=self.path)
+        # Or git would ask a file that the attempt may write where configuration, attributes and excludes lie.
+        environment = {**self.git.environment, "GIT_COMMON_DIR": str(self.mirror)}
+        return await replace(self.git, view=self.view, environment=environment).run(*place, *arguments, cwd=self.path)
 
 
 @contextlib.asynccontextmanager
@@ -513,7 +543,7 @@ def _names(listed: str) -> tuple[str, ...]:
 
 
 def _paths(raw_diff: str) -> tuple[str, ...]:
-    return _names("\0".join(each for each in raw_diff.split("\0") if not _MODES.match(each)))
+    return tuple(sorted({name for name, _ in changed_in(raw_diff)}))[:FILES_LISTED_MAX]
 
 
 def _all_names(listed: str) -> tuple[str, ...]:

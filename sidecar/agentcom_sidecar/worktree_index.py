@@ -12,12 +12,15 @@ import contextlib
 import os
 import re
 import shutil
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-_NESTED: Final = re.compile(r":(?!160000)[0-7]{6} 160000 ")  # what git says of a path that has become a repository
+_ROW: Final = re.compile(r":[0-7]{6} ([0-7]{6}) [0-9a-f]+ [0-9a-f]+ [A-Z]\d*")  # before each path in a raw diff
+_POINTER: Final = "160000"  # the mode of a path that is a repository of its own
+_COMMON: Final = "../..\n"  # what git writes into `commondir` of a worktree
 _HEAD_BYTES: Final = 12  # "DIRC", the version, how many files, four bytes each
 INDEX_BYTES_MAX: Final = 64 << 20  # kept in memory; of a larger one git makes another, by reading every file
 
@@ -48,28 +51,60 @@ def files_in(git_dir: Path) -> int:
 
 
 def put_back(git_dir: Path, index: Index | None) -> None:
-    """In the place of whatever is there; without one git begins a new one."""
-    path, fresh = git_dir / "index", git_dir / "index.fresh"
+    """In the place of whatever is there; without one git begins a new one. So is the file by which git finds what all
+    worktrees share: a command of the checks that asks git must not find settings of the attempt."""
+    if stat.S_IMODE(git_dir.stat().st_mode) != 0o700:
+        git_dir.chmod(0o700)
+    path, fresh, common = git_dir / "index", git_dir / "index.fresh", git_dir / "commondir"
     for each in (path, fresh, git_dir / "index.lock"):
-        if each.is_dir() and not each.is_symlink():
-            shutil.rmtree(each)
-        with contextlib.suppress(FileNotFoundError):
-            each.unlink()
+        _remove(each)
+    if common.is_symlink() or not common.is_file() or common.read_bytes() != _COMMON.encode():
+        _remove(common)
+        common.write_text(_COMMON)
     if index is not None:
         fresh.write_bytes(index.content)
         os.utime(fresh, ns=(index.changed_ns, index.changed_ns))
         fresh.rename(path)
 
 
-def nested_in(worktree: Path, listed: str) -> list[str]:
-    """Of a raw diff the paths that have become repositories of their own and are no submodules."""
-    rows = listed.split("\0")
-    nested = [name for row, name in pairwise(rows) if _NESTED.match(row)]
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+
+
+def changed_in(listed: str) -> Iterator[tuple[str, str]]:
+    """The paths of a raw diff, each with its mode now. They come in twos, so that no name is taken for a row; what
+    a cut has left of a row or a name counts as none."""
+    parts = iter(listed.split("\0"))
+    for part in parts:
+        row = _ROW.fullmatch(part)
+        if row is not None:
+            yield next(parts, ""), row[1]
+
+
+def nested_in(worktree: Path, listed: str, *, is_whole: bool) -> list[str]:
+    """The paths of a raw diff that git has as repositories of their own though files lie in them: the commit has a
+    pointer there and not the files, whatever `.gitmodules` says. A submodule as we check it out is an empty folder.
+    Where the diff was cut short the folders are looked at."""
+    found = [name for name, mode in changed_in(listed) if mode == _POINTER and _holds_files(worktree / name)]
+    if not is_whole:
+        found += [
+            os.path.relpath(folder, worktree)
+            for folder, inner, files in os.walk(worktree)
+            if ".git" in inner or (".git" in files and folder != str(worktree))
+        ]
+    return found
+
+
+def _holds_files(folder: Path) -> bool:
     try:
-        known = (worktree / ".gitmodules").read_text() if nested else ""
-    except (OSError, UnicodeDecodeError):
-        known = ""
-    return [name for name in nested if f"path = {name}\n" not in known]
+        return any(True for _ in os.scandir(folder))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # it hides what it holds
 
 
 def files_below(path: Path, most: int) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -170,6 +171,137 @@ def test_a_repository_inside_the_work_is_refused_and_not_committed_as_a_pointer(
         return refusal.value.code
 
     assert in_workspace(home, checkout, body) == "nested_repository"
+
+
+def lie(place: Workspace, script: str) -> None:
+    """Run a script as the attempt would, in its directory; `$g` is the worktree's git directory, `$m` the mirror."""
+    assert place.git_dir is not None
+    who = {f"GIT_{role}_{what}": "x@y" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    names = {"g": str(place.git_dir), "m": str(place.mirror), "PATH": os.environ["PATH"], **who}
+    subprocess.run(["sh", "-ec", script], cwd=place.path, env=names, check=True)
+
+
+OTHER_COMMON = """
+e=$g/other; mkdir -p $e/info; ln -s $m/objects $e/objects; ln -s $m/refs $e/refs; cp $m/HEAD $e/HEAD
+printf '[core]\n bare = false\n repositoryformatversion = 0\n[filter "x"]\n clean = printf other\n' > $e/config
+echo 'greeting.txt filter=x' > $e/info/attributes; echo hidden.txt > $e/info/exclude
+echo mended > greeting.txt; echo 1 > hidden.txt; echo $e > $g/commondir
+"""
+
+
+def test_settings_of_the_attempts_own_decide_nothing_about_what_is_committed(home: Home, checkout: Path) -> None:
+    """A worktree's git directory names the folder where git finds configuration, attributes and excludes."""
+
+    async def body(place: Workspace) -> None:
+        lie(place, OTHER_COMMON)
+        assert git(place.path, "status", "--porcelain", "hidden.txt") == "", "git by itself is taken in"
+        made = await place.commit("mend it")
+        assert made is not None
+        assert made.files_changed == ("greeting.txt", "hidden.txt")
+        assert place.mirror is not None
+        assert git(place.mirror, "show", f"{made.commit}:greeting.txt") == "mended"
+        assert git(place.path, "rev-parse", "--git-path", "config") == str(place.mirror / "config")
+
+    in_workspace(home, checkout, body)
+
+
+INNER = """
+mkdir src; echo good > src/a.py; cd src; git init -q .; git add -A; git commit -qm x; cd ..
+printf '[submodule "src"]\n\tpath = src\n\turl = ./src\n\tignore = all\n' > .gitmodules
+"""
+
+
+@pytest.mark.parametrize("script", [INNER, INNER + "git add -A; git commit -qm all"])
+def test_a_repository_inside_is_refused_though_it_calls_itself_a_submodule(
+    home: Home, checkout: Path, script: str
+) -> None:
+    async def body(place: Workspace) -> None:
+        lie(place, script)
+        with pytest.raises(WorkspaceError) as refusal:
+            await place.commit("make it")
+        assert (refusal.value.failure_class, refusal.value.code) == (FailureClass.task_error, "nested_repository")
+
+    in_workspace(home, checkout, body)
+
+
+def test_a_submodule_with_files_of_the_attempts_own_is_refused_and_an_empty_one_is_not(
+    home: Home, checkout: Path
+) -> None:
+    """Its files would be looked at by the checks and be in no commit."""
+    pointer = git(checkout, "rev-parse", "HEAD")
+    git(checkout, "update-index", "--add", "--cacheinfo", f"160000,{pointer},lib")
+    git(checkout, "commit", "--quiet", "-m", "a submodule")
+
+    async def body(place: Workspace) -> None:
+        (place.path / "greeting.txt").write_text("mended\n")
+        made = await place.commit("mend it")
+        assert made is not None
+        assert made.files_changed == ("greeting.txt",)
+        lie(place, "cd lib; git init -q .; echo good > a.py; git add -A; git commit -qm x")
+        with pytest.raises(WorkspaceError) as refusal:
+            await place.commit("more")
+        assert refusal.value.code == "nested_repository"
+
+    in_workspace(home, checkout, body)
+
+
+def test_a_list_that_was_cut_short_hides_no_repository(home: Home, checkout: Path) -> None:
+    async def body(place: Workspace) -> None:
+        folder = place.path / ("x" * 200)
+        folder.mkdir()
+        for number in range(5_000):
+            (folder / f"{number:05}{'y' * 40}").write_text(f"{number}\n")
+        lie(place, INNER.replace("src", "xz"))
+        with pytest.raises(WorkspaceError) as refusal:
+            await place.commit("much")
+        assert refusal.value.code == "nested_repository"
+
+    in_workspace(home, checkout, body)
+
+
+def test_a_name_like_a_row_of_gits_own_list_is_a_name(home: Home, checkout: Path) -> None:
+    async def body(place: Workspace) -> None:
+        (place.path / ":100644 100644 evil").write_text("1\n")
+        (place.path / f":100644 160000 {'a' * 40} {'b' * 40} A").write_text("1\n")
+        made = await place.commit("add them")
+        assert made is not None
+        assert made.files_changed == (":100644 100644 evil", f":100644 160000 {'a' * 40} {'b' * 40} A")
+
+    in_workspace(home, checkout, body)
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("git checkout -q --orphan other", "head_missing"),
+        ("rm $g/HEAD", "head_missing"),
+        ("echo nonsense > $g/HEAD", "head_missing"),
+        ("mkdir inner; cd inner; git init -q .", "not_committable"),
+    ],
+)
+def test_what_the_task_did_to_its_git_directory_is_its_own_failure(
+    home: Home, checkout: Path, script: str, code: str
+) -> None:
+    async def body(place: Workspace) -> None:
+        lie(place, script)
+        (place.path / "greeting.txt").write_text("mended\n")
+        with pytest.raises(WorkspaceError) as refusal:
+            await place.commit("mend it")
+        assert (refusal.value.failure_class, refusal.value.code) == (FailureClass.task_error, code)
+
+    in_workspace(home, checkout, body)
+
+
+def test_a_git_directory_that_was_closed_is_opened_again(home: Home, checkout: Path) -> None:
+    async def body(place: Workspace) -> None:
+        assert place.git_dir is not None
+        place.git_dir.chmod(0o500)
+        (place.path / "greeting.txt").write_text("mended\n")
+        made = await place.commit("mend it")
+        assert made is not None
+        assert stat.S_IMODE(place.git_dir.stat().st_mode) == 0o700
+
+    in_workspace(home, checkout, body)
 
 
 def test_the_users_own_checkout_is_never_written(home: Home, checkout: Path) -> None:
