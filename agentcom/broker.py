@@ -392,6 +392,8 @@ class Broker:
         """Load the core from the store and commit what starting again changes (leases of lost agents)."""
         batch: Batch = Batch()
         later = self._make_core(batch, old)
+        if self._upkeep is not None:
+            self._upkeep.opened.confirm()  # or what is said below came from a store that a check may not believe
         try:
             self._commit(batch)
         except StoreFull as error:

@@ -1,7 +1,8 @@
 """The hub as a process: open the store of a home, serve until a signal, close in order.
 
-What the start did to the store goes to the log and into the ready line. Exit status 1 when the disk failed: nothing
-more is acknowledged then, and the supervisor starts again from what is on disk.
+What the start did to the store goes to the log and into the ready line. After a kill the core is loaded while a child
+still checks the store; where the check then finds something amiss, the process starts anew, the check first. Exit
+status 1 when the disk failed: nothing more is acknowledged then, and the supervisor starts again from what is on disk.
 """
 
 from __future__ import annotations
@@ -11,34 +12,43 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import NoReturn
 
 from agentcom import __version__, auth, compiled, lifeline, logs, sched
 from agentcom.broker import Broker
 from agentcom.clock import SystemClock
 from agentcom.config import Home, Settings
 from agentcom.errors import AgentComError
-from agentcom.store.start import OpenedStore, StartReport, StorePaths, open_store
+from agentcom.store.start import CheckFailed, OpenedStore, StartReport, StorePaths, open_store
 from agentcom.upkeep import Upkeep
 
 GC_ALLOCATIONS = 50_000  # between two looks of the collector at young objects
+CHECK_FIRST = "AGENTCOM_CHECK_FIRST"  # in the environment of a start after one whose check has failed beside it
 
 
 def opened(home: Home, settings: Settings) -> OpenedStore:
-    """The home's store, checked, repaired and brought up to its journal; what was done goes to the log."""
+    """The home's store, checked, repaired and brought up to its journal; what was done goes to the log. Where the check
+    still goes on (`is_confirmed`), that is for who waits for it."""
     log = logs.get()
     made = open_store(
         StorePaths.of_home(home.path, settings.backups.folder),
         map_bytes=settings.hub.map_bytes,
         progress=lambda done, of: log.info("store_check_progress", rows=done, of=of),
         tell=lambda text: log.warning("store_start", text=text),
+        may_go_ahead=not os.environ.pop(CHECK_FIRST, ""),
     )
-    report = made.report
+    if made.is_confirmed:
+        _log_opened(made)
+    return made
+
+
+def _log_opened(made: OpenedStore) -> None:
+    log, report = logs.get(), made.report
     for note in report.notes:
         log.warning("store_start", text=note)
     for doubt in made.doubts.found:
         log.error("store_uncertain", text=doubt.text, found=doubt.at)
     log.info("store_opened", **_start_summary(report))
-    return made
 
 
 def _start_summary(report: StartReport) -> dict[str, object]:
@@ -57,13 +67,11 @@ def main(home: Home, settings: Settings) -> int:
     lifeline.follow_parent()
     logs.configure("hub", settings.log.level)
     gc.disable()  # or the collector walks all that is being loaded, a sixth of a start with many tasks
-    store = opened(home, settings)
-    upkeep = Upkeep(store, settings)
     try:
-        broker = Broker(home, settings, store.journaled, SystemClock(), upkeep=upkeep)
-    except BaseException:
-        upkeep.close()
-        raise
+        store = opened(home, settings)
+        broker = _loaded(home, settings, store)
+    except CheckFailed as error:
+        _start_anew(error)
     broker.notice("hub", "hub_started", version=__version__, store=store.report.how)
     _stop_on_signals(broker)
     _tell_ready(home, broker, store.report)
@@ -74,6 +82,35 @@ def main(home: Home, settings: Settings) -> int:
     gc.set_threshold(GC_ALLOCATIONS)
     gc.enable()
     return _run(broker)
+
+
+def _loaded(home: Home, settings: Settings, store: OpenedStore) -> Broker:
+    """The hub with all that the store holds, and that known to be good. CheckFailed where it is not, whatever else has
+    failed before that was known."""
+    is_checked, upkeep = store.is_confirmed, Upkeep(store, settings)
+    try:
+        try:
+            broker = Broker(home, settings, store.journaled, SystemClock(), upkeep=upkeep)
+        except Exception:
+            store.confirm()
+            raise
+        store.confirm()
+    except CheckFailed:
+        raise  # its files stay as they are
+    except BaseException:
+        upkeep.close()
+        raise
+    if not is_checked:
+        _log_opened(store)
+    return broker
+
+
+def _start_anew(error: CheckFailed) -> NoReturn:
+    """The same command in the same process, which lets go of ports, threads and locks."""
+    logs.get().warning("store_start", text=f"{error.message}; starting anew, the check first")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, sys.orig_argv, {**os.environ, CHECK_FIRST: "1"})  # noqa: S606
 
 
 def _run(broker: Broker) -> int:

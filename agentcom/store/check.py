@@ -27,6 +27,7 @@ import lmdb
 import lmdb.verify
 import msgspec
 
+from agentcom import lifeline
 from agentcom.errors import UNREADABLE, AgentComError, StoreError, StoreVersion
 from agentcom.store import migrations
 from agentcom.store.base import PAGE_ROWS, Database, Row
@@ -81,31 +82,53 @@ def full_check(
 
     The store may not be written meanwhile. Never raises for what the file holds: that is in the report.
     """
-    begun = time.monotonic()
-    command = [sys.executable, "-m", "agentcom.store.check", str(path), "--json"]
-    child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "AGENTCOM_CHECK_CPU_S": str(cpu_s_max)},
-    )  # fmt: skip
-    complaint = ""
-    with child:
-        assert child.stderr is not None
-        assert child.stdout is not None
-        for line in child.stderr:
-            if not _tell(line, progress):
-                complaint = line.strip()[:_PROBLEM_CHARS_MAX] or complaint
-        answer = child.stdout.read()
-    try:
-        return msgspec.json.decode(answer, type=CheckReport)
-    except UNREADABLE:
-        how = f"signal {-child.returncode}" if child.returncode < 0 else f"status {child.returncode}"
-        took_ms = int((time.monotonic() - begun) * 1000)
-        return _report(
-            Path(path),
-            Condition.damaged,
-            f"the checking process ended by {how} {complaint}",
-            duration_ms=took_ms,
-        )
+    return RunningCheck(path, cpu_s_max).wait(progress)
+
+
+class RunningCheck:
+    """A full check that has begun in a child process, which ends with the thread that began it. Whoever began it goes
+    on, and may not write the store before `wait` has said what it is."""
+
+    def __init__(self, path: Path | str, cpu_s_max: float = CHECK_S_MAX) -> None:
+        self._path = Path(path)
+        self._begun = time.monotonic()
+        self._report: CheckReport | None = None
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "agentcom.store.check", str(path), "--json"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={
+                **os.environ,
+                "AGENTCOM_CHECK_CPU_S": str(cpu_s_max), lifeline.PARENT_PID_VARIABLE: str(os.getpid()),
+            },
+        )  # fmt: skip
+
+    def wait(self, progress: Progress | None = None) -> CheckReport:
+        """What it has found, once it has ended. Never raises for what the file holds: that is in the report."""
+        if self._report is None:
+            self._report = self._answer(progress)
+        return self._report
+
+    def end(self) -> None:
+        """Nobody asks any more."""
+        with self._child as child:
+            child.kill()
+
+    def _answer(self, progress: Progress | None) -> CheckReport:
+        complaint = ""
+        with self._child as child:
+            assert child.stderr is not None
+            assert child.stdout is not None
+            for line in child.stderr:
+                if not _tell(line, progress):
+                    complaint = line.strip()[:_PROBLEM_CHARS_MAX] or complaint
+            answer = child.stdout.read()
+        try:
+            return msgspec.json.decode(answer, type=CheckReport)
+        except UNREADABLE:
+            how = f"signal {-child.returncode}" if child.returncode < 0 else f"status {child.returncode}"
+            took_ms = int((time.monotonic() - self._begun) * 1000)
+            text = f"the checking process ended by {how} {complaint}"
+            return _report(self._path, Condition.damaged, text, duration_ms=took_ms)
 
 
 def _tell(line: str, progress: Progress | None) -> bool:
@@ -136,21 +159,45 @@ def full_check_here(path: Path | str, progress: Progress | None = None) -> Check
 def _check_file(file: Path, progress: Progress | None) -> CheckReport:
     if not file.exists():
         return _report(file, Condition.missing, "there is no such file")
-    is_proven = _is_proven(file)
-    problems = [] if is_proven else lmdb.verify.verify(str(file))  # type: ignore[no-untyped-call]
+    proven = is_proven(file)
+    problems = [] if proven else lmdb.verify.verify(str(file))  # type: ignore[no-untyped-call]
     if problems:
         return _report(file, Condition.damaged, *problems)
-    environment = lmdb.open(
-        str(file), subdir=False, readonly=True, lock=False, max_dbs=DATABASES_MAX, map_size=_map_bytes(file)
-    )
+    environment = _open(file)
     try:
-        return _check_content(file, environment, progress, is_proven)
+        return _check_content(file, environment, progress, proven)
     finally:
         environment.close()
 
 
-def _is_proven(file: Path) -> bool:
-    """Whether pages and records are known to be sound, each with its checksum. False where that has to be found out."""
+def _open(file: Path) -> lmdb.Environment:
+    return lmdb.open(
+        str(file), subdir=False, readonly=True, lock=False, max_dbs=DATABASES_MAX, map_size=_map_bytes(file)
+    )
+
+
+def proven_sequence(path: Path) -> int | None:
+    """The last batch of a store in the directory that may be opened in this process: its pages and records are proven,
+    the rows are as many as were counted, and it is of this program's schema, so that opening it writes nothing. None
+    where any of that is not so, or is not known. Whether its records agree is left to a check."""
+    file = path / DATA_FILE
+    try:
+        if not is_proven(file):
+            return None
+        environment = _open(file)
+        try:
+            content = _Content(environment, None, is_proven=True)
+            content.close()
+        finally:
+            environment.close()
+    except (*UNREADABLE, lmdb.Error, AgentComError, OSError):
+        return None
+    return content.state.sequence if content.is_current else None
+
+
+def is_proven(file: Path) -> bool:
+    """Whether pages and records are known to be sound, each with its checksum. False where that has to be found out.
+    No content of the file can do any harm."""
     if _datafile is None:
         return False
     names = {str(name).encode(): (seed_of(name, SCHEMA_VERSION), SCHEMA_VERSION) for name in Database}
@@ -180,6 +227,15 @@ class _Content:
             self._open(name)
         self._done, self._of, self._progress = 0, sum(self.entries.values()), progress
         self._seen: set[str] = set()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it has all databases of this schema, with as many rows as were counted."""
+        return (
+            self.version == SCHEMA_VERSION
+            and self._handles.keys() == set(map(str, Database))
+            and self.entries == self.state.counts
+        )
 
     def own(self, key: bytes) -> bytes:
         record = self._transaction.get(key, db=self._own)
@@ -331,6 +387,7 @@ def main(arguments: list[str]) -> int:
     if len(paths) != 1:
         print("use: python -m agentcom.store.check PATH [--json]", file=sys.stderr)
         return 2
+    lifeline.follow_parent()
     _bound_cpu()
     report = full_check_here(paths[0], lambda done, of: print(f"{done}/{of}", file=sys.stderr, flush=True))
     if "--json" in arguments:

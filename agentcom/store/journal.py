@@ -32,6 +32,7 @@ from agentcom.store.segments import (
     Unreadable,
     read_segment,
     record_head,
+    replay,
     segment_head,
     segment_name,
     segments,
@@ -65,12 +66,15 @@ class JournalStats(TypedDict):
 
 
 class Journal:
-    """The journal in a folder, which is made (0700) when it is missing. One writer; a torn tail is cut off.
+    """The journal in a folder, which is made (0700) when it is missing. One writer; a torn tail is cut off, which is
+    all that opening writes. `found` is what `survey` has just said of it, where the caller has asked.
 
     Raises StoreVersion when a newer program wrote it, StoreError when the disk does not answer.
     """
 
-    def __init__(self, folder: Path | str, *, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(
+        self, folder: Path | str, *, segment_bytes: int = SEGMENT_BYTES, found: Survey | None = None
+    ) -> None:
         self.folder = Path(folder)
         self._segment_bytes = segment_bytes
         self._refusal: str | None = None
@@ -92,7 +96,7 @@ class Journal:
         except OSError as error:
             raise self._trouble("make", error) from error
         self._reached = Reached(self.folder)
-        self.found: Survey = survey(self.folder)
+        self.found: Survey = survey(self.folder) if found is None else found
         self._last = self.found.last
         self._covered_from = self.found.run_first or 1
         self._records = self.found.records
@@ -245,10 +249,7 @@ class Journal:
 
     def replay(self, after: int) -> Replay:
         """The batches after `after`, up to the end or the first hole. Segments that end before are not read."""
-        known = segments(self.folder)
-        begins = [first for first, _ in known[1:]]
-        ended = sum(1 for begin in begins if begin <= after + 1)
-        return Replay([path for _, path in known[ended:]], after)
+        return replay(self.folder, after)
 
     def forget_after(self, sequence: int, suffix: str) -> list[Path]:
         """Set aside, under names that end with `suffix`, what lies beyond `sequence` and cannot be applied:
@@ -302,34 +303,32 @@ class Journal:
                 self._cut_filling()
                 self.sync()
         finally:
-            if self._flusher is not None:
-                self._flusher.close()
-            self._reached.close()
-            for descriptor in self._unsynced | ({self._file} if self._file is not None else set()):
-                os.close(descriptor)
-            self._unsynced, self._file = set(), None
-            self._refusal = self._refusal or "it is closed"
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Of the files, as they are."""
+        if self._flusher is not None:
+            self._flusher.close()
+        self._reached.close()
+        for descriptor in self._unsynced | ({self._file} if self._file is not None else set()):
+            os.close(descriptor)
+        self._unsynced, self._file = set(), None
+        self._refusal = self._refusal or "it is closed"
 
     def _open_newest(self) -> None:
         """Go on in the newest segment if nothing but its tail is unreadable; otherwise leave it as it is."""
-        known = segments(self.folder)
-        if not known:
-            return
-        path, end = known[-1][1], 0
-        for item in read_segment(path):
-            if isinstance(item, Unreadable):
-                if not item.is_tail:
-                    return
-            else:
-                end = item.end
+        end = self.found.end
         if not end:
             return  # no record in it: it is begun anew when a batch takes its number
+        path = segments(self.folder)[-1][1]
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            os.ftruncate(self._file, end)
+            if self.found.torn_bytes:
+                os.ftruncate(self._file, end)
+            self._filled = os.fstat(self._file).st_size  # zeros that were written ahead are good for what comes
         except OSError as error:
             raise self._trouble("open", error) from error
-        self._end = self._filled = end
+        self._end = end
         self._path = path
         self._unsynced.add(self._file)
 

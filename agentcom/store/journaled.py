@@ -5,6 +5,9 @@ one flush for each, and the store below takes many of them in one commit of its 
 batch that would make it more bytes than that. What waits lies over the store, so that a read sees every batch that
 was committed. A start applies what the journal has beyond the store, as it does after any stop.
 
+`hold` puts off all that it would write until somebody has said that it may: a start loads from the store while that is
+still being checked.
+
 Where the store below is nearly full, or finds no room for what waits, each batch has to be taken by it before it
 counts, with all that waits; a commit that fails then is taken out of the journal again. So it is, too, without
 `behind_bytes`. What waits is never lost by that: it stays here and in the journal.
@@ -12,7 +15,8 @@ counts, with all that waits; a commit that fails then is taken out of the journa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Final, Protocol
 
@@ -21,6 +25,7 @@ from agentcom.store.base import Batch, Row, Store, StoreSize, StoreStats, requir
 from agentcom.store.journal import Journal
 
 HIDDEN_ROWS: Final = 64  # that a page of a scan has beyond what was asked for
+_NO_KEYS: Final[list[bytes]] = []
 ROOM_TIMES: Final = 4  # so many times the bytes that may wait have to find room: pages are copied
 
 
@@ -53,6 +58,8 @@ class JournaledStore:
         self._last = 0  # the last batch of those that wait
         self.last_bytes = 0  # of the last batch that was written
         self._looked: dict[str, tuple[int, int]] = {}  # by database: waiting keys looked up, and how many it has
+        self._ordered: dict[str, list[bytes]] = {}  # by database: the waiting keys, sorted when they were asked for
+        self._until: Callable[[], None] | None = None
 
     @property
     def sequence(self) -> int:
@@ -67,6 +74,16 @@ class JournaledStore:
     def waiting_bytes(self) -> int:
         """Of batches that are committed and that the store below does not have yet."""
         return self._waiting_bytes
+
+    def hold(self, until: Callable[[], None]) -> None:
+        """Write nothing before `until` has returned: whatever has to write calls it, and fails as it does."""
+        self._until = until
+
+    def let_write(self) -> None:
+        """Wait, if it is held, until it may write. Errors as of what `hold` was given; it is held then as before."""
+        if self._until is not None:
+            self._until()
+            self._until = None
 
     def commit(self, batch: Batch, sequence: int) -> None:
         """Journal, then store, now or later. After an error that leaves it writable the journal holds nothing of the
@@ -98,6 +115,7 @@ class JournaledStore:
 
     def _write(self, batch: Batch, sequence: int) -> bool:
         """Into the journal. True where it may wait there, once that is synced; False where all is done."""
+        self.let_write()
         if not self._store.writable:
             self._store.commit(batch, sequence)  # refuses, with its own words
         require_next(sequence, self.sequence, self._place)
@@ -131,6 +149,7 @@ class JournaledStore:
     def settle(self) -> bool:
         """Let the store below take what waits; False where it does not, for want of room. StoreError when it takes
         nothing any more: the disk failed."""
+        self.let_write()
         self.journal.end_sync()
         if not self._waiting_bytes:
             return True
@@ -158,6 +177,7 @@ class JournaledStore:
     def _settled(self) -> None:
         self._waiting, self._waiting_bytes = Batch(), 0
         self._looked.clear()
+        self._ordered.clear()
         self._look_for_room()
 
     def _look_for_room(self) -> None:
@@ -198,21 +218,43 @@ class JournaledStore:
         limit: int | None = None,
     ) -> list[Row]:
         rows = self._waiting.rows(database)
-        inside = {k: body for k, body in rows.items() if k >= start and (stop is None or k < stop)}
-        if not inside:
+        keys = self._sorted(database, rows)
+        first, end = bisect_left(keys, start), len(keys) if stop is None else bisect_left(keys, stop)
+        if first >= end:
             return self._store.scan(database, start, stop, reverse=reverse, limit=limit)
         try:
-            below = self._beside(inside, database, start, stop, reverse, limit)
+            found = self._beside(rows, end - first, database, start, stop, reverse, limit)
         except StoreDamaged:
             if not self.settle():  # it may be one that was written anew
                 raise
             return self._store.scan(database, start, stop, reverse=reverse, limit=limit)
-        below += [(key, body) for key, body in inside.items() if body is not None]
-        return sorted(below, reverse=reverse)[:limit]
+        if limit is not None and 0 < limit <= len(found):  # what lies behind the last of them is not asked for
+            last = found[limit - 1][0]
+            if reverse:
+                first = bisect_left(keys, last, first, end)
+            else:
+                end = bisect_right(keys, last, first, end)
+        for key in keys[first:end]:
+            body = rows[key]
+            if body is not None:
+                found.append((key, body))
+        return sorted(found, reverse=reverse)[:limit]
+
+    def _sorted(self, database: str, rows: Mapping[bytes, bytes | None]) -> list[bytes]:
+        """The keys of the waiting rows in order. O(1) where none has come since the last call: a start reads thousands
+        of pages over the same ones."""
+        if not rows:
+            return _NO_KEYS
+        keys = self._ordered.setdefault(database, [])
+        if len(keys) < len(rows):
+            keys.extend(islice(rows, len(keys), None))
+            keys.sort()
+        return keys
 
     def _beside(
         self,
-        inside: Mapping[bytes, bytes | None],
+        rows: Mapping[bytes, bytes | None],
+        hidden: int,
         database: str,
         start: bytes,
         stop: bytes | None,
@@ -220,12 +262,12 @@ class JournaledStore:
         limit: int | None,
     ) -> list[Row]:
         """Rows of the store below that no waiting one takes the place of, `limit` of them if there are. In pages: each
-        that waits hides one at most, and most hide none."""
-        size = None if limit is None else limit + min(len(inside), HIDDEN_ROWS)
+        of the `hidden` that wait in this range hides one at most, and most hide none."""
+        size = None if limit is None else limit + min(hidden, HIDDEN_ROWS)
         found: list[Row] = []
         while True:
             page = self._store.scan(database, start, stop, reverse=reverse, limit=size)
-            found += [row for row in page if row[0] not in inside]
+            found += [row for row in page if row[0] not in rows]
             if limit is None or size is None or len(page) < size or len(found) >= limit:
                 return found
             if reverse:
@@ -272,8 +314,9 @@ class JournaledStore:
     def close(self) -> None:
         # With a journal that failed, what it did not confirm stays out of the store; it has all that counts.
         try:
-            if self.writable:
+            if self.writable and self._until is None:
                 self.settle()
         finally:
             self._waiting, self._waiting_bytes = Batch(), 0
+            self._ordered.clear()
             self._store.close()

@@ -159,7 +159,8 @@ def decode(record: Record) -> Batch:
 
 class Survey(NamedTuple):
     """What a journal holds. Batches `run_first` to `last` are there without a hole (0 and 0: none at all);
-    `first` is the oldest that can be read, `torn_bytes` what a crash left at the end."""
+    `first` is the oldest that can be read, `torn_bytes` what a crash left at the end. `end` is where the last record of
+    the newest segment ends: 0 where it has none, or where more than its tail cannot be read."""
 
     first: int
     run_first: int
@@ -167,17 +168,20 @@ class Survey(NamedTuple):
     records: int
     torn_bytes: int
     holes: tuple[str, ...]
+    end: int = 0
 
 
 def survey(folder: Path) -> Survey:
     """Read every record's checksum. O(bytes of the journal)."""
-    first = run_first = last = records = torn = 0
+    first = run_first = last = records = torn = end = 0
     holes: list[str] = []
     for _, path in segments(folder):
+        end, is_whole = 0, True
         for item in read_segment(path):
             if isinstance(item, Unreadable):
                 torn = item.end - item.start if item.is_tail else 0
                 if not item.is_tail:
+                    is_whole = False
                     holes.append(f"{path.name}: bytes {item.start} to {item.end} cannot be read")
                 continue
             torn = 0
@@ -187,8 +191,9 @@ def survey(folder: Path) -> Survey:
                     holes.append(f"{path.name}: batch {item.sequence} follows batch {last}")
                 first = first or item.sequence
                 run_first = item.sequence
-            last = item.sequence
-    return Survey(first, run_first, last, records, torn, tuple(holes))
+            last, end = item.sequence, item.end
+        end *= is_whole
+    return Survey(first, run_first, last, records, torn, tuple(holes), end)
 
 
 class Replay(Iterator[tuple[int, Batch]]):
@@ -216,3 +221,11 @@ class Replay(Iterator[tuple[int, Batch]]):
                     return
                 self.last += 1
                 yield item.sequence, decode(item)
+
+
+def replay(folder: Path, after: int) -> Replay:
+    """The batches after `after`, up to the end or the first hole. Segments that end before are not read."""
+    known = segments(folder)
+    begins = [first for first, _ in known[1:]]
+    ended = sum(1 for begin in begins if begin <= after + 1)
+    return Replay([path for _, path in known[ended:]], after)

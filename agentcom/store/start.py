@@ -1,7 +1,8 @@
 """Opening the store of a hub: check it, repair it if need be, bring it up to its journal, say what was done.
 
 After a clean stop the file is compared with what was noted then; after any other, and after a change of
-version, it is checked in full by a child process, and so is a file that is checked within a second. A damaged
+version, it is checked in full by a child process, and so is a file that is checked within a second. Where all looks
+plain (ahead.py) a hub loads meanwhile, and writes and tells nothing before the check is done (`confirm`). A damaged
 file is set aside and restored. A journal that goes beyond the store is applied to it; one that does not reach
 the store, or has a hole since the newest backup, asks for a new backup (`needs_backup`) before new submits.
 """
@@ -19,6 +20,7 @@ import msgspec
 from agentcom import __version__
 from agentcom.config import write_private
 from agentcom.errors import UNREADABLE, StoreDamaged, StoreError, StoreFull, StoreVersion
+from agentcom.store.ahead import Ahead, ahead_of_check
 from agentcom.store.backup import list_backups, newest_verified
 from agentcom.store.base import Batch
 from agentcom.store.check import (
@@ -27,6 +29,7 @@ from agentcom.store.check import (
     Condition,
     Imprint,
     Progress,
+    RunningCheck,
     full_check,
     imprint,
     quick_check,
@@ -96,6 +99,11 @@ class _Note(msgspec.Struct, frozen=True, kw_only=True):
     meta_checksum: int = 0
 
 
+class CheckFailed(StoreDamaged):
+    """A start went ahead of the check, and that finds something amiss. Nothing was written: whoever started has to let
+    go of the store and start anew, the check first."""
+
+
 class OpenedStore:
     """The store and its journal, to be used by one loop: it commits through `journaled`. `doubts` is what was not
     saved, at this start or an earlier one, and not seen by an operator yet."""
@@ -112,6 +120,39 @@ class OpenedStore:
         self.journaled = JournaledStore(store, journal, min(BEHIND_BYTES, int(map_bytes * BEHIND_SHARE)))
         self.report = report
         self._newest_backup = newest_verified(paths.backups)
+        self._check: RunningCheck | None = None
+        self._progress: Progress | None = None
+        self._begun = 0.0
+
+    def check_beside(self, check: RunningCheck, progress: Progress | None, begun: float) -> None:
+        """The check goes on: nothing is written before it has said that the store is good."""
+        self._check, self._progress, self._begun = check, progress, begun
+        self.journaled.hold(self._require_good)
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether all is known of this start: no check goes on."""
+        return self._check is None
+
+    def confirm(self) -> None:
+        """Wait for the check that goes on beside, if one does. From then on the store is written, and what it holds may
+        be told. CheckFailed where it is not good; what else may have failed because of that says so too late."""
+        if self._check is None:
+            return
+        self.journaled.let_write()
+        if not self.journaled.settle():
+            self.journal.sync()  # what waits for room is told from now on
+        self._check = None
+        took_ms = int((time.monotonic() - self._begun) * 1000)
+        self.report = msgspec.structs.replace(self.report, duration_ms=took_ms)
+
+    def _require_good(self) -> None:
+        assert self._check is not None
+        report = self._check.wait(self._progress)
+        if report.condition is not Condition.good:
+            raise CheckFailed(f"{self.paths.store} is {report.condition}: {'; '.join(report.problems[:3])}")
+        self.report = msgspec.structs.replace(self.report, check=report)
+        _note(self.paths.store, _in_use())
 
     @property
     def needs_backup(self) -> bool:
@@ -151,7 +192,14 @@ class OpenedStore:
 
     def close(self) -> None:
         """Close both, and note that it was done cleanly, if it was; without the note, which a full disk may
-        not take, the next start checks in full. StoreError when the journal could not be synced."""
+        not take, the next start checks in full. StoreError when the journal could not be synced.
+
+        While a check goes on beside, that ends, and the files are left as they are."""
+        if self._check is not None:
+            self._check.end()
+            self.journal.let_go()
+            self.store.close()
+            return
         try:
             is_settled = self.store.writable and self.journaled.settle()
             self.journal.close()
@@ -168,11 +216,14 @@ def open_store(
     progress: Progress | None = None,
     checker: Checker | None = None,
     tell: Callable[[str], None] = lambda _text: None,
+    may_go_ahead: bool = False,
 ) -> OpenedStore:
-    """The hub's store, sound and up to date. `tell` hears what takes long, before it is done.
+    """The hub's store, sound and up to date. `tell` hears what takes long, before it is done. With `may_go_ahead` the
+    check may still go on when this returns: see `OpenedStore.confirm`.
 
     Raises StoreLocked when another hub has it, StoreVersion when a newer program wrote it, StoreDamaged when it
-    is damaged and nothing can be restored (the file is left in place), StoreFull, StoreError.
+    is damaged and nothing can be restored (the file is left in place), StoreFull, StoreError; with `may_go_ahead`
+    CheckFailed.
     """
     begun = time.monotonic()
     require_local(paths.store, file_system(paths.store))
@@ -180,9 +231,13 @@ def open_store(
     check = checker or (lambda path: full_check(path, progress=progress))
     try:
         opening = _Opening(paths, map_bytes, check, tell)
-        opening.examine(_read_note(paths.store), lock)
-        _note(paths.store, _Note(closed=False, version=__version__, boot=_boot()))
+        if may_go_ahead:
+            opening.begin_check = RunningCheck
+        opening.examine(_read_note(paths.store), lock, progress)
         mine, lock = lock, None  # passes to the store, whatever comes
+        if opening.beside is not None:
+            return opening.go_ahead(mine, progress, begun)
+        _note(paths.store, _in_use())
         store = opening.open(mine)
     finally:
         if lock is not None:
@@ -211,9 +266,12 @@ class _Opening:
         self._notes: list[str] = []
         self._note: _Note | None = None
         self._had_journal = paths.journal.exists()
+        self.begin_check: Callable[[Path], RunningCheck] | None = None  # where the start may go ahead of it
+        self.beside: tuple[RunningCheck, Ahead] | None = None
 
-    def examine(self, note: _Note | None, lock: int | None) -> None:
-        """Find out what the store is, and restore it if it is damaged or gone."""
+    def examine(self, note: _Note | None, lock: int | None, progress: Progress | None = None) -> None:
+        """Find out what the store is, and restore it if it is damaged or gone. Where the start goes `beside` the check,
+        what it is will be known later."""
         self._note = note
         file = self._paths.store / DATA_FILE
         if not file.exists() and not self._has_history():
@@ -223,8 +281,10 @@ class _Opening:
             self._bring_back(note.sequence, note, lock)
             return
         self._tell(f"checking {file}")
-        self._how, self._report = "full", self._check(self._paths.store)
-        found = self._report
+        self._how, found = "full", self._checked(file, note, progress)
+        if found is None:
+            return
+        self._report = found
         if found.condition is Condition.newer:
             raise StoreVersion("; ".join(found.problems))
         if found.condition is Condition.good:
@@ -242,6 +302,59 @@ class _Opening:
         else:
             text = f"the store is {found.condition}: {'; '.join(found.problems[:3])}"
             self._repair(text, found.sequence, note, lock)
+
+    def _checked(self, file: Path, note: _Note | None, progress: Progress | None) -> CheckReport | None:
+        """What the full check says; None where it goes on `beside`."""
+        is_large = file.exists() and file.stat().st_size > CHECKED_ALWAYS_BYTES
+        if self.begin_check is None or not is_large:
+            return self._check(self._paths.store)
+        running = self.begin_check(self._paths.store)
+        try:
+            known = note.sequence if note is not None else 0
+            ahead = ahead_of_check(self._paths.store, self._paths.journal, self._paths.backups, known)
+        except BaseException:
+            running.end()
+            raise
+        if ahead is None:
+            return running.wait(progress)
+        self.beside = running, ahead
+        return None
+
+    def go_ahead(self, lock: int | None, progress: Progress | None, begun: float) -> OpenedStore:
+        """The store as it is, with what the journal has beyond it in memory; CheckFailed where that does not open and
+        the check, too, says that it is not good."""
+        assert self.beside is not None
+        running, ahead = self.beside
+        try:
+            opened = self._opened_ahead(ahead, lock, begun)
+        except Exception as error:
+            report = running.wait(progress)
+            if report.condition is Condition.good:
+                raise
+            raise CheckFailed(f"{self._paths.store} is {report.condition}, and does not open: {error}") from error
+        except BaseException:
+            running.end()
+            raise
+        opened.check_beside(running, progress, begun)
+        return opened
+
+    def _opened_ahead(self, ahead: Ahead, lock: int | None, begun: float) -> OpenedStore:
+        store = self.open(lock)
+        try:
+            journal = Journal(self._paths.journal, found=ahead.found)
+            self._note_applied(ahead.applied)
+            report = self._told(ahead.last, ahead.applied, begun)
+            opened = OpenedStore(self._paths, store, journal, report, self._map_bytes)
+        except BaseException:
+            store.close()
+            raise
+        if ahead.applied:
+            opened.journaled.wait(ahead.waiting, ahead.last)
+        return opened
+
+    def _note_applied(self, applied: int) -> None:
+        if applied > 1:
+            self._notes.append(f"{applied} batches were in the journal and not in the store; they are now")
 
     def _bring_back(self, sequence: int, note: _Note | None, lock: int | None) -> None:
         """A sound file that is older than the newest backup, with no journal in between, was put there by
@@ -316,8 +429,7 @@ class _Opening:
             for _, batch in replay:
                 waiting.merge(batch)
         sequence = replay.last
-        if applied > 1:
-            self._notes.append(f"{applied} batches were in the journal and not in the store; they are now")
+        self._note_applied(applied)
         if journal.found.torn_bytes:
             self._notes.append(f"{journal.found.torn_bytes} bytes of a batch cut short ended the journal")
         self._notes += journal.found.holes
@@ -329,7 +441,14 @@ class _Opening:
         journal.go_back(sequence)
         if journal.last != sequence:
             journal.skip(sequence)
-        report = StartReport(
+        opened = OpenedStore(self._paths, store, journal, self._told(sequence, applied, begun), self._map_bytes)
+        if waiting is not None:
+            opened.journaled.wait(waiting, sequence)
+            opened.journaled.settle()
+        return opened
+
+    def _told(self, sequence: int, applied: int, begun: float) -> StartReport:
+        return StartReport(
             how=self._how,
             sequence=sequence,
             applied=applied,
@@ -339,11 +458,6 @@ class _Opening:
             notes=tuple(self._notes),
             duration_ms=int((time.monotonic() - begun) * 1000),
         )
-        opened = OpenedStore(self._paths, store, journal, report, self._map_bytes)
-        if waiting is not None:
-            opened.journaled.wait(waiting, sequence)
-            opened.journaled.settle()
-        return opened
 
     def _missing(self, sequence: int, journal_last: int, reached: int) -> Iterator[str]:
         """A file that is whole may be older than it was: the note of a clean stop knows, else the journal, of which
@@ -366,6 +480,10 @@ class _Opening:
                 f"batches after {sequence}, if there were any, are missing: neither the note of the last stop nor the "
                 "journal can tell"
             )
+
+
+def _in_use() -> _Note:
+    return _Note(closed=False, version=__version__, boot=_boot())
 
 
 def note_going_back(store: Path, sequence: int) -> None:

@@ -24,7 +24,7 @@ FIXTURE = Path(__file__).parents[1] / "fixtures" / "store-0.1.0.mdb"
 
 
 def is_proven(store: Path) -> bool:
-    return check._is_proven(store / "data.mdb")
+    return check.is_proven(store / "data.mdb")
 
 
 def test_its_checksum_is_that_of_zlib() -> None:
@@ -52,7 +52,7 @@ def test_a_store_that_has_grown_and_shrunk_with_large_values_is_proven_after_eve
 
 
 def test_a_store_of_an_earlier_build_is_proven() -> None:
-    assert check._is_proven(FIXTURE)
+    assert check.is_proven(FIXTURE)
 
 
 def test_what_it_believes_of_a_damaged_file_the_slow_check_finds_too(

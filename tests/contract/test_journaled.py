@@ -208,6 +208,7 @@ def test_how_full_the_store_is_can_be_asked_without_settling(late: JournaledStor
 @given(
     below=st.dictionaries(st.binary(min_size=1, max_size=2), st.binary(max_size=2), max_size=12),
     above=st.dictionaries(st.binary(min_size=1, max_size=2), st.none() | st.binary(max_size=2), max_size=12),
+    later=st.dictionaries(st.binary(min_size=1, max_size=2), st.none() | st.binary(max_size=2), max_size=4),
     start=st.binary(max_size=2), stop=st.none() | st.binary(max_size=2),
     reverse=st.booleans(), limit=st.none() | st.integers(0, 6),
 )  # fmt: skip
@@ -216,6 +217,7 @@ def test_a_scan_over_what_waits_is_that_of_a_store_that_has_it_all(
     tmp_path_factory: pytest.TempPathFactory,
     below: dict[bytes, bytes],
     above: dict[bytes, bytes | None],
+    later: dict[bytes, bytes | None],
     start: bytes,
     stop: bytes | None,
     reverse: bool,
@@ -223,14 +225,14 @@ def test_a_scan_over_what_waits_is_that_of_a_store_that_has_it_all(
 ) -> None:
     late = JournaledStore(MemoryStore(), Journal(tmp_path_factory.mktemp("j")), behind_bytes=2**20)
     whole = MemoryStore()
-    for changes in (below, above):
+    for changes in (below, above, later):
         rows = [(TASKS, key, body) for key, body in changes.items()]
         for store in (late, whole):
             store.commit(batch_of(*rows), store.sequence + 1)
         late.count(TASKS)
         if changes is below:
             late.settle()
-    wanted = whole.scan(TASKS, start, stop, reverse=reverse, limit=limit)
-    assert late.scan(TASKS, start, stop, reverse=reverse, limit=limit) == wanted
+        wanted = whole.scan(TASKS, start, stop, reverse=reverse, limit=limit)
+        assert late.scan(TASKS, start, stop, reverse=reverse, limit=limit) == wanted
     assert late.count(TASKS) == whole.count(TASKS)
     late.journal.close()
