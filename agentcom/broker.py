@@ -166,7 +166,7 @@ class Broker:
     def run(self) -> None:
         """Tick until `stop`."""
         while self._running:
-            if not self._has_input():
+            if not self._is_busy and not self._has_input():  # what waited is still there
                 self._let_go()
                 self._sleep()
             self._tick()

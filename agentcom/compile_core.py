@@ -34,7 +34,8 @@ CORE: Final = (
 )  # fmt: skip
 # Not what decodes into a struct of its own: a compiled module does not keep what the fields of a class are.
 SHELL: Final = (
-    "agentcom.clock", "agentcom.lookups", "agentcom.peers",
+    "agentcom.broker", "agentcom.clock", "agentcom.feed", "agentcom.intake", "agentcom.lookups", "agentcom.outgoing",
+    "agentcom.peers", "agentcom.room",
     "agentcom.store.base", "agentcom.store.journal", "agentcom.store.journaled", "agentcom.store.record",
 )  # fmt: skip
 MODULES: Final = (*(f"agentcom.core.{name}" for name in CORE), *SHELL)

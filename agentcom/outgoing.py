@@ -25,16 +25,7 @@ WAITS: Final = frozenset({Send, SendAssign, Publish, TaskChanged, LogPiece})
 Said = tuple[int, bytes]  # a peer, and what it is sent
 
 
-class _OwnTerms(msgspec.Struct):
-    """What of a task's body overrides a default in its assignment; the rest is passed on as it is."""
-
-    max_fix_attempts: int | None = None
-    timeout_s: int | None = None
-    depends_on: tuple[int, ...] = ()
-    base: int | str | None = None
-
-
-_own_terms = msgspec.msgpack.Decoder(_OwnTerms).decode
+_own_terms = msgspec.msgpack.Decoder(m.OwnTerms).decode
 
 
 def may_wait(effects: Sequence[Effect]) -> bool:

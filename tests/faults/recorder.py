@@ -60,8 +60,10 @@ def watching(
     gate: Path | None = None,
     room: Path | None = None,
 ) -> dict[str, str]:
-    """The environment in which a program runs under the shim; see shim.c."""
-    environment = {"PYTHONDONTWRITEBYTECODE": "1", "LD_PRELOAD": str(shim), "SHIM_FOLDER": str(watched)}
+    """The environment in which a program runs under the shim; see shim.c. On the sources: watched_hub.py puts itself
+    between modules, and compiled ones call each other past it."""
+    sources = {"AGENTCOM_CORE": "python", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = sources | {"LD_PRELOAD": str(shim), "SHIM_FOLDER": str(watched)}
     given = {"SHIM_LOG": log, "SHIM_FAIL": fail or None, "SHIM_WHILE": gate, "SHIM_ROOM": room}
     return environment | {name: str(value) for name, value in given.items() if value is not None}
 
