@@ -12,6 +12,7 @@ Rules it keeps:
 * Whatever is wrong with one, the attempt gets a new worktree, and it is thrown away.
 * Whole is what has a record, of this start of the machine: a power cut can lose files behind a record. Who renames the
   record owns the spare, whoever else looks.
+* Whatever else lies in the folder stops nobody and goes; of a link only the link.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import stat
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +46,8 @@ NICE: Final = 19  # it stands back behind everything that an attempt runs
 MAKE_S_MAX: Final = 1800.0  # on a host that has much else to do
 TAKE_S_MAX: Final = 30.0  # then a new worktree is sooner
 PART_CHANGED_MAX: Final = 0.5  # of its files; where more differ a new worktree is as fast
+SMALL_BYTES_MAX: Final = 4096  # a record, and what names a git directory; what is longer is neither
+_told: set[Path] = set()  # what cannot be removed, so that the log says it once
 
 
 class Spare(Struct, kw_only=True):
@@ -73,7 +77,7 @@ def place(home: Home) -> Path:
 
 def made(home: Home) -> list[Path]:
     """Those that were made to the end, the oldest first."""
-    return sorted((each for each in place(home).iterdir() if (each / RECORD).exists()), key=_made_at)
+    return sorted((each for each in _entries(home) if _is_folder(each) and _is_small(each / RECORD)), key=_made_at)
 
 
 def of(mirror: Path, home: Home) -> Found | None:
@@ -134,7 +138,7 @@ async def take(home: Home, mirror: Path, path: Path, branch: str, base: str, git
             return await _fits(found, mirror, base, git) and await _handed_over(found, mirror, path, branch, base, git)
     except Exception as error:
         forget(found.folder)
-        logs.get().warning("spare_not_taken", name=found.folder.name, reason=f"{type(error).__name__}: {error}")
+        _not_taken(found.folder, f"{type(error).__name__}: {error}")
         return False
 
 
@@ -168,7 +172,8 @@ async def _handed_over(found: Found, mirror: Path, path: Path, branch: str, base
         )  # fmt: skip
         _move(tree, path, git_dir)
     finally:
-        (folder / TAKEN).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            _wipe(folder / TAKEN)
     with contextlib.suppress(OSError):
         folder.rmdir()
     return True
@@ -190,13 +195,11 @@ def _move(tree: Path, path: Path, git_dir: Path) -> None:
 # --- thrown away ----------------------------------------------------------------------------------------
 
 
-def forget(folder: Path) -> bool:
-    """From now on nobody takes it, and `clear` removes it. Whether it was there to be taken."""
-    try:
-        (folder / RECORD).unlink()
-    except FileNotFoundError:
-        return False
-    return True
+def forget(folder: Path) -> None:
+    """From now on nobody takes it, and `clear` removes it."""
+    if _is_folder(folder):  # nothing goes through a link
+        with contextlib.suppress(OSError):
+            _wipe(folder / RECORD)
 
 
 async def drop(folders: list[Path], home: Home, git: Git) -> int:
@@ -221,26 +224,48 @@ def older(older_than_s: int, home: Home) -> list[Path]:
 def begin(home: Home, most: int) -> None:
     """At the start of a sidecar: what an earlier one was making or handing over is nothing any more, nor what is of
     another start of the machine, nor (with `most` 0) anything."""
-    for folder in place(home).iterdir():
-        (folder / TAKEN).unlink(missing_ok=True)
-        if not most or not boot() or _record(folder) is None:
+    for folder in _entries(home):
+        if not _is_folder(folder):
+            continue  # `clear` says so, and never looks through a link
+        why = _why_not(folder, home)
+        if os.path.lexists(folder / TAKEN):
+            why = "it was being handed over or removed"
+            with contextlib.suppress(OSError):
+                _wipe(folder / TAKEN)
+        if why:
+            _not_taken(folder, why)
+        if why or not most or not boot():
             forget(folder)
 
 
 async def clear(home: Home, git: Git) -> None:
     """Removes what nobody can take, hands over or makes, as where its mirror has gone. Only for whoever makes them
     here, between two of them."""
-    for folder in list(place(home).iterdir()):
-        if not _has_mirror(folder, home):
-            forget(folder)
-        if not (folder / RECORD).exists() and not (folder / TAKEN).exists():
-            await _remove(folder, home, git)
+    _told.intersection_update(_entries(home))
+    for folder in _entries(home):
+        if _is_folder(folder) and _is_small(folder / TAKEN):
+            continue
+        why = _why_not(folder, home)
+        if not why:
+            continue
+        if folder not in _told and (os.path.lexists(folder / RECORD) or not _is_folder(folder)):
+            _not_taken(folder, why)
+        forget(folder)
+        await _remove(folder, home, git)
 
 
 async def _remove(folder: Path, home: Home, git: Git) -> None:
-    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-    for mirror in (home.sidecar / "mirrors").glob(f"{folder.name[:MIRROR_CHARS]}*.git"):
-        await prune(mirror, home, git)
+    """With what its mirror knows of it. What cannot be removed costs nothing but a line in the log."""
+    try:
+        await asyncio.to_thread(_wipe, folder)
+        named, dash, _ = folder.name.partition("-")
+        for mirror in (home.sidecar / "mirrors").glob("*.git"):
+            if dash and len(named) == MIRROR_CHARS and mirror.name.startswith(named):
+                await prune(mirror, home, git)
+    except (OSError, WorkspaceError) as error:
+        if folder not in _told:
+            _told.add(folder)
+            logs.get().warning("spare_not_removed", name=folder.name, reason=f"{type(error).__name__}: {error}")
 
 
 async def prune(mirror: Path, home: Home, git: Git) -> None:
@@ -260,30 +285,104 @@ def _tree(folder: Path) -> Path:
     return folder / folder.name  # git calls it by the last part
 
 
-def _has_mirror(folder: Path, home: Home) -> bool:
-    mirror = mirrors.mirror_of(_tree(folder), home)
+def _entries(home: Home) -> list[Path]:
+    """Whatever lies there."""
     try:
-        return mirror is not None and mirrors.git_dir_of(_tree(folder), mirror).is_dir()
-    except (OSError, WorkspaceError):
+        return list(place(home).iterdir())
+    except OSError:
+        return []
+
+
+def _why_not(folder: Path, home: Home) -> str:
+    """Why nobody can take it; empty where it is whole."""
+    if not _is_folder(folder):
+        return "it is no folder"
+    if not os.path.lexists(folder / RECORD):
+        return "it was not made to the end, or given up"
+    spare = _read(folder)
+    if spare is None:
+        return "its record cannot be read"
+    if spare.made_by != _maker():
+        return "it is from before a restart of the machine, or of another version"
+    return "" if _is_of(spare.mirror, folder, home) else "its mirror has gone"
+
+
+def _is_of(name: str, folder: Path, home: Home) -> bool:
+    """Whether it is a worktree of the mirror of that name."""
+    tree = _tree(folder)
+    try:
+        mirror = mirrors.mirror_of(tree, home) if _is_folder(tree) and _is_small(tree / ".git") else None
+        return mirror is not None and mirror.name == name and _is_folder(mirrors.git_dir_of(tree, mirror))
+    except (OSError, ValueError, WorkspaceError):
         return False
 
 
+def _is_folder(path: Path) -> bool:
+    """One of this user's own, and no link."""
+    try:
+        found = path.lstat()
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+
+
+def _is_small(path: Path) -> bool:
+    """A file that can be read at once: no link, no pipe, nothing large."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size <= SMALL_BYTES_MAX
+
+
+def _wipe(path: Path) -> None:
+    """Whatever it is; of a link only the link. Raises OSError where something stays."""
+    if not path.is_symlink() and path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            _open(path)
+            shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _open(path: Path) -> None:
+    """Its user can remove what lies in it, whatever its folders allow by now."""
+    with contextlib.suppress(OSError):
+        path.chmod(0o700)
+    for folder, names, _ in os.walk(path):
+        for each in (Path(folder) / name for name in names):
+            if not each.is_symlink():
+                with contextlib.suppress(OSError):
+                    each.chmod(0o700)
+
+
+def _not_taken(folder: Path, why: str) -> None:
+    logs.get().warning("spare_not_taken", name=folder.name, reason=why)
+
+
 def _claim(folder: Path) -> None:
-    """Raises FileNotFoundError where somebody else was sooner."""
+    """Raises FileNotFoundError where somebody else was sooner, and OSError where it is no spare."""
     (folder / RECORD).rename(folder / TAKEN)
 
 
 def _record(folder: Path) -> Spare | None:
+    found = _read(folder)
+    return found if found is not None and found.made_by == _maker() else None
+
+
+def _read(folder: Path) -> Spare | None:
+    if not _is_folder(folder) or not _is_small(folder / RECORD):
+        return None
     try:
-        found = msgspec.json.decode((folder / RECORD).read_bytes(), type=Spare)
+        return msgspec.json.decode((folder / RECORD).read_bytes(), type=Spare)
     except (OSError, msgspec.MsgspecError):
         return None
-    return found if found.made_by == _maker() else None
 
 
 def _made_at(folder: Path) -> float:
     try:
-        return (folder / RECORD).stat().st_mtime
+        return (folder / RECORD).lstat().st_mtime
     except OSError:
         return 0.0
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import msgspec
 import pytest
+import structlog.testing
 
 from agentcom.config import Home, SandboxSettings, Settings, SidecarSettings
 from agentcom.model import Role, TaskSpec
@@ -379,6 +380,183 @@ def test_a_spare_that_cannot_be_moved_leaves_the_way_free(
         assert as_git_sees(place)[0] == ""
         await spares.clear(home, trees.git_for(home, PLAIN))
         assert folder.name not in git(place.path, "worktree", "list")
+
+    asyncio.run(run())
+
+
+# --- whatever lies in the folder ------------------------------------------------------------------------
+
+
+def file(path: Path, _outside: Path) -> None:
+    path.write_text("x")
+
+
+def link_to_a_folder(path: Path, outside: Path) -> None:
+    path.symlink_to(outside)
+
+
+def link_to_nothing(path: Path, _outside: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def pipe(path: Path, _outside: Path) -> None:
+    os.mkfifo(path)
+
+
+def empty_folder(path: Path, _outside: Path) -> None:
+    path.mkdir()
+
+
+def folder_for_a_record(path: Path, _outside: Path) -> None:
+    (path / spares.RECORD / "deep").mkdir(parents=True)
+
+
+def pipe_for_a_record(path: Path, _outside: Path) -> None:
+    path.mkdir()
+    os.mkfifo(path / spares.RECORD)
+
+
+def folder_for_a_claim(path: Path, _outside: Path) -> None:
+    (path / spares.TAKEN / "deep").mkdir(parents=True)
+
+
+def link_for_a_record(path: Path, outside: Path) -> None:
+    path.mkdir()
+    (path / spares.RECORD).symlink_to(outside / spares.RECORD)
+
+
+def endless_record(path: Path, _outside: Path) -> None:
+    path.mkdir()
+    with (path / spares.RECORD).open("wb") as record:
+        record.truncate(1 << 40)
+
+
+def pipe_for_git(path: Path, outside: Path) -> None:
+    (path / path.name).mkdir(parents=True)
+    os.mkfifo(path / path.name / ".git")
+    shutil.copy(outside / spares.RECORD, path)
+
+
+STRAYS = (
+    file,
+    link_to_a_folder,
+    link_to_nothing,
+    pipe,
+    empty_folder,
+    folder_for_a_record,
+    pipe_for_a_record,
+    folder_for_a_claim,
+    link_for_a_record,
+    endless_record,
+    pipe_for_git,
+)
+
+
+@pytest.mark.parametrize("name", ["stray", "like a spare", "*[**"])
+@pytest.mark.parametrize("stray", STRAYS, ids=lambda stray: stray.__name__)
+def test_what_is_no_spare_stops_neither_the_sidecar_nor_its_keeper_and_goes(
+    home: Home, checkout: Path, tmp_path: Path, stray: Callable[[Path, Path], None], name: str
+) -> None:
+    async def run() -> None:
+        first = await prepared(home, checkout, 1)
+        folder = await made(home, first)
+        outside = tmp_path / "outside"
+        shutil.copytree(folder, outside)
+        (outside / spares.TAKEN).touch()
+        before = content_of(outside)
+        place = folder.parent / (folder.name[:-8] + "00000000" if name == "like a spare" else name)
+        for at_a_start in (True, False):
+            stray(place, outside)
+            assert folder in spares.made(home)
+            if at_a_start:
+                spares.begin(home, 4)
+            await keeper(home).look()
+            assert list(folder.parent.iterdir()) == [folder]
+        assert content_of(outside) == before
+        assert name_of(await prepared(home, checkout, 2)) == folder.name
+
+    asyncio.run(run())
+
+
+def content_of(folder: Path) -> list[tuple[str, int]]:
+    return sorted((str(each), each.lstat().st_mtime_ns) for each in (folder, *folder.rglob("*")))
+
+
+def test_what_cannot_be_removed_is_told_once(
+    home: Home, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        folder = await made(home, await prepared(home, checkout, 1))
+        (folder.parent / "stray").touch()
+        (folder.parent / "other").mkdir()
+        refuse = PermissionError(1, "Operation not permitted")
+
+        def refusing(path: Path, *_arguments: object, **_words: object) -> None:
+            raise refuse
+
+        spares.begin(home, 4)
+        with monkeypatch.context() as patch, structlog.testing.capture_logs() as said:
+            patch.setattr(Path, "unlink", refusing)
+            patch.setattr(shutil, "rmtree", lambda path, ignore_errors=False: ignore_errors or refusing(path))
+            for _ in range(3):
+                await keeper(home).look()
+        told = sorted((each["name"], each["reason"]) for each in said if each["event"] == "spare_not_removed")
+        assert told == [(name, f"PermissionError: {refuse}") for name in ("other", "stray")]
+        assert [each["name"] for each in said if each["event"] == "spare_not_taken"] == ["stray"]
+        assert spares.made(home) == [folder]
+        await keeper(home).look()
+        assert list(folder.parent.iterdir()) == [folder]
+
+    asyncio.run(run())
+
+
+def test_a_folder_that_its_user_may_not_write_goes_too(home: Home) -> None:
+    need_plain_user()
+    deep = home.sidecar / "spares" / "stray" / "deep"
+    deep.mkdir(parents=True)
+    (deep / "file").touch()
+    for each in (deep, deep.parent):
+        each.chmod(0)
+    spares.begin(home, 4)
+    asyncio.run(spares.clear(home, trees.git_for(home, PLAIN)))
+    assert list((home.sidecar / "spares").iterdir()) == []
+
+
+def need_plain_user() -> None:
+    if os.geteuid() == 0:
+        pytest.skip("to root every folder is open")
+
+
+WRONG = {
+    "half made": "it was not made to the end, or given up",
+    "handed over": "it was being handed over or removed",
+    "another start": "it is from before a restart of the machine, or of another version",
+    "no record": "its record cannot be read",
+    "no mirror": "its mirror has gone",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_the_log_says_why_a_spare_is_not_taken(home: Home, checkout: Path, wrong: str) -> None:
+    async def run() -> None:
+        first = await prepared(home, checkout, 1)
+        folder = await made(home, first)
+        if wrong == "half made":
+            (folder / spares.RECORD).unlink()
+        if wrong == "handed over":
+            (folder / spares.RECORD).rename(folder / spares.TAKEN)
+        if wrong == "another start":
+            of_another_start(folder, first)
+        if wrong == "no record":
+            bad_record(folder, first)
+        if wrong == "no mirror":
+            mirror_gone(folder, first)
+        with structlog.testing.capture_logs() as said:
+            spares.begin(home, 4)
+            await keeper(home).look()
+        told = [(each["event"], each["name"], each["reason"]) for each in said]
+        assert told == [("spare_not_taken", folder.name, WRONG[wrong])]
+        assert not folder.exists()
 
     asyncio.run(run())
 
