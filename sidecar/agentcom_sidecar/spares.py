@@ -26,10 +26,10 @@ import stat
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from agentcom import __version__, logs
 from agentcom.config import Home, write_private
@@ -54,8 +54,8 @@ class Spare(Struct, kw_only=True):
     """The record that makes one whole. `mirror` is the name of the folder, `made_by` what must be the same still."""
 
     mirror: str
-    commit: str
-    files: int
+    commit: Annotated[str, Meta(pattern=r"\A[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")]  # git gets it as an argument
+    files: Annotated[int, Meta(ge=0)]
     made_by: str
 
 

@@ -348,6 +348,26 @@ def test_a_spare_that_is_broken_costs_the_attempt_nothing_and_goes(
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("commit", ["--output={}", "", "HEAD", "1" * 39, "1" * 40 + "\n", "A" * 40])
+def test_a_record_whose_commit_is_none_is_not_given_to_git(
+    home: Home, checkout: Path, tmp_path: Path, commit: str
+) -> None:
+    async def run() -> None:
+        folder = await made(home, await prepared(home, checkout, 1))
+        record = msgspec.json.decode((folder / spares.RECORD).read_bytes())
+        written = {**record, "commit": commit.format(tmp_path / "written")}
+        (folder / spares.RECORD).write_bytes(msgspec.json.encode(written))
+        with structlog.testing.capture_logs() as said:
+            assert name_of(await prepared(home, checkout, 2)) == "2-1"
+            assert said == [], "nobody has asked git"
+            await keeper(home).look()
+        assert [each["reason"] for each in said] == ["its record cannot be read"]
+        assert not (tmp_path / "written").exists()
+        assert not folder.exists()
+
+    asyncio.run(run())
+
+
 def test_a_branch_name_of_an_earlier_life_of_the_hub_is_not_moved(home: Home, checkout: Path) -> None:
     async def run() -> None:
         first = await prepared(home, checkout, 1)
