@@ -7,8 +7,9 @@ Rules it keeps:
 * Only the sidecar makes one, from the mirror, in a folder that no isolated command sees. What an attempt has worked in
   never becomes one, and nobody gets one twice.
 * An attempt finds in it exactly what it would have found in a new worktree: git compares what lies there with what it
-  wrote, and writes what differs. Where `.gitattributes` differs, the same content is written in another way, so then it
-  is not taken.
+  wrote, and writes what differs; where anything else lies there, or a folder is not as git makes them, it is not taken.
+  Where `.gitattributes` differs, the same content is written in another way, so then it is not taken either.
+* What git compares with is the index that it wrote itself, byte for byte: a flag or a date in it could hide a file.
 * Whatever is wrong with one, the attempt gets a new worktree, and it is thrown away.
 * Whole is what has a record, of this start of the machine: a power cut can lose files behind a record. Who renames the
   record owns the spare, whoever else looks.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import secrets
 import shutil
@@ -46,17 +48,24 @@ NICE: Final = 19  # it stands back behind everything that an attempt runs
 MAKE_S_MAX: Final = 1800.0  # on a host that has much else to do
 TAKE_S_MAX: Final = 30.0  # then a new worktree is sooner
 PART_CHANGED_MAX: Final = 0.5  # of its files; where more differ a new worktree is as fast
+SAID_CHARS: Final = 200  # of git's own words in the log
 SMALL_BYTES_MAX: Final = 4096  # a record, and what names a git directory; what is longer is neither
 _told: set[Path] = set()  # what cannot be removed, so that the log says it once
 
 
 class Spare(Struct, kw_only=True):
-    """The record that makes one whole. `mirror` is the name of the folder, `made_by` what must be the same still."""
+    """The record that makes one whole. `mirror` is the name of the folder, `made_by` what must be the same still, as
+    the index, of which `index` is the SHA-256."""
 
     mirror: str
     commit: Annotated[str, Meta(pattern=r"\A[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")]  # git gets it as an argument
     files: Annotated[int, Meta(ge=0)]
     made_by: str
+    index: str
+
+
+class ChangedSince(Exception):
+    """It is not what was made."""
 
 
 class Found(NamedTuple):
@@ -113,7 +122,8 @@ async def make(mirror: Path, commit: str, home: Home, git: Git) -> None:
         "-c", "checkout.workers=1", *place_of_it, "reset", "--quiet", "--hard", cwd=mirror, timeout_s=MAKE_S_MAX
     )
     _date(git_dir / "index")
-    spare = Spare(mirror=mirror.name, commit=commit, files=files_in(git_dir), made_by=_maker())
+    index = await asyncio.to_thread(_sum, git_dir / "index")
+    spare = Spare(mirror=mirror.name, commit=commit, files=files_in(git_dir), made_by=_maker(), index=index)
     await asyncio.to_thread(write_private, folder / RECORD, msgspec.json.encode(spare))
 
 
@@ -164,12 +174,21 @@ async def _handed_over(found: Found, mirror: Path, path: Path, branch: str, base
     folder, tree = found.folder, found.tree
     _claim(folder)
     try:
-        git_dir = mirrors.git_dir_of(tree, mirror)
-        await replace(git, view=View(writable=(tree,))).run(
-            f"--git-dir={git_dir}", f"--work-tree={tree}",
-            "checkout", "--quiet", "--force", "--no-track", "-b", branch, base, "--",
+        git_dir = _own_git_dir(folder, mirror)
+        if await asyncio.to_thread(_sum, git_dir / "index") != found.spare.index:
+            raise ChangedSince("its index is not the one that git wrote")
+        place_of_it = (f"--git-dir={git_dir}", f"--work-tree={tree}")
+        inside = replace(git, view=View(writable=(tree,)))
+        await inside.run(
+            *place_of_it, "checkout", "--quiet", "--force", "--no-track", "-b", branch, base, "--",
             cwd=mirror, timeout_s=TAKE_S_MAX,
         )  # fmt: skip
+        listed, why = await asyncio.gather(
+            inside.run(*place_of_it, "clean", "-n", "-d", "-x", "--force", "--force", cwd=mirror, timeout_s=TAKE_S_MAX),
+            asyncio.to_thread(_odd_folder, folder),
+        )
+        if listed or why:
+            raise ChangedSince(why or f"there is more in it than its commit has: {listed[:SAID_CHARS]}")
         _move(tree, path, git_dir)
     finally:
         with contextlib.suppress(OSError):
@@ -177,6 +196,25 @@ async def _handed_over(found: Found, mirror: Path, path: Path, branch: str, base
     with contextlib.suppress(OSError):
         folder.rmdir()
     return True
+
+
+def _odd_folder(folder: Path) -> str:
+    """Which of the folders in its tree is not as one that git makes now; empty where all are: git says nothing of
+    their modes."""
+    like = folder / "like"
+    like.mkdir()
+    wanted = like.lstat()
+    like.rmdir()
+    left = [_tree(folder)]
+    while left:
+        with os.scandir(left.pop()) as entries:
+            for each in entries:
+                if each.is_dir(follow_symlinks=False):
+                    found = each.stat(follow_symlinks=False)
+                    if (found.st_mode, found.st_uid) != (wanted.st_mode, wanted.st_uid):
+                        return f"the mode or the owner of a folder is another: {each.name}"
+                    left.append(Path(each))
+    return ""
 
 
 def _move(tree: Path, path: Path, git_dir: Path) -> None:
@@ -309,12 +347,27 @@ def _why_not(folder: Path, home: Home) -> str:
 
 def _is_of(name: str, folder: Path, home: Home) -> bool:
     """Whether it is a worktree of the mirror of that name."""
-    tree = _tree(folder)
+    mirror = home.sidecar / "mirrors" / Path(name).name
     try:
-        mirror = mirrors.mirror_of(tree, home) if _is_folder(tree) and _is_small(tree / ".git") else None
-        return mirror is not None and mirror.name == name and _is_folder(mirrors.git_dir_of(tree, mirror))
-    except (OSError, ValueError, WorkspaceError):
+        return _own_git_dir(folder, mirror).is_dir() and mirror.suffix == ".git"
+    except (OSError, ValueError, WorkspaceError, ChangedSince):
         return False
+
+
+def _own_git_dir(folder: Path, mirror: Path) -> Path:
+    """Where git has it. Raises ChangedSince where a link lies in the way, or it would be that of another one."""
+    tree = _tree(folder)
+    if not (_is_folder(folder) and _is_folder(tree) and _is_small(tree / ".git")):
+        raise ChangedSince("it is a link or somebody else's, or it is no worktree")
+    git_dir = mirrors.git_dir_of(tree, mirror)
+    if git_dir.name != folder.name or not _is_folder(git_dir):
+        raise ChangedSince("it says that it is another worktree, or git has forgotten it")
+    return git_dir
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_folder(path: Path) -> bool:

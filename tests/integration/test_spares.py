@@ -313,6 +313,125 @@ def of_a_lost_commit(folder: Path, _place: Workspace) -> None:
     (folder / spares.RECORD).write_bytes(msgspec.json.encode({**record, "commit": "1" * 40}))
 
 
+def of_tree(folder: Path) -> Path:
+    return folder / folder.name
+
+
+def untracked(folder: Path, _place: Workspace) -> None:
+    (of_tree(folder) / "new.txt").write_text("new\n")
+
+
+def ignored(folder: Path, _place: Workspace) -> None:
+    (of_tree(folder) / "build").mkdir()
+    (of_tree(folder) / "build" / "out.log").write_text("out\n")
+
+
+def empty(folder: Path, _place: Workspace) -> None:
+    (of_tree(folder) / "deep" / "empty").mkdir()
+
+
+def repository_within(folder: Path, _place: Workspace) -> None:
+    git(of_tree(folder), "init", "--quiet", "deep/nested")
+
+
+def open_to_all(folder: Path, _place: Workspace) -> None:
+    (of_tree(folder) / "deep").chmod(0o777)
+
+
+def closed(folder: Path, _place: Workspace) -> None:
+    (of_tree(folder) / "deep" / "deeper").chmod(0o500)
+
+
+def moved_behind_a_link(folder: Path, place: Workspace) -> None:
+    away = place.path.parent.parent / "away"
+    (of_tree(folder) / "deep").rename(away)
+    (of_tree(folder) / "deep").symlink_to(away)
+
+
+def itself_a_link(folder: Path, place: Workspace) -> None:
+    away = place.path.parent.parent / "away"
+    of_tree(folder).rename(away)
+    of_tree(folder).symlink_to(away)
+
+
+def folder_a_link(folder: Path, place: Workspace) -> None:
+    away = place.path.parent.parent / "away"
+    folder.rename(away)
+    folder.symlink_to(away)
+
+
+def flagged(flag: str, folder: Path) -> None:
+    (of_tree(folder) / "file-1.txt").write_text("hidden\n")
+    git(of_tree(folder), "update-index", flag, "file-1.txt")
+
+
+def skipped(folder: Path, _place: Workspace) -> None:
+    flagged("--skip-worktree", folder)
+
+
+def assumed(folder: Path, _place: Workspace) -> None:
+    flagged("--assume-unchanged", folder)
+
+
+def of_the_attempt(folder: Path, place: Workspace) -> None:
+    (of_tree(folder) / ".git").write_bytes((place.path / ".git").read_bytes())
+
+
+def pipe_to_git(folder: Path, _place: Workspace) -> None:
+    (of_tree(folder) / ".git").unlink()
+    os.mkfifo(of_tree(folder) / ".git")
+
+
+MORE_THAN_ITS_BASE = (
+    untracked,
+    ignored,
+    empty,
+    repository_within,
+    open_to_all,
+    closed,
+    moved_behind_a_link,
+    itself_a_link,
+    folder_a_link,
+    skipped,
+    assumed,
+    of_the_attempt,
+    pipe_to_git,
+)
+
+
+@pytest.mark.parametrize("damage", MORE_THAN_ITS_BASE, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("base", ["the same", "a newer one"])
+def test_a_spare_that_is_not_exactly_its_commit_is_not_taken(
+    home: Home, checkout: Path, base: str, damage: Callable[[Path, Workspace], None]
+) -> None:
+    (checkout / ".gitignore").write_text("*.log\n")
+    (checkout / "deep" / "deeper").mkdir(parents=True)
+    for each in ("deep", "deep/deeper"):
+        (checkout / each / "one.txt").write_text("one\n")
+    committed(checkout, "folders")
+
+    async def run() -> None:
+        first = await prepared(home, checkout, 1)
+        folder = await made(home, first)
+        damage(folder, first)
+        if base == "a newer one":
+            (checkout / "file-3.txt").write_text("changed\n")
+            committed(checkout, "changed")
+        with structlog.testing.capture_logs() as said:
+            place = await prepared(home, checkout, 2)
+        new = await prepared(home, checkout, 3, NEW)
+        assert name_of(place) == "2-1"
+        assert content(place.path) == content(new.path)
+        assert as_git_sees(place) == as_git_sees(new)
+        told = [each["name"] for each in said if each["event"] == "spare_not_taken"]
+        assert told == ([] if damage is folder_a_link else [folder.name])
+        assert git(first.path, "symbolic-ref", "HEAD") == f"refs/heads/{first.branch}"
+        await keeper(home).look()
+        assert list(folder.parent.iterdir()) == []
+
+    asyncio.run(run())
+
+
 DAMAGES = (
     no_tree,
     no_pointer,
