@@ -183,19 +183,34 @@ async def _handed_over(found: Found, mirror: Path, path: Path, branch: str, base
             *place_of_it, "checkout", "--quiet", "--force", "--no-track", "-b", branch, base, "--",
             cwd=mirror, timeout_s=TAKE_S_MAX,
         )  # fmt: skip
-        listed, why = await asyncio.gather(
-            inside.run(*place_of_it, "clean", "-n", "-d", "-x", "--force", "--force", cwd=mirror, timeout_s=TAKE_S_MAX),
-            asyncio.to_thread(_odd_folder, folder),
-        )
-        if listed or why:
-            raise ChangedSince(why or f"there is more in it than its commit has: {listed[:SAID_CHARS]}")
-        _move(tree, path, git_dir)
+        try:
+            listed, why = await asyncio.gather(
+                inside.run(*place_of_it, "clean", "-n", "-d", "-x", "-ff", cwd=mirror, timeout_s=TAKE_S_MAX),
+                asyncio.to_thread(_odd_folder, folder),
+            )
+            if listed or why:
+                raise ChangedSince(why or f"there is more in it than its commit has: {listed[:SAID_CHARS]}")
+            _move(tree, path, git_dir)
+        except BaseException:
+            await _free(branch, base, git_dir, mirror, git)
+            raise
     finally:
         with contextlib.suppress(OSError):
             _wipe(folder / TAKEN)
     with contextlib.suppress(OSError):
         folder.rmdir()
     return True
+
+
+async def _free(branch: str, base: str, git_dir: Path, mirror: Path, git: Git) -> None:
+    """The branch that the spare has got goes, for the worktree that is made in its place; not where it has moved."""
+    commands = (
+        (f"--git-dir={git_dir}", "update-ref", "--no-deref", "HEAD", base),  # git gives no branch to two worktrees
+        ("update-ref", "-d", f"refs/heads/{branch}", base),
+    )
+    for each in commands:
+        with contextlib.suppress(WorkspaceError):
+            await git.run(*each, cwd=mirror, timeout_s=TAKE_S_MAX)
 
 
 def _odd_folder(folder: Path) -> str:

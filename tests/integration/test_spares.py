@@ -420,7 +420,7 @@ def test_a_spare_that_is_not_exactly_its_commit_is_not_taken(
         with structlog.testing.capture_logs() as said:
             place = await prepared(home, checkout, 2)
         new = await prepared(home, checkout, 3, NEW)
-        assert name_of(place) == "2-1"
+        assert (name_of(place), place.branch) == ("2-1", "agentcom/2/1-greet")
         assert content(place.path) == content(new.path)
         assert as_git_sees(place) == as_git_sees(new)
         told = [each["name"] for each in said if each["event"] == "spare_not_taken"]
@@ -500,6 +500,32 @@ def test_a_branch_name_of_an_earlier_life_of_the_hub_is_not_moved(home: Home, ch
     asyncio.run(run())
 
 
+def test_a_branch_that_is_there_already_outlives_a_taking_that_fails(home: Home, checkout: Path) -> None:
+    async def run() -> None:
+        first = await prepared(home, checkout, 1)
+        folder = await made(home, first)
+        untracked(folder, first)
+        assert first.mirror is not None
+        git(first.mirror, "update-ref", "refs/heads/agentcom/2/1-greet", first.base_commit)
+        place = await prepared(home, checkout, 2)
+        assert (name_of(place), place.branch) == ("2-1", "agentcom/2/1-greet-2")
+        assert git(first.mirror, "rev-parse", "refs/heads/agentcom/2/1-greet") == first.base_commit
+
+    asyncio.run(run())
+
+
+def test_a_spare_that_git_does_not_find_leaves_its_branch_free(home: Home, checkout: Path) -> None:
+    async def run() -> None:
+        first = await prepared(home, checkout, 1)
+        folder = await made(home, first)
+        assert first.mirror is not None
+        (first.mirror / "worktrees" / folder.name / "gitdir").unlink()
+        place = await prepared(home, checkout, 2)
+        assert (name_of(place), place.branch) == ("2-1", "agentcom/2/1-greet")
+
+    asyncio.run(run())
+
+
 def test_a_spare_that_cannot_be_moved_leaves_the_way_free(
     home: Home, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -515,8 +541,11 @@ def test_a_spare_that_cannot_be_moved_leaves_the_way_free(
         folder = await made(home, await prepared(home, checkout, 1))
         monkeypatch.setattr(Path, "rename", refusing)
         place = await prepared(home, checkout, 2)
-        assert (name_of(place), place.branch) == ("2-1", "agentcom/2/1-greet-2")
+        assert (name_of(place), place.branch) == ("2-1", "agentcom/2/1-greet")
         assert as_git_sees(place)[0] == ""
+        assert git(place.path, "for-each-ref", "--format=%(refname)", "refs/heads/agentcom/2/").split() == [
+            "refs/heads/agentcom/2/1-greet"
+        ]
         await spares.clear(home, trees.git_for(home, PLAIN))
         assert folder.name not in git(place.path, "worktree", "list")
 
