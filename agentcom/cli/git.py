@@ -105,7 +105,9 @@ def _tell_cleaned(done: JsonObject, age_s: int, unpushed: bool) -> None:
     verb = "would go" if done["dry_run"] else "went"
     output.line(f"{len(removed)} {verb}, {len(kept)} stay; {done['bytes'] / (1 << 20):,.1f} MiB in all")
     if done["spares"]:
-        output.line(f"{done['spares']} spare worktrees {verb}: nobody has used them for {output.seconds(age_s)}")
+        noun = "spare worktree" if done["spares"] == 1 else "spare worktrees"
+        unused = f": not used for {output.seconds(age_s)}" if age_s else ""
+        output.line(f"{done['spares']} {noun} {verb}{unused}")
     if young:
         less = "--older-than S takes a shorter time"
         output.line(f"{len(young)} of them only because they are younger than {output.seconds(age_s)}: {less}")

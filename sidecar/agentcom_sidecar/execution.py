@@ -158,7 +158,7 @@ async def _run_command(work: Work, progress: Progress) -> None:
     if failure is not None:
         raise failure
     if result.survivors:
-        progress.tally.warn(f"{result.survivors} processes outlived the command and were killed")
+        progress.tally.warn(f"processes that outlived the command and were killed: {result.survivors}")
 
     async def build(_number: int, _before: Iteration | None) -> tuple[int, int]:
         await _commit(work, progress, 1)

@@ -13,6 +13,7 @@ import pytest
 
 from agentcom import limits
 from agentcom.cli import main
+from agentcom.cli.git import _tell_cleaned
 from agentcom.config import Home, Settings, SidecarSettings
 from agentcom.model import Role, TaskSpec
 from agentcom_sidecar import cleanup, push, tree_report, trees
@@ -317,3 +318,18 @@ def test_a_host_with_many_worktrees_tells_of_some_at_a_time_and_how_many_more_th
         assert counts == [(2, 3), (3, 2), (3, 2)]
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("spares", "age_s", "said"),
+    [
+        (1, 0, "1 spare worktree went"),
+        (2, 86400, "2 spare worktrees went: not used for 1 d"),
+    ],
+)
+def test_what_went_is_told_for_one_and_for_many(
+    spares: int, age_s: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = {"removed": [], "kept": [], "dry_run": False, "bytes": 0, "spares": spares}
+    _tell_cleaned(done, age_s, unpushed=False)
+    assert said in capsys.readouterr().out.splitlines()

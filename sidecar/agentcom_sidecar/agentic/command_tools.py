@@ -42,7 +42,7 @@ class CommandTools:
         text, dropped = cut(result.output.decode("utf-8", "replace"), self._chars_max)
         note = result.error or ""
         if result.survivors:
-            note = f"{note} {result.survivors} processes outlived it and were killed".strip()
+            note = f"{note} processes that outlived it and were killed: {result.survivors}".strip()
         return Executed(
             result.exit_code, str(result.outcome), result.duration_ms, text, dropped + result.truncated_bytes, note
         )
