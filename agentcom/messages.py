@@ -394,15 +394,6 @@ class Assign(Struct, tag_field="type", tag="assign", kw_only=True):
     verifies: ToVerify | None = None  # nothing else is to be done then
 
 
-class OwnTerms(Struct):
-    """What of a task's body overrides a default in its assignment; the rest is passed on as it is."""
-
-    max_fix_attempts: int | None = None
-    timeout_s: int | None = None
-    depends_on: tuple[int, ...] = ()
-    base: int | str | None = None
-
-
 class Cancel(Struct, tag_field="type", tag="cancel", frozen=True, kw_only=True):
     """End this attempt, its whole process tree, and report `cancelled`."""
 

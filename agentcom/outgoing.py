@@ -16,7 +16,7 @@ import msgspec
 from agentcom import logs
 from agentcom import messages as m
 from agentcom.core.effects import Effect, LogPiece, Publish, Send, SendAssign, TaskChanged, key_u64
-from agentcom.predecessors import predecessors
+from agentcom.predecessors import OwnTerms, predecessors
 from agentcom.results import found_at
 from agentcom.store.base import Store
 
@@ -25,7 +25,7 @@ WAITS: Final = frozenset({Send, SendAssign, Publish, TaskChanged, LogPiece})
 Said = tuple[int, bytes]  # a peer, and what it is sent
 
 
-_own_terms = msgspec.msgpack.Decoder(m.OwnTerms).decode
+_own_terms = msgspec.msgpack.Decoder(OwnTerms).decode
 
 
 def may_wait(effects: Sequence[Effect]) -> bool:

@@ -22,6 +22,15 @@ _attempt = msgspec.msgpack.Decoder(AttemptRecord).decode
 SUBJECT_CHARS_MAX = 200
 
 
+class OwnTerms(msgspec.Struct):
+    """What of a task's body overrides a default in its assignment; the rest is passed on as it is."""
+
+    max_fix_attempts: int | None = None
+    timeout_s: int | None = None
+    depends_on: tuple[int, ...] = ()
+    base: int | str | None = None
+
+
 def predecessors(store: Store, tasks: Sequence[int], first: object = None) -> tuple[Predecessor, ...]:
     """Those of the tasks that are still known, in their order; `first` among them whatever their number."""
     ordered = sorted(tasks, key=lambda task: task != first)

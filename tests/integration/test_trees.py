@@ -324,7 +324,7 @@ def test_a_host_with_many_worktrees_tells_of_some_at_a_time_and_how_many_more_th
     ("spares", "age_s", "said"),
     [
         (1, 0, "1 spare worktree went"),
-        (2, 86400, "2 spare worktrees went: not used for 1 d"),
+        (2, 86400, "2 spare worktrees went: not used for 24 h"),
     ],
 )
 def test_what_went_is_told_for_one_and_for_many(
