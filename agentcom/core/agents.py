@@ -23,7 +23,7 @@ from agentcom.core.resources import REPORTS_UNKNOWN_AFTER, age_ms, fresh, take_r
 from agentcom.core.sessions import Session, Sessions
 from agentcom.core.trend import Trend
 from agentcom.errors import NotFound, Refused
-from agentcom.facts import overruled
+from agentcom.facts import is_comparison, overruled
 from agentcom.model import (
     AgentRecord,
     AgentState,
@@ -648,8 +648,9 @@ def _quiet_until(until_ms: int) -> str | None:
 
 
 def _overruled(agents: Iterable[Agent], found: tuple[str, ...]) -> list[str]:
-    """What the host's agents declare of the machine, and the host did not find so."""
-    declared = dict.fromkeys(word for agent in agents for word in agent.record.capabilities)
+    """What the host's agents declare of the machine, and the host did not find so; and every comparison."""
+    declared = [word for word in found if is_comparison(word)]
+    declared += [word for agent in agents for word in agent.record.capabilities]
     return list(overruled(declared, found)) if declared else []
 
 

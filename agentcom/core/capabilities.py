@@ -6,7 +6,8 @@ A capability is a word: `docker`, `os:linux`, `gpu:nvidia`. One with a value is 
 * its name, whatever the value: `tool:node`;
 * a value that compares as asked: `tool:node>=20`, `cpus>8`, `tool:python3=3.11`, with `=`, `>`, `>=`, `<` and `<=`.
   Versions are compared part by part, as far as the need goes: 20.11.1 is `=20`, `<=20` and `>=20`, not `>20`;
-* what the machine is: where an agent declares of a fact what its host did not find, it counts for nothing (facts.py);
+* what the machine is: where an agent declares of a fact what its host did not find, it counts for nothing, nor does a
+  comparison that anybody declares (facts.py);
 * the place itself: `host:NAME` and `agent:NAME` pin a task. They are about names alone: nothing that a host says of
   itself meets them.
 * the plugin for a kind of check: `check:coverage`; a task with such a check needs it without a word.
@@ -17,12 +18,13 @@ A capability is a word: `docker`, `os:linux`, `gpu:nvidia`. One with a value is 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from agentcom.agent_programs import PREFIX
-from agentcom.facts import overruled
+from agentcom.facts import SINGLE, is_comparison, is_of_machine, overruled
 
 PIN_HOST: Final = "host:"
 PIN_AGENT: Final = "agent:"
@@ -76,6 +78,7 @@ class Abilities:
     __slots__ = ("_names", "_values", "_words", "of_agent", "of_host")
 
     def __init__(self, of_host: tuple[str, ...], of_agent: tuple[str, ...]) -> None:
+        of_host = tuple(word for word in of_host if not is_comparison(word))
         wrong = overruled(of_agent, of_host)
         of_agent = tuple(word for word in of_agent if word not in wrong) if wrong else of_agent
         self.of_host, self.of_agent = of_host, of_agent
@@ -97,8 +100,12 @@ class Abilities:
         return any(_compares(value, need) for value in self._values.get(need.name, ()))
 
     def nearest(self, text: str) -> str:
-        """What is offered in its place: another value, or the tool that a plain word means; empty for nothing."""
+        """What is offered in its place: another value, the other system, or the tool that a plain word means; empty for
+        nothing."""
         name = need_of(text).name
+        for kind in SINGLE:
+            if name.startswith(kind):
+                return next((word for word in self.of_host if word.startswith(kind)), "")
         values = self._values.get(name)
         if values:
             return f"{name}={values[0]}"
@@ -165,7 +172,11 @@ def lack(
 
 
 def _remedy(need: str, host: str, instead: str) -> str:
-    name = need_of(need).name
+    _, name, operator, value, _ = need_of(need)
+    if is_of_machine(name):
+        is_less_enough = bool(instead) and operator not in ("", "<", "<=")
+        again = "with less" if is_less_enough else f"without --needs {shlex.quote(need)}"
+        return f"wait for a host that has {need}, or join one: agentcom host invite; or submit it again {again}"
     if instead == f"tool:{name}":
         return f"ask for --needs {instead}, or add {name} to sidecar.capabilities on {host}"
     if name.startswith(PREFIX):
@@ -180,6 +191,8 @@ def _remedy(need: str, host: str, instead: str) -> str:
     if name.startswith("tool:"):
         tool = name.removeprefix("tool:")
         return f"{'update' if instead else 'install'} {tool} on {host}; its sidecar finds it by itself"
+    if is_comparison(need):
+        return f"add {name}=VALUE to sidecar.capabilities on {host}, with a value {operator}{value}"
     return f"add {need} to sidecar.capabilities on {host}"
 
 

@@ -176,6 +176,21 @@ def test_what_was_found_of_the_machine_counts_whatever_was_declared() -> None:
     assert overruled(declared, []) == ()
 
 
+@pytest.mark.parametrize(
+    "word", ["cpus>64", "cpus >= 64", "ram_gib>=4096", "gpus>8", "vram_gib<=9", "tool:nosuch>=3", "zone<2", "go>v1"]
+)
+def test_a_declared_comparison_is_no_capability(word: str) -> None:
+    found, tools = ["cpus=16", "os:linux"], ["tool:git=2.39.5"]
+    assert overruled([word, "docker"], [*found, *tools]) == (word,)
+    assert overruled([word], []) == (word,)
+    assert word not in offered([word], found, tools)
+
+
+def test_spaces_around_a_declared_fact_do_not_hide_it() -> None:
+    declared = ["cpus =64", " cpus=64", " os:windows"]
+    assert overruled(declared, ["cpus=16", "os:linux"]) == tuple(declared)
+
+
 def test_what_is_offered_is_bounded_and_what_was_declared_comes_first() -> None:
     declared = ["docker", "zone=eu", "docker"]
     many = [f"word-{n}" for n in range(2 * limits.CAPABILITIES_MAX)]

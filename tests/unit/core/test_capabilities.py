@@ -90,8 +90,29 @@ def test_no_host_can_say_that_it_is_another() -> None:
         (
             "cpus>=32",
             "no agent on box has cpus>=32; box has cpus=16",
-            "add cpus>=32 to sidecar.capabilities on box",
+            "wait for a host that has cpus>=32, or join one: agentcom host invite; or submit it again with less",
         ),
+        (
+            "os:macos",
+            "no agent on box has os:macos; box has os:linux",
+            "wait for a host that has os:macos, or join one: agentcom host invite; or submit it again without",
+        ),
+        (
+            "gpus>=8",
+            "no agent on box has gpus>=8",
+            "wait for a host that has gpus>=8, or join one: agentcom host invite; or submit it again without --needs '",
+        ),
+        (
+            "cpus<8",
+            "no agent on box has cpus<8; box has cpus=16",
+            "wait for a host that has cpus<8, or join one: agentcom host invite; or submit it again without",
+        ),
+        (
+            "kernel>=6",
+            "no agent on box has kernel>=6",
+            "add kernel=VALUE to sidecar.capabilities on box, with a value >=6",
+        ),
+        ("kvm", "no agent on box has kvm", "add kvm to sidecar.capabilities on box"),
         (
             "host:far",
             "the task is pinned to host far",
@@ -148,6 +169,22 @@ def test_an_agent_that_declares_more_than_its_host_found_does_not_get_the_task()
     assert [can.meets(need) for need in ("cpus>=32", "cpus=64", "os:windows", "cpus>=16", "docker")] == [
         False, False, False, True, True,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("need", ["cpus>64", "ram_gib>=4096", "gpus>=8", "tool:nosuch>=3", "zone>=2"])
+def test_a_declared_comparison_is_no_capability_whoever_offers_it(need: str) -> None:
+    assert not Abilities(("cpus=16",), (need,)).meets(need)
+    assert not Abilities(("cpus=16", need), ()).meets(need)
+    assert not Abilities((), (need,)).meets(need)
+
+
+def test_a_host_shows_the_comparisons_that_it_or_an_agent_declares() -> None:
+    rig = Rig()
+    rig.host("box", (agent_offer(capabilities=("cpus>64",)),), capabilities=("cpus=16", "gpus>=8"))
+    rig.admin.submit(shell_task(needs=("cpus>64",)))
+    rig.admin.submit(shell_task(needs=("gpus>=8",)))
+    assert rig.sent(m.Assign) == []
+    assert rig.admin.ask(m.HostShow(host="box"))["overruled"] == ["gpus>=8", "cpus>64"]
 
 
 def test_a_host_shows_what_its_agents_declare_and_it_did_not_find() -> None:
