@@ -2,7 +2,8 @@
 
 A report that is older than three of its host's intervals is unknown, not idle: `fresh` is what everything reads that
 decides by such figures. Age is monotonic, so a wall clock that is set neither freshens nor ages a report; only before
-a host's first report since the hub's start is it taken from the wall times in the store.
+a host's first report since the hub's start is it taken from the wall times in the store. A report that those say is yet
+to come has no age: the clock was set back meanwhile, and nobody knows by how much.
 
 A report lies in its host's record, which is written once a minute and when the host leaves: written with each, a
 quiet fleet would cost the hub a commit per report.
@@ -24,12 +25,13 @@ REPORTS_UNKNOWN_AFTER: Final = 3
 
 
 def age_ms(host: Host, now: Now) -> int | None:
-    """How old the host's last report is; None when it never sent one."""
+    """How old the host's last report is; None when it never sent one, and where that cannot be known."""
     if host.reported_ms:
         return now.mono_ms - host.reported_ms
     if host.record.resources is None or not host.record.resources_ms:
         return None
-    return max(0, now.wall_ms - host.record.resources_ms)
+    age = now.wall_ms - host.record.resources_ms
+    return age if age >= 0 else None
 
 
 def fresh(host: Host, now: Now) -> Resources | None:

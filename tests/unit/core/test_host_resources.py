@@ -107,6 +107,18 @@ def test_figures_and_their_history_survive_a_restart_of_the_hub(rig: Rig) -> Non
     assert known(rig) is None
 
 
+def test_figures_are_unknown_where_the_clock_was_set_back_while_the_hub_did_not_run(rig: Rig) -> None:
+    box = rig.host("box")
+    box.beat(resources=resources(cpu_percent=7.0))
+    box.leave()
+    rig.clock.jump(-3_600_000)
+    rig.start()
+    assert age_ms(rig.hub.fleet.host_named("box"), rig.clock.now()) is None
+    assert known(rig) is None
+    rig.advance(600_000)
+    assert known(rig) is None, "nor are they new for an hour"
+
+
 def test_a_hub_that_dies_keeps_what_was_written_last(rig: Rig) -> None:
     box = rig.host("box")
     for percent in range(30):
