@@ -52,6 +52,8 @@ def lines(host: JsonObject) -> Iterator[tuple[str, object]]:
         yield "figures", f"{output.seconds(age)} old"
     elif age is not None:
         yield "figures", f"unknown now; the last ones are {output.seconds(age)} old"
+    elif host.get("last_resources"):
+        yield "figures", "unknown now; how old the last ones are cannot be told"
     else:
         yield "figures", "none were ever reported"
     yield from _figures(host.get("resources") or host.get("last_resources") or {})
@@ -100,7 +102,8 @@ def _used(used: int | None, total: int | None) -> str:
 def _vram(vram: JsonObject) -> Iterator[tuple[str, object]]:
     if vram:
         used = _used(vram.get("used_bytes"), vram.get("total_bytes"))
-        yield "vram", f"{used} from {vram.get('source')}"
+        source = vram.get("source")
+        yield "vram", f"{used} from {source}" if source else used
 
 
 def _gpu(gpu: JsonObject) -> str:

@@ -51,10 +51,19 @@ def test_what_is_known_is_shown_with_its_units() -> None:
     [
         ({"resources": None, "resources_age_s": 40.0}, "unknown now; the last ones are 40 s old"),
         ({"resources": None, "resources_age_s": None}, "none were ever reported"),
+        (
+            {"resources": None, "resources_age_s": None, "last_resources": FIGURES},
+            "unknown now; how old the last ones are cannot be told",
+        ),
     ],
 )
 def test_figures_that_are_old_or_missing_are_said_to_be(fields: dict[str, Any], said: str) -> None:
     assert dict(lines(host(**fields)))["figures"] == said
+
+
+def test_vram_without_a_source_names_none() -> None:
+    vram = {"used_bytes": 0, "total_bytes": 24 * GIB, "source": None}
+    assert dict(lines(host(vram=vram)))["vram"] == "0 used of 24.0 GiB"
 
 
 def test_the_last_figures_are_shown_with_their_age_when_there_are_no_current_ones() -> None:
