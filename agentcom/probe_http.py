@@ -154,10 +154,12 @@ def words_of(entry: Mapping[str, Any], field: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(words))[: limits.MODEL_CAPABILITIES_MAX]
 
 
-def named(models: list[EndpointModel | None]) -> tuple[EndpointModel, ...]:
-    """Those that have a name, each name once, up to the bound."""
+def named(models: list[EndpointModel | None]) -> tuple[tuple[EndpointModel, ...], str]:
+    """Those that have a name, each name once, up to the bound; and what there is to say where that leaves some out."""
     found: dict[str, EndpointModel] = {}
     for model in models:
         if model is not None:
             found.setdefault(model.name, model)
-    return tuple(found.values())[: limits.MODELS_PER_ENDPOINT_MAX]
+    kept = tuple(found.values())[: limits.MODELS_PER_ENDPOINT_MAX]
+    fault = f"the first {len(kept)} of its {len(found)} models are kept" if len(kept) < len(found) else ""
+    return kept, fault

@@ -56,13 +56,18 @@ async def probe_ollama(server: Server, timeout_s: float, cards: Cards) -> Endpoi
     """What the server is and has now. Raises what its answers raise; the caller bounds the time."""
     version = await _version(server)
     try:
-        models, is_warm_known = await _models(server, min(WARM_S_MAX, timeout_s / 2))
+        models, is_warm_known, fault = await _models(server, min(WARM_S_MAX, timeout_s / 2))
     except Unusable as error:
         fault = str(error)[: limits.REASON_CHARS_MAX]
         return EndpointProbe(healthy=True, version=version, flavour="ollama", list_fault=fault)
     models = await _with_cards(server, models, cards)
     return EndpointProbe(
-        healthy=True, version=version, models=models, warm_known=is_warm_known, flavour="ollama"
+        healthy=True,
+        version=version,
+        models=models,
+        warm_known=is_warm_known,
+        flavour="ollama",
+        list_fault=fault,
     )
 
 
@@ -74,8 +79,9 @@ async def _version(server: Server) -> str:
     return version
 
 
-async def _models(server: Server, warm_s: float) -> tuple[tuple[EndpointModel, ...], bool]:
-    """(the models on disk, whether what is warm is known). Unusable for a list that cannot be read."""
+async def _models(server: Server, warm_s: float) -> tuple[tuple[EndpointModel, ...], bool, str]:
+    """(the models on disk, whether what is warm is known, what is wrong with the list). Unusable for a list that cannot
+    be read."""
     tags = entries_of("/api/tags", await server.get_object("/api/tags"), "models")
     loaded: dict[str, Mapping[str, Any]] | None
     try:
@@ -85,7 +91,8 @@ async def _models(server: Server, warm_s: float) -> tuple[tuple[EndpointModel, .
     except (TimeoutError, Unusable, httpx2.HTTPError):
         loaded = None
     models = [_model(each, (loaded or {}).get(text_of(each, "name"))) for each in tags]
-    return named(models), loaded is not None
+    kept, fault = named(models)
+    return kept, loaded is not None, fault
 
 
 def _model(entry: Mapping[str, Any], loaded: Mapping[str, Any] | None) -> EndpointModel | None:

@@ -78,10 +78,12 @@ def _probe(
     waiting: int | None = None,
     slots: int = 0,
 ) -> EndpointProbe:
+    kept, fault = named(models)
     return EndpointProbe(
         healthy=True,
         version=version,
-        models=named(models),
+        models=kept,
+        list_fault=fault,
         warm_known=True,
         flavour=flavour,
         running=running,

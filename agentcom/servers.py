@@ -45,7 +45,7 @@ class EndpointProbe(Struct, frozen=True, kw_only=True):
     running: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
     waiting: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
     slots: Annotated[int, Meta(ge=0, le=1000)] = 0
-    list_fault: Reason = ""  # why `models` is None
+    list_fault: Reason = ""  # why `models` is None, or how many of them it has
 
 
 class ModelAnswer(Struct, frozen=True, kw_only=True):
@@ -105,4 +105,5 @@ class EndpointRecord(Struct, kw_only=True):
     has_own_cap: bool = False  # somebody has set it: it does not follow the server's slots
     account: str = ""  # of a cloud account: the fingerprint of its key
     preload: bool = True  # models may be loaded ahead of tasks
-    list_fault: str = ""  # why its list of models could not be read at the last check; `models` is an older one then
+    # Why its list of models could not be read at the last check, and `models` is an older one; or how many it has.
+    list_fault: str = ""

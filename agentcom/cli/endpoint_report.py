@@ -24,7 +24,7 @@ def health(each: JsonObject) -> str:
     if breaker.get("state", "closed") != "closed":
         return circuit(breaker)
     hangs = ", ".join(f"{one['model']} hangs{_until(one)}" for one in each.get("quarantined") or [])
-    unread = f"its models cannot be read: {each['list_fault']}" if each.get("list_fault") else ""
+    unread = f"list of models: {each['list_fault']}" if each.get("list_fault") else ""
     unreached = ", ".join(f"{one['host']}{_until(one)}" for one in each.get("unreachable_from") or [])
     blocked = ", ".join(f"{one['host']}{_until(one)}: {one['reason']}" for one in each.get("blocked_on") or [])
     ways = [f"not from {unreached}" if unreached else "", f"blocked on {blocked}" if blocked else ""]
@@ -51,7 +51,7 @@ def lines(each: JsonObject) -> Iterator[tuple[str, object]]:
     yield "reached from", None if reached is None else ", ".join(reached) or "no host"
     state = "healthy" if each["healthy"] else f"down: {each.get('reason', '')}"
     yield "health", f"{state}, since {each['since']}" if each.get("since") else state
-    yield "models", f"the list cannot be read: {each['list_fault']}" if each.get("list_fault") else None
+    yield "list of models", each.get("list_fault")
     yield "checked", f"{output.since(each['checked'])} ago" if each.get("checked") else "never"
     yield "draining", "yes: it goes when its last call has ended" if each.get("draining") else None
     yield from _circuits(each)

@@ -271,8 +271,8 @@ class Refusals:
         if held is None and endpoint.list_fault:
             return (
                 "models_unknown",
-                f"what {endpoint.name} has is not known: {endpoint.list_fault}",
-                f"mend the server at {endpoint.url}; its list of models is asked for again with each check",
+                f"whether {endpoint.name} has {model} is not known: {endpoint.list_fault}",
+                f"mend that at {endpoint.url}, whose list of models is asked for again with each check",
             )
         if held is None:
             return (

@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from agentcom import limits
 from agentcom.model import EndpointKind, EndpointProbe
 from agentcom.probe_endpoint import Prober, Target
 from tests.standins.starter import standin
@@ -145,6 +146,19 @@ def test_a_list_of_models_that_cannot_be_read_leaves_them_unknown() -> None:
         probe = with_models(tags, {"models": []})
         assert probe.healthy
         assert probe.models is None
+
+
+def test_a_list_that_is_longer_than_what_is_kept_says_of_how_many() -> None:
+    names = [f"m{n}:7b" for n in range(limits.MODELS_PER_ENDPOINT_MAX + 2)]
+    ollama = with_models({"models": [{"name": name} for name in [*names, names[0]]]}, {"models": []})
+    listed = says({"data": [{"id": name} for name in names]})
+    other = probed({"/v1/models": listed, "/health": says({})}, kind=EndpointKind.openai)
+    for found in (ollama, other):
+        assert found.models is not None
+        assert [model.name for model in found.models] == names[:-2]
+        assert (found.healthy, found.list_fault) == (True, "the first 500 of its 502 models are kept")
+    names = names[:-2]
+    assert with_models({"models": [{"name": name} for name in names]}, {"models": []}).list_fault == ""
 
 
 def test_a_server_without_models_may_say_null() -> None:

@@ -100,8 +100,20 @@ def test_a_server_whose_list_cannot_be_read_is_not_said_to_lack_the_model(rig: R
     number = rig.admin.submit(task())
     found = why(rig, number)
     assert [one["fails"] for one in found["hosts"]] == ["models_unknown"]
-    assert "is not known: /api/tags answered 500; mend the server at http" in found["reason"]
+    assert "is not known: /api/tags answered 500; mend that at http" in found["reason"]
     box.see(sighting(probe=endpoint_probe(endpoint_model())))
+    assert rig.admin.state(number) == "assigned"
+
+
+def test_a_model_that_is_not_among_those_kept_of_a_long_list_is_not_said_to_be_missing(rig: Rig) -> None:
+    box = rig.host("box")
+    fault = "the first 500 of its 5000 models are kept"
+    box.see(sighting(probe=endpoint_probe(endpoint_model("other:1b"), list_fault=fault)))
+    found = why(rig, rig.admin.submit(task(model=MODEL)))
+    assert [one["fails"] for one in found["hosts"]] == ["models_unknown"]
+    assert f"has {MODEL} is not known: {fault}; mend that at http" in found["reason"]
+    assert "ollama pull" not in found["reason"]
+    number = rig.admin.submit(task(model="other:1b"))
     assert rig.admin.state(number) == "assigned"
 
 

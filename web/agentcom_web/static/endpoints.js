@@ -16,7 +16,7 @@ export function endpointRow(endpoint, actions) {
     h("p", { class: "line" }, h("span", {}, endpoint.name), chip(endpoint.healthy ? "healthy" : "unhealthy", endpoint.healthy ? "good" : "bad", true)),
     h("p", { class: "minor cut", title: endpoint.url }, endpoint.url),
     h("p", { class: "minor" }, [kind, from, `${flight} of ${endpoint.cap} slots in use`, loadOf(endpoint.load)].filter(Boolean).join(", ")),
-    endpoint.list_fault ? h("p", { class: "minor bad" }, `its models cannot be read: ${endpoint.list_fault}`) : null,
+    endpoint.list_fault ? h("p", { class: "minor bad" }, `list of models: ${endpoint.list_fault}`) : null,
     endpoint.healthy || !endpoint.reason ? null : h("p", { class: "minor bad" }, endpoint.reason),
     endpoint.since ? h("p", { class: "minor" }, endpoint.healthy ? "healthy for " : "unhealthy for ", time(endpoint.since)) : null,
     troublesOf(endpoint).map((text) => h("p", { class: "minor wait" }, text)),
