@@ -384,7 +384,7 @@ class Broken(NamedTuple):
 def relation_broken(settings: Settings) -> Broken | None:
     """What is wrong between two settings that are each within their bounds; None when they fit."""
     queue = settings.queue
-    if queue.lease_s < 3 * queue.heartbeat_s:
+    if round(3 * queue.heartbeat_s - queue.lease_s, 6) > 0:  # 3 * 0.2 is a little more than 0.6
         return Broken(
             f"queue.lease_s is {queue.lease_s:g} and queue.heartbeat_s {queue.heartbeat_s:g}: "
             "a lease must outlast three heartbeats",

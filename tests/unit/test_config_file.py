@@ -70,6 +70,16 @@ def test_two_settings_that_do_not_fit_are_refused_with_the_file_and_the_variable
         config.load(tmp_path, {"AGENTCOM_QUEUE_LEASE_S": "13"})
 
 
+@pytest.mark.parametrize(("heartbeat_s", "lease_s"), [("0.2", "0.6"), ("0.1", "0.3"), ("0.7", "2.1"), ("5", "15")])
+def test_a_lease_of_just_three_heartbeats_is_taken_whatever_floats_make_of_it(
+    heartbeat_s: str, lease_s: str, tmp_path: Path
+) -> None:
+    given = {"AGENTCOM_QUEUE_HEARTBEAT_S": heartbeat_s, "AGENTCOM_QUEUE_LEASE_S": lease_s}
+    assert config.load(tmp_path, given).queue.lease_s == float(lease_s)
+    with pytest.raises(ConfigError, match="a lease must outlast three heartbeats"):
+        config.load(tmp_path, given | {"AGENTCOM_QUEUE_LEASE_S": str(float(lease_s) - 0.001)})
+
+
 def test_a_file_is_made_where_there_is_none_for_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     config_file.put(path, {"sidecar.name": "Ärgerlich"})
