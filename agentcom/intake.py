@@ -1,7 +1,7 @@
 """What comes in by the ROUTER, and the sleep until some of it is worth a tick.
 
-A refusal answers at once, since it changes nothing. The heartbeats of idle hosts are read while the loop sleeps and
-wait a moment for each other: a tick for each would be most of what idle hosts cost a hub.
+A refusal answers at once, since it changes nothing. The heartbeats of hosts, idle or busy, are read while the loop
+sleeps and wait a moment for each other: a tick for each would be most of what idle hosts cost a hub.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from agentcom.errors import Refused
 from agentcom.gate import Gate
 from agentcom.peers import Peers
 
-# So long the first beat waits for others, which pays with many peers only; it renews a lease of many seconds.
+# So long the first beat waits for others, which pays with many hosts only; it renews a lease of many seconds.
 BEATS_S_MAX: Final = 0.25
-BEATS_S_PER_PEER: Final = BEATS_S_MAX / 500
+BEATS_S_PER_HOST: Final = BEATS_S_MAX / 500
 FRAMES_ASKED: Final = 8  # before each of so many frames it is asked whether there is one
 # Plain integers: an enum's members cost more than the calls that they are for.
 NOBLOCK, EVENTS, POLLIN = int(zmq.NOBLOCK), int(zmq.EVENTS), int(zmq.POLLIN)
@@ -60,8 +60,13 @@ class Intake:
             known = len(self._beats)
             is_ready = not self._read(self._beats) or not _are_beats(self._beats[known:])
             if not known:
-                until = min(until, time.monotonic() + min(BEATS_S_MAX, BEATS_S_PER_PEER * self._peers.count))
+                until = min(until, time.monotonic() + self.beats_s)
         return True
+
+    @property
+    def beats_s(self) -> float:
+        """How long the first beat waits for others now."""
+        return min(BEATS_S_MAX, BEATS_S_PER_HOST * self._peers.hosts)
 
     def take(self, events: list[Event]) -> bool:
         """Everything that has arrived, in its order and within bounds; True if the socket was read empty."""
@@ -120,11 +125,15 @@ class Intake:
             return
 
     def _fresh(self, peer: int, message: m.ToHub) -> bytes:
-        """Random bytes for the token of a session, where one is asked for."""
+        """Random bytes for the token of a session, where one is asked for. What a peer says of itself is noted."""
+        if isinstance(message, m.Bye):
+            self._peers.host_left(peer)
         if not isinstance(message, m.Hello):
             return b""
         if message.takes_many:
             self._peers.takes_many(peer)
+        if message.host is not None:
+            self._peers.host_came(peer)
         return secrets.token_bytes(limits.SESSION_TOKEN_BYTES)
 
     def _refuse(self, peer: int, request: int | None, why: Refused) -> None:

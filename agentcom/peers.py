@@ -30,12 +30,14 @@ class Peers:
         self._outbox: dict[int, deque[bytes]] = {}
         self._gone: list[int] = []
         self._takes_many: set[int] = set()
+        self._host_of: dict[str, int] = {}  # by key: where each host said hello last
         self._held: dict[int, list[bytes]] = {}  # for peers that take many, until the end of the tick
         self._next = 1
 
     @property
-    def count(self) -> int:
-        return len(self._number_of)
+    def hosts(self) -> int:
+        """How many have said hello as a host, and not bye: each key once, however often it came under a new address."""
+        return len(self._host_of)
 
     @property
     def waiting(self) -> bool:
@@ -65,6 +67,15 @@ class Peers:
     def takes_many(self, peer: int) -> None:
         """The peer has said that it understands frames of several messages."""
         self._takes_many.add(peer)
+
+    def host_came(self, peer: int) -> None:
+        self._host_of[self._key_of[peer]] = peer
+
+    def host_left(self, peer: int) -> None:
+        """Nothing where that host has come by another way since."""
+        key = self._key_of[peer]
+        if self._host_of.get(key) == peer:
+            del self._host_of[key]
 
     def send(self, peer: int, body: bytes) -> None:
         """Send now, or with what else the peer gets in this tick, or when it reads. A peer that is gone is reported
@@ -128,6 +139,7 @@ class Peers:
         self._takes_many.discard(peer)
         if address is not None:
             self._number_of.pop(address, None)
+            self.host_left(peer)
             del self._key_of[peer]
             self._gone.append(peer)
 

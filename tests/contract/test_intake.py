@@ -1,4 +1,4 @@
-"""The loop's sleep: what ends it, and that the beats of idle hosts wait for each other meanwhile."""
+"""The loop's sleep: what ends it, and that the beats of hosts wait for each other meanwhile."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from agentcom import intake
 from agentcom import messages as m
 from agentcom.core.effects import Event, Incoming
 from tests.contract.test_failed_commit import FailingHub
+from tests.fake_client import FakeClient
 
 LONG_MS = 20_000  # a sleep that something has to end
 
@@ -61,7 +62,7 @@ def test_beats_that_come_alone_wait_for_each_other_and_are_answered_by_one_tick(
     hub: FailingHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake, "BEATS_S_MAX", 1.0)
-    monkeypatch.setattr(intake, "BEATS_S_PER_PEER", 1.0)
+    monkeypatch.setattr(intake, "BEATS_S_PER_HOST", 1.0)
     asleep = Sleep(hub)
     beat(hub)
     assert asleep.has_read(1)
@@ -77,7 +78,7 @@ def test_whatever_is_no_beat_ends_the_sleep_and_comes_after_the_beats_before_it(
     hub: FailingHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake, "BEATS_S_MAX", LONG_MS / 1000)
-    monkeypatch.setattr(intake, "BEATS_S_PER_PEER", LONG_MS / 1000)
+    monkeypatch.setattr(intake, "BEATS_S_PER_HOST", LONG_MS / 1000)
     asleep = Sleep(hub)
     beat(hub)
     assert asleep.has_read(1)
@@ -108,3 +109,34 @@ def test_a_thread_of_the_hub_ends_the_sleep_and_the_time_does(hub: FailingHub) -
     hub.broker._wake()
     assert hub.broker._intake.sleep(LONG_MS) is True
     assert hub.broker._intake.sleep(1) is False
+
+
+def test_beats_wait_for_as_many_as_there_are_hosts_whoever_else_has_called(hub: FailingHub) -> None:
+    for _ in range(5):
+        hub._person(hub.ann.pair)
+    assert hub.broker._intake.beats_s == intake.BEATS_S_PER_HOST
+
+    again = FakeClient(hub.broker.address, hub.box.pair)
+    hub.callers.append(again)
+    again.send(m.Hello(protocol=1, process=hub.box.process, host=hub.box.offer))
+    again.token = hub.until(again, m.Welcome).session
+    assert hub.broker._intake.beats_s == intake.BEATS_S_PER_HOST, "it is the same host, under another address"
+
+    hub.box.send(m.Bye(session=hub.box.token))
+    hub.until_so(lambda: hub.box.token not in hub.sessions())
+    assert hub.broker._intake.beats_s == intake.BEATS_S_PER_HOST, "it has come by the other way since"
+    again.send(m.Bye(session=again.token))
+    hub.until_so(lambda: again.token not in hub.sessions())
+    assert hub.broker._intake.beats_s == 0
+
+
+def test_a_host_that_is_dropped_counts_no_longer(hub: FailingHub) -> None:
+    peers = hub.broker._peers
+    assert peers.hosts == 1
+    peers._drop(peers._host_of[hub.box.pair.public])
+    assert (peers.hosts, len(peers.take_gone())) == (0, 1)
+
+
+def test_beats_wait_no_longer_than_the_bound(hub: FailingHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "BEATS_S_PER_HOST", 1.0)
+    assert hub.broker._intake.beats_s == intake.BEATS_S_MAX
