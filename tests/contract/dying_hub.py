@@ -12,6 +12,7 @@ import os
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 from agentcom import messages as m
 from agentcom.auth import ready_line, write_hub_address
@@ -21,7 +22,8 @@ from agentcom.config import Home, HubSettings, Settings
 from agentcom.core.effects import Event, Incoming
 from agentcom.store.base import Batch
 from agentcom.store.check import full_check_here
-from agentcom.store.journaled import JournaledStore
+from agentcom.store.journal import Journal
+from agentcom.store.journaled import Follower, JournaledStore
 from agentcom.store.segments import SEGMENT_HEAD, read_segment, segments
 from agentcom.store.start import OpenedStore, StorePaths, open_store
 from agentcom.upkeep import Upkeep
@@ -51,14 +53,21 @@ class DyingHub(Broker):
             os._exit(STATUS)
 
 
-class BelowJournal(JournaledStore):
-    """The store as the journal's batches reach it: at the time of a commit the journal has the batch."""
+class BelowJournal:
+    """The store as the journal's batches reach it: at the time of a commit the journal has the batch. Wraps it, since
+    nothing interpreted may derive from a store that is compiled."""
 
     hub: DyingHub | None = None
 
+    def __init__(self, store: Follower, journal: Journal) -> None:
+        self._store, self._journal = store, journal
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
     def commit(self, batch: Batch, sequence: int) -> None:
         if self.hub is not None and self.hub.is_fatal and self.hub.fatal_step == "torn":
-            cut_last_record(self.journal.folder)
+            cut_last_record(self._journal.folder)
             self.hub.died_after("torn")
         if self.hub is not None:
             self.hub.died_after("journal")
@@ -95,7 +104,7 @@ def make(home: Home, opened: OpenedStore, step: str) -> DyingHub:
     hub = DyingHub(
         home,
         settings,
-        JournaledStore(below, opened.journal),
+        JournaledStore(cast(Follower, below), opened.journal),
         SystemClock(),
         after_step=lambda n: hub.died_after(str(n)),
         upkeep=Upkeep(opened, settings),
