@@ -24,7 +24,6 @@ WAITS: Final = frozenset({Send, SendAssign, Publish, TaskChanged, LogPiece})
 
 Said = tuple[int, bytes]  # a peer, and what it is sent
 
-
 _own_terms = msgspec.msgpack.Decoder(OwnTerms).decode
 
 
