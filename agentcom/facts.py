@@ -35,7 +35,7 @@ def is_comparison(word: str) -> bool:
 
 
 def is_of_machine(name: str) -> bool:
-    """Whether a capability of this name is found alone: nobody can add it by declaring it."""
+    """Whether a capability of this name is a fact, which sidecars find by themselves."""
     return name in MEASURED or name.startswith(SINGLE)
 
 
