@@ -143,7 +143,15 @@ def test_i18_what_git_finds_in_a_worktree_does_not_get_out(case: str, tmp_path: 
 
 
 def test_i18_what_git_finds_bites_where_nothing_isolates(tmp_path: Path) -> None:
-    tried = ("filter.trap.clean", "filter.trap.process", "configuration of the worktree", "the branch of another task")
+    tried = (
+        "a link in the place of its git directory", "a link in the place of its branches", "the branch of another task",
+    )  # fmt: skip
     sprung = [case for n, case in enumerate(tried) if asyncio.run(_spring(tmp_path / str(n), case, "off"))]
     print(f"\ngit: {len(CASES)} cases; without isolation {sprung} of {tried} get out")
     assert len(sprung) >= BITES_MIN
+
+
+@pytest.mark.parametrize("case", ["filter.trap.clean", "filter.trap.process", "configuration of the worktree"])
+def test_i18_programs_that_git_is_told_of_do_not_run_though_nothing_isolates(case: str, tmp_path: Path) -> None:
+    """git asks the mirror for its configuration, whatever the worktree's directory says."""
+    assert not asyncio.run(_spring(tmp_path, case, "off"))
