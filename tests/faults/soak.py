@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,18 +95,7 @@ def soak(
             is_early = promised > per_s * (time.monotonic() - started)
             return not is_early and promised - fleet.counts["results_accepted"] < BACKLOG_MAX
 
-        callers = [
-            Caller(
-                folder / "hub",
-                history,
-                f"caller-{n}",
-                seed,
-                lambda key, chance: spec_of(key, NEEDS, chance),
-                pause_s=0.0,
-                may_go=may_go,
-            )
-            for n in range(CALLERS)
-        ]
+        callers = [_caller(folder / "hub", history, f"caller-{n}", seed, may_go) for n in range(CALLERS)]
         with fleet_of(fleet), contextlib.ExitStack() as ends:
             for caller in callers:
                 caller.start()
@@ -135,6 +124,12 @@ def soak(
     }
     report.violations += too_much(report, steps_mib)
     return report
+
+
+def _caller(home: Path, history: History, name: str, seed: int, may_go: Callable[[], bool]) -> Caller:
+    return Caller(
+        home, history, name, seed, lambda key, chance: spec_of(key, NEEDS, chance), pause_s=0.0, may_go=may_go
+    )
 
 
 def too_much(report: Report, steps_mib: Mapping[str, float] = NO_STEPS) -> list[str]:
