@@ -13,15 +13,20 @@ cdef extern from *:
     #include <pthread.h>
     #include <signal.h>
     #include <stdlib.h>
+    #include <string.h>
     #include <unistd.h>
 
     enum { FL_IDLE, FL_ASKED, FL_DONE, FL_ENDED };
+
+    enum { FL_NOTE_MAX = 32 };
 
     typedef struct {
         pthread_t thread;
         pthread_mutex_t lock;
         pthread_cond_t asked, done;
         int file, error, state;
+        int note_file, note_length; /* what is written there when the file is durable; length 0: nothing */
+        char note[FL_NOTE_MAX];
     } fl_flusher;
 
     static void *fl_run(void *given) {
@@ -32,6 +37,9 @@ cdef extern from *:
             if (one->state == FL_ENDED) break;
             pthread_mutex_unlock(&one->lock);
             int error = fdatasync(one->file) ? errno : 0;
+            ssize_t noted = error || !one->note_length ? 0
+                : pwrite(one->note_file, one->note, one->note_length, 0);
+            (void)noted; /* the next one takes its place */
             pthread_mutex_lock(&one->lock);
             one->error = error;
             __atomic_store_n(&one->state, FL_DONE, __ATOMIC_RELEASE);
@@ -57,12 +65,15 @@ cdef extern from *:
         return NULL;
     }
 
-    static void fl_begin(fl_flusher *one, int file) {
+    static void fl_begin(fl_flusher *one, int file, int note_file, const char *note, int note_length) {
         pthread_mutex_lock(&one->lock);
         one->file = file;
+        one->note_file = note_file;
+        one->note_length = note_length;
+        memcpy(one->note, note, note_length);
         one->state = FL_ASKED;
-        pthread_cond_signal(&one->asked);
         pthread_mutex_unlock(&one->lock);
+        pthread_cond_signal(&one->asked); /* unlocked, or the thread that it wakes would wait for the lock at once */
     }
 
     static int fl_is_done(fl_flusher *one) {
@@ -91,7 +102,8 @@ cdef extern from *:
     ctypedef struct fl_flusher:
         pass
     fl_flusher *fl_new() nogil
-    void fl_begin(fl_flusher *one, int file) nogil
+    int FL_NOTE_MAX
+    void fl_begin(fl_flusher *one, int file, int note_file, const char *note, int note_length) nogil
     int fl_is_done(fl_flusher *one) nogil
     int fl_wait(fl_flusher *one) nogil
     void fl_free(fl_flusher *one) nogil
@@ -107,11 +119,15 @@ cdef class Flusher:
         if self._one is NULL:
             raise MemoryError("no thread could be started")
 
-    def begin(self, int file):
-        """Have the file made durable (fdatasync)."""
+    def begin(self, int file, int note_file=-1, bytes note=b""):
+        """Have the file made durable (fdatasync). Then `note`, of 32 bytes at most, is written at the beginning of
+        `note_file`; whether that worked is not told."""
+        cdef Py_ssize_t length = len(note)
         if self._one is NULL:
             raise ValueError("the flusher is closed")
-        fl_begin(self._one, file)
+        if length > FL_NOTE_MAX:
+            raise ValueError(f"a note has {FL_NOTE_MAX} bytes at most, this one has {length}")
+        fl_begin(self._one, file, note_file, note, <int>length)
 
     def is_done(self):
         """Whether `wait` would return at once."""

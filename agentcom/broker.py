@@ -7,7 +7,8 @@
 5. One slice of housekeeping that changes no task state; then sleep until a socket or a timer is due (intake.py).
 
 While more messages wait the loop does not wait for the disk: what a tick has to say is made ready and held, the next
-tick is drained and decided, and each is let go once its own batch is durable, before the next batch is written.
+tick is drained and decided, and each is let go once its own batch is durable, before the next batch is written. What
+has come by then joins that tick, since a tick costs more than a message.
 """
 
 from __future__ import annotations
@@ -129,13 +130,12 @@ class Broker:
         self._started_ms = clock.now().wall_ms
         self._last_mono_ms = clock.now().mono_ms
         self._timer_ms = self._chores_ms = self._due_ms = 0  # the next timer; when what is due was looked at
-        self._is_busy = self._is_active = False  # more messages waited when this tick was decided; it decided something
+        self._knows_timer = self._is_active = False  # no tick has been since that look; this tick decided something
+        self._is_busy = False  # more messages waited when this tick was decided
         self._running = True
         self._noticed: deque[Noticed] = deque(maxlen=NOTICED_MAX)
         self._retirement = Retirement(store)
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)
-        self._wake_write.setblocking(False)
+        self._wake_read, self._wake_write = wake_pair()
         self._logbook = LogBook()
         self._recordings = Recordings(home.recordings)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -168,7 +168,8 @@ class Broker:
         while self._running:
             if not self._is_busy and not self._has_input():  # what waited is still there
                 self._let_go()
-                self._sleep()
+                if not self._has_input():
+                    self._sleep()
             self._tick()
         self._let_go()
 
@@ -211,6 +212,7 @@ class Broker:
         """One tick and all that it has to say; the steps are those at the head of this module."""
         self._tick()
         self._let_go()
+        self._look_for_timer(self._clock.now())
 
     def _tick(self) -> None:
         events, drained = self._drain()
@@ -253,6 +255,12 @@ class Broker:
         """The core's effects of this tick, its records committed; what is left is to be carried out."""
         batch: Batch = Batch()
         later = self._decide(events, batch, now)
+        if self._flies:
+            self._let_go()
+            if self._has_input():
+                joined, _ = self._drain()  # what has come while the disk was at work
+                later += self._decide(joined, batch, now)
+                events += joined
         if self._room.may_dispatch(now):
             later += self._apply(self.hub.schedule(now), batch)
         self._after_step(2)
@@ -263,12 +271,20 @@ class Broker:
         except StoreError as error:
             return self._handle_again(error, events, later, now)
         self._after_step(3)
-        # A new timer may be seen some ms late while messages wait; one that was due is replaced at once.
-        if now.mono_ms >= min(self._timer_ms, self._due_ms + CHORES_MS) or not self._is_busy:
-            due_ms = self.hub.next_due_ms(now)
-            self._timer_ms = now.mono_ms + 1000 if due_ms is None else due_ms
-            self._due_ms = now.mono_ms
+        # A new timer may be seen some ms late while messages come; one that was due is replaced at once.
+        self._knows_timer = False
+        if now.mono_ms >= min(self._timer_ms, self._due_ms + CHORES_MS):
+            self._look_for_timer(now)
         return later
+
+    def _look_for_timer(self, now: Now) -> None:
+        """When the next timer is due, unless that is known."""
+        if self._knows_timer:
+            return
+        self._knows_timer = True
+        due_ms = self.hub.next_due_ms(now)
+        self._timer_ms = now.mono_ms + 1000 if due_ms is None else due_ms
+        self._due_ms = now.mono_ms
 
     def _decide(self, events: list[Event], batch: Batch, now: Now) -> list[Effect]:
         later = []
@@ -339,7 +355,7 @@ class Broker:
             self._failed(second, now)
             later = self._one_by_one(again, now)
         # A deadline that is due would otherwise make the core anew in every turn of the loop.
-        self._timer_ms = now.mono_ms + 1000
+        self._timer_ms, self._knows_timer = now.mono_ms + 1000, True
         return later + waits_answered(lost, again)
 
     def _failed(self, error: StoreError, now: Now) -> None:
@@ -545,14 +561,13 @@ class Broker:
 
     def _sleep(self) -> None:
         """Until a socket or a timer is due; what can wait may then have waited long enough."""
-        if not self._intake.sleep(self._sleep_ms()):
+        if not self._intake.sleep(self._sleep_ms(), is_empty=True):
             self._routed.flush()
 
     def _sleep_ms(self) -> int:
-        if self._peers.waiting:
-            return 5
         now = self._clock.now()
-        return int(max(0, min(POLL_MS_MAX, self._timer_ms - now.mono_ms)))
+        self._look_for_timer(now)
+        return 5 if self._peers.waiting else int(max(0, min(POLL_MS_MAX, self._timer_ms - now.mono_ms)))
 
     # --- sockets ----------------------------------------------------------------------------------------
 
@@ -601,6 +616,14 @@ class Broker:
             self._wake_write.send(b"\0")
         except OSError:
             return  # a full pipe wakes the loop as well; a closed one has no loop to wake
+
+
+def wake_pair() -> tuple[socket.socket, socket.socket]:
+    """To wake a loop that sleeps: read and write ends, neither of which ever waits."""
+    ends = socket.socketpair()
+    for end in ends:
+        end.setblocking(False)
+    return ends
 
 
 def reachable(bound: str) -> str:

@@ -44,11 +44,12 @@ class Intake:
     def has_input(self) -> bool:
         return bool(int(self._router.getsockopt(EVENTS)) & POLLIN)
 
-    def sleep(self, for_ms: int) -> bool:
-        """Until there is something for a tick, or `wake` has something to read; False where the time has ended it."""
+    def sleep(self, for_ms: int, *, is_empty: bool = False) -> bool:
+        """Until there is something for a tick, or `wake` has something to read; False where the time has ended it.
+        `is_empty`: `has_input` has just said no, and nothing was sent since."""
         until = time.monotonic() + for_ms / 1000
         # The socket's descriptor tells what has changed since its events were last asked for, by a send as well.
-        is_ready = self.has_input()
+        is_ready = not is_empty and self.has_input()
         while not is_ready:
             left_ms = (until - time.monotonic()) * 1000
             ready = self._poller.poll(left_ms) if left_ms > 0 else []
@@ -70,9 +71,11 @@ class Intake:
 
     def take(self, events: list[Event]) -> bool:
         """Everything that has arrived, in its order and within bounds; True if the socket was read empty."""
-        events += self._beats
+        if not self._beats:
+            return self._read(events)
+        events += self._beats  # the socket was empty when these had been read
         self._beats.clear()
-        return self._read(events)
+        return not self.has_input() or self._read(events)
 
     def _read(self, events: list[Event]) -> bool:
         until = time.monotonic() + limits.TICK_DRAIN_MS_MAX / 1000

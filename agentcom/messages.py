@@ -369,7 +369,7 @@ class ToVerify(Struct, frozen=True, kw_only=True):
     report: TaskResult | None = None
 
 
-class Assign(Struct, tag_field="type", tag="assign", kw_only=True):
+class Assign(Struct, tag_field="type", tag="assign", kw_only=True, omit_defaults=True):
     """A lease: run this. `spec` is the task's bytes as submitted (a MessagePack `TaskSpec`). `repo_checks` are those of
     its registered repository: they run whatever the task says. `base_branch` is where a task starts that names none."""
 

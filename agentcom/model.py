@@ -463,7 +463,7 @@ class Iteration(Struct, frozen=True, kw_only=True):
     judgement: Judgement | None = None
 
 
-class TaskResult(Struct, frozen=True, kw_only=True):
+class TaskResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an attempt brought back. Costs are USD; null means unknown, never zero by default.
 
     `tokens_in` counts the whole prompt, cached tokens included; `tokens_cached` says how many of them were

@@ -43,7 +43,7 @@ from agentcom.model import (
     TaskRow,
     TaskSpec,
 )
-from agentcom.results import Results, look_view, result_view, whole_result
+from agentcom.results import Results, all_fields, look_view, result_view, whole_result
 from agentcom.store.base import Row, Store, after
 from agentcom.upkeep import Upkeep
 from agentcom.why import Why
@@ -204,7 +204,7 @@ class Queries:
         submitter = self.hub.principals.by_id.get(row.submitter)
         return {
             **self._brief(row),
-            **msgspec.to_builtins(_all_fields(spec)),
+            **msgspec.to_builtins(all_fields(spec)),
             "lane": row.lane.value,
             "tier": row.tier.value,
             "tier_source": row.tier_source.value,
@@ -485,11 +485,6 @@ def event_view(number: int, kept: KeptEvent) -> JsonObject:
         "event": kept.event,
         **kept.fields,
     }
-
-
-def _all_fields(spec: TaskSpec) -> JsonObject:
-    """Every field of a spec, defaults too: people should not have to guess what is absent."""
-    return {field: getattr(spec, field) for field in spec.__struct_fields__}
 
 
 def _token_view(record: PrincipalRecord) -> JsonObject:

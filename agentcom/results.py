@@ -68,9 +68,14 @@ def result_view(found: Found, state: State) -> JsonObject:
     return view if state is State.completed else {**view, "status": None}
 
 
+def all_fields(struct: msgspec.Struct) -> JsonObject:
+    """Every field, defaults too, which its messages and records leave out: people should not have to guess."""
+    return {field: getattr(struct, field) for field in struct.__struct_fields__}
+
+
 def whole_result(result: TaskResult, *, is_taken: bool) -> JsonObject:
     """A signature of one that was taken was verified then, against the key that was known."""
-    view: JsonObject = msgspec.to_builtins(result)
+    view: JsonObject = msgspec.to_builtins(all_fields(result))
     view["signature"] = signature_view(result.signed, is_verified=is_taken)
     return view
 

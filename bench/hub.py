@@ -26,9 +26,8 @@ import statistics
 import sys
 import tempfile
 import time
-from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypedDict
 
@@ -38,7 +37,7 @@ from agentcom import auth, limits
 from agentcom import messages as m
 from agentcom.model import TaskSpec
 from bench import flushes, gauges, idle
-from bench.consumer import ANSWER_MS_MAX, FRAME_MESSAGES, ask, dealer
+from bench.consumer import ANSWER_MS_MAX, FRAME_MESSAGES, ask, dealer, received
 from bench.goals import Goal, at_least, at_most, told
 from bench.machine import commit, machine, table
 from bench.stage import HubAt, Socket, Stage
@@ -159,9 +158,9 @@ class EndToEnd:
     def __init__(self, stage: Stage, hub: HubAt, agents: int) -> None:
         self.pid, self._socket = hub.pid, hub.socket
         self.store: Path | None = hub.home.store
-        self._done, done_to = stage.inbox()
+        self._done = stage.inbox()
         for n in range(HOSTS):
-            stage.host(hub, f"host{n}", agents, done_to)
+            stage.host(hub, f"host{n}", agents, self._done)
         # From here on in frames of many messages, as far as there are many, both ways.
         said = m.Hello(protocol=limits.PROTOCOL_VERSION, process=secrets.token_hex(8), takes_many=True)
         welcome = ask(self._socket, said)
@@ -173,7 +172,7 @@ class EndToEnd:
         may be told of before its submit's reply."""
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._done, zmq.POLLIN)
+        poller.register(self._done.fileno(), zmq.POLLIN)
         sent_ns: deque[int] = deque()
         open_ns: dict[int, int] = {}
         ended: dict[int, tuple[int, int]] = {}
@@ -188,14 +187,14 @@ class EndToEnd:
                 sent_ns += [time.monotonic_ns()] * min(free, FRAME_MESSAGES)
                 self._socket.send(m.encode_many([self._body] * min(free, FRAME_MESSAGES)))
                 free -= FRAME_MESSAGES
-            if not poller.poll(ANSWER_MS_MAX):
+            # A submit's reply alone lets nothing new begin, so nobody wakes up for it.
+            if not (poller if ended else self._done).poll(ANSWER_MS_MAX):
                 raise RuntimeError(f"{open_count} tasks did not move for {ANSWER_MS_MAX} ms")
             for frame in received(self._socket):
                 for reply in m.read_from_hub(frame):
                     open_ns[_task_of(reply)] = sent_ns.popleft()
-            for word in received(self._done):
-                told_of = array("q", word)
-                ended.update(zip(told_of[::3], zip(told_of[1::3], told_of[2::3], strict=True), strict=True))
+            for task, started_ns, ended_ns in self._done.take():
+                ended[task] = started_ns, ended_ns
             for task in [task for task in ended if task in open_ns]:
                 submitted_ns, (started_ns, ended_ns) = open_ns.pop(task), ended.pop(task)
                 ran.took_ns.append(ended_ns - submitted_ns)
@@ -228,15 +227,6 @@ def pipeline(socket: Socket, body: bytes, in_flight: int, run_s: float, answer_s
                 sent_ns.append(now_ns)
                 socket.send(body)
     return Ran(len(took_ns) / (time.monotonic() - begun), took_ns, [])
-
-
-def received(socket: Socket) -> Iterator[bytes]:
-    """What has arrived, at most one tick's worth."""
-    for _ in range(limits.TICK_MESSAGES_MAX):
-        try:
-            yield socket.recv(zmq.NOBLOCK)
-        except zmq.Again:
-            return
 
 
 def submit_body(session: bytes) -> bytes:

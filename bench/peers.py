@@ -31,7 +31,6 @@ import statistics
 import sys
 import tempfile
 import time
-from array import array
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -41,10 +40,11 @@ import zmq
 
 from bench import gauges, peer_libraries, peer_servers
 from bench.goals import Goal, at_least, at_most, told
-from bench.hub import AGENTS, HOSTS, WARM_IN_FLIGHT, WARM_S, EndToEnd, Ran, received
+from bench.hub import AGENTS, HOSTS, WARM_IN_FLIGHT, WARM_S, EndToEnd, Ran
 from bench.machine import commit, machine, table
 from bench.peer_wire import BeanstalkSubmits, NatsSubmits
-from bench.stage import Socket, Stage
+from bench.stage import Stage
+from bench.words import Inbox
 
 OWN: Final = "agentcom"
 IN_FLIGHT: Final = (1, 16, 100)
@@ -134,7 +134,7 @@ class Submits(Protocol):
 class Race:
     """One peer: tasks submitted here, done by its workers, which tell `done` of each."""
 
-    def __init__(self, submits: Submits, done: Socket) -> None:
+    def __init__(self, submits: Submits, done: Inbox) -> None:
         self._submits, self._done = submits, done
         self._numbers = itertools.count(1)
 
@@ -144,7 +144,7 @@ class Race:
         self._submits.prepare(in_flight)
         poller = zmq.Poller()
         poller.register(self._submits.fileno(), zmq.POLLIN)
-        poller.register(self._done, zmq.POLLIN)
+        poller.register(self._done.fileno(), zmq.POLLIN)
         sent_ns: dict[int, int] = {}
         acknowledged: set[int] = set()
         ended: dict[int, tuple[int, int]] = {}
@@ -156,14 +156,13 @@ class Race:
                 tasks = list(itertools.islice(self._numbers, in_flight - len(sent_ns)))
                 sent_ns.update(dict.fromkeys(tasks, time.monotonic_ns()))
                 self._submits.submit(tasks)
-            ready = dict(poller.poll(SILENT_MS_MAX))
-            if not ready:
+            # A submit's answer alone lets nothing new begin, so nobody wakes up for it.
+            if not (poller if ended else self._done).poll(SILENT_MS_MAX):
                 raise RuntimeError(f"{len(sent_ns)} tasks did not move for {SILENT_MS_MAX} ms")
-            if self._submits.fileno() in ready:
+            if self._submits.fileno() in dict(poller.poll(0)):
                 acknowledged.update(self._submits.acknowledged())
-            for word in received(self._done):
-                told_of = array("q", word)
-                ended.update(zip(told_of[::3], zip(told_of[1::3], told_of[2::3], strict=True), strict=True))
+            for task, started_ns, ended_ns in self._done.take():
+                ended[task] = started_ns, ended_ns
             for task in [task for task in ended if task in acknowledged]:
                 submitted_ns, (started_ns, ended_ns) = sent_ns.pop(task), ended.pop(task)
                 acknowledged.discard(task)
@@ -207,9 +206,9 @@ def entry_of(name: str, stage: Stage, in_flight_max: int) -> Entry:
     port = peer_servers.start(server, place, stage.stack)
     submits = submits_of(name, port, in_flight_max)
     stage.stack.callback(submits.close)
-    done, done_to = stage.inbox()
+    done = stage.inbox()
     for _ in range(HOSTS):
-        order = {"peer": name, "port": port, "slots": AGENTS, "done_to": done_to}
+        order = {"peer": name, "port": port, "slots": AGENTS, "done_to": str(done.path)}
         stage.start("-m", "bench.peer_worker", order=order)
     return Entry(name, Race(submits, done))
 

@@ -22,6 +22,7 @@ from agentcom.config import Home
 from agentcom.lifeline import PARENT_PID_VARIABLE
 from agentcom.model import Role
 from bench.consumer import ask, dealer
+from bench.words import Inbox
 
 READY_S_MAX: Final = 30
 STOP_S_MAX: Final = 5
@@ -77,25 +78,24 @@ class Stage:
         return once
 
     def host(
-        self, hub: HubAt, name: str, agents: int, done_to: str, stack: contextlib.ExitStack | None = None
+        self, hub: HubAt, name: str, agents: int, done: Inbox, stack: contextlib.ExitStack | None = None
     ) -> None:
-        """A host process that has joined `hub` and tells `done_to` of finished tasks."""
+        """A host process that has joined `hub` and tells `done` of finished tasks."""
         order = {
             "name": name,
             "agents": agents,
             "hub": hub.address,
             "hub_key": hub.key,
             "invite_secret": self.invite(hub, name).secret,
-            "done_to": done_to,
+            "done_to": str(done.path),
         }
         self.start("-m", "bench.consumer", "host", order=order, stack=stack)
 
-    def inbox(self) -> tuple[Socket, str]:
-        """A socket that workers tell of what they did, and its address."""
-        done = self.context.socket(zmq.PULL)
-        done.setsockopt(zmq.RCVHWM, 0)
-        done.bind("tcp://127.0.0.1:*")
-        return done, done.getsockopt_string(zmq.LAST_ENDPOINT)
+    def inbox(self) -> Inbox:
+        """What workers tell of what they did."""
+        done = Inbox(self.folder / f"done-{secrets.token_hex(4)}")
+        self.stack.callback(done.close)
+        return done
 
     def start(
         self,

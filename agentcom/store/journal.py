@@ -181,7 +181,7 @@ class Journal:
             return False
         if self._flusher is None:
             self._flusher = Flusher()
-        self._flusher.begin(self._file)
+        self._flusher.begin(self._file, *self._reached.to_write(self._last))
         self._flies = True
         return True
 
@@ -202,7 +202,8 @@ class Journal:
         except OSError as error:
             raise self._sync_failed(error) from error
         self._unsynced.discard(self._file)
-        self._synced()
+        self._unsynced_bytes = 0
+        self._reached.sequence = self._last  # written by the flusher
 
     def sync(self) -> None:
         """Make what was appended durable; nothing to do costs nothing. Any failure ends the journal's use."""
@@ -406,11 +407,19 @@ class Reached:
             self._file = os.open(folder / REACHED_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def note(self, sequence: int) -> None:
-        if sequence == self.sequence or self._file is None:
+        if sequence == self.sequence:
             return
         self.sequence = sequence
-        with contextlib.suppress(OSError):
-            os.pwrite(self._file, _REACHED.pack(sequence, zlib.crc32(b"%d" % sequence)), 0)
+        file, note = self.to_write(sequence)
+        if note:
+            with contextlib.suppress(OSError):
+                os.pwrite(file, note, 0)
+
+    def to_write(self, sequence: int) -> tuple[int, bytes]:
+        """The file, and what to write at its beginning; nothing where there is no such file."""
+        if self._file is None:
+            return -1, b""
+        return self._file, _REACHED.pack(sequence, zlib.crc32(b"%d" % sequence))
 
     def close(self) -> None:
         if self._file is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agentcom import messages as m
+from agentcom.core.effects import Event
 from agentcom.errors import StoreError
 from agentcom.store import journal
 from agentcom.store.journaled import JournaledStore
@@ -31,7 +32,7 @@ class HeldFlusher:
         self.done = False
         self.error = 0
 
-    def begin(self, file: int) -> None:
+    def begin(self, file: int, note_file: int = -1, note: bytes = b"") -> None:
         self.files.append(file)
         self.done = False
 
@@ -62,17 +63,20 @@ class Beside:
         self.broker._beside = late
         patch.setattr(self.broker, "_has_input", lambda: True)
 
-    def tick(self) -> None:
-        """One tick over the next message, which may leave its batch on the way."""
+    def tick(self, joining: int = 0) -> None:
+        """One tick over the next message, which may leave its batch on the way. So many more messages are found once
+        the batch before is durable."""
         self.hub.ann.socket.poll(0)
+        found: list[Event] = []
         for _ in range(500):
-            events, _ = self.broker._drain()
-            if events:
+            found += self.broker._drain()[0]
+            if len(found) > joining:
                 break
             self.hub.ann.socket.poll(2)
-        assert events
+        assert len(found) == 1 + joining
+        drains = iter([found[:1], found[1:]])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(self.broker, "_drain", lambda: (events, True))
+            patch.setattr(self.broker, "_drain", lambda: (next(drains), True))
             patch.setattr(self.broker._feed, "is_due", lambda _mono_ms: False)
             self.broker._tick()
 
@@ -107,6 +111,18 @@ def test_nobody_hears_of_a_batch_before_it_is_durable_and_the_next_waits_for_it(
     assert (beside.heard(), beside.flusher.waited, len(beside.flusher.files)) == ([first.id], 1, 2)
     beside.broker._let_go()
     assert beside.heard() == [second.id]
+    beside.broker.hub.validate()
+
+
+def test_what_has_come_while_the_disk_was_at_work_joins_the_tick(beside: Beside) -> None:
+    first = beside.submit()
+    second, third = (beside.hub.ann.request(m.Submit(tasks=(shell_task(needs=("nobody",)),))) for _ in range(2))
+    beside.hub.ann.send(second)
+    beside.hub.ann.send(third)
+    beside.tick(joining=1)
+    assert (beside.heard(), len(beside.flusher.files)) == ([first.id], 2)
+    beside.broker._let_go()
+    assert (beside.heard(), len(beside.flusher.files)) == ([second.id, third.id], 2)
     beside.broker.hub.validate()
 
 

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from agentcom.cli import main
 from agentcom.model import Backend, CheckKind, CheckReport, CheckStatus, Iteration, ResultStatus, TaskResult
-from agentcom.report_statement import signature_view
+from agentcom.results import whole_result
 from agentcom.signed_report import fingerprint, public_half
 from agentcom_sidecar.signer import Signer
 
@@ -34,7 +33,7 @@ def reports(tmp_path: Path) -> dict[str, Any]:
         iterations=(Iteration(n=1, status="pass", checks=(check,)),),
     )
     result = Signer(path).signed(result, task=7, attempt=1, host="box")
-    view = {**msgspec.to_builtins(result), "signature": signature_view(result.signed, is_verified=True)}
+    view = whole_result(result, is_taken=True)
     return {"task": 7, "attempts": [{"attempt": 1, "host": "box", "host_key": KEY, "result": view}]}
 
 
