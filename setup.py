@@ -1,5 +1,5 @@
-"""Builds the compiled scheduling core, the readers of records, the thread that flushes the journal, and the guard of
-commands. All else stands in pyproject.toml.
+"""Builds the compiled scheduling core, the readers of records, the thread that flushes the journal, the hub's
+end of its socket, and the guard of commands. All else stands in pyproject.toml.
 
 Without a working C compiler the build goes on: `agentcom.sched` and the sandbox use the twins in Python, and the hub's
 loop waits for each flush. The flags are portable: one wheel must run on every machine of its platform.
@@ -37,7 +37,7 @@ class Build(build_ext):
 extensions = cythonize(
     [
         Extension(f"agentcom.{name}", [f"agentcom/{name}.pyx"], extra_compile_args=FLAGS)
-        for name in ("_datafile", "_fastsched", "_flusher", "_records")
+        for name in ("_datafile", "_fastsched", "_flusher", "_records", "_wire")
     ],
     build_dir="build",  # keeps the generated .c out of the package, so out of the wheel
     compiler_directives={"language_level": "3"},

@@ -73,6 +73,7 @@ from agentcom.retirement import Retirement
 from agentcom.room import Room
 from agentcom.store.base import KEY_BYTES_MAX, Batch, Store, delete_under
 from agentcom.upkeep import Upkeep
+from agentcom.wire import wire_of
 
 NOTICED_MAX = 200  # events that wait for room on the disk; the oldest go
 POLL_MS_MAX = 250  # housekeeping (feed, outboxes) runs at least this often
@@ -144,8 +145,9 @@ class Broker:
         # Before the port is open: a host that comes back at once must not be refused as unknown.
         self._gate.admit(*admitted(store, clock.now()))
         self._router = self._bind_router()
-        self._peers = Peers(self._router)
-        self._intake = Intake(self._router, self._peers, self._gate, self._wake_read)
+        self._wire = wire_of(self._router)
+        self._peers = Peers(self._wire)
+        self._intake = Intake(self._router, self._wire, self._peers, self._gate, self._wake_read)
         self._has_input = self._intake.has_input
         self._jitter = random.Random(secrets.randbits(64))  # noqa: S311
         self.hub = Hub(settings, self._jitter, self._epoch, boot_id())
@@ -183,6 +185,7 @@ class Broker:
         self._prober.close()
         self._recordings.close()
         self._feed.close()
+        self._wire.close()
         self._router.close(linger=200)
         self._gate.stop()
         self._context.term()

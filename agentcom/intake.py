@@ -20,29 +20,28 @@ from agentcom.core.effects import Event, Incoming
 from agentcom.errors import Refused
 from agentcom.gate import Gate
 from agentcom.peers import Peers
+from agentcom.wire import Received, Wire
 
 # So long the first beat waits for others, which pays with many hosts only; it renews a lease of many seconds.
 BEATS_S_MAX: Final = 0.25
 BEATS_S_PER_HOST: Final = BEATS_S_MAX / 500
 FRAMES_ASKED: Final = 8  # before each of so many frames it is asked whether there is one
-# Plain integers: an enum's members cost more than the calls that they are for.
-NOBLOCK, EVENTS, POLLIN = int(zmq.NOBLOCK), int(zmq.EVENTS), int(zmq.POLLIN)
 
 
 class Intake:
     """Reads the ROUTER within bounds; decodes and admits each message."""
 
-    def __init__(self, router: zmq.Socket[bytes], peers: Peers, gate: Gate, wake: socket.socket) -> None:
-        self._router, self._peers, self._gate, self._wake = router, peers, gate, wake
+    def __init__(
+        self, router: zmq.Socket[bytes], wire: Wire, peers: Peers, gate: Gate, wake: socket.socket
+    ) -> None:
+        self._wire, self._peers, self._gate, self._wake = wire, peers, gate, wake
+        self.has_input = wire.has_input
         self._wake_fd = wake.fileno()
         self._log = logs.get()
         self._beats: list[Event] = []  # read while the loop slept
         self._poller = select.poll()
         self._poller.register(int(router.getsockopt(zmq.FD)), select.POLLIN)
         self._poller.register(wake, select.POLLIN)
-
-    def has_input(self) -> bool:
-        return bool(int(self._router.getsockopt(EVENTS)) & POLLIN)
 
     def sleep(self, for_ms: int, *, is_empty: bool = False) -> bool:
         """Until there is something for a tick, or `wake` has something to read; False where the time has ended it.
@@ -84,27 +83,21 @@ class Intake:
                 return False
             if 0 < n < FRAMES_ASKED and not self.has_input():
                 return True  # as nearly always: asking costs less than the error
-            try:
-                address = self._router.recv(NOBLOCK)
-                frame = self._router.recv(NOBLOCK, copy=False)
-            except zmq.Again:
+            received = self._wire.receive()
+            if received is None:
                 return True
-            self._admit(address, frame, events)
+            self._admit(received, events)
             if len(events) >= limits.TICK_MESSAGES_MAX:
                 break
         return False
 
-    def _admit(self, address: bytes, frame: zmq.Frame, events: list[Event]) -> None:
+    def _admit(self, received: Received, events: list[Event]) -> None:
         """What is in one frame: identity from its key, schema from its bytes."""
-        key = _user_id(frame)
+        address, body, key, is_whole = received
         peer = self._peers.number(address, key)
-        if frame.more:
-            # The rest belongs to this message: left unread it would be taken for somebody's address.
-            while self._router.getsockopt(zmq.RCVMORE):
-                self._router.recv(NOBLOCK, copy=False)
+        if not is_whole:
             self._refuse(peer, None, Refused("multi_frame", "a message is one frame; this one had more"))
             return
-        body = frame.buffer
         if len(body) > limits.REQUEST_BYTES_MAX:
             text = f"the message has {len(body)} bytes, {limits.REQUEST_BYTES_MAX} are allowed; send less at a time"
             self._refuse(peer, m.request_id_of(body), Refused("too_large", text))
@@ -151,8 +144,3 @@ def _are_beats(events: list[Event]) -> bool:
         type(event) is Incoming and type(event.message) is m.Heartbeat for event in events
     )
 
-
-def _user_id(frame: zmq.Frame) -> str:
-    """The public key that ZAP handed over for the connection that this frame came on."""
-    value = frame.get("User-Id")
-    return value if isinstance(value, str) else str(value)

@@ -9,21 +9,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-import zmq
-
 from agentcom import limits
 from agentcom.messages import encode_many
-
-# Plain integers: combining the enum's members anew for each send costs more than the send.
-ADDRESS_FLAGS = int(zmq.NOBLOCK | zmq.SNDMORE)
-BODY_FLAGS = int(zmq.NOBLOCK)
+from agentcom.wire import Wire
 
 
 class Peers:
     """Numbers rise and are never reused; the longest silent peer is dropped when there are too many."""
 
-    def __init__(self, router: zmq.Socket[bytes]) -> None:
-        self._router = router
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
         self._number_of: dict[bytes, int] = {}
         self._key_of: dict[int, str] = {}
         self._address_of: dict[int, bytes] = {}
@@ -120,17 +115,10 @@ class Peers:
         address = self._address_of.get(peer)
         if address is None:
             return False
-        try:
-            self._router.send(address, ADDRESS_FLAGS)
-            self._router.send(body, BODY_FLAGS)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
+        sent = self._wire.send(address, body)
+        if sent is None:
             self._drop(peer)
-            return False
-        return True
+        return sent is True
 
     def _drop(self, peer: int) -> None:
         address = self._address_of.pop(peer, None)
