@@ -2,13 +2,14 @@
 
 `fails` maps (function, device index or None) to an error code of NVML; the errors are nvidia-ml-py's own classes, made
 as it makes them. As in the real library every call but nvmlInit fails while it is not initialised, and every call about
-a lost GPU fails while its handle is still given out.
+a lost GPU fails while its handle is still given out. It counts who initialised it, as the real one was seen to do: only
+the last nvmlShutdown closes it, and only the nvmlInit after that finds a driver that was loaded anew.
 """
 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ DRIVER_NOT_LOADED: int = pynvml.NVML_ERROR_DRIVER_NOT_LOADED
 VERSION_MISMATCH: int = pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH
 GPU_IS_LOST: int = pynvml.NVML_ERROR_GPU_IS_LOST
 UNINITIALIZED: int = pynvml.NVML_ERROR_UNINITIALIZED
+UNKNOWN: int = pynvml.NVML_ERROR_UNKNOWN
 
 
 class FakeNvml(types.ModuleType):
@@ -38,13 +40,22 @@ class FakeNvml(types.ModuleType):
         self.count = count
         self.lost: set[int] = set()
         self.inits = 0
-        self.is_loaded = False
+        self.users = 0
+        self._driver = self._begun_with = 0  # which loading of the driver
+        self._remembered: frozenset[str] = frozenset()
         self.processes: dict[int, list[tuple[int, int | None]]] = {}
         self.hangs: Callable[[], object] | None = None
 
+    def reload_driver(self, remembered: Iterable[str] = ()) -> None:
+        """From now on all calls fail but the `remembered`, until the library is begun anew."""
+        self._driver += 1
+        self._remembered = frozenset(remembered)
+
     def _check(self, call: str, handle: int | None = None) -> None:
-        if not self.is_loaded:
+        if self.users == 0:
             raise pynvml.NVMLError(UNINITIALIZED)
+        if self._begun_with != self._driver and call not in self._remembered:
+            raise pynvml.NVMLError(UNKNOWN)
         code = GPU_IS_LOST if handle in self.lost else self.fails.get((call, handle))
         if code is not None:
             raise pynvml.NVMLError(code)
@@ -56,7 +67,15 @@ class FakeNvml(types.ModuleType):
         code = self.fails.get(("nvmlInit", None))
         if code is not None:
             raise pynvml.NVMLError(code)
-        self.is_loaded = True
+        if self.users == 0:
+            self._begun_with = self._driver
+        self.users += 1
+
+    def nvmlShutdown(self) -> None:
+        code = UNINITIALIZED if self.users == 0 else self.fails.get(("nvmlShutdown", None))
+        if code is not None:
+            raise pynvml.NVMLError(code)
+        self.users -= 1
 
     def nvmlDeviceGetCount(self) -> int:
         self._check("nvmlDeviceGetCount")

@@ -41,6 +41,10 @@ def nvmlInit():
     pass
 
 
+def nvmlShutdown():
+    pass
+
+
 def nvmlDeviceGetCount():
     return _figure("count")
 

@@ -24,6 +24,7 @@ from tests.fake_nvml import (
     LIBRARY_NOT_FOUND,
     NO_PERMISSION,
     NOT_SUPPORTED,
+    UNKNOWN,
     VERSION_MISMATCH,
     FakeNvml,
 )  # fmt: skip
@@ -217,10 +218,33 @@ def test_a_driver_that_was_unloaded_is_begun_anew_when_it_is_back(tmp_path: Path
     nvml = FakeNvml()
     probe = probe_of(tmp_path, nvml)
     assert len(probe.sample().gpus) == 2
-    nvml.is_loaded = False
+    nvml.reload_driver()
     assert probe.sample().gpus == ()
-    assert probe.faults["nvml.count"] == "NVMLError_Uninitialized: Uninitialized"
+    assert probe.faults["nvml.count"] == "NVMLError_Unknown: Unknown Error"
     assert len(probe.sample().gpus) == 2
+    assert (nvml.inits, nvml.users) == (2, 1)
+
+
+def test_a_driver_that_cannot_be_begun_anew_yet_is_tried_again_later(tmp_path: Path) -> None:
+    nvml = FakeNvml()
+    probe = probe_of(tmp_path, nvml)
+    probe.sample()
+    nvml.reload_driver()
+    nvml.fails = {("nvmlInit", None): DRIVER_NOT_LOADED}
+    assert [len(probe.sample().gpus) for _ in range(2)] == [0, 0]
+    nvml.fails.clear()
+    found = [len(probe.sample().gpus) for _ in range(RETRY_SAMPLES + 1)]
+    assert found == [0] * RETRY_SAMPLES + [2]
+    assert nvml.users == 1
+
+
+def test_a_library_that_cannot_be_shut_down_is_initialised_all_the_same(tmp_path: Path) -> None:
+    nvml = FakeNvml({("nvmlShutdown", None): UNKNOWN})
+    probe = probe_of(tmp_path, nvml)
+    probe.sample()
+    nvml.reload_driver()
+    probe.sample()
+    probe.sample()
     assert nvml.inits == 2
 
 

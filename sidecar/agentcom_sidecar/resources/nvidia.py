@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -25,14 +26,15 @@ class Memory(NamedTuple):
 
 
 class NvidiaGpus:
-    """`nvml` is the pynvml module by default. It is imported and initialised at the first reading, again when it lost
-    its driver, and never shut down: NVML counts its users per process."""
+    """`nvml` is the pynvml module by default. It is imported and initialised at the first reading, and shut down only
+    to begin anew when it lost its driver: NVML counts its users per process and begins with the first of them."""
 
     def __init__(self, nvml: Any, faults: Faults, proc_root: Path) -> None:
         self._nvml = nvml
         self._faults = faults
         self._proc = proc_root
         self._is_usable = False
+        self._is_initialised = False  # by us, whether it is usable or not
         self._wait = 0  # samples before the next try
 
     def read(self, ram_total: int | None, ram_available: int | None) -> list[Gpu]:
@@ -60,7 +62,12 @@ class NvidiaGpus:
     def _start(self) -> bool:
         if self._nvml is None:
             self._nvml = importlib.import_module("pynvml")
+        if self._is_initialised:
+            with contextlib.suppress(Exception):  # it may be past answering this, too
+                self._nvml.nvmlShutdown()
+            self._is_initialised = False
         self._nvml.nvmlInit()
+        self._is_initialised = True
         return True
 
     def _read_one(self, index: int, ram: Memory) -> Gpu | None:
