@@ -12,9 +12,8 @@ from agentcom import limits
 from agentcom.figures import Gpu, GpuProcess
 from agentcom_sidecar.resources.reading import Faults, bytes_within, text_in, within
 
-RETRY_SAMPLES = (
-    120  # a driver that was not there may have been installed: ten minutes at five seconds a sample
-)
+# A driver that was not there may have been installed: eight minutes, with a sample each four seconds as by default.
+RETRY_SAMPLES = 120
 
 T = TypeVar("T")
 
