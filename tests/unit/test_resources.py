@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import os
 import threading
@@ -246,6 +247,56 @@ def test_a_library_that_cannot_be_shut_down_is_initialised_all_the_same(tmp_path
     probe.sample()
     probe.sample()
     assert nvml.inits == 2
+
+
+def test_a_driver_that_only_counts_its_gpus_is_begun_anew(tmp_path: Path) -> None:
+    nvml = FakeNvml()
+    probe = probe_of(tmp_path, nvml)
+    probe.sample()
+    nvml.reload_driver(remembered=("nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex"))
+    assert [len(probe.sample().gpus) for _ in range(2)] == [0, 2]
+    assert (nvml.inits, nvml.users) == (2, 1)
+
+
+def test_gpus_that_beginning_anew_does_not_bring_back_may_come_back_by_themselves(tmp_path: Path) -> None:
+    nvml = FakeNvml()
+    probe = probe_of(tmp_path, nvml)
+    probe.sample()
+    nvml.lost = {0, 1}
+    assert [len(probe.sample().gpus) for _ in range(3)] == [0, 0, 0]
+    nvml.lost = set()
+    assert len(probe.sample().gpus) == 2
+    assert (nvml.inits, nvml.users) == (2, 1)
+
+
+@pytest.mark.parametrize("lost", ["its count", "its GPUs"])
+def test_a_driver_that_beginning_anew_does_not_mend_is_begun_no_more_often_than_a_missing_one(
+    tmp_path: Path, lost: str
+) -> None:
+    nvml = FakeNvml()
+    probe = probe_of(tmp_path, nvml)
+    probe.sample()
+    if lost == "its count":
+        nvml.fails = {("nvmlDeviceGetCount", None): UNKNOWN}
+    else:
+        nvml.lost = {0, 1}
+    inits = []
+    for _ in range(2 * RETRY_SAMPLES + 5):
+        probe.sample()
+        inits.append(nvml.inits)
+    begun = [at for at, (before, now) in enumerate(itertools.pairwise(inits), 1) if now > before]
+    assert begun == [1, 2 + RETRY_SAMPLES, 3 + 2 * RETRY_SAMPLES]
+    assert nvml.users == 1
+
+
+def test_a_driver_whose_gpus_could_never_be_read_is_not_begun_anew(tmp_path: Path) -> None:
+    nvml = FakeNvml({("nvmlDeviceGetHandleByIndex", index): NO_PERMISSION for index in (0, 1)})
+    probe = probe_of(tmp_path, nvml)
+    for _ in range(RETRY_SAMPLES + 5):
+        assert probe.sample().gpus == ()
+    assert nvml.inits == 1
+    nvml.fails.clear()
+    assert len(probe.sample().gpus) == 2
 
 
 @pytest.mark.parametrize("code", [LIBRARY_NOT_FOUND, DRIVER_NOT_LOADED, VERSION_MISMATCH, NO_PERMISSION])

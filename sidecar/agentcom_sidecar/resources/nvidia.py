@@ -34,7 +34,8 @@ class NvidiaGpus:
         self._proc = proc_root
         self._is_usable = False
         self._is_initialised = False  # by us, whether it is usable or not
-        self._wait = 0  # samples before the next try
+        self._has_read_any = False
+        self._wait = 0  # samples before the next try; none while GPUs can be read
 
     def read(self, ram_total: int | None, ram_available: int | None) -> list[Gpu]:
         """The system's RAM figures stand in for a GPU that has none of its own."""
@@ -44,19 +45,26 @@ class NvidiaGpus:
         if count is None:
             self._is_usable = False  # the driver was unloaded or updated
             return []
-        ram = Memory()
-        if ram_total is not None and ram_available is not None:
-            ram = Memory(ram_total, ram_total - ram_available, is_ram=True)
-        gpus = (self._read_one(index, ram) for index in range(min(count, limits.GPUS_PER_HOST_MAX)))
-        return [gpu for gpu in gpus if gpu is not None]
+        gpus = self._read_all(count, ram_total, ram_available)
+        if gpus:
+            self._has_read_any, self._wait = True, 0
+        elif self._has_read_any and self._is_due():
+            self._is_usable = False  # what it still counts it may have of a driver that is gone
+        return gpus
 
     def _begin(self) -> bool:
-        if self._wait > 0:
-            self._wait -= 1
+        if not self._is_due():
             return False
         self._is_usable = self._faults.ask("nvml", self._start) is not None
-        self._wait = 0 if self._is_usable else RETRY_SAMPLES
+        self._wait = RETRY_SAMPLES
         return self._is_usable
+
+    def _is_due(self) -> bool:
+        """Each sample that has to wait asks once."""
+        if self._wait == 0:
+            return True
+        self._wait -= 1
+        return False
 
     def _start(self) -> bool:
         if self._nvml is None:
@@ -68,6 +76,13 @@ class NvidiaGpus:
         self._nvml.nvmlInit()
         self._is_initialised = True
         return True
+
+    def _read_all(self, count: int, ram_total: int | None, ram_available: int | None) -> list[Gpu]:
+        ram = Memory()
+        if ram_total is not None and ram_available is not None:
+            ram = Memory(ram_total, ram_total - ram_available, is_ram=True)
+        found = (self._read_one(index, ram) for index in range(min(count, limits.GPUS_PER_HOST_MAX)))
+        return [gpu for gpu in found if gpu is not None]
 
     def _read_one(self, index: int, ram: Memory) -> Gpu | None:
         nvml = self._nvml
