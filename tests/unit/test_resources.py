@@ -346,6 +346,24 @@ def test_processes_are_named_with_what_they_hold_the_largest_first(tmp_path: Pat
     assert [each.pid for each in first.processes] == list(range(98, 82, -1))
 
 
+@pytest.mark.parametrize(
+    ("listed", "held"),
+    [
+        ([(7, 2 * GIB), (7, 3 * GIB)], 5 * GIB),
+        ([(7, 2 * GIB), (7, None)], None),
+        ([(7, None), (7, 2 * GIB)], None),
+        ([(7, 2**50), (7, 2**50)], None),  # no machine has that
+    ],
+)
+def test_a_process_that_is_listed_twice_holds_the_sum(
+    tmp_path: Path, listed: list[tuple[int, int | None]], held: int | None
+) -> None:
+    nvml = FakeNvml(count=1)
+    nvml.processes = {0: [*listed, (8, 4 * GIB)]}
+    (gpu,) = probe_of(tmp_path, nvml).sample().gpus
+    assert {each.pid: each.vram_bytes for each in gpu.processes} == {7: held, 8: 4 * GIB}
+
+
 def test_an_apple_gpu_has_its_part_of_the_systems_memory(tmp_path: Path) -> None:
     known = {
         "machdep.cpu.brand_string": "Apple M3 Max",

@@ -136,11 +136,13 @@ class NvidiaGpus:
             return float(nvml.nvmlDeviceGetTemperatureV(handle, nvml.NVML_TEMPERATURE_GPU))
 
     def _processes(self, handle: Any) -> tuple[GpuProcess, ...]:
-        """Those that hold most of its memory. How much one holds is not told in containers and under WDDM."""
+        """Those that hold most of its memory. How much one holds is not told in containers and under WDDM. One that
+        works in several instances of a divided GPU (MIG) may be listed for each, and holds their sum."""
         found: dict[int, int | None] = {}
         for each in self._nvml.nvmlDeviceGetComputeRunningProcesses(handle):
-            held = getattr(each, "usedGpuMemory", None)
-            found[int(each.pid)] = None if held is None else bytes_within(int(held))
+            pid, held = int(each.pid), getattr(each, "usedGpuMemory", None)
+            others = found.get(pid, 0)
+            found[pid] = None if held is None or others is None else bytes_within(others + int(held))
         largest = sorted(found, key=lambda pid: (-(found[pid] or 0), pid))[: limits.GPU_PROCESSES_MAX]
         return tuple(GpuProcess(pid=pid, name=self._name_of(pid), vram_bytes=found[pid]) for pid in largest)
 
