@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from agentcom import messages
@@ -436,9 +437,10 @@ def test_what_a_killed_guard_left_behind_is_killed_at_the_next_start(
     hub.expect(Hello)
     hub.assign(1, 1, AGENTS[0], shell(sleeper(tmp_path)))
     pid = pid_of(tmp_path)
-    guards = Path(f"/proc/{sidecar.process.pid}/task/{sidecar.process.pid}/children").read_text().split()
     sidecar.process.send_signal(signal.SIGSTOP)
-    for each in guards:
+    until(lambda: psutil.Process(sidecar.process.pid).status() == psutil.STATUS_STOPPED, "the sidecar is stopped")
+    # From here on it takes note of no child that ends, so that each number is still that child's.
+    for each in Path(f"/proc/{sidecar.process.pid}/task/{sidecar.process.pid}/children").read_text().split():
         os.kill(int(each), signal.SIGKILL)
     sidecar.kill()
     assert is_alive(pid)
