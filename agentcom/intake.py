@@ -72,7 +72,7 @@ class Intake:
         """Everything that has arrived, in its order and within bounds; True if the socket was read empty."""
         if not self._beats:
             return self._read(events)
-        events += self._beats  # the socket was empty when these had been read
+        events += self._beats  # when these had been read the socket was empty, as nearly always
         self._beats.clear()
         return not self.has_input() or self._read(events)
 
@@ -143,4 +143,3 @@ def _are_beats(events: list[Event]) -> bool:
     return bool(events) and all(
         type(event) is Incoming and type(event.message) is m.Heartbeat for event in events
     )
-
