@@ -31,7 +31,7 @@ SHARED_WITH_SIDECAR = {
 }  # fmt: skip
 NOT_FOR_OTHERS = ("agentcom.core", "agentcom.store", "agentcom.broker")
 SOCKET_OWNERS = {
-    "agentcom.broker", "agentcom.feed", "agentcom.gate", "agentcom.intake", "agentcom.peers",
+    "agentcom.broker", "agentcom.feed", "agentcom.gate", "agentcom.intake", "agentcom.wire",
     # The callers' side: one DEALER each.
     "agentcom.caller", "agentcom.client", "agentcom.connection", "agentcom.enrolment",
     # No socket: keys are made by the same library, and its version is shown.
