@@ -35,7 +35,8 @@ class Growth:
         """What people should know, or an empty text."""
         share, quota = used_bytes / map_bytes, quota_of(map_bytes)
         if share >= HIGH:
-            return f"the store holds {share:.0%} of what hub.map_gib allows; new tasks are refused at {quota:.0%}"
+            allowed = f"{share:.0%} of what hub.map_gib allows (or hub.map_mib, where that is set)"
+            return f"the store holds {allowed}; new tasks are refused at {quota:.0%}"
         rate = self.bytes_per_h()
         left_h = (quota * map_bytes - used_bytes) / rate if rate > 0 else SOON_H
         if left_h < SOON_H:

@@ -87,9 +87,9 @@ class Room:
         quota, given_out = quota_of(self._map_bytes), dispatch_quota_of(self._map_bytes)
         if self.used_share >= quota:
             text = (
-                f"the store holds {self.used_share:.0%} of what hub.map_gib allows; new tasks are taken up to "
-                f"{quota:.0%} and given out up to {given_out:.0%}: purge finished tasks, or raise hub.map_gib "
-                "and start the hub again"
+                f"the store holds {self.used_share:.0%} of what hub.map_gib allows (or hub.map_mib, where that is "
+                f"set); new tasks are taken up to {quota:.0%} and given out up to {given_out:.0%}: purge finished "
+                "tasks, or raise that setting and start the hub again"
             )
             return NoSubmits("storage_full", text, RETRY_S)
         return None

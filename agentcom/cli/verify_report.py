@@ -6,6 +6,7 @@ Nothing is asked of the hub but the bytes; from a file that was saved nothing at
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import click
@@ -19,10 +20,23 @@ from agentcom.model import JsonObject
 from agentcom.report_statement import fault_of, needs_signature, result_of
 from agentcom.signed_report import fingerprint
 
+KEY = re.compile(r"[0-9a-f]{64}")
+
+
+def _public_key(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not KEY.fullmatch(value):
+        raise click.BadParameter("a public key has 64 hex digits (0-9, a-f), as `host_key` in saved reports")
+    return value
+
 
 @click.command("verify-report", cls=HubCommand)
 @click.argument("source", metavar="ID|FILE")
-@click.option("--key", metavar="KEY", help="The public key to hold the host to, instead of the one that the hub knows.")
+@click.option(
+    "--key",
+    metavar="KEY",
+    callback=_public_key,
+    help="The public key to hold the host to, instead of the one that the hub knows.",
+)
 @click.option("--save", metavar="FILE", help="Keep the reports, to check them again without the hub.")
 @pass_invocation
 def verify_report(invocation: Invocation, source: str, key: str | None, save: str | None) -> None:
@@ -32,7 +46,10 @@ def verify_report(invocation: Invocation, source: str, key: str | None, save: st
     """
     reports = _reports(invocation, source)
     if save is not None:
-        write_private(Path(save), json.dumps(reports, indent=1).encode())
+        try:
+            write_private(Path(save), json.dumps(reports, indent=1).encode())
+        except OSError as error:
+            raise ConfigError(f"cannot save the reports as {save}: {error.strerror}; name another file") from error
     found = [verdict(reports["task"], each, key) for each in reports["attempts"] if each.get("result")]
     is_good = any(each["verified"] for each in found) and not any(each["code"] for each in found)
     if invocation.as_json:

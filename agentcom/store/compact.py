@@ -135,7 +135,8 @@ class CompactionRun:
         begun = time.monotonic()
         file, old = self._place / DATA_FILE, self._place / _OLD
         if not self._opened.journaled.settle():
-            raise StoreFull(f"no room in {self._place} for the last batches; free disk space, or raise hub.map_gib")
+            hint = "free disk space, or raise hub.map_gib (hub.map_mib, where that is set)"
+            raise StoreFull(f"no room in {self._place} for the last batches; {hint}")
         before_bytes = file.stat().st_size
         while copy.sequence < self._opened.store.sequence:
             self._bring_forward(copy, LAST_BATCHES)

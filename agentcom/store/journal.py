@@ -428,9 +428,10 @@ class Reached:
 
 
 def reached_of(folder: Path) -> int:
-    """What the note in a journal's folder says; 0 where there is none that can be read."""
+    """What the note in a journal's folder says; 0 where there is none that can be read. It is at the beginning of its
+    file: what lies behind it there no later note would take away."""
     try:
-        sequence, checksum = _REACHED.unpack((folder / REACHED_FILE).read_bytes())
+        sequence, checksum = _REACHED.unpack((folder / REACHED_FILE).read_bytes()[: _REACHED.size])
     except (OSError, struct.error):
         return 0
     return sequence if checksum == zlib.crc32(b"%d" % sequence) else 0

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from agentcom.errors import StoreError, StoreFull, StoreVersion
 from agentcom.store import Batch
-from agentcom.store.journal import FILL_BYTES, Journal, reached_of
+from agentcom.store.journal import FILL_BYTES, REACHED_FILE, Journal, reached_of
 from agentcom.store.segments import RECORD_HEAD, SEGMENT_HEAD, read_segment, segment_name, segments, survey
 from tests.contract.places import batch_of
 
@@ -188,6 +188,18 @@ def test_the_open_segment_is_filled_ahead_and_ends_with_its_last_record_when_it_
     journal.close()
     assert survey(folder).torn_bytes == 0
     assert given_back(folder) == [1, 2, 3, 4]
+
+
+def test_what_lies_behind_the_note_of_what_was_synced_takes_nothing_from_it(folder: Path) -> None:
+    filled(folder, 3).close()
+    with (folder / REACHED_FILE).open("ab") as file:
+        file.write(b"x")
+    assert reached_of(folder) == 3
+    journal = Journal(folder)
+    journal.append(numbered(4), 4)
+    journal.sync()
+    journal.close()
+    assert reached_of(folder) == 4
 
 
 def damage_record(path: Path, wanted: int) -> None:

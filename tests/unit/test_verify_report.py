@@ -86,6 +86,22 @@ def test_a_report_from_before_reports_were_signed_is_shown_as_not_signed(
     assert (status, attempt["said"], attempt["code"]) == (1, "not signed", "")
 
 
+@pytest.mark.parametrize("key", ["zzz", "00", KEY.upper(), KEY + "0"])
+def test_what_is_no_public_key_is_refused_before_anything_is_looked_at(
+    tmp_path: Path, reports: dict[str, Any], capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    assert main(["task", "verify-report", "--key", key, saved(tmp_path, reports)]) == 2
+    assert "a public key has 64 hex digits" in capsys.readouterr().err
+
+
+def test_where_reports_cannot_be_saved_the_place_is_named(
+    tmp_path: Path, reports: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = tmp_path / "nowhere" / "x.json"
+    assert main(["task", "verify-report", "--save", str(there), saved(tmp_path, reports)]) != 0
+    assert f"cannot save the reports as {there}: No such file or directory" in capsys.readouterr().err
+
+
 def test_a_file_that_holds_no_reports_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "other.json"
     for text in ("no json", "[]", "{}"):
