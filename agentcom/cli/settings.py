@@ -106,7 +106,10 @@ def _pairs(words: tuple[str, ...]) -> dict[str, str]:
     pairs = [word.partition("=") for word in words]
     if any(not middle for _, middle, _ in pairs):
         raise click.UsageError("give NAME VALUE, or NAME=VALUE for each setting")
-    return {name: text for name, _, text in pairs}
+    found = {name: text for name, _, text in pairs}
+    if len(found) < len(pairs):
+        raise click.UsageError("the same setting is given twice; which of its values is meant?")
+    return found
 
 
 def _are_local(names: Iterable[str]) -> bool:

@@ -557,6 +557,12 @@ def test_a_setting_of_the_hub_is_set_and_unset_there(
     assert not (hub.home.path / "config.toml").exists()
 
 
+def test_a_setting_that_is_given_twice_is_refused(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "set", "queue.lease_s=60", "queue.lease_s=90"]) == 2
+    assert "the same setting is given twice" in capsys.readouterr().err
+    assert hub.asked == []
+
+
 def test_a_local_setting_is_written_into_this_homes_config_toml(
     hub: FakeHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
