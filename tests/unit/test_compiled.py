@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -166,3 +167,10 @@ def test_whatever_is_built_is_built_again_when_one_of_its_sources_changes() -> N
     assert {str(one.relative_to(root)) for one in sources} | {"pyproject.toml", "setup.py"} == named
     manifest = (root / "MANIFEST.in").read_text(encoding="utf-8").split()
     assert named - {"pyproject.toml", "setup.py"} <= set(manifest)
+
+
+@pytest.mark.parametrize("module", sorted(path.stem for path in Path(compiled.__file__).parent.glob("_*.pyx")))
+def test_what_is_written_for_the_compiler_is_built_where_it_has_to_be(module: str) -> None:
+    """AGENTCOM_REQUIRE_COMPILED=1 says that this machine must have built it; its own tests are skipped without."""
+    is_built = importlib.util.find_spec(f"agentcom.{module}") is not None
+    assert is_built or os.environ.get("AGENTCOM_REQUIRE_COMPILED") != "1"
