@@ -183,7 +183,8 @@ class Caller:
                 return message.value
             if isinstance(message, m.Error) and message.id in (None, self._request):
                 if message.code == "no_session":
-                    raise _SessionLost
+                    # Without the request's number it says nothing of what became of the request.
+                    raise ConnectionLost(connection.address) if message.id is None else _SessionLost
                 raise raised(message)
 
     def _session(self) -> tuple[m.Welcome, Connection]:

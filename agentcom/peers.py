@@ -1,7 +1,7 @@
 """Peers of the ROUTER: our own numbers for their addresses, and a bounded outbox for each that does not read.
 
 A routing id is an address, never an identity, and never leaves this module. Sends never block: EAGAIN keeps the
-message, EHOSTUNREACH ends the peer.
+message, EHOSTUNREACH ends the peer. Who has left more unread than is kept loses its session, and reads that next.
 """
 
 from __future__ import annotations
@@ -10,8 +10,12 @@ from collections import deque
 from collections.abc import Iterator
 
 from agentcom import limits
-from agentcom.messages import encode_many
+from agentcom import messages as m
 from agentcom.wire import Wire
+
+TOO_MUCH_UNREAD = m.encode(
+    m.Error(code="no_session", message="too much was left unread, so this session has ended; say hello again")
+)
 
 
 class Peers:
@@ -24,6 +28,7 @@ class Peers:
         self._address_of: dict[int, bytes] = {}
         self._outbox: dict[int, deque[bytes]] = {}
         self._gone: list[int] = []
+        self._to_be_told: dict[bytes, str] = {}  # addresses and keys whose session ended because they do not read
         self._takes_many: set[int] = set()
         self._host_of: dict[str, int] = {}  # by key: where each host said hello last
         self._held: dict[int, list[bytes]] = {}  # for peers that take many, until the end of the tick
@@ -53,6 +58,8 @@ class Peers:
             self._number_of[address] = number
             self._address_of[number] = address
             self._key_of[number] = key
+            if self._to_be_told.get(address, key) != key:
+                del self._to_be_told[address]
         elif len(self._number_of) > limits.PEERS_MAX // 2:
             # Keep the dict in order of last use, but only once it matters who goes first.
             del self._number_of[address]
@@ -85,13 +92,13 @@ class Peers:
         held, self._held = self._held, {}
         for peer, bodies in held.items():
             for some in _in_frames(bodies):
-                self._send(peer, some[0] if len(some) == 1 else encode_many(some))
+                self._send(peer, some[0] if len(some) == 1 else m.encode_many(some))
 
     def _send(self, peer: int, body: bytes) -> None:
         waiting = self._outbox.get(peer)
         if waiting is not None:
             if len(waiting) >= limits.PEER_OUTBOX_MAX:
-                self._drop(peer)
+                self._end_unread(peer)
             else:
                 waiting.append(body)
         elif not self._try(peer, body) and peer in self._address_of:
@@ -99,6 +106,8 @@ class Peers:
 
     def flush(self) -> None:
         """Try again what was kept."""
+        for address in list(self._to_be_told):
+            self._tell(address)
         for peer in list(self._outbox):
             waiting = self._outbox.get(peer)
             while waiting and self._try(peer, waiting[0]):
@@ -113,12 +122,28 @@ class Peers:
     def _try(self, peer: int, body: bytes) -> bool:
         """True if it was sent; False if it must be kept, or the peer has just been dropped."""
         address = self._address_of.get(peer)
-        if address is None:
+        if address is None or not self._tell(address):
             return False
         sent = self._wire.send(address, body)
         if sent is None:
             self._drop(peer)
         return sent is True
+
+    def _end_unread(self, peer: int) -> None:
+        """Everything that was kept for it is dropped; the next that it reads is that."""
+        self._to_be_told[self._address_of[peer]] = self._key_of[peer]
+        if len(self._to_be_told) > limits.PEERS_MAX:
+            del self._to_be_told[next(iter(self._to_be_told))]
+        self._drop(peer)
+
+    def _tell(self, address: bytes) -> bool:
+        """Whether nothing has to be read there before anything else."""
+        if address not in self._to_be_told:
+            return True
+        if self._wire.send(address, TOO_MUCH_UNREAD) is False:
+            return False
+        del self._to_be_told[address]  # on its way, or nobody is there
+        return True
 
     def _drop(self, peer: int) -> None:
         address = self._address_of.pop(peer, None)

@@ -63,7 +63,8 @@ one-time key may only enrol, enrols one key, and ends after an hour. Sending the
    either side. A completed one needs `status`, `backend` and `model` at least (`none` for a command).
    Whatever the verdict is, you may then forget the result.
 7. On `cancel`: end every process of the attempt, then send `result` with outcome `cancelled`.
-8. On `error` with code `no_session` (the hub was restarted): say `hello` again. On `replaced` or `revoked`: stop.
+8. On `error` with code `no_session` (the hub was restarted, or you left too much unread): say `hello` again. On
+   `replaced` or `revoked`: stop.
 
 ## Requests
 

@@ -39,6 +39,7 @@ class FakeHub:
         self.enrolled: list[m.Enrol] = []
         self.sessions: set[bytes] = set()
         self.ignore = 0
+        self.ends = 0  # so many requests are carried out, and the session ends in the place of an answer
         self.refused_keys: set[str] = set()
         self.address = ""
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
@@ -137,6 +138,10 @@ class FakeHub:
         if self.ignore:
             self.ignore -= 1
             return None
+        if self.ends:
+            self.ends -= 1
+            self.sessions.clear()
+            return m.Error(code="no_session", message="too much was left unread")
         tag = request.op.__struct_config__.tag
         value = self.answers.get(tag, Refused("unscripted", f"{tag} is not in the script"))
         try:

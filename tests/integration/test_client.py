@@ -109,6 +109,18 @@ def test_a_hub_that_forgot_the_session_is_greeted_again(hub: FakeHub, client: Cl
     assert hub.hellos[0].process == hub.hellos[1].process
 
 
+def test_a_session_that_ends_in_the_place_of_an_answer_leaves_open_what_became_of_the_request(
+    hub: FakeHub, client: Client
+) -> None:
+    hub.answers["task_get"] = task(3, state="ready")
+    hub.ends = 2
+    with pytest.raises(HubUnreachable, match="whether this was done is not known"):
+        client.task_retry(3)
+    assert len(hub.asked_of(m.TaskRetry)) == 1
+    assert client.task_get(3)["state"] == "ready"  # asks again: nothing depends on how often
+    assert len(hub.asked_of(m.TaskGet)) == 2
+
+
 def test_a_hub_that_came_back_on_another_port_is_found(hub: FakeHub, client: Client) -> None:
     hub.answers["whoami"] = {"name": "admin", "role": "admin"}
     client.whoami()
