@@ -425,7 +425,8 @@ class Broker:
         now = self._clock.now()
         hub = Hub(self._base, self._jitter, self._epoch, boot_id())
         self._introduce(hub)
-        later = self._apply(hub.load(load(self._store), now, old), batch)
+        given = self._upkeep.opened.journal.given if self._upkeep is not None else {}
+        later = self._apply(hub.load(load(self._store, given), now, old), batch)
         self.hub = self._queries.hub = hub
         self._gate.admit(*hub.principals.admitted(now))
         if old is not None and gc.get_freeze_count():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, TypeVar
 
 import msgspec
@@ -57,6 +57,7 @@ except ImportError:  # not built here: rows are decoded one by one
     RowReader = None  # type: ignore[assignment, misc]
 
 T = TypeVar("T")
+NOTHING_GIVEN: Final[Mapping[str, int]] = {}
 _row = msgspec.msgpack.Decoder(TaskRow).decode
 _read = RowReader(KINDS, REQUIRED, NAMES).read if RowReader is not None else None
 LOOKED_AT: Final = frozenset(STATE_CODE[state] for state in FINAL | OPEN_ATTEMPT)
@@ -72,8 +73,9 @@ class _RowState(msgspec.Struct, array_like=True):
 _row_state = msgspec.msgpack.Decoder(_RowState).decode
 
 
-def load(store: Store) -> Loaded:
-    """Everything live. Final tasks are only counted. O(tasks) in time; a page of rows in memory at a time."""
+def load(store: Store, given: Mapping[str, int] = NOTHING_GIVEN) -> Loaded:
+    """Everything live. Final tasks are only counted. O(tasks) in time; a page of rows in memory at a time. `given` is
+    how far counters had come in batches that may be lost (`Journal.given`): they go on from there."""
     routes: dict[int, Route] = {}
     finals = dict.fromkeys(FINAL, 0)
     return Loaded(
@@ -90,7 +92,7 @@ def load(store: Store) -> Loaded:
         pages=_live_pages(store, routes, finals),
         live=store.count("lanes"),
         routes=routes,
-        numbers=_numbers(store),
+        numbers=_numbers(store, given),
         finals=finals,
         config={
             key.decode(): msgspec.msgpack.decode(body, type=SettingRecord)
@@ -253,12 +255,12 @@ def _clock(store: Store) -> ClockNote | None:
     return msgspec.msgpack.decode(body, type=ClockNote) if body is not None else None
 
 
-def _numbers(store: Store) -> dict[str, int]:
-    found = {}
+def _numbers(store: Store, given: Mapping[str, int]) -> dict[str, int]:
+    found = dict(given)
     for name in ("next_task", "next_host", NEXT_NOTE, NEXT_EVENT, "paused"):
         body = store.get("meta", name.encode())
         if body is not None:
-            found[name] = int.from_bytes(body, "big")
+            found[name] = max(found.get(name, 0), int.from_bytes(body, "big"))
     return found
 
 

@@ -7,7 +7,7 @@ out again (`cut_back`). Segments are bounded, and dropped when every kept backup
 zeros ahead of its end: to sync a file that grows costs half as much again. Beside the segments `reached` says how far
 was synced, so that the last record is missed when it cannot be read any more. After an error at the disk the journal
 refuses further work, as the kernel may have forgotten what it could not write; after a full disk it goes on where it
-was.
+was. The note has the counters of what gets a number, too: a number that was given is not given again, whatever is lost.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ FILL_BYTES: Final = 2**18  # written ahead of the end at a time
 SEGMENT_BYTES: Final = 64 * 2**20  # what a start reads into memory at a time; a new segment begins above it
 
 REACHED_FILE: Final = "reached"
+COUNTERS: Final = ("next_task", "next_event")  # of "meta": people and hosts know by their numbers what is counted there
 _REACHED: Final = struct.Struct(">QI")
+_GIVEN: Final = struct.Struct(f">{len(COUNTERS)}QI")  # behind it, with a checksum of its own
+_COUNTER_KEYS: Final = tuple(name.encode() for name in COUNTERS)
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -118,6 +121,12 @@ class Journal:
         return self._reached.sequence
 
     @property
+    def given(self) -> dict[str, int]:
+        """By name in "meta", how far each counter had come, as far as the note of that has come: the next number may be
+        that one or a later one, also where the batch that says so is lost."""
+        return dict(zip(COUNTERS, self._reached.given, strict=True))
+
+    @property
     def is_usable(self) -> bool:
         """False after an error at the disk."""
         return self._refusal is None
@@ -150,6 +159,7 @@ class Journal:
         self._filled = max(self._filled, self._end)
         self._last = sequence
         self._records += 1
+        self._reached.count(batch)
         self._unsynced.add(self._file)
         self._unsynced_bytes += self._end - before[0]
 
@@ -396,15 +406,22 @@ class Journal:
 
 
 class Reached:
-    """The number of the last batch that was synced, in a file that is overwritten after each sync and is not synced
-    itself: it tells nothing that is not so, and after a stop of the machine perhaps nothing new. Without it, when the
-    disk takes no such file, all else works as well."""
+    """The number of the last batch that was synced, and the counters up to there, in a file that is overwritten after
+    each sync and is not synced itself: it tells nothing that is not so, and after a stop of the machine perhaps nothing
+    new. Without it, when the disk takes no such file, all else works as well."""
 
     def __init__(self, folder: Path) -> None:
-        self.sequence = reached_of(folder)
+        self.sequence, self.given = _noted(folder)
         self._file: int | None = None
         with contextlib.suppress(OSError):
             self._file = os.open(folder / REACHED_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def count(self, batch: Batch) -> None:
+        """Counters never go back, not even where a batch is taken back."""
+        rows = batch.rows("meta")
+        if rows:
+            ahead = (int.from_bytes(rows.get(key) or b"", "big") for key in _COUNTER_KEYS)
+            self.given = tuple(map(max, self.given, ahead))
 
     def note(self, sequence: int) -> None:
         if sequence == self.sequence:
@@ -419,7 +436,9 @@ class Reached:
         """The file, and what to write at its beginning; nothing where there is no such file."""
         if self._file is None:
             return -1, b""
-        return self._file, _REACHED.pack(sequence, zlib.crc32(b"%d" % sequence))
+        given = self.given
+        counters = _GIVEN.pack(*given, zlib.crc32(repr(given).encode()))
+        return self._file, _REACHED.pack(sequence, zlib.crc32(b"%d" % sequence)) + counters
 
     def close(self) -> None:
         if self._file is not None:
@@ -430,11 +449,23 @@ class Reached:
 def reached_of(folder: Path) -> int:
     """What the note in a journal's folder says; 0 where there is none that can be read. It is at the beginning of its
     file: what lies behind it there no later note would take away."""
+    return _noted(folder)[0]
+
+
+def _noted(folder: Path) -> tuple[int, tuple[int, ...]]:
+    """The batch and the counters of the note, each 0 where that part of it cannot be read."""
     try:
-        sequence, checksum = _REACHED.unpack((folder / REACHED_FILE).read_bytes()[: _REACHED.size])
-    except (OSError, struct.error):
-        return 0
-    return sequence if checksum == zlib.crc32(b"%d" % sequence) else 0
+        content = (folder / REACHED_FILE).read_bytes()
+    except OSError:
+        content = b""
+    content = content[: _REACHED.size + _GIVEN.size].ljust(_REACHED.size + _GIVEN.size, b"\0")
+    sequence, checksum = _REACHED.unpack_from(content)
+    *counters, counted = _GIVEN.unpack_from(content, _REACHED.size)
+    given = tuple(counters)
+    return (
+        sequence if checksum == zlib.crc32(b"%d" % sequence) else 0,
+        given if counted == zlib.crc32(repr(given).encode()) else (0,) * len(COUNTERS),
+    )
 
 
 def _write(descriptor: int, content: bytes, offset: int) -> None:

@@ -202,6 +202,47 @@ def test_what_lies_behind_the_note_of_what_was_synced_takes_nothing_from_it(fold
     assert reached_of(folder) == 4
 
 
+def counted(task: int, event: int) -> Batch:
+    return batch_of(
+        ("meta", b"next_task", task.to_bytes(8, "big")), ("meta", b"next_event", event.to_bytes(8, "big"))
+    )
+
+
+def test_the_note_has_how_far_the_counters_had_come_also_in_batches_that_are_lost(folder: Path) -> None:
+    journal = filled(folder, 3)
+    assert journal.given == {"next_task": 0, "next_event": 0}
+    journal.append(counted(8, 20), 4)
+    journal.append(batch_of(("meta", b"next_task", (9).to_bytes(8, "big"))), 5)
+    journal.append(batch_of(("meta", b"next_event", None)), 6)
+    journal.close()
+    assert Journal(folder).given == {"next_task": 9, "next_event": 20}
+    newest(folder).unlink()
+    journal = Journal(folder)
+    assert (journal.last, journal.reached, journal.given) == (0, 6, {"next_task": 9, "next_event": 20})
+    journal.go_back(0)
+    journal.append(counted(2, 2), 1)
+    journal.close()
+    journal = Journal(folder)
+    assert (journal.reached, journal.given) == (1, {"next_task": 9, "next_event": 20})
+    journal.close()
+
+
+@pytest.mark.parametrize("at", range(12, 32, 3))
+def test_counters_of_the_note_that_cannot_be_read_say_nothing_and_take_nothing_from_the_rest(
+    folder: Path, at: int
+) -> None:
+    journal = filled(folder, 3)
+    journal.append(counted(8, 20), 4)
+    journal.close()
+    note = folder / REACHED_FILE
+    whole = note.read_bytes()
+    for content in (whole[:at], whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :]):
+        note.write_bytes(content)
+        journal = Journal(folder)
+        assert (journal.reached, journal.given) == (4, {"next_task": 0, "next_event": 0})
+        journal.close()
+
+
 def damage_record(path: Path, wanted: int) -> None:
     content = bytearray(path.read_bytes())
     position = SEGMENT_HEAD.size
