@@ -47,6 +47,7 @@ from agentcom.core.effects import (
     Publish,
     Put,
     Read,
+    Send,
     SettingsChanged,
     TaskChanged,
     Timers,
@@ -54,7 +55,7 @@ from agentcom.core.effects import (
 from agentcom.core.hub import Hub
 from agentcom.dead_letters import IN_BULK, name_letters
 from agentcom.endpoint_keys import key_for
-from agentcom.errors import ConfigError, Refused, StoreError, StoreFull
+from agentcom.errors import ConfigError, Refused, StoreDamaged, StoreError, StoreFull
 from agentcom.feed import Feed
 from agentcom.gate import HUB_DOMAIN, Gate
 from agentcom.intake import Intake
@@ -315,9 +316,12 @@ class Broker:
                 if type(message.op) is m.EndpointAdd:
                     bound = {int(one.rpartition(":")[2]) for one in (self._endpoint, self._feed.address)}
                     self.hub.registry.own = own_places(self._home, self._settings, bound)
-                if type(message.op) in IN_BULK:
-                    event = name_letters(event, self._store, now)
-                event = look_up(self.hub, self._store, event, now)
+                try:
+                    if type(message.op) in IN_BULK:
+                        event = name_letters(event, self._store, now)
+                    event = look_up(self.hub, self._store, event, now)
+                except StoreDamaged as error:  # nothing was changed yet
+                    return [Send(event.peer, self._unreadable(message.id, error, now))]
             elif type(message) is m.Result:
                 event = look_up(self.hub, self._store, event, now)
         return self.hub.handle(event, now)
@@ -526,7 +530,15 @@ class Broker:
             reply: Any = m.Reply(id=read.request, value=self._queries.answer(read))
         except Refused as refused:
             reply = m.Error(id=read.request, code=refused.code, message=refused.message, field=refused.field)
+        except StoreDamaged as error:
+            reply = self._unreadable(read.request, error, self._clock.now())
         self._peers.send(read.peer, m.encode(reply))
+
+    def _unreadable(self, request: int, error: StoreDamaged, now: Now) -> m.Error:
+        """The answer to a request that needs a record which is damaged; all others go on."""
+        if self._upkeep is not None:
+            self._upkeep.found_damaged(error.message, now)
+        return m.Error(id=request, code=error.code, message=error.message)
 
     def _adopt(self, settings: Settings) -> None:
         """Committed: what the shell itself reads follows."""

@@ -1,8 +1,9 @@
 """The hub as a process: open the store of a home, serve until a signal, close in order.
 
 What the start did to the store goes to the log and into the ready line. After a kill the core is loaded while a child
-still checks the store; where the check then finds something amiss, the process starts anew, the check first. Exit
-status 1 when the disk failed: nothing more is acknowledged then, and the supervisor starts again from what is on disk.
+still checks the store; where the check then finds something amiss, the process starts anew, the check first. So it does
+where it meets a damaged record that it cannot go on without: the start restores it. Exit status 1 when the disk failed:
+nothing more is acknowledged then, and the supervisor starts again from what is on disk.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from types import FrameType
 from typing import NoReturn
 
@@ -18,12 +20,14 @@ from agentcom import __version__, auth, compiled, lifeline, logs, sched
 from agentcom.broker import Broker
 from agentcom.clock import SystemClock
 from agentcom.config import Home, Settings
-from agentcom.errors import AgentComError
+from agentcom.errors import AgentComError, StoreDamaged
 from agentcom.store.start import CheckFailed, OpenedStore, StartReport, StorePaths, open_store
 from agentcom.upkeep import Upkeep
 
 GC_ALLOCATIONS = 50_000  # between two looks of the collector at young objects
 CHECK_FIRST = "AGENTCOM_CHECK_FIRST"  # in the environment of a start after one whose check has failed beside it
+DAMAGED_AT = "AGENTCOM_DAMAGED_AT"  # there, too: monotonic seconds when the run before met a damaged record
+ANEW_EVERY_S = 600.0  # what is damaged again so soon is not the store alone
 
 
 def opened(home: Home, settings: Settings) -> OpenedStore:
@@ -69,9 +73,13 @@ def main(home: Home, settings: Settings) -> int:
     gc.disable()  # or the collector walks all that is being loaded, a sixth of a start with many tasks
     try:
         store = opened(home, settings)
-        broker = _loaded(home, settings, store)
     except CheckFailed as error:
         _start_anew(error)
+    try:
+        broker = _loaded(home, settings, store)
+    except StoreDamaged as error:
+        _start_anew_unless_it_was(error)
+        raise
     broker.notice("hub", "hub_started", version=__version__, store=store.report.how)
     _stop_on_signals(broker)
     _tell_ready(home, broker, store.report)
@@ -81,12 +89,12 @@ def main(home: Home, settings: Settings) -> int:
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS)
     gc.enable()
-    return _run(broker)
+    return _run(broker, store)
 
 
 def _loaded(home: Home, settings: Settings, store: OpenedStore) -> Broker:
     """The hub with all that the store holds, and that known to be good. CheckFailed where it is not, whatever else has
-    failed before that was known."""
+    failed before that was known; StoreDamaged where nothing was checked and a record is damaged."""
     is_checked, upkeep = store.is_confirmed, Upkeep(store, settings)
     try:
         try:
@@ -97,7 +105,9 @@ def _loaded(home: Home, settings: Settings, store: OpenedStore) -> Broker:
         store.confirm()
     except CheckFailed:
         raise  # its files stay as they are
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, StoreDamaged):
+            store.found_damaged()
         upkeep.close()
         raise
     if not is_checked:
@@ -105,24 +115,39 @@ def _loaded(home: Home, settings: Settings, store: OpenedStore) -> Broker:
     return broker
 
 
-def _start_anew(error: CheckFailed) -> NoReturn:
+def _start_anew(error: StoreDamaged, **environment: str) -> NoReturn:
     """The same command in the same process, which lets go of ports, threads and locks."""
     logs.get().warning("store_start", text=f"{error.message}; starting anew, the check first")
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, sys.orig_argv, {**os.environ, CHECK_FIRST: "1"})  # noqa: S606
+    os.execve(sys.executable, sys.orig_argv, {**os.environ, CHECK_FIRST: "1", **environment})  # noqa: S606
 
 
-def _run(broker: Broker) -> int:
+def _start_anew_unless_it_was(error: StoreDamaged) -> None:
+    """Nothing where the run before has ended like that a moment ago."""
+    now = time.monotonic()
+    before = os.environ.get(DAMAGED_AT, "")
+    if isinstance(error, CheckFailed):
+        _start_anew(error)
+    elif not before or now - float(before) >= ANEW_EVERY_S:
+        _start_anew(error, **{DAMAGED_AT: str(now)})
+
+
+def _run(broker: Broker, store: OpenedStore) -> int:
     """Until it is stopped, or the disk fails: then nothing more is acknowledged, and the supervisor starts
-    again from what is on disk."""
+    again from what is on disk. A damaged record starts it anew."""
     log = logs.get()
     try:
         try:
             broker.run()
+        except StoreDamaged:
+            store.found_damaged()
+            raise
         finally:
             broker.close()
     except AgentComError as error:
+        if isinstance(error, StoreDamaged):
+            _start_anew_unless_it_was(error)
         log.error("hub_failed", code=error.code, error=str(error))
         print(f"agentcom hub: {error}", file=sys.stderr)
         return 1

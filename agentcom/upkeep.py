@@ -67,6 +67,7 @@ class Upkeep:
         self._backups: list[Backup] = []
         self._look_at_backups()
         self._last_error = ""
+        self._damage_found = ""  # what was found last
         self._backup_due_ms: int | None = None  # monotonic; None until the first turn
         self._compaction_due_ms: int | None = None
         self._backed_up = self._newest_sequence
@@ -328,12 +329,17 @@ class Upkeep:
         found = self._scrubber.step()
         self._scrub_due_ms = now.mono_ms + (SCRUB_MS if self._scrubber.rounds == rounds else SCRUB_PAUSE_MS)
         if found:
-            self._log.error("store_damaged", text=found)
-            text = f"a record is damaged: {found}; start the hub again, it restores the store"
-            self.alarms.set("store_damaged", text, now)
+            self.found_damaged(found, now)
+
+    def found_damaged(self, text: str, now: Now) -> None:
+        """A record cannot be read. Degraded from now on; the next start finds what else is, and restores."""
+        self._log.error("store_damaged", text=text)
+        self._damage_found = text
+        self.opened.found_damaged()
+        self.alarms.set("store_damaged", f"a record is damaged: {text}", now)
 
     def _damage(self) -> list[str]:
-        return [found] if (found := self._scrubber.stats()["damaged"]) else []
+        return [self._damage_found] if self._damage_found else []
 
     def _each_minute(self, now: Now) -> None:
         self.opened.store.clear_stale_readers()

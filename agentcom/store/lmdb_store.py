@@ -317,7 +317,7 @@ class LmdbStore:
             if rows != counts[name]:
                 raise StoreDamaged(
                     f"cannot open {self._path}: '{name}' has {rows} rows, {counts[name]} were counted at "
-                    f"batch {state.sequence}; the store is damaged, restore a backup"
+                    f"batch {state.sequence}; start the hub again, it restores the store"
                 )
         return State(state.sequence, counts)
 
@@ -391,7 +391,7 @@ class LmdbStore:
         if _is_no_room(error):
             return StoreFull(f"{failed}; {_ROOM_HINT}")
         if isinstance(error, _DAMAGE):
-            return StoreDamaged(f"{failed}; the store is damaged, restore a backup")
+            return StoreDamaged(f"{failed}; start the hub again, it restores the store")
         if isinstance(error, lmdb.VersionMismatchError):
             return StoreVersion(f"{failed}; the file was written by another version of LMDB")
         if isinstance(error, lmdb.PanicError):

@@ -111,7 +111,7 @@ def _reason(database: str, key: bytes, record: bytes, wanted: int) -> StoreError
 
 def _damaged(database: str, key: bytes, cause: str) -> StoreDamaged:
     return StoreDamaged(
-        f"cannot read the record {key.hex()} of '{database}': {cause}; the store is damaged, restore a backup"
+        f"cannot read the record {key.hex()} of '{database}': {cause}; start the hub again, it restores the store"
     )
 
 

@@ -120,6 +120,7 @@ class OpenedStore:
         self.journaled = JournaledStore(store, journal, min(BEHIND_BYTES, int(map_bytes * BEHIND_SHARE)))
         self.report = report
         self._newest_backup = newest_verified(paths.backups)
+        self._is_damaged = False
         self._check: RunningCheck | None = None
         self._progress: Progress | None = None
         self._begun = 0.0
@@ -171,6 +172,10 @@ class OpenedStore:
         self.journal.rotate()
         self.journal.drop_through(min(kept, default=0))
 
+    def found_damaged(self) -> None:
+        """A record was read that is not as it was written: the next start checks in full, however this one ends."""
+        self._is_damaged = True
+
     def exchange(self, put: Callable[[], None], put_back: Callable[[], None]) -> None:
         """Let another file take the place of the store's: closed, `put`, opened. If that one does not open, the old
         is put back and StoreError raised; the loop goes on with it. The lock is held throughout."""
@@ -191,8 +196,8 @@ class OpenedStore:
         self.journaled.exchange(store)
 
     def close(self) -> None:
-        """Close both, and note that it was done cleanly, if it was; without the note, which a full disk may
-        not take, the next start checks in full. StoreError when the journal could not be synced.
+        """Close both, and note that it was done cleanly, if it was. Without the note, which a full disk may not take
+        and a damaged store does not get, the next start checks in full. StoreError when the journal cannot be synced.
 
         While a check goes on beside, that ends, and the files are left as they are."""
         if self._check is not None:
@@ -203,7 +208,7 @@ class OpenedStore:
         try:
             is_settled = self.store.writable and self.journaled.settle()
             self.journal.close()
-            if is_settled:
+            if is_settled and not self._is_damaged:
                 _note(self.paths.store, _closed_note(self.paths.store, self.store.sequence))
         finally:
             self.store.close()

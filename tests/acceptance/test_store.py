@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -46,6 +47,18 @@ def damage(file: Path, every: int = 3) -> None:
     for page in range(2, len(content) // 4096, every):
         content[page * 4096 : page * 4096 + 512] = bytes(512)
     file.write_bytes(content)
+
+
+def damage_text(world: World, text: str) -> None:
+    """Flip a bit wherever the file of a running hub, which is asked for nothing meanwhile, has the text."""
+    assert status_of(world)["sequence"], "it has written all that it knows before it says that"
+    with (store_of(world) / "data.mdb").open("r+b") as file:
+        content = file.read()
+        places = [found.start() for found in re.finditer(re.escape(text.encode()), content)]
+        assert places
+        for place in places:
+            file.seek(place)
+            file.write(bytes([content[place] ^ 1]))
 
 
 # --- backups --------------------------------------------------------------------------------------------
@@ -187,6 +200,43 @@ def test_a_damaged_store_is_set_aside_and_restored_and_the_hub_says_so(world: Wo
     assert tasks_of(world) == there
     assert len(list(store_of(world).glob("data.mdb.set-aside-*"))) == 1
     assert "restoring" in hub.text()
+
+
+def test_i4_a_request_that_needs_a_damaged_record_is_refused_and_all_else_goes_on(world: World) -> None:
+    hub = world.hub()
+    client = world.client()
+    damaged = client.submit(description="needle in the store", command="true")["id"]
+    there = [damaged, *submitted(world, 3)]
+    damage_text(world, "needle in the store")
+    for _ in range(2):
+        shown = world.run(HUB, "task", "show", str(damaged))
+        assert (shown.returncode, "start the hub again" in shown.stderr) == (4, True), shown.stderr
+    assert world.json(HUB, "task", "show", str(there[1]))["id"] == there[1]
+    there += submitted(world, 2)
+    eventually("it is degraded", lambda: world.json(HUB, "queue", "stats")["degraded"])
+    assert [one["code"] for one in status_of(world)["alarms"]] == ["store_damaged"]
+    assert hub.stop() == 0
+    hub = world.hub()
+    assert (hub.ready["store"]["how"], hub.ready["store"]["uncertain"]) == ("restored", 0)
+    assert world.json(HUB, "task", "show", str(damaged))["description"] == "needle in the store"
+    assert tasks_of(world) == there
+
+
+def test_i4_a_hub_that_cannot_go_on_without_a_damaged_record_restores_it_in_the_same_process(world: World) -> None:
+    first = world.hub()
+    world.join("box")
+    first.stop()
+    hub = world.hub(AGENTCOM_HUB_PORT=first.ready["hub"].rsplit(":", 1)[1])
+    client = world.client()
+    task = client.submit(description="needle in the store", command="true")["id"]
+    damage_text(world, "needle in the store")
+    world.sidecar("box")  # to give the task out the hub reads it
+    assert client.wait(task, timeout_s=30)["state"] == "completed"
+    assert hub.process.poll() is None
+    assert hub.process.stdout is not None
+    again = json.loads(hub.process.stdout.readline())
+    assert (again["pid"], again["store"]["how"], again["store"]["uncertain"]) == (hub.pid, "restored", 0)
+    assert client.task_get(task)["description"] == "needle in the store"
 
 
 def test_what_a_start_could_not_save_is_shown_over_restarts_until_it_is_acknowledged(world: World) -> None:

@@ -57,6 +57,23 @@ def test_after_a_clean_stop_a_small_store_is_checked_and_a_large_one_looked_at(
     opened.close()
 
 
+def test_after_a_run_that_has_met_a_damaged_record_the_check_is_full(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "CHECKED_ALWAYS_BYTES", 0)
+    closed_after(place, 5)
+    opened = place.begin()
+    assert opened.report.how == "quick"
+    opened.found_damaged()
+    opened.close()
+    opened = place.begin()
+    assert opened.report.how == "full"
+    opened.close()
+    opened = place.begin()
+    assert opened.report.how == "quick"
+    opened.close()
+
+
 @pytest.mark.parametrize("difference", ["crash", "meta", "version", "garbled note", "no note"])
 def test_anything_but_a_clean_stop_asks_for_the_full_check(
     place: Place, monkeypatch: pytest.MonkeyPatch, difference: str

@@ -212,3 +212,19 @@ def test_records_that_disagree_are_restored_by_the_same_process_which_starts_ane
     assert len(list(place.paths.store.glob("data.mdb.set-aside-*"))) == 1
     assert hub.stop() == 0
     assert full_check(place.paths.store).condition is Condition.good
+
+
+def test_i4_a_large_store_that_was_damaged_after_it_was_closed_is_restored_once_its_start_meets_that(
+    made: World,
+) -> None:
+    hub = made.hub()
+    there = made.client().queue_stats()["tasks_total"]
+    assert hub.stop() == 0
+    file = made.home("hub") / "store" / "data.mdb"
+    content = file.read_bytes()
+    assert content.count(b"admin")
+    file.write_bytes(content.replace(b"admin", b"bdmin"))
+    hub = made.hub()
+    assert (hub.ready["store"]["how"], hub.ready["store"]["uncertain"]) == ("restored", 0)
+    assert "starting anew, the check first" in hub.text()
+    assert made.client().queue_stats()["tasks_total"] == there
