@@ -68,8 +68,13 @@ def test_i4_what_the_hub_itself_cannot_go_on_without_ends_it_before_anything_is_
     damage(hub, "bodies", number)
     error = TaskError(failure_class=FailureClass.infrastructure, code="endpoint_unreachable", message="away")
     hub.box.send(hub.box.ended(assign, outcome="failed", error=error))
-    with pytest.raises(StoreDamaged):
+
+    def until_it_is_given_out_again() -> None:
         for _ in range(500):
             hub.clock.advance(1000)
             hub.broker.tick()
             hub.box.socket.poll(2)
+
+    with pytest.raises(StoreDamaged):
+        until_it_is_given_out_again()
+    assert not any(isinstance(one, m.Assign) for one in hub.box.received)
