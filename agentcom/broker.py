@@ -265,8 +265,7 @@ class Broker:
                 joined, _ = self._drain()  # what has come while the disk was at work
                 later += self._decide(joined, batch, now)
                 events += joined
-        if self._room.may_dispatch(now):
-            later += self._apply(self.hub.schedule(now), batch)
+        later += self._apply(self.hub.schedule(now, has_room=self._room.may_dispatch(now)), batch)
         self._after_step(2)
         self._let_go()
         self._is_busy = self._has_input()

@@ -300,6 +300,7 @@ class TaskRow(Struct, array_like=True):
     status: str = ""  # of its result, once that is kept no longer
     retired: int = 0  # what is kept no longer: core/retention.Gone
     budget: int = 0  # of its own, in millionths of a dollar; 0: none
+    accepted_ms: int = 0  # of its open attempt; 0: not yet
 
 
 class ClockNote(Struct, array_like=True):

@@ -154,7 +154,7 @@ class Attempts:
         if route is not None and route.reason.startswith("fallback_"):
             table.stepped[table.id[slot]] = route.tier
         agent.working = table.state_of(slot) is State.working
-        progress.begin(agent, self.clock_ms(now))
+        progress.await_word(agent)
         if self._tasks.groups[table.group[slot]].alone:
             self._fleet.isolate(agent)
         if route is not None and route.endpoint_url is not None:
@@ -179,7 +179,6 @@ class Attempts:
         attempt = table.attempt[slot]
         table.agent[slot], table.host[slot] = agent.record.id, agent.host.record.id
         table.assigned_ms[slot] = now.wall_ms
-        table.accepted_ms[slot] = 0
         self._renew(slot, now)
         # No later than the lease ends: what nobody has accepted was no worker's to lose.
         table.accept_ms[slot] = min(self.clock_ms(now) + int(queue.accept_s * 1000), table.lease_ms[slot])
@@ -236,20 +235,24 @@ class Attempts:
         return record_of(self._table, self._fleet, self._table.slot_of[task], "", None, 0)
 
     def accept(self, host: Host, task: int, attempt: int, now: Now) -> bool:
-        """The assignment lies on the host's disk; a repeat changes nothing. False: not leased to it."""
+        """The assignment lies on the host's disk; a repeat changes nothing, also after a restart of the hub. False: not
+        leased to it."""
         slot = self.held_by(host, task, attempt)
         if slot is None:
             return False
         self._renew(slot, now)
-        if self._table.state_of(slot) is State.assigned:
+        agent = self._fleet.agents[self._table.agent[slot]]
+        is_first = self._table.state_of(slot) is State.assigned
+        if not (is_first or progress.is_awaited(agent)):
+            return True
+        progress.begin(agent, self.clock_ms(now))
+        if is_first:
             self._table.accepted_ms[slot] = now.wall_ms
-            agent = self._fleet.agents[self._table.agent[slot]]
-            progress.begin(agent, self.clock_ms(now))
             self._fleet.start(agent, now)
             self._tasks.move(slot, Move.start, now)
-            look_ms = progress.next_look_ms(agent, progress.stall_ms(self._table, slot, self._tasks.settings))
-            if look_ms < self._table.accept_ms[slot]:  # else the timer that is set comes before
-                self._remind(slot, look_ms)
+        look_ms = progress.next_look_ms(agent, progress.stall_ms(self._table, slot, self._tasks.settings))
+        if look_ms < self._table.accept_ms[slot]:  # else the timer that is set comes before
+            self._remind(slot, look_ms)
         return True
 
     def beat(self, host: Host, beats: tuple[m.AttemptBeat, ...], now: Now) -> tuple[m.AttemptBeat, ...]:
@@ -634,6 +637,7 @@ class Attempts:
             self.ledger.settle(task, attempt, None, now, unused=unused)
         record = record_of(self._table, self._fleet, slot, outcome, error, now.wall_ms)
         self._out.put("attempts", key_u64x2(task, attempt), record)
+        self._table.accepted_ms[slot] = 0  # its record tells it from now on
 
     def _release_closing(self, agent: Agent, now: Now) -> None:
         """Its processes have ended, or nobody waits for that any longer: agent and model call are free."""

@@ -245,8 +245,12 @@ class Hub:
             self._jumped_ms = 0
         return self.out.take()
 
-    def schedule(self, now: Now) -> list[Effect]:
-        """Give ready tasks to free agents; does nothing if nothing has changed since the last call."""
+    def schedule(self, now: Now, *, has_room: bool = True) -> list[Effect]:
+        """The last of a tick: write down what it has begun and not ended, then give ready tasks to free agents, unless
+        nothing has changed since the last call, or the store has no room for what they will bring."""
+        self.tasks.save_begun()
+        if not has_room:
+            return self.out.take()
         if self.ledger.has_to_look and self.ledger.turn(now):
             self.tasks.changed = True
         if not self.tasks.changed or self.gates.paused:

@@ -22,6 +22,16 @@ def begin(agent: Agent, clock_ms: int) -> None:
     agent.progress, agent.moved_ms, agent.stalled = 0, clock_ms, False
 
 
+def await_word(agent: Agent) -> None:
+    """The hub has started while it was at work: what it did meanwhile is not known before its host says hello."""
+    agent.progress, agent.moved_ms, agent.stalled = 0, NEVER_MS, False
+
+
+def is_awaited(agent: Agent) -> bool:
+    """Whether its host has said nothing of its attempt since the hub has started."""
+    return agent.moved_ms == NEVER_MS
+
+
 def heard(agent: Agent, progress: int, clock_ms: int) -> bool:
     """A heartbeat lists its attempt; whether one that had stalled moves again."""
     if progress == agent.progress:

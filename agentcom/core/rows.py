@@ -48,7 +48,7 @@ COLUMNS = (
     ("start_by_ms", "q"), ("complete_by_ms", "q"), ("labels", "i"), ("unaccepted", "h"),
     ("stall_s", "i"),
 )  # fmt: skip
-NOT_STORED = frozenset({"lease_ms", "accept_ms", "accepted_ms"})  # 0 until an attempt is open in this process
+NOT_STORED = frozenset({"lease_ms", "accept_ms"})  # 0 until an attempt is open in this process
 CODES: Mapping[str, Mapping[Any, int]] = {
     "state": STATE_CODE, "lane": LANE_CODE, "tier": TIER_CODE, "tier_source": SOURCE_CODE, "inferred": TIER_CODE,
 }  # fmt: skip
@@ -131,7 +131,7 @@ class TaskTable:
             record.created_ms, record.order_key, record.max_retries, record.attempt, record.retries_used,
             record.losses, record.parked_count, record.infra_count, record.agent, record.host,
             record.assigned_ms, record.delay_ms, record.expires_ms, 0, 0, record.not_before_ms, record.due_ms,
-            0, record.start_by_ms, record.complete_by_ms, self.label_sets.take(record.labels),
+            record.accepted_ms, record.start_by_ms, record.complete_by_ms, self.label_sets.take(record.labels),
             record.unaccepted, record.stall_s,
         )  # fmt: skip
         if not self._free:
@@ -224,7 +224,7 @@ class TaskTable:
         (
             task, state, lane, group, submitter, tier, tier_source, inferred, created_ms, order_key, max_retries,
             attempt, retries_used, losses, parked_count, infra_count, agent, host, assigned_ms, delay_ms, expires_ms,
-            _lease_ms, _accept_ms, not_before_ms, due_ms, _accepted_ms, start_by_ms, complete_by_ms, labels, unaccepted,
+            _lease_ms, _accept_ms, not_before_ms, due_ms, accepted_ms, start_by_ms, complete_by_ms, labels, unaccepted,
             stall_s,
         ) = values  # fmt: skip
         error = self.errors.get(task)
@@ -237,8 +237,10 @@ class TaskTable:
             error.message if error else "",
             due_ms, start_by_ms, complete_by_ms, self.label_sets[labels], unaccepted, stall_s, finished_term_ms,
         )  # fmt: skip
-        budget = self.budgets.get(task) if self.budgets else None
-        return _encode(fields if budget is None else (*fields, "", 0, budget))
+        budget = self.budgets.get(task, 0) if self.budgets else 0
+        if accepted_ms:
+            return _encode((*fields, "", 0, budget, accepted_ms))
+        return _encode((*fields, "", 0, budget) if budget else fields)
 
     def record(self, slot: int) -> TaskRow:
         """The row as a struct. For what happens now and then."""

@@ -5,15 +5,16 @@ Most of it is told by what is stored anyway: the row and the body (submitted, wi
 simply runs writes no note. Key: task u64, number u64; numbers rise over the whole hub and are counted in `meta`,
 so that a note needs no look at the store and a task that is retried goes on where it was.
 
-Times are wall times and may jump; the order does not follow them. A note says after how many attempts it was
-made, and whether the last of those was still open, and that is where `tell` puts it.
+Times are wall times, each as the clock was when it happened, and never written anew. The order is the hub's: where
+nobody sets that clock it is the order of the times too, and where somebody does it stays as it was. A note says after
+how many attempts it was made, and whether the last of those was still open, and that is where `tell` puts it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 
 from agentcom import limits
 from agentcom.clock import Now, rfc3339
@@ -25,7 +26,6 @@ from agentcom.model import (
     OPEN_ATTEMPT,
     AttemptRecord,
     JsonObject,
-    State,
     StoryNote,
     TaskResult,
     TaskRow,
@@ -125,38 +125,46 @@ def tell(
     """The story from its records, attempts and notes in key order. An attempt whose record is gone leaves a gap."""
     told = [_entry("submitted", row.created_ms, 0, by=submitter, until=not_before or "")]
     known = {record.attempt: record for record in attempts}
-    pending = iter(notes)
-    note = next(pending, None)
-    for number in sorted({0, *known, *(each.attempt for each in notes)}):
-        record = known.get(number)
-        if record is not None:
-            told.append(_assigned(record))
-        # What came of an earlier attempt before this one was accepted; when that was is all that is known of it.
-        while (
-            note is not None
-            and note.attempt <= number
-            and note.is_during
-            and note.about
-            and (record is None or note.at_ms < record.accepted_ms)
-        ):
-            told.append(_noted(note))
-            note = next(pending, None)
-        if record is not None and record.accepted_ms:
-            told.append(_entry("accepted", record.accepted_ms, record.attempt))
-        while note is not None and note.attempt <= number and note.is_during:
-            told.append(_noted(note))
-            note = next(pending, None)
-        if record is not None and record.outcome:
-            told.append(_ended(record))
-        while note is not None and note.attempt <= number:
-            told.append(_noted(note))
-            note = next(pending, None)
-    if row.state is State.completed:
-        told.append(_entry("completed", row.finished_ms, row.attempt))
-    elif row.state in FINAL and not any(each["event"] == row.state.value for each in told):
-        # Its notes are gone by their term; its end stays with the task.
-        told.append(_entry(row.state.value, row.finished_ms, row.attempt, cause=row.error_message))
+    during: dict[int, list[StoryNote]] = {}
+    after: dict[int, list[StoryNote]] = {}
+    for note in notes:
+        (during if note.is_during else after).setdefault(note.attempt, []).append(note)
+    for number in sorted({0, row.attempt, *known, *during, *after}):
+        told += _of_attempt(known.get(number), during.get(number, []))
+        if number == row.attempt and _ends_unnoted(row, notes):
+            told.append(_entry(row.state.value, row.finished_ms, row.attempt, cause=row.error_message))
+        told += map(_noted, after.get(number, []))
     return told
+
+
+def _of_attempt(record: AttemptRecord | None, notes: Sequence[StoryNote]) -> Iterator[JsonObject]:
+    """From its assignment to its end, with what was noted while it was open."""
+    if record is not None:
+        yield _assigned(record)
+    # What came of an earlier attempt before this one was accepted; when that was is all that is known of it.
+    early = list(takewhile(lambda each: each.about and (record is None or each.at_ms < record.accepted_ms), notes))
+    yield from map(_noted, early)
+    if record is not None and record.accepted_ms:
+        yield _entry("accepted", record.accepted_ms, record.attempt)
+    yield from map(_noted, _with_starts_placed(notes[len(early) :]))
+    if record is not None and record.outcome:
+        yield _ended(record)
+
+
+def _with_starts_placed(notes: Sequence[StoryNote]) -> list[StoryNote]:
+    """Starts that failed were noted when their attempt had ended, each with its own time: before what came later."""
+    placed = [note for note in notes if note.event != Noted.start_failed]
+    for start in notes:
+        if start.event == Noted.start_failed:
+            later = (n for n, other in enumerate(placed) if other.at_ms > start.at_ms)
+            placed.insert(next(later, len(placed)), start)
+    return placed
+
+
+def _ends_unnoted(row: TaskRow, notes: Sequence[StoryNote]) -> bool:
+    """Whether the row alone tells the task's end: it has completed, or its notes are gone by their term. Of those that
+    are left, what was noted after its last attempt came after its end."""
+    return row.state in FINAL and not any(note.event == row.state.value for note in notes)
 
 
 def _assigned(record: AttemptRecord) -> JsonObject:

@@ -85,6 +85,7 @@ LIVE = (*QUEUED, *OPEN, State.held)
 QUIET = (State.waiting, State.ready, State.held)  # nothing is known of them that the row does not hold
 QUIET_CODES: Final = frozenset(STATE_CODE[state] for state in QUIET)
 READY: Final = STATE_CODE[State.ready]
+WORKING: Final = STATE_CODE[State.working]
 PLACE_BITS: Final = 66  # of group, submitter and lane
 TABLE: dict[tuple[State, Move], State] = {
     (State.ready, Move.assign): State.assigned,
@@ -150,6 +151,7 @@ class Tasks:
         ] = {}  # live tasks that have to be the only one on their host; see isolation.py
         self.asked: dict[int, QuestionRecord] = {}  # see questions.py
         self.seconds: dict[int, SecondRecord] = {}  # see second_host.py
+        self.begun: list[int] = []  # tasks whose attempts were accepted since `save_begun`
         self.on_second_over: Callable[[int], None] = lambda _slot: None
         self.want_second: Callable[[int], None] = lambda _task: None
         self.on_asked_over: Callable[[int], None] = lambda _task: None
@@ -411,7 +413,7 @@ class Tasks:
         else:
             self._enter(slot, new, now)
             if new is State.working:
-                # Not written: after a restart the host says whether its attempt was accepted.
+                self.begun.append(task)
                 self._out.task_changed(task)
             else:
                 self.save(slot)
@@ -638,6 +640,15 @@ class Tasks:
         task = self.table.id[slot]
         self._out.put_bytes("tasks", key_u64(task), self.table.encoded(slot))
         self._out.task_changed(task)
+
+    def save_begun(self) -> None:
+        """Write down which attempts were accepted in this tick, and when: the story tells it after a restart too. One
+        that has ended by now is told by its record, and a row for it would be 5% of what a short task costs."""
+        for task in self.begun:
+            slot = self.table.slot_of.get(task)
+            if slot is not None and self.table.state[slot] == WORKING:
+                self._out.put_bytes("tasks", key_u64(task), self.table.encoded(slot))
+        self.begun.clear()
 
     def tier_of(self, slot: int) -> str:
         return TIERS[self.table.tier[slot]].value

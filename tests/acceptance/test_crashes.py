@@ -27,14 +27,21 @@ def test_a_hub_killed_in_the_middle_of_a_task_completes_it_once(world: World) ->
     task = client.submit(description="slow", command=f"echo x >> {ran}; sleep 3; echo y >> {ran}")["id"]
     eventually("the task works", lambda: client.task_get(task)["state"] == "working")
     eventually("the command has begun", ran.exists)
+    told = client.task_story(task)["entries"]
+    assert [each["event"] for each in told] == ["submitted", "assigned", "accepted"]
 
     hub.kill()
     world.hub(AGENTCOM_HUB_PORT=port)
 
-    done = world.client().wait(task, timeout_s=30)
+    client = world.client()
+    assert client.task_story(task)["entries"] == told
+    done = client.wait(task, timeout_s=30)
     assert done["state"] == "completed", done
     assert done["attempt"] == 1, "the running attempt was kept, not started again"
     assert ran.read_text() == "x\ny\n"
+    entries = client.task_story(task)["entries"]
+    assert entries[:3] == told
+    assert [each["event"] for each in entries[3:]] == ["ended", "completed"]
 
 
 def test_a_result_made_while_the_hub_was_down_arrives_after(world: World) -> None:

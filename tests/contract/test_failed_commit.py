@@ -262,6 +262,7 @@ def test_deadlines_and_agents_are_as_they_were_before_the_tick_that_failed(hub: 
     slots = before.tasks.table.slot_of[running], after.tasks.table.slot_of[running]
     assert before.tasks.table.lease_ms[slots[0]] == after.tasks.table.lease_ms[slots[1]]
     assert after.tasks.table.state_of(slots[1]).value == "working"
+    assert before.tasks.table.accepted_ms[slots[0]] == after.tasks.table.accepted_ms[slots[1]]
     assert before.attempts.closing.keys() == after.attempts.closing.keys()
     states = [{name: a.state for name, a in hub.fleet.agent_by_name.items()} for hub in (before, after)]
     assert states[0] == states[1]

@@ -397,6 +397,9 @@ class Checker:
         assert new.outcome or not new.late_outcome, f"attempt {key} is open and has a late result"
         if new.outcome and (old is None or not old.outcome):
             self._check_living(key, new)
+            row = self.rows.get(key[0])
+            if row is not None and row.state is State.working and row.attempt == key[1]:
+                assert new.accepted_ms == row.accepted_ms, f"attempt {key} was accepted at another time"
             self._spend(key[0], new)
         self.attempts[key] = new
 
@@ -480,6 +483,7 @@ class Checker:
             assert (old.agent, old.host) == (new.agent, new.host), f"{what}: another agent, the same attempt"
             assert (old.state, new.state) != (State.working, State.assigned), what
             assert old.state in OPEN_ATTEMPT, f"{what}: a lease came back"
+            assert old.accepted_ms in (0, new.accepted_ms), f"{what}: it was accepted at another time"
         assert new.attempt <= old.attempt + 1, what
 
     def _check_spent(self, row: TaskRow) -> None:
@@ -567,9 +571,7 @@ class Checker:
         if row is None:
             assert told["id"] in self.purged, f"task {told['id']} was acknowledged and is not stored"
         elif "created" not in told:
-            # Whether an attempt has begun is shown and not stored.
-            shown = State.assigned if told["state"] == State.working else told["state"]
-            assert shown == row.state, f"task {row.id} was shown {told['state']}, it is {row.state}"
+            assert told["state"] == row.state, f"task {row.id} was shown {told['state']}, it is {row.state}"
 
     # --- between ticks ----------------------------------------------------------------------------------
 

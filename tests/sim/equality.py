@@ -40,7 +40,7 @@ def check_same_after_restart(hub: Hub, store: Store, settings: Settings, now: No
     assert running.keys() == loaded.keys(), f"live: {sorted(running)}, stored: {sorted(loaded)}"
     for task, row in running.items():
         assert row == loaded[task], f"in memory {row}, stored {loaded[task]}"
-    counts, stored = _as_stored(hub.tasks.counts), _as_stored(fresh.tasks.counts)
+    counts, stored = _counts(hub), fresh.tasks.counts
     assert counts == stored, f"counts {counts}, stored {stored}"
     assert hub.tasks.by_lane == fresh.tasks.by_lane, (
         f"lanes {hub.tasks.by_lane}, stored {fresh.tasks.by_lane}"
@@ -58,16 +58,20 @@ def check_same_after_restart(hub: Hub, store: Store, settings: Settings, now: No
 
 
 def _rows(hub: Hub) -> dict[int, TaskRow]:
-    """The live rows; whether an open attempt was accepted is not stored, its host says so after a restart."""
+    """The live rows as they are stored: what a core that was made anew took over is written with its next tick."""
     rows = {task: hub.tasks.table.record(slot) for task, slot in hub.tasks.table.slot_of.items()}
-    for row in rows.values():
-        if row.state is State.working:
-            row.state = State.assigned
+    for task in hub.tasks.begun:
+        rows[task].state, rows[task].accepted_ms = State.assigned, 0
     return rows
 
 
-def _as_stored(counts: dict[State, int]) -> dict[State, int]:
-    return {**counts, State.assigned: counts[State.assigned] + counts[State.working], State.working: 0}
+def _counts(hub: Hub) -> dict[State, int]:
+    counts, begun = hub.tasks.counts, len(hub.tasks.begun)
+    return {
+        **counts,
+        State.assigned: counts[State.assigned] + begun,
+        State.working: counts[State.working] - begun,
+    }
 
 
 def _ready(hub: Hub) -> list[int]:

@@ -125,6 +125,17 @@ def leases_half_as_long() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def acceptances_are_not_written() -> Iterator[None]:
+    """A restart forgets that an attempt was accepted, and when."""
+
+    def forgetting(self: Tasks) -> None:
+        self.begun.clear()
+
+    with _patched(Tasks, "save_begun", forgetting):
+        yield
+
+
+@contextlib.contextmanager
 def losses_not_counted() -> Iterator[None]:
     take_back = Attempts._take_back
 
@@ -409,6 +420,7 @@ MUTANTS: dict[str, Mutant] = {
         result_after_cancel_accepted,
         leases_by_wall_clock,
         leases_half_as_long,
+        acceptances_are_not_written,
         losses_not_counted,
         idempotency_forgotten,
         full_disk_says_done,

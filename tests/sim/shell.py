@@ -282,10 +282,11 @@ class HubShell:
     def _handle(self, events: list[Event], now: Now) -> list[Effect]:
         batch: Batch = Batch()
         later = self._decide(events, batch, now)
-        if self._room.may_dispatch(now):
-            effects = self.hub.schedule(now)
+        has_room = self._room.may_dispatch(now)
+        effects = self.hub.schedule(now, has_room=has_room)
+        if has_room:
             self._checker.scheduled(self.hub, effects)
-            later += self._apply(effects, batch)
+        later += self._apply(effects, batch)
         self._maybe_die("kill_before_commit")
         try:
             sync_ms = self._commit(batch)

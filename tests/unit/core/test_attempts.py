@@ -210,7 +210,7 @@ def test_an_attempt_of_before_a_restart_is_lost_with_its_lease_when_leases_becom
     rig.admin.hello()
     rig.admin.ask(m.ConfigChange(set={"queue.lease_s": 60}))
     rig.advance(59_999)
-    assert rig.admin.state(number) == "assigned"
+    assert rig.admin.state(number) == "working"
     rig.advance(1)
     assert (rig.admin.state(number), rig.admin.task(number)["losses"]) == ("delayed", 1)
 
@@ -744,8 +744,7 @@ def test_an_open_attempt_has_a_whole_lease_after_a_restart(rig: Rig, box: HostEn
     rig.start()
     rig.advance(LEASE_MS - 1)
     rig.admin.hello()
-    # Whether it was accepted its host has not said yet, and nothing is written for that.
-    assert rig.admin.state(number) == "assigned"
+    assert rig.admin.state(number) == "working"
     rig.advance(1)
     assert rig.admin.state(number) == "delayed"
 

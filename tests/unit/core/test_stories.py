@@ -317,7 +317,7 @@ class Story(RuleBasedStateMachine):
         """What a hub that started now would know is what this one knows."""
         running, twin = self.rig.hub, self.rig.twin()
         assert rows(running) == rows(twin)
-        assert counts(running) == counts(twin)
+        assert running.tasks.counts == twin.tasks.counts
         assert running.tasks.by_lane == twin.tasks.by_lane
         assert queued(running) == queued(twin)
         assert running.gates.rules == twin.gates.rules
@@ -370,18 +370,7 @@ class Story(RuleBasedStateMachine):
 
 
 def rows(hub: Hub) -> dict[int, TaskRow]:
-    """Live rows as they are stored: whether an open attempt was accepted its host tells after a restart."""
-    found = {number: hub.tasks.table.record(slot) for number, slot in hub.tasks.table.slot_of.items()}
-    for row in found.values():
-        if row.state is State.working:
-            row.state = State.assigned
-    return found
-
-
-def counts(hub: Hub) -> dict[State, int]:
-    found = dict(hub.tasks.counts)
-    found[State.assigned] += found.pop(State.working)
-    return found
+    return {number: hub.tasks.table.record(slot) for number, slot in hub.tasks.table.slot_of.items()}
 
 
 def agents(hub: Hub) -> dict[int, AgentRecord]:

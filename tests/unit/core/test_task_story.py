@@ -15,7 +15,7 @@ from agentcom.errors import Refused
 from agentcom.model import FailureClass, JsonObject, Role, TaskRow
 from agentcom.store.crosscheck import cross_check, walk_store
 from tests.core_rig import Rig
-from tests.factories import error, settings, shell_task, task
+from tests.factories import error, result, settings, shell_task, task
 
 YEAR_MS = 365 * 24 * 3_600_000
 
@@ -257,6 +257,123 @@ def test_notes_go_on_behind_the_last_one_after_a_restart(rig: Rig) -> None:
     rig.admin.ask(m.TaskHold(task=number))
     assert [each[0] for each in events(rig, number)] == ["submitted", "held", "released", "held"]
     assert agrees(rig)
+
+
+def restarted(rig: Rig) -> None:
+    rig.start()
+    rig.admin.hello()
+
+
+@pytest.mark.parametrize("jump_ms", [0, -10 * YEAR_MS, YEAR_MS // 2], ids=["no jump", "back", "ahead"])
+def test_a_restart_of_the_hub_rewrites_nothing_of_a_story(rig: Rig, jump_ms: int) -> None:
+    box = rig.host()
+    number = rig.admin.submit(shell_task(stall_s=10, ttl_s=366 * 24 * 3600))
+    rig.clock.advance(700)
+    assign = box.take()
+    for _ in range(3):
+        rig.clock.advance(5_000)
+        box.beat(assign, progress=0)
+        rig.advance(1)
+    told = story(rig, number)
+    assert [each["event"] for each in told] == ["submitted", "assigned", "accepted", "stalled"]
+    rig.clock.jump(jump_ms)
+    rig.clock.advance(3_000)
+    restarted(rig)
+    assert rig.admin.state(number) == "working"
+    assert story(rig, number) == told
+    rig.clock.advance(2_000)
+    box.hello(attempts=(box.held(assign),))
+    box.beat(assign)
+    assert story(rig, number) == told
+    rig.clock.advance(1_000)
+    box.complete(assign)
+    assert story(rig, number)[:-2] == told
+    assert events(rig, number)[-2:] == [("ended", 1, "completed"), ("completed", 1)]
+    assert agrees(rig)
+
+
+def test_an_attempt_that_was_accepted_and_is_gone_after_a_restart_is_lost(rig: Rig) -> None:
+    box = rig.host()
+    number = rig.admin.submit(shell_task())
+    box.take()
+    told = story(rig, number)
+    restarted(rig)
+    box.process = "another-process"
+    box.hello()
+    assert story(rig, number)[:3] == told
+    assert events(rig, number)[3:] == [("ended", 1, "lost"), ("delayed", 1)]
+    assert rig.admin.task(number)["losses"] == 1
+
+
+def test_an_attempt_that_nobody_accepted_before_a_restart_is_accepted_after_it(rig: Rig) -> None:
+    box = rig.host()
+    number = rig.admin.submit(shell_task())
+    assign = box.assigned()
+    restarted(rig)
+    rig.clock.advance(2_000)
+    box.hello(attempts=(box.held(assign),))
+    accepted = story(rig, number)[-1]
+    assert (accepted["event"], accepted["at"]) == ("accepted", rfc3339(rig.clock.now().wall_ms))
+
+
+def test_what_a_worker_did_while_there_was_no_hub_is_no_stall(rig: Rig) -> None:
+    box = rig.host()
+    number = rig.admin.submit(shell_task(stall_s=10))
+    assign = box.take()
+    restarted(rig)
+    rig.advance(15_000)
+    box.hello(attempts=(box.held(assign),))
+    assert events(rig, number)[-1] == ("accepted", 1)
+    for _ in range(2):
+        rig.advance(5_000)
+        box.beat(assign, progress=0)
+    rig.advance(1)
+    assert events(rig, number)[-1] == ("stalled", 1)
+
+
+def test_an_attempt_that_ends_in_the_tick_in_which_it_was_accepted_writes_its_row_once(rig: Rig) -> None:
+    box = rig.host()
+    number = rig.admin.submit(shell_task())
+    assign = box.assigned()
+    accept = m.Accept(session=box.token, task=assign.task, attempt=assign.attempt)
+    rig.tick(box.event(accept), box.event(box.ended(assign, "completed", result())))
+    assert events(rig, number)[1:4] == [("assigned", 1), ("accepted", 1), ("ended", 1, "completed")]
+    stored = rig.store.get("tasks", key_u64(number))
+    assert stored is not None
+    assert msgspec.msgpack.decode(stored, type=TaskRow).accepted_ms == 0
+
+
+def test_a_late_result_of_a_task_that_has_completed_stands_behind_that(rig: Rig) -> None:
+    box = rig.host(agents=2)
+    number = rig.admin.submit(shell_task())
+    first = box.take()
+    rig.advance(45_000)
+    box.hello()
+    rig.advance(2_000)
+    box.complete(box.take())
+    rig.clock.advance(500)
+    box.complete(first)
+    assert events(rig, number)[-3:] == [("ended", 2, "completed"), ("completed", 2), ("late_result", 1)]
+    ats = [entry["at"] for entry in story(rig, number)]
+    assert ats == sorted(ats)
+
+
+def test_a_start_that_failed_stands_before_a_stall_that_came_after_it(rig: Rig) -> None:
+    box = rig.host()
+    number = rig.admin.submit(shell_task(stall_s=10))
+    assign = box.take()
+    for _ in range(3):
+        rig.clock.advance(5_000)
+        box.beat(assign, progress=0)
+        rig.advance(1)
+    told = result(failed_starts=("one", "two", "three"), failed_starts_ms=(2_000, 4_000, 14_000))
+    box.report(box.ended(assign, "completed", told))
+    assert [each[0] for each in events(rig, number)] == [
+        "submitted", "assigned", "accepted", "start_failed", "start_failed", "stalled", "start_failed", "ended",
+        "completed",
+    ]  # fmt: skip
+    ats = [entry["at"] for entry in story(rig, number)]
+    assert ats == sorted(ats)
 
 
 def test_a_story_is_told_page_by_page(rig: Rig) -> None:
