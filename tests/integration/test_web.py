@@ -458,7 +458,7 @@ def test_a_forgotten_number_takes_no_limit_and_no_weight_back(
 @pytest.mark.parametrize(
     ("code", "status"),
     [("not_found", 404), ("forbidden", 403), ("invalid", 422), ("command_required", 422), ("wrong_state", 409),
-     ("too_large", 413), ("storage_full", 507)],
+     ("too_large", 413), ("storage_full", 507), ("store_damaged", 500)],
 )  # fmt: skip
 def test_a_refusal_of_the_hub_keeps_its_code(
     standing_hub: FakeWebHub, visitor: httpx2.Client, code: str, status: int

@@ -33,6 +33,7 @@ STATUS_OF = {
     "rate": 429,
     "rate_limited": 429,
     "internal": 500,
+    "store_damaged": 500,
     "busy": 503,
     "streams_full": 503,
     "hub_unreachable": 503,
