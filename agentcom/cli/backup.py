@@ -133,6 +133,8 @@ def restore_backup(invocation: Invocation, name: str | None, without_journal: bo
     running = hub_pid(home)
     if running is not None:
         raise _hub_runs(home.path, running)
+    if name is None and without_journal:
+        backups_here.require_one(paths)
     chosen = str(backups_here.backup_named(paths.backups, name)) if name is not None else None
     try:
         report = restore(

@@ -6,12 +6,16 @@ import os
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agentcom import config
 from agentcom.cli.command import Invocation
 from agentcom.errors import NotFound
 from agentcom.model import JsonObject
 from agentcom.supervisor import hub_pid
+
+if TYPE_CHECKING:
+    from agentcom.store.start import StorePaths
 
 
 def is_stopped(invocation: Invocation) -> bool:
@@ -73,3 +77,16 @@ def backup_named(folder: Path, name: str) -> Path:
         if name in (one.path, Path(one.path).name):
             return Path(one.path)
     raise NotFound(f"there is no backup {name} in {folder}; see `agentcom backup list`", field="name")
+
+
+def require_one(paths: StorePaths) -> None:
+    """NotFound, with what to do, where there is no backup to go back to."""
+    from agentcom.store.backup import list_backups
+    from agentcom.store.segments import has_first_batch
+
+    if list_backups(paths.backups):
+        return
+    remedy = "if there are some elsewhere, set backups.folder to their place"
+    if has_first_batch(paths.journal):
+        remedy = "leave out --without-journal to build the store from the journal alone"
+    raise NotFound(f"there is no backup in {paths.backups} to go back to; {remedy}")

@@ -24,7 +24,7 @@ from agentcom.store.check import DATA_FILE, CheckReport, Condition, full_check
 from agentcom.store.journal import Journal
 from agentcom.store.lmdb_store import MAP_BYTES, LmdbStore
 from agentcom.store.place import FILES, NO_ROOM, NOTE_FILE, sync_directory, take_lock
-from agentcom.store.segments import Replay, segments
+from agentcom.store.segments import Replay, has_first_batch, segments
 
 MERGED_BATCHES_MAX: Final = 1000  # that are brought forward in one commit
 MERGED_BYTES_MAX: Final = 16 * 2**20
@@ -171,8 +171,25 @@ class _Source(NamedTuple):
             yield from wanted
             return
         yield from known
-        if self.with_journal and next(self.replay(0), None) is not None:
+        if self.with_journal and has_first_batch(self.journal):
             yield None
+
+    def why_nothing(self, rejected: list[str]) -> str:
+        """In words, with what to do where there is nothing that could be mended."""
+        tried = "; ".join(rejected)
+        if self.chosen is not None:
+            return f"this backup does not pass: {tried}; without a name the newest that passes is taken"
+        if self.with_journal and has_first_batch(self.journal):
+            return f"nothing to restore from: neither a backup in {self.backups} nor the journal passes ({tried})"
+        journal_missing = ""
+        if self.with_journal:
+            begins_later = bool(segments(self.journal))
+            journal_missing = "the journal does not begin at batch 1" if begins_later else "there is no journal"
+            journal_missing = f", and {journal_missing}"
+        if tried:
+            return f"nothing to restore from: no backup in {self.backups} passes ({tried}){journal_missing}"
+        remedy = "if there are some elsewhere, set backups.folder to their place"
+        return f"nothing to restore from: there is no backup in {self.backups}{journal_missing}; {remedy}"
 
     def replay(self, after: int) -> Replay:
         found = segments(self.journal) if self.with_journal else []
@@ -214,14 +231,7 @@ def _build(building: Path, source: _Source, map_bytes: int, checker: Checker, ne
         run = _fill(building, second[0], source, map_bytes)
         return _Built(second[0], run, Condition.inconsistent, tuple(rejected))
     shutil.rmtree(building, ignore_errors=True)
-    tried = "; ".join(rejected) or "there are none"
-    if source.chosen is not None:
-        text = f"this backup does not pass: {tried}; without a name the newest that passes is taken"
-    else:
-        text = (
-            f"nothing to restore from: no backup in {source.backups} passes ({tried}), and the journal does not "
-            "begin at batch 1"
-        )
+    text = source.why_nothing(rejected)
     if newer and newer == len(rejected):
         raise StoreVersion(f"{text}; run the newer AgentCom")
     raise StoreDamaged(text)

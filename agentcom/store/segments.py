@@ -229,3 +229,8 @@ def replay(folder: Path, after: int) -> Replay:
     begins = [first for first, _ in known[1:]]
     ended = sum(1 for begin in begins if begin <= after + 1)
     return Replay([path for _, path in known[ended:]], after)
+
+
+def has_first_batch(folder: Path) -> bool:
+    """Whether the journal begins where the store did: it then leads from an empty store to where it ends."""
+    return next(replay(folder, 0), None) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,35 @@ def test_a_start_after_going_back_by_hand_has_no_second_doubt(
     assert (opened.store.sequence, opened.report.uncertain) == (10, ())
     assert len(opened.doubts.found) == 1
     opened.close()
+
+
+def test_going_back_without_a_backup_says_that_there_is_none_and_what_to_do(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped_with_backups(place, then=5)
+    before = place.file.read_bytes()
+    assert main(["backup", "restore", "--without-journal"]) == 5
+    text = capsys.readouterr().err
+    assert f"there is no backup in {place.paths.backups}" in text
+    assert "leave out --without-journal" in text
+    assert "batch 1" not in text
+    shutil.rmtree(place.paths.journal)
+    assert main(["backup", "restore", "--without-journal"]) == 5
+    assert "set backups.folder" in capsys.readouterr().err
+    assert place.file.read_bytes() == before
+
+
+def test_a_restore_of_which_nothing_passes_speaks_of_the_journal_only_where_that_was_asked(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, _ = stopped_with_backups(place, 10, 15)
+    for one in place.paths.backups.glob("*.mdb"):
+        one.write_bytes(bytes(made.bytes))
+    assert main(["backup", "restore", "--without-journal"]) == 1
+    text = capsys.readouterr().err
+    assert "damaged" in text
+    assert "batch 1" not in text
+    for each in place.paths.journal.iterdir():
+        each.unlink()
+    assert main(["backup", "restore"]) == 1
+    assert "there is no journal" in capsys.readouterr().err
