@@ -276,8 +276,7 @@ class Fleet:
         before = host.blocks.get(block.backend)
         if before is not None and before.until_ms >= block.until_ms:
             return
-        host.blocks[block.backend] = block
-        self._blocks_changed(host, now)
+        self._set_blocks(host, {**host.blocks, block.backend: block}, now)
         self._out.publish(
             "host",
             "host_blocked",
@@ -294,16 +293,14 @@ class Fleet:
         blocks = [(host, block) for host in self._blocked.values() for block in host.blocks.values()]
         ended = [(host, block) for host, block in blocks if block.until_ms <= clock_ms]
         for host, block in ended:
-            del host.blocks[block.backend]
-            self._blocks_changed(host, now)
+            self._set_blocks(host, {b: each for b, each in host.blocks.items() if b is not block.backend}, now)
             self._out.publish("host", "host_unblocked", host=host.record.name, backend=block.backend.value)
         return bool(ended)
 
     def clear_blocks(self, now: Now) -> None:
         """A person says that what was at fault is mended."""
         for host in list(self._blocked.values()):
-            host.blocks.clear()
-            self._blocks_changed(host, now)
+            self._set_blocks(host, {}, now)
 
     def next_unblock_ms(self) -> int | None:
         """When the first block ends, in lease time."""
@@ -316,13 +313,17 @@ class Fleet:
         self.touched.add(host.record.id)
         self.offers_touched.add(host.record.id)
 
-    def _blocks_changed(self, host: Host, now: Now) -> None:
+    def _set_blocks(self, host: Host, blocks: dict[Backend, Block], now: Now) -> None:
+        before = [(agent, agent.state) for agent in host.agents.values()]
+        host.blocks = blocks
         self._reoffer(host)
         if host.blocks:
             self._blocked[host.record.id] = host
         else:
             self._blocked.pop(host.record.id, None)
-        for agent in host.agents.values():
+        for agent, state in before:
+            if agent.state is not state:
+                agent.since_wall_ms = now.wall_ms  # not `since_ms`: who had no work longest comes first
             self.publish_agent(agent, now)
         self.on_blocks(host)
 
@@ -602,8 +603,11 @@ class Fleet:
             agent.offered = True
             agent.unresponsive = False
             agent.record.backends, agent.record.capabilities = one.backends, one.capabilities
-            if before.get(agent.record.id) is AgentState.offline and not agent.task:
+            state = before.get(agent.record.id)
+            if state is AgentState.offline and not agent.task:
                 agent.since_ms, agent.since_wall_ms = now.mono_ms, now.wall_ms
+            elif state is AgentState.blocked and not agent.task:
+                agent.since_wall_ms = now.wall_ms
             self.save_agent(agent)
         gone = [a for a in self.agents_of(host) if not a.offered and not a.task]
         for agent in gone[: max(0, len(host.agents) - limits.AGENTS_PER_HOST_MAX)]:

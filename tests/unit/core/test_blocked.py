@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agentcom import messages as m
+from agentcom.clock import rfc3339
 from agentcom.model import FailureClass
 from tests.core_rig import HostEnd, Rig
 from tests.factories import complex_task, error, shell_task, task
@@ -85,6 +86,38 @@ def test_what_was_blocked_goes_on_when_the_window_opens(rig: Rig, box: HostEnd) 
     rig.advance(5_000)
     assert sorted((box.take().task, box.take().task)) == [first, second]
     assert [agent["blocked"] for agent in agents(rig)] == [None, None]
+
+
+def states(rig: Rig) -> set[tuple[str, str]]:
+    """What the agents are, and since when."""
+    return {(agent["state"], agent["since"]) for agent in agents(rig)}
+
+
+def test_an_agent_is_blocked_since_the_block_and_idle_since_its_end(rig: Rig, box: HostEnd) -> None:
+    number = rig.admin.submit(complex_task())
+    work = box.take()
+    rig.advance(2_000)
+    box.fail(work, closed(retry_after_s=20.0))
+    rig.admin.ask(m.TaskCancel(task=number))
+    block = agents(rig)[0]["blocked"]
+    assert states(rig) == {("blocked", block["since"])}
+    rig.advance(3_000)
+    box.beat()
+    assert states(rig) == {("blocked", block["since"])}
+    for _ in range(20):
+        rig.advance(1_000)
+        if not agents(rig)[0]["blocked"]:
+            break
+        box.beat()
+    assert states(rig) == {("idle", rfc3339(rig.clock.now().wall_ms))}
+
+
+def test_an_agent_whose_host_says_hello_again_is_idle_since_then(rig: Rig, box: HostEnd) -> None:
+    rig.admin.submit(complex_task())
+    box.fail(box.take(), closed())
+    rig.advance(3_000)
+    box.hello()
+    assert states(rig) == {("idle", rfc3339(rig.clock.now().wall_ms))}
 
 
 def test_the_longer_of_two_windows_counts(rig: Rig, box: HostEnd) -> None:
