@@ -118,6 +118,7 @@ NOTED: dict[Move, Noted] = {
     Move.cancel: Noted.cancelled,
     Move.expire: Noted.expired,
 }  # what the attempt records do not tell; see story.py
+NOT_BEFORE: Final = "it starts not before then"
 LETTERS = {State.dead: "task_dead", State.expired: "task_expired"}  # what nobody asked for is an event
 
 STALE_MAX = 1024  # deadlines that have passed, beyond as many as stand, before they are dropped
@@ -426,11 +427,13 @@ class Tasks:
 
     def _note_move(self, slot: int, what: Move, cause: str, now: Now, by: str) -> None:
         error = self.table.errors.get(self.table.id[slot])
-        if not cause and error is not None and what not in (Move.due, Move.release, Move.cancel):
-            cause = error.message
         until_ms = 0
         if what is Move.delay:
             until_ms = self.table.not_before_ms[slot] or self.table.due_ms[slot]
+        if what is Move.delay and self.table.not_before_ms[slot]:
+            cause = NOT_BEFORE  # whatever held it until now
+        elif not cause and error is not None and what not in (Move.due, Move.release, Move.cancel):
+            cause = error.message
         self.note(slot, NOTED[what], cause, now, by=by, until_ms=until_ms)
 
     def illegal(self, slot: int, what: Move) -> Refused:

@@ -152,6 +152,18 @@ def test_a_task_for_later_tells_until_when_it_waits(rig: Rig) -> None:
     ]
 
 
+def test_a_task_for_later_that_was_held_is_delayed_by_its_time_not_by_what_held_it(rig: Rig) -> None:
+    later = rfc3339(rig.clock.now().wall_ms + 60_000)
+    number = rig.admin.submit(task(not_before=later))
+    rig.admin.ask(m.TaskHold(task=number, reason="the machine is being moved"))
+    rig.admin.ask(m.TaskRelease(task=number))
+    held, released, delayed = story(rig, number)[-3:]
+    assert (held["event"], held["cause"]) == ("held", "the machine is being moved")
+    assert (released["event"], released["cause"]) == ("released", None)
+    assert (delayed["event"], delayed["by"], delayed["until"]) == ("delayed", "admin", later)
+    assert delayed["cause"] == "it starts not before then"
+
+
 def test_a_task_that_expires_tells_why(rig: Rig) -> None:
     number = rig.admin.submit(task(ttl_s=5))
     rig.advance(5_000)
