@@ -41,7 +41,7 @@ FOLLOW_POLL_S = 0.3
 CHORE_S = 3600.0  # a backup, a check, a compaction
 _CHOICES: dict[str, type[StrEnum]] = {
     "lane": Lane, "tier": Tier, "state": State, "role": Role,
-    "kind": EndpointKind, "per": BudgetPeriod,
+    "kind": EndpointKind, "per": BudgetPeriod, "topic": m.EventTopic,
 }  # fmt: skip
 
 
@@ -452,7 +452,7 @@ class Client(Caller):
         return _object(self._ask(m.RepoRemove, repo=repo, force=force))
 
     def event_list(
-        self, *, topic: str = "", event: str = "", cursor: int | None = None, limit: int = 50
+        self, *, topic: m.EventTopic | str | None = None, event: str = "", cursor: int | None = None, limit: int = 50
     ) -> JsonObject:
         """A page of the events that were kept, newest first: {events, next_cursor}. It may be short."""
         return _object(self._ask(m.EventList, topic=topic, event=event, cursor=cursor, limit=limit))

@@ -25,6 +25,7 @@ from agentcom.model import (
     State,
     TaskId,
     TaskSpec,
+    Term,
     Tier,
     Url,
 )
@@ -42,6 +43,17 @@ SettingValue = (
 )
 RuleKey = Annotated[str, Meta(min_length=3, max_length=limits.URL_CHARS_MAX + 20)]
 PageLimit = Annotated[int, Meta(ge=1, le=limits.PAGE_MAX)]
+
+
+class EventTopic(Term):
+    """Of the feed's topics those with events that are kept."""
+
+    task = "task"
+    agent = "agent"
+    host = "host"
+    endpoint = "endpoint"
+    queue = "queue"
+    hub = "hub"
 
 
 class Submit(Struct, tag_field="op", tag="submit", frozen=True, kw_only=True):
@@ -265,7 +277,7 @@ class EventList(Struct, tag_field="op", tag="event_list", frozen=True, kw_only=T
     """The events that were kept, newest first: of all topics, or of one. `cursor` is the `next_cursor` of the page
     before; a page may be short."""
 
-    topic: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)] = ""
+    topic: EventTopic | None = None
     event: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)] = ""
     cursor: Count | None = None
     limit: PageLimit = 50

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agentcom import figures, limits, messages, model, second, servers, signed_report, worktrees
+from agentcom import figures, limits, messages, model, operations, second, servers, signed_report, worktrees
 
 HEAD = f"""# The wire protocol, version {limits.PROTOCOL_VERSION}
 
@@ -111,8 +111,8 @@ def _parts() -> list[type[Struct]]:
 
 
 def _enumerations() -> list[type[Any]]:
-    found = [k for _, k in inspect.getmembers(model, inspect.isclass) if issubclass(k, model.Term)]
-    found.remove(model.Term)
+    classes = {kind for module in (model, operations) for _, kind in inspect.getmembers(module, inspect.isclass)}
+    found = (kind for kind in classes if issubclass(kind, model.Term) and kind is not model.Term)
     return sorted(found, key=lambda kind: kind.__name__)
 
 

@@ -423,7 +423,7 @@ class Queries:
                 break
             last = int.from_bytes(key, "big")
             kept = _kept(body)
-            if op.topic in ("", kept.topic) and op.event in ("", kept.event):
+            if op.topic in (None, kept.topic) and op.event in ("", kept.event):
                 events.append(event_view(last, kept))
         more = last is not None and (len(rows) == limits.SCAN_ROWS_MAX or key_u64(last) != rows[-1][0])
         return {"events": events, "next_cursor": last if more else None}

@@ -9,18 +9,20 @@ from agentcom.cli import output
 from agentcom.cli.command import HubCommand, Invocation, pass_invocation
 from agentcom.client import Client
 from agentcom.model import JsonObject
+from agentcom.operations import EventTopic
 
+TOPIC = click.Choice([topic.value for topic in EventTopic])
 PAGES_MAX = 50  # a page may be short, so a search asks on; the bound keeps a search for nothing finite
 SHOWN = ("number", "at", "topic", "event")
 
 
 @click.command(cls=HubCommand)
-@click.option("--topic", default="", metavar="TOPIC", help="task, agent, host, endpoint, queue or hub.")
+@click.option("--topic", type=TOPIC, metavar="TOPIC", help="task, agent, host, endpoint, queue or hub.")
 @click.option("--event", default="", metavar="NAME", help="Only events of this name, as host_offline.")
 @click.option("--limit", type=click.IntRange(1, limits.PAGE_MAX), default=50, show_default=True)
 @click.option("--cursor", type=int, help="Where the list before ended.")
 @pass_invocation
-def events(invocation: Invocation, topic: str, event: str, limit: int, cursor: int | None) -> None:
+def events(invocation: Invocation, topic: str | None, event: str, limit: int, cursor: int | None) -> None:
     """Tell what has happened: hosts, endpoints, settings, dead tasks, backups, alarms."""
     with invocation.client() as client:
         found = _collect(client, topic, event, limit, cursor)
@@ -36,7 +38,7 @@ def events(invocation: Invocation, topic: str, event: str, limit: int, cursor: i
         output.note(f"more with: --cursor {found['next_cursor']}")
 
 
-def _collect(client: Client, topic: str, event: str, limit: int, cursor: int | None) -> JsonObject:
+def _collect(client: Client, topic: str | None, event: str, limit: int, cursor: int | None) -> JsonObject:
     found: list[JsonObject] = []
     for _ in range(PAGES_MAX):
         page = client.event_list(topic=topic, event=event, cursor=cursor, limit=limit - len(found))

@@ -311,6 +311,15 @@ def test_a_bad_field_is_refused_by_name_and_nothing_reaches_the_hub(
     assert standing_hub.asked_of(m.Submit) == []
 
 
+def test_a_topic_that_there_is_not_is_refused_with_those_that_there_are(
+    standing_hub: FakeWebHub, visitor: httpx2.Client
+) -> None:
+    problem = problem_of(visitor.get("/api/v1/events/history?topic=nonsense"), 422, "invalid")
+    assert problem["field"] == "topic"
+    assert "it is one of task, agent, host, endpoint, queue, hub" in problem["detail"]
+    assert standing_hub.asked_of(m.EventList) == []
+
+
 @pytest.mark.parametrize(
     "raw", [b"{", b"\xff\xfe", b'{"description": "\\ud800"}', b'{"x": ' + b"[" * 100_000]
 )

@@ -640,6 +640,15 @@ def test_events_are_told_with_their_fields(hub: FakeHub, capsys: pytest.CaptureF
     assert hub.asked == [m.EventList(topic="host", event="host_offline", limit=1)]
 
 
+def test_a_topic_that_there_is_not_is_a_usage_error_with_those_that_there_are(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["events", "--topic", "nonsense"]) == 2
+    said = complaint(capsys)
+    assert "'nonsense' is not one of 'task', 'agent', 'host', 'endpoint', 'queue', 'hub'" in said
+    assert hub.asked == []
+
+
 def test_a_home_without_a_hub_exits_with_3_and_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ from agentcom.cli import root as cli_root
 from agentcom.core.outlet import KEPT
 from agentcom.core.principals import RIGHTS
 from agentcom.model import Role
+from agentcom.operations import EventTopic
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -258,6 +259,11 @@ def test_every_event_that_is_kept_stands_in_the_docs_and_is_made_somewhere() -> 
     makers = [path for path in SOURCES if path.name != "outlet.py"]
     written = "".join(path.read_text(encoding="utf-8") for path in makers)
     assert {name for name in KEPT if f'"{name}"' not in written} == set()
+
+
+def test_the_topics_of_kept_events_are_those_that_can_be_asked_for() -> None:
+    rows = [row for row in table_rows(page("events.md")) if len(row) == 4]
+    assert {row[1] for row in rows} - {"topic"} == {topic.value for topic in EventTopic}
 
 
 def test_every_role_is_explained() -> None:
