@@ -7,6 +7,7 @@ that one is written into the config.toml of this home and read when a daemon sta
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,11 +16,13 @@ import click
 from agentcom import config as configuration
 from agentcom import config_file
 from agentcom.cli import output
-from agentcom.cli.command import Group, Invocation, pass_invocation
+from agentcom.cli.command import Group, HubCommand, Invocation, pass_invocation
 from agentcom.config import Home
 from agentcom.errors import HubUnreachable, Refused
 from agentcom.model import JsonObject
 from agentcom.settings import NAMES, Value, checked, is_local, known, names_under, value_of, with_values
+
+NEGATIVE = re.compile(r"-\.?\d.*")
 
 
 @click.group(cls=Group)
@@ -45,7 +48,20 @@ def get(invocation: Invocation, name: str | None) -> None:
         _print(found)
 
 
-@config.command("set")
+class SetCommand(HubCommand):
+    """Takes a negative number after a name as its value, not as an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        words: list[str] = []
+        for word in args:
+            if words and NEGATIVE.fullmatch(word) and not words[-1].startswith("-") and "=" not in words[-1]:
+                words[-1] += f"={word}"
+            else:
+                words.append(word)
+        return super().parse_args(ctx, words)
+
+
+@config.command("set", cls=SetCommand)
 @click.argument("words", metavar="NAME VALUE|NAME=VALUE...", nargs=-1, required=True)
 @pass_invocation
 def set_(invocation: Invocation, words: tuple[str, ...]) -> None:

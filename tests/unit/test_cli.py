@@ -563,6 +563,20 @@ def test_a_setting_that_is_given_twice_is_refused(hub: FakeHub, capsys: pytest.C
     assert hub.asked == []
 
 
+def test_a_negative_number_is_the_value_of_a_setting_and_no_option(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["queue.max_retries", "-5"], ["queue.max_retries=-5"], ["queue.max_retries", "--", "-5"]):
+        assert main(["config", "set", *words]) == 4
+        assert "queue.max_retries cannot be \"-5\"" in complaint(capsys)
+    assert main(["config", "set", "queue.max_retries", "-5", "--json"]) == 4
+    assert "queue.max_retries cannot be" in complaint(capsys)
+    assert main(["config", "set", "nonsense", "-5"]) == 5
+    assert "there is no setting nonsense" in complaint(capsys)
+    assert main(["config", "set", "-5"]) == 2
+    assert hub.asked == []
+
+
 def test_a_local_setting_is_written_into_this_homes_config_toml(
     hub: FakeHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
