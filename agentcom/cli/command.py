@@ -6,6 +6,7 @@ A command parses, calls, prints. Errors are raised, and turned into one line and
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ import click
 from agentcom.client import Client
 from agentcom.config import Home, home_path
 
+ADDRESS = re.compile(r"tcp://[^\s/]+:(?P<port>[0-9]{1,5})")
+PORT_MAX = 65_535
 REACH_S = 4.0  # with the start of the interpreter a hub that is not there is told within 5 s
 
 
@@ -53,8 +56,17 @@ def debug_option() -> click.Option:
     return _flag("--debug", "debug", "Show a traceback with an error.", is_flag=True)
 
 
+def _address(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Whether a hub is there is found out later. An empty address counts as none, as in AGENTCOM_HUB."""
+    found = ADDRESS.fullmatch(value) if value else None
+    if value and (found is None or not 1 <= int(found["port"]) <= PORT_MAX):
+        raise click.BadParameter(f"{value!r} is not the address of a hub, which has the form tcp://HOST:PORT")
+    _remember("hub")(context, parameter, value)
+
+
 def hub_option() -> click.Option:
-    return _flag("--hub", "hub", "Address of the hub, tcp://HOST:PORT.", metavar="ADDRESS")
+    text = "Address of the hub, tcp://HOST:PORT."
+    return click.Option(["--hub", "hub"], expose_value=False, callback=_address, help=text, metavar="ADDRESS")
 
 
 def json_option() -> click.Option:

@@ -563,6 +563,29 @@ def test_a_setting_that_is_given_twice_is_refused(hub: FakeHub, capsys: pytest.C
     assert hub.asked == []
 
 
+@pytest.mark.parametrize(
+    "address", ["nonsense", "tcp://x", "tcp://x:", "tcp://:7420", "tcp://x:70000", "http://x:7420", "x:7420"]
+)
+def test_a_malformed_address_of_the_hub_is_a_usage_error(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    for arguments in (["--hub", address, "task", "list"], ["task", "list", "--hub", address]):
+        assert main(arguments) == 2
+        assert f"{address!r} is not the address of a hub, which has the form tcp://HOST:PORT" in complaint(capsys)
+    assert hub.asked == []
+
+
+def test_an_empty_address_of_the_hub_counts_as_none(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["task", "show", "7", "--hub", "", "--json"]) == 0
+    assert said(capsys) == task(7)
+
+
+def test_an_address_where_no_hub_is_is_no_usage_error(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    for address in ("tcp://localhost:1", "tcp://[::1]:1"):
+        assert main(["task", "list", "--hub", address]) == 3
+        complaint(capsys)
+
+
 def test_a_negative_number_is_the_value_of_a_setting_and_no_option(
     hub: FakeHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
