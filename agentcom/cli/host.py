@@ -6,6 +6,7 @@ import click
 
 from agentcom.cli import host_report, output
 from agentcom.cli.command import Group, Invocation, pass_invocation
+from agentcom.cli.verify_report import KEY
 from agentcom.model import JsonObject
 
 name = click.argument("name", metavar="NAME")
@@ -103,9 +104,18 @@ def drain(invocation: Invocation, name: str, undo: bool) -> None:
     _done(invocation, found, f"{output.plain(name)} gets {'work again' if undo else 'no new work'}")
 
 
+def _signing_key(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not KEY.fullmatch(value):
+        raise click.BadParameter(
+            "a signing key has 64 hex digits (0-9, a-f), more than its fingerprint; the log of the sidecar that was "
+            "refused has this command with the key in it"
+        )
+    return value
+
+
 @host.command("accept-key")
 @name
-@click.argument("key", metavar="KEY")
+@click.argument("key", metavar="KEY", callback=_signing_key)
 @pass_invocation
 def accept_key(invocation: Invocation, name: str, key: str) -> None:
     """Let a host sign its reports with another key than before; the hub names it when it refuses it."""

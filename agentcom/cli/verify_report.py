@@ -79,13 +79,17 @@ def _reports(invocation: Invocation, source: str) -> JsonObject:
     if source.isdigit():
         with invocation.client() as client:
             return client.task_reports(int(source))
+    remedy = "save them with: agentcom task verify-report ID --save FILE"
     try:
-        found = json.loads(Path(source).read_bytes())
+        content = Path(source).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the reports in {source}: {error.strerror}; {remedy}") from error
+    try:
+        found = json.loads(content)
         if not isinstance(found, dict) or not isinstance(found.get("attempts"), list) or "task" not in found:
             raise ValueError("it has no task and attempts")
-    except (OSError, ValueError) as error:
-        said = f"{source} holds no reports: {error}; save them with: agentcom task verify-report ID --save FILE"
-        raise ConfigError(said) from error
+    except ValueError as error:
+        raise ConfigError(f"{source} holds no reports: {error}; {remedy}") from error
     return found
 
 

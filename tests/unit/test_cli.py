@@ -819,6 +819,18 @@ def test_a_command_asks_for_one_operation(hub: FakeHub, arguments: list[str], op
     assert hub.asked == [op]
 
 
+@pytest.mark.parametrize("key", ["zzz", "3475:0f98", "AB" * 32, "ab" * 33])
+def test_what_is_no_signing_key_is_told_what_one_looks_like_and_where_it_stands(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    assert main(["host", "accept-key", "box", key]) == 2
+    said = complaint(capsys)
+    assert "a signing key has 64 hex digits (0-9, a-f)" in said
+    assert "the log of the sidecar that was refused has this command" in said
+    assert "regex" not in said
+    assert hub.asked == []
+
+
 def test_a_loopback_endpoint_belongs_to_this_machines_host(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,3 +108,13 @@ def test_a_file_that_holds_no_reports_is_named(tmp_path: Path, capsys: pytest.Ca
         path.write_text(text)
         assert main(["task", "verify-report", str(path)]) != 0
         assert f"{path} holds no reports" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_read_is_named_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path, why in ((tmp_path / "none.json", "No such file or directory"), (tmp_path, "Is a directory")):
+        assert main(["task", "verify-report", str(path)]) == 1
+        said = capsys.readouterr().err
+        assert f"cannot read the reports in {path}: {why}; save them with: agentcom task verify-report ID" in said
+        assert "Errno" not in said
