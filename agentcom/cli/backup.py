@@ -39,15 +39,13 @@ def now(invocation: Invocation, no_wait: bool) -> None:
     with invocation.client() as client:
         chore = client.backup_now(0) if no_wait else client.backup_now()
     if _ended(invocation, chore):
-        made = chore["result"]
-        size = output.size(made["bytes"])
-        output.line(f"{made['name']}: {size}, {made['rows']} rows, batch {made['sequence']}, verified")
+        output.line(_came_to(chore))
 
 
 @backup.command("list")
 @pass_invocation
 def list_backups(invocation: Invocation) -> None:
-    """List the backups, the newest first, and when the next one is due."""
+    """List the backups, the newest first, when the next one is due, and how work on the store has ended."""
     stopped = backups_here.is_stopped(invocation)
     found = backups_here.backups_here(invocation.home) if stopped else _listed(invocation)
     if invocation.as_json:
@@ -72,8 +70,10 @@ def list_backups(invocation: Invocation) -> None:
     output.line(f"kept: {found['keep']}, in {found['folder']}; next: {due}")
     if stopped:
         output.note(NO_HUB)
-    if found["error"]:
-        output.line(f"the last one failed: {found['error']}")
+    chores = found["chores"]
+    if found["error"] and found["error"] not in [one["error"]["message"] for one in chores if one["error"]]:
+        output.line(f"the last one failed: {output.plain(found['error'])}")
+    output.pairs([(f"{one['kind']} {one['number']}", _told(one)) for one in chores])
 
 
 def _listed(invocation: Invocation) -> JsonObject:
@@ -102,12 +102,10 @@ def verify(invocation: Invocation, name: str | None, no_wait: bool) -> int:
             chore = client.backup_verify(wanted, 0) if no_wait else client.backup_verify(wanted)
     if not _ended(invocation, chore):
         return int(chore["state"] == "done" and not chore["result"]["passes"])
-    report = chore["result"]
-    rows = sum(report["rows"].values())
-    output.line(f"{wanted}: {report['condition']}, {rows} rows, batch {report['sequence']}")
-    for problem in report["problems"]:
+    output.line(_came_to(chore))
+    for problem in chore["result"]["problems"]:
         output.line(f"  {output.plain(problem)}")
-    return int(not report["passes"])
+    return int(not chore["result"]["passes"])
 
 
 def _newest(found: JsonObject) -> str:
@@ -202,9 +200,34 @@ def compact(invocation: Invocation, dry_run: bool, no_wait: bool) -> None:
             return
         chore = client.compact(0) if no_wait else client.compact()
     if _ended(invocation, chore):
-        won = chore["result"]
-        sizes = f"{output.size(won['before_bytes'])} before, {output.size(won['after_bytes'])} now"
-        output.line(f"{sizes}; the hub stood still for {won['stopped_ms']} ms")
+        output.line(_came_to(chore))
+
+
+def _told(chore: JsonObject) -> str:
+    """Of work on the store: that it is under way, or how it ended, when, and with what."""
+    by_itself = ", by itself" if chore["by_itself"] else ""
+    if chore["state"] == "running":
+        return f"under way, begun {output.moment(chore['started'])}{by_itself}"
+    when = output.moment(chore["ended"]) + by_itself
+    if chore["state"] == "failed":
+        return f"failed, {when}: {chore['error']['message']}"
+    problems = chore["result"].get("problems") or []
+    how = "ok" if chore["result"].get("passes", True) else "not passed"
+    more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f"{how}, {when}: {_came_to(chore)}" + (f"; {problems[0]}{more}" if problems else "")
+
+
+def _came_to(chore: JsonObject) -> str:
+    """What work on the store that has ended well came to, in a line."""
+    result = chore["result"]
+    if chore["kind"] == "compact":
+        sizes = f"{output.size(result['before_bytes'])} before, {output.size(result['after_bytes'])} now"
+        return f"{sizes}; the hub stood still for {result['stopped_ms']} ms"
+    if chore["kind"] == "verify":
+        rows = sum(result["rows"].values())
+        return f"{result['name']}: {result['condition']}, {rows} rows, batch {result['sequence']}"
+    size = output.size(result["bytes"])
+    return f"{result['name']}: {size}, {result['rows']} rows, batch {result['sequence']}, verified"
 
 
 def _ended(invocation: Invocation, chore: JsonObject) -> bool:

@@ -120,6 +120,17 @@ def since(moment: str | None) -> str:
     return seconds(max(0.0, (datetime.now(UTC) - then).total_seconds()))
 
 
+def moment(text: str | None) -> str:
+    """An RFC 3339 time, and how far it is from now: `2027-01-15T08:00:00.000Z (5 min ago)`, `(in 12 s)`."""
+    if not text:
+        return ""
+    try:
+        left_s = (datetime.fromisoformat(text) - datetime.now(UTC)).total_seconds()
+    except ValueError:
+        return text
+    return f"{text} (in {seconds(left_s)})" if left_s > 0 else f"{text} ({seconds(-left_s)} ago)"
+
+
 def size(count: int | None) -> str:
     """Bytes as KiB, MiB or GiB; what is more than nothing is at least 1 KiB."""
     if not count:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from agentcom import messages as m
 from agentcom.auth import HubAddress, KeyPair, load_key, parse_join_code, sha256_hex, write_hub_address
 from agentcom.cli import doctor, main, output, root
 from agentcom.cli.demo import usable_repository
+from agentcom.clock import rfc3339
 from agentcom.config import Home
 from agentcom.errors import NotFound, Refused
 from agentcom.model import Role, Tier
@@ -1088,6 +1090,67 @@ def test_the_statistics_of_the_queue_show_the_free_pages(
     hub.answers["queue_stats"] = {"paused": False, "by_state": {}, "store": STORE}
     assert main(["queue", "stats"]) == 0
     assert "(5 pages)" in capsys.readouterr().out
+
+
+def wall(s: float) -> str:
+    """The time so many seconds from now, as the hub tells it."""
+    return rfc3339(int((time.time() + s) * 1000)) or ""
+
+
+def chore(number: int, kind: str, **fields: Any) -> dict[str, Any]:
+    """Work on the store as the hub shows it, ended well unless `fields` say otherwise."""
+    return {
+        "number": number, "kind": kind, "state": "done", "by_itself": False, "started": wall(-700),
+        "ended": wall(-600.5), "error": None, "result": None, **fields,
+    }  # fmt: skip
+
+
+LIST = {
+    "backups": [], "count": 0, "newest": None, "age_s": None, "needed": False, "error": None, "running": None,
+    "next": None, "every_s": 0, "keep": 3, "folder": "/b", "chores": [],
+}  # fmt: skip
+
+
+def test_the_list_of_backups_says_what_is_under_way_on_the_store_and_how_the_last_ended(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = {
+        "name": "backup-2.mdb", "passes": False, "condition": "damaged", "sequence": 0, "rows": {},
+        "problems": ["pages lost", "a leak", "no end"],
+    }  # fmt: skip
+    made = {"name": "backup-2.mdb", "bytes": 45056, "rows": 27, "sequence": 8}
+    rows = {"meta": 4, "tasks": 5}
+    good = {**damaged, "passes": True, "condition": "good", "rows": rows, "sequence": 8, "problems": []}
+    failed = {"code": "store_full", "message": "no room for the copy: free 4 MiB " + "x" * 300}
+    chores = [
+        chore(6, "backup", state="running", started=wall(-150), ended=None),
+        chore(5, "backup", state="failed", error=failed),
+        chore(4, "verify", result=damaged),
+        chore(3, "verify", result=good),
+        chore(2, "compact", result={"before_bytes": 86016, "after_bytes": 45056, "stopped_ms": 1}),
+        chore(1, "backup", by_itself=True, result=made),
+    ]
+    hub.answers["backup_list"] = {**LIST, "chores": chores, "error": failed["message"]}
+    assert main(["backup", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    ended = f"{chores[1]['ended']} (10 min ago)"
+    assert lines[-6:] == [
+        f"  backup 6   under way, begun {chores[0]['started']} (2 min ago)",
+        f"  backup 5   failed, {ended}: {failed['message']}",
+        f"  verify 4   not passed, {ended}: backup-2.mdb: damaged, 0 rows, batch 0; pages lost and 2 more",
+        f"  verify 3   ok, {ended}: backup-2.mdb: good, 9 rows, batch 8",
+        f"  compact 2  ok, {ended}: 84 KiB before, 44 KiB now; the hub stood still for 1 ms",
+        f"  backup 1   ok, {ended}, by itself: backup-2.mdb: 44 KiB, 27 rows, batch 8, verified",
+    ]
+    assert sum(failed["message"] in line for line in lines) == 1
+
+
+def test_why_no_backup_could_be_begun_is_said_where_no_chore_does(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.answers["backup_list"] = {**LIST, "error": "no process could be started"}
+    assert main(["backup", "list"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "the last one failed: no process could be started"
 
 
 @pytest.mark.parametrize(
