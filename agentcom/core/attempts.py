@@ -235,8 +235,8 @@ class Attempts:
         return record_of(self._table, self._fleet, self._table.slot_of[task], "", None, 0)
 
     def accept(self, host: Host, task: int, attempt: int, now: Now) -> bool:
-        """The assignment lies on the host's disk; a repeat changes nothing, also after a restart of the hub. False: not
-        leased to it."""
+        """The assignment lies on the host's disk; a repeat changes nothing, also after a restart of the hub.
+        False: not leased to it."""
         slot = self.held_by(host, task, attempt)
         if slot is None:
             return False

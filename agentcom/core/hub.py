@@ -246,8 +246,8 @@ class Hub:
         return self.out.take()
 
     def schedule(self, now: Now, *, has_room: bool = True) -> list[Effect]:
-        """The last of a tick: write down what it has begun and not ended, then give ready tasks to free agents, unless
-        nothing has changed since the last call, or the store has no room for what they will bring."""
+        """The last of a tick: write down what it has begun and not ended, then give ready tasks to free
+        agents, unless nothing has changed since the last call, or the store has no room for more."""
         self.tasks.save_begun()
         if not has_room:
             return self.out.take()

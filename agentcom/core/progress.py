@@ -23,7 +23,7 @@ def begin(agent: Agent, clock_ms: int) -> None:
 
 
 def await_word(agent: Agent) -> None:
-    """The hub has started while it was at work: what it did meanwhile is not known before its host says hello."""
+    """The hub has started while it was at work: what it did meanwhile its host says first."""
     agent.progress, agent.moved_ms, agent.stalled = 0, NEVER_MS, False
 
 

@@ -131,8 +131,8 @@ class TaskTable:
             record.created_ms, record.order_key, record.max_retries, record.attempt, record.retries_used,
             record.losses, record.parked_count, record.infra_count, record.agent, record.host,
             record.assigned_ms, record.delay_ms, record.expires_ms, 0, 0, record.not_before_ms, record.due_ms,
-            record.accepted_ms, record.start_by_ms, record.complete_by_ms, self.label_sets.take(record.labels),
-            record.unaccepted, record.stall_s,
+            record.accepted_ms, record.start_by_ms, record.complete_by_ms,
+            self.label_sets.take(record.labels), record.unaccepted, record.stall_s,
         )  # fmt: skip
         if not self._free:
             self._grow()
@@ -224,8 +224,8 @@ class TaskTable:
         (
             task, state, lane, group, submitter, tier, tier_source, inferred, created_ms, order_key, max_retries,
             attempt, retries_used, losses, parked_count, infra_count, agent, host, assigned_ms, delay_ms, expires_ms,
-            _lease_ms, _accept_ms, not_before_ms, due_ms, accepted_ms, start_by_ms, complete_by_ms, labels, unaccepted,
-            stall_s,
+            _lease_ms, _accept_ms, not_before_ms, due_ms, accepted_ms, start_by_ms, complete_by_ms, labels,
+            unaccepted, stall_s,
         ) = values  # fmt: skip
         error = self.errors.get(task)
         fields = (

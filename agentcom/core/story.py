@@ -5,9 +5,10 @@ Most of it is told by what is stored anyway: the row and the body (submitted, wi
 simply runs writes no note. Key: task u64, number u64; numbers rise over the whole hub and are counted in `meta`,
 so that a note needs no look at the store and a task that is retried goes on where it was.
 
-Times are wall times, each as the clock was when it happened, and never written anew. The order is the hub's: where
-nobody sets that clock it is the order of the times too, and where somebody does it stays as it was. A note says after
-how many attempts it was made, and whether the last of those was still open, and that is where `tell` puts it.
+Times are wall times, each as the clock was when it happened, and never written anew. The order is the hub's:
+where nobody sets that clock it is the order of the times too, and where somebody does it stays as it was. A
+note says after how many attempts it was made, and whether the last of those was still open, and that is where
+`tell` puts it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from itertools import takewhile, zip_longest
+from typing import Final
 
 from agentcom import limits
 from agentcom.clock import Now, rfc3339
@@ -32,6 +34,7 @@ from agentcom.model import (
 )
 
 NEXT_NOTE = "next_note"
+EVER_MS: Final = 2**63
 
 
 class Noted(StrEnum):
@@ -142,7 +145,8 @@ def _of_attempt(record: AttemptRecord | None, notes: Sequence[StoryNote]) -> Ite
     if record is not None:
         yield _assigned(record)
     # What came of an earlier attempt before this one was accepted; when that was is all that is known of it.
-    early = list(takewhile(lambda each: each.about and (record is None or each.at_ms < record.accepted_ms), notes))
+    before_ms = record.accepted_ms if record is not None else EVER_MS
+    early = list(takewhile(lambda note: note.about and note.at_ms < before_ms, notes))
     yield from map(_noted, early)
     if record is not None and record.accepted_ms:
         yield _entry("accepted", record.accepted_ms, record.attempt)
@@ -152,7 +156,7 @@ def _of_attempt(record: AttemptRecord | None, notes: Sequence[StoryNote]) -> Ite
 
 
 def _with_starts_placed(notes: Sequence[StoryNote]) -> list[StoryNote]:
-    """Starts that failed were noted when their attempt had ended, each with its own time: before what came later."""
+    """Starts that failed were noted when their attempt ended, with their own times: before what is later."""
     placed = [note for note in notes if note.event != Noted.start_failed]
     for start in notes:
         if start.event == Noted.start_failed:
@@ -162,8 +166,8 @@ def _with_starts_placed(notes: Sequence[StoryNote]) -> list[StoryNote]:
 
 
 def _ends_unnoted(row: TaskRow, notes: Sequence[StoryNote]) -> bool:
-    """Whether the row alone tells the task's end: it has completed, or its notes are gone by their term. Of those that
-    are left, what was noted after its last attempt came after its end."""
+    """Whether the row alone tells the task's end: it has completed, or its notes are gone by their term. What
+    was noted after its last attempt, and is left, then came after its end."""
     return row.state in FINAL and not any(note.event == row.state.value for note in notes)
 
 

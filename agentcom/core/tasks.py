@@ -645,8 +645,8 @@ class Tasks:
         self._out.task_changed(task)
 
     def save_begun(self) -> None:
-        """Write down which attempts were accepted in this tick, and when: the story tells it after a restart too. One
-        that has ended by now is told by its record, and a row for it would be 5% of what a short task costs."""
+        """Write down which attempts were accepted in this tick, and when: so a restart forgets neither. One
+        that has ended by now is told by its record; its row would be 5% of what a short task costs."""
         for task in self.begun:
             slot = self.table.slot_of.get(task)
             if slot is not None and self.table.state[slot] == WORKING:

@@ -58,7 +58,7 @@ def check_same_after_restart(hub: Hub, store: Store, settings: Settings, now: No
 
 
 def _rows(hub: Hub) -> dict[int, TaskRow]:
-    """The live rows as they are stored: what a core that was made anew took over is written with its next tick."""
+    """The live rows as stored: what a core that was made anew took over is written with its next tick."""
     rows = {task: hub.tasks.table.record(slot) for task, slot in hub.tasks.table.slot_of.items()}
     for task in hub.tasks.begun:
         rows[task].state, rows[task].accepted_ms = State.assigned, 0

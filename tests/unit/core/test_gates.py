@@ -100,7 +100,7 @@ def test_r20_a_paused_host_gets_no_work_and_another_does(rig: Rig) -> None:
     refusal = next(host for host in found["hosts"] if host["host"] == "box")
     assert (refusal["fails"], refusal["change"]) == ("host_paused", "agentcom queue resume --host box")
     restart(rig, box, other, attempts=())
-    assert (running(rig, box), running(rig, other)) == ([], [second]), "the first is lost, and waits for its backoff"
+    assert (running(rig, box), running(rig, other)) == ([], [second]), "the first is lost, and has a backoff"
     rig.admin.ask(m.QueuePause(paused=False, host="box"))
     rig.advance(5_000)
     assert running(rig, box) == [first]

@@ -381,8 +381,8 @@ def test_a_start_that_failed_stands_before_a_stall_that_came_after_it(rig: Rig) 
     told = result(failed_starts=("one", "two", "three"), failed_starts_ms=(2_000, 4_000, 14_000))
     box.report(box.ended(assign, "completed", told))
     assert [each[0] for each in events(rig, number)] == [
-        "submitted", "assigned", "accepted", "start_failed", "start_failed", "stalled", "start_failed", "ended",
-        "completed",
+        "submitted", "assigned", "accepted", "start_failed", "start_failed", "stalled", "start_failed",
+        "ended", "completed",
     ]  # fmt: skip
     ats = [entry["at"] for entry in story(rig, number)]
     assert ats == sorted(ats)
