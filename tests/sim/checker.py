@@ -336,7 +336,8 @@ class Checker:
 
     def _must_be_alone(self, task: int) -> bool:
         losses_max = self._settings.queue.max_losses
-        return self._spent.get(task, Spent()).losses >= max(1, losses_max - 1) and losses_max > 1
+        spent = Spent() if task in self._retries else self._spent.get(task, Spent())
+        return spent.losses >= max(1, losses_max - 1) and losses_max > 1
 
     def _check_assignment(self, message: m.Assign) -> None:
         last = self._sent_attempt.get(message.task, 0)
