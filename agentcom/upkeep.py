@@ -29,6 +29,7 @@ from agentcom.limits import MIB
 from agentcom.model import JsonObject
 from agentcom.store.backup import Backup, BackupRun, CheckRun, backup_view, check_view, list_backups
 from agentcom.store.compact import CompactionRun, remove_leftovers
+from agentcom.store.repairs import set_aside_in
 from agentcom.store.scrub import Scrubber
 from agentcom.store.start import OpenedStore
 
@@ -65,6 +66,7 @@ class Upkeep:
         ]
         self._synced_ms = self._settled_ms = self._scrub_due_ms = self._minute_ms = 0
         self._backups: list[Backup] = []
+        self._backups_aside: list[JsonObject] = []
         self._look_at_backups()
         self._last_error = ""
         self._damage_found = ""  # what was found last
@@ -140,7 +142,7 @@ class Upkeep:
 
     def status(self, now: Now) -> JsonObject:
         """The store's figures: what /stats, `queue stats` and `doctor` show."""
-        stats = self.opened.journaled.stats()
+        stats, paths = self.opened.journaled.stats(), self.opened.paths
         free_bytes = stats["file_bytes"] - stats["used_bytes"]
         return {
             **stats,
@@ -154,6 +156,8 @@ class Upkeep:
             "start": {"how": self.opened.report.how, "applied": self.opened.report.applied},
             "alarms": self.alarms.view(),
             "uncertain": msgspec.to_builtins(self.opened.doubts.found),
+            "repairs": self.opened.repairs.view(),
+            "set_aside": [*set_aside_in(paths.store, paths.journal), *self._backups_aside],
         }
 
     def _list(self, now: Now) -> JsonObject:
@@ -167,7 +171,9 @@ class Upkeep:
     # --- backups ----------------------------------------------------------------------------------------
 
     def _look_at_backups(self) -> None:
-        """A folder that cannot be read has none; that a backup fails there says so."""
+        """A folder that cannot be read has none; that a backup fails there says so. It may lie on a share, so it
+        is not looked at for each status."""
+        self._backups_aside = set_aside_in(self.opened.paths.backups)
         try:
             self._backups = list_backups(self.opened.paths.backups)
         except StoreError as error:

@@ -290,6 +290,13 @@ def _store(store: JsonObject, troubles: list[str]) -> Iterator[Finding]:
     for name, text in storage.lines(store):
         if name != "alarm":
             yield Finding(name, "ok", text, figures=storage.figures(name, store))
+    for repair, text, hint in storage.repairs(store):
+        is_news = bool(repair["why"] or repair["missing"])
+        yield Finding("restored", "warn" if is_news else "ok", text, hint, repair)
+    aside = store.get("set_aside") or []
+    if aside:
+        hint = "nothing needs what a start or a restore sets aside: delete it when nobody wants to see it"
+        yield Finding("set aside", "ok", storage.set_aside(aside), hint, {"files": aside})
     alarms = [(alarm["text"], "see docs/operations.md") for alarm in store.get("alarms", ())]
     doubts = {doubt["text"] for doubt in store.get("uncertain", ())}
     hint = "when you have seen what is missing: agentcom backup acknowledge"

@@ -9,6 +9,7 @@ from agentcom.cli import output
 from agentcom.model import JsonObject
 
 STORE: Final = "store"
+SET_ASIDE_NAMED: Final = 5  # paths in a line
 DATABASES: Final = "databases"  # those without a row are left out of the text
 
 
@@ -50,6 +51,26 @@ def last_backup(backups: JsonObject) -> str:
         return f"{none}; the next is due {backups['next']}" if backups["next"] else none
     state = "verified" if newest["verified"] else "not verified"
     return f"{output.seconds(backups['age_s'])} old, {state}, {newest['name']}, {backups['count']} kept"
+
+
+def repairs(store: JsonObject) -> Iterator[tuple[JsonObject, str, str]]:
+    """Each restore that still matters, in words, and what may be deleted."""
+    for one in store.get("repairs", ()):
+        why = f", because {one['why']}" if one["why"] else ", as was asked for"
+        journal = f"{one['replayed']} batches of the journal"
+        source = f"{one['backup']} and {journal}" if one["backup"] else f"{journal} alone"
+        missing = "; ".join(one["missing"])
+        lost = f"missing: {missing}" if missing else "no batch is known to be missing"
+        aside = one["set_aside"]
+        hint = f"the file from before is {aside}; delete it when nobody wants to see it" if aside else ""
+        yield one, f"at {one['at']}{why}; from {source}, to batch {one['sequence']}; {lost}", hint
+
+
+def set_aside(files: list[JsonObject]) -> str:
+    """What was set aside, in words: the first paths, and how much it is."""
+    named = ", ".join(each["path"] for each in files[:SET_ASIDE_NAMED])
+    more = f" and {len(files) - SET_ASIDE_NAMED} more beside them" if len(files) > SET_ASIDE_NAMED else ""
+    return f"{_size(sum(each['bytes'] for each in files))} in {named}{more}"
 
 
 def figures(name: str, store: JsonObject) -> JsonObject:

@@ -24,6 +24,7 @@ from agentcom.store.check import DATA_FILE, CheckReport, Condition, full_check
 from agentcom.store.journal import Journal
 from agentcom.store.lmdb_store import MAP_BYTES, LmdbStore
 from agentcom.store.place import FILES, NO_ROOM, NOTE_FILE, sync_directory, take_lock
+from agentcom.store.repairs import SUFFIX, Repair, note_repair
 from agentcom.store.segments import Replay, has_first_batch, segments
 
 MERGED_BATCHES_MAX: Final = 1000  # that are brought forward in one commit
@@ -80,12 +81,14 @@ def restore(
     map_bytes: int = MAP_BYTES,
     checker: Checker = full_check,
     need: Need = ANY_SOUND,
+    why: str = "",
 ) -> RestoreReport:
     """Put a sound store in the place of the one at `store`, which is kept under another name.
 
     `chosen` is the path of a backup, the newest that passes without it; without `replay` the journal beyond
     the backup is set aside. `lock` is the store's lock if the caller has it; it stays the caller's.
-    `known_sequence` is the highest batch that is known to have been acknowledged.
+    `known_sequence` is the highest batch that is known to have been acknowledged. `why` says what is wrong with
+    the store, where that is the reason.
 
     Raises StoreLocked while a hub runs on the store, StoreVersion when only a newer program could read the
     backups, StoreFull without room for a second copy, StoreDamaged when nothing passes: each leaves the store
@@ -110,7 +113,7 @@ def restore(
         if lock is None:
             os.close(held)
     start = built.backup.sequence if built.backup else 0
-    return RestoreReport(
+    report = RestoreReport(
         backup=built.backup.path if built.backup else "",
         backup_sequence=start,
         replayed=built.replay.last - start,
@@ -120,6 +123,20 @@ def restore(
         rejected=built.rejected,
         uncertain=uncertain,
         duration_ms=int((time.monotonic() - begun) * 1000),
+    )
+    note_repair(place, _repair_of(report, why))
+    return report
+
+
+def _repair_of(report: RestoreReport, why: str) -> Repair:
+    return Repair(
+        at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        why=why,
+        backup=Path(report.backup).name if report.backup else "",
+        replayed=report.replayed,
+        sequence=report.sequence,
+        missing=report.uncertain,
+        set_aside=report.quarantined,
     )
 
 
@@ -141,7 +158,7 @@ def bring_forward(store: LmdbStore, batches: Iterator[tuple[int, Batch]]) -> int
 def quarantine_name(moment: datetime | None = None) -> str:
     """The ending of what is set aside: sorts by time and never repeats within a process's life."""
     stamp = (moment or datetime.now(UTC)).strftime("%Y%m%dT%H%M%S")
-    return f"set-aside-{stamp}-{time.monotonic_ns() % 10**9:09}"
+    return f"{SUFFIX}{stamp}-{time.monotonic_ns() % 10**9:09}"
 
 
 def _lock_for_restore(place: Path) -> int:

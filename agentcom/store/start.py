@@ -39,6 +39,7 @@ from agentcom.store.journal import Journal, reached_of
 from agentcom.store.journaled import JournaledStore
 from agentcom.store.lmdb_store import MAP_BYTES, LmdbStore
 from agentcom.store.place import NOTE_FILE, file_system, require_local, take_lock
+from agentcom.store.repairs import Repairs
 from agentcom.store.restore import (
     ANY_SOUND,
     Checker,
@@ -106,7 +107,7 @@ class CheckFailed(StoreDamaged):
 
 class OpenedStore:
     """The store and its journal, to be used by one loop: it commits through `journaled`. `doubts` is what was not
-    saved, at this start or an earlier one, and not seen by an operator yet."""
+    saved, at this start or an earlier one, and not seen by an operator yet; `repairs` what was restored."""
 
     def __init__(
         self, paths: StorePaths, store: LmdbStore, journal: Journal, report: StartReport, map_bytes: int = MAP_BYTES
@@ -115,6 +116,7 @@ class OpenedStore:
         self.map_bytes = map_bytes
         self.doubts = Doubts(paths.store)
         self.doubts.add(report.uncertain)
+        self.repairs = Repairs(paths.store, just_made=report.restored is not None)
         self.store = store
         self.journal = journal
         self.journaled = JournaledStore(store, journal, min(BEHIND_BYTES, int(map_bytes * BEHIND_SHARE)))
@@ -407,6 +409,7 @@ class _Opening:
                 map_bytes=self._map_bytes,
                 checker=self._check,
                 need=need,
+                why=why,
             )
         except (StoreDamaged, StoreVersion) as error:
             if need is ANY_SOUND:

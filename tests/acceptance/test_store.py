@@ -198,8 +198,16 @@ def test_a_damaged_store_is_set_aside_and_restored_and_the_hub_says_so(world: Wo
     hub = world.hub()
     assert (hub.ready["store"]["how"], hub.ready["store"]["uncertain"]) == ("restored", 0)
     assert tasks_of(world) == there
-    assert len(list(store_of(world).glob("data.mdb.set-aside-*"))) == 1
+    [aside] = store_of(world).glob("data.mdb.set-aside-*")
     assert "restoring" in hub.text()
+    hub.stop()
+    world.hub()
+    doctor = world.run(HUB, "doctor").stdout
+    assert "because the store is damaged" in doctor
+    assert "no batch is known to be missing" in doctor
+    assert f"the file from before is {aside}" in doctor
+    aside.unlink()
+    assert str(aside) not in world.run(HUB, "doctor").stdout
 
 
 def test_i4_a_request_that_needs_a_damaged_record_is_refused_and_all_else_goes_on(world: World) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from agentcom.errors import StoreDamaged, StoreFull, StoreLocked, StoreVersion
-from agentcom.store import Batch, start
+from agentcom.store import Batch, repairs, start
 from agentcom.store.backup import make_backup
 from agentcom.store.check import CheckReport, Condition
 from agentcom.store.journal import REACHED_FILE
 from agentcom.store.lmdb_store import LmdbStore
 from agentcom.store.record import pack
+from agentcom.store.repairs import set_aside_in
 from agentcom.store.segments import segments
 from agentcom.store.start import open_store
 from tests.contract.homes import MAP_BYTES, Place, crash
@@ -180,6 +181,71 @@ def test_damage_is_repaired_in_a_child_and_the_hub_starts(place: Place) -> None:
     assert told[0].startswith("checking ")
     assert "restoring" in told[1]
     place.commit(opened, 1)
+    opened.close()
+
+
+def test_a_repair_is_told_over_restarts_until_the_file_that_was_set_aside_is_gone(place: Place) -> None:
+    opened = place.begin()
+    place.commit(opened, 30)
+    backup = make_backup(place.paths.store, place.paths.backups)
+    opened.backup_made(backup.sequence)
+    place.commit(opened, 10)
+    opened.close()
+    place.damage()
+    for _ in range(3):
+        opened = place.begin()
+        [repair] = opened.repairs.view()
+        assert repair["why"].startswith("the store is damaged: ")
+        assert (repair["backup"], repair["replayed"], repair["sequence"]) == (Path(backup.path).name, 10, 40)
+        assert not repair["missing"]
+        assert repair["at"].endswith("Z")
+        opened.close()
+    aside = Path(repair["set_aside"])
+    kept = {"path": str(aside), "bytes": aside.stat().st_size}
+    assert set_aside_in(place.paths.store, place.paths.journal) == [kept]
+    opened = place.begin()
+    aside.unlink()
+    assert opened.repairs.view() == []
+    assert set_aside_in(place.paths.store) == []
+    opened.close()
+
+
+def test_the_repair_of_a_store_that_was_gone_is_told_until_the_next_start(place: Place) -> None:
+    closed_after(place, 5)
+    place.file.unlink()
+    opened = place.begin()
+    [repair] = opened.repairs.view()
+    assert (repair["backup"], repair["replayed"], repair["set_aside"]) == ("", 5, "")
+    opened.close()
+    opened = place.begin()
+    assert opened.repairs.view() == []
+    opened.close()
+
+
+def test_what_a_repair_could_not_get_back_stands_with_it(place: Place) -> None:
+    opened = place.begin()
+    place.commit(opened, 3)
+    opened.backup_made(make_backup(place.paths.store, place.paths.backups).sequence)
+    place.commit(opened, 2, journal=False)
+    opened.journal.skip(5)
+    place.commit(opened, 2)
+    opened.close()
+    place.damage()
+    opened = place.begin()
+    [repair] = opened.repairs.view()
+    assert (repair["sequence"], tuple(repair["missing"])) == (3, opened.report.uncertain)
+    assert "batches 4 to 7" in repair["missing"][0]
+    assert len(set_aside_in(place.paths.store, place.paths.journal)) > 1
+    opened.close()
+
+
+def test_a_list_of_repairs_that_cannot_be_read_or_written_keeps_no_store_from_starting(place: Place) -> None:
+    closed_after(place, 5)
+    note = place.paths.store / repairs.FILE
+    note.mkdir()
+    place.damage()
+    opened = place.begin()
+    assert (opened.report.how, opened.store.sequence, opened.repairs.view()) == ("restored", 5, [])
     opened.close()
 
 

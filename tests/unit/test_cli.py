@@ -1084,6 +1084,42 @@ def test_the_doctor_gives_rows_and_bytes_of_each_database_and_the_free_pages(
     assert "feed" not in text
 
 
+def test_the_doctor_says_when_the_store_was_restored_what_is_missing_and_what_may_be_deleted(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aside = "/home/x/store/data.mdb.set-aside-1"
+    repair = {
+        "at": "2027-01-15T08:00:00Z", "why": "the store is damaged: page 3", "backup": "backup-40.mdb", "replayed": 13,
+        "sequence": 53, "missing": [], "set_aside": aside,
+    }  # fmt: skip
+    asked = {**repair, "why": "", "backup": "", "missing": ["batches 54 to 55 are nowhere"], "set_aside": ""}
+    hub.answers["hub_status"] = {
+        "version": __version__, "scheduler": "cython", "started": "now", "troubles": [],
+        "store": {**STORE, "repairs": [repair, asked], "set_aside": [{"path": aside, "bytes": 4096}] * 7},
+    }  # fmt: skip
+    hub.answers["whoami"] = {"name": "admin", "role": "admin"}
+    hub.answers["host_list"] = {"hosts": []}
+    hub.answers["queue_stats"] = {}
+    hub.answers |= NO_BUDGET
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first = next(n for n, one in enumerate(lines) if "restored:" in one)
+    by_itself, where, by_hand, files, hint = lines[first : first + 5]
+    assert by_itself == (
+        "warn  restored: at 2027-01-15T08:00:00Z, because the store is damaged: page 3; from backup-40.mdb and "
+        "13 batches of the journal, to batch 53; no batch is known to be missing"
+    )
+    assert where.strip() == f"the file from before is {aside}; delete it when nobody wants to see it"
+    assert by_hand == (
+        "warn  restored: at 2027-01-15T08:00:00Z, as was asked for; from 13 batches of the journal alone, "
+        "to batch 53; missing: batches 54 to 55 are nowhere"
+    )
+    assert files == f"ok    set aside: 28 KiB in {', '.join([aside] * 5)} and 2 more beside them"
+    assert "delete it" in hint
+    assert main(["doctor", "--json"]) == 0
+    assert repair in [check["figures"] for check in said(capsys)["checks"]]
+
+
 def test_the_statistics_of_the_queue_show_the_free_pages(
     hub: FakeHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
