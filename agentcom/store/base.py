@@ -157,8 +157,8 @@ class DatabaseStats(TypedDict):
 
 
 class StoreStats(TypedDict):
-    """`used_bytes` counts what is live, so it falls after deletes; `file_bytes` does not; writes are refused
-    with StoreFull at `map_bytes`."""
+    """`used_bytes` counts what is live, so it falls after deletes: on a disk, what a compact copy would take.
+    `file_bytes` does not fall; writes are refused with StoreFull at `map_bytes`."""
 
     sequence: int
     used_bytes: int

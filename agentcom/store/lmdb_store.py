@@ -36,6 +36,7 @@ OWN_VERSION: Final = 1  # of its records, for ever: every program must be able t
 ROOM_SHARE: Final = 0.75  # of the map: beyond that it is nearly full
 DATABASES_MAX: Final = 64  # room for later versions; LMDB scans this table when it opens one
 _ENGINE: Final = 0  # LMDB 0.9: what the measurements behind the rules above were made on
+_META_PAGES: Final = 2
 _ROOM_BYTES: Final = 2**20  # beyond the batch itself: pages that a commit copies
 _ROOM_HINT: Final = "free disk space, or raise hub.map_gib (hub.map_mib, where that is set)"
 _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)
@@ -179,14 +180,15 @@ class LmdbStore:
         try:
             with self._environment.begin() as transaction:
                 pages = {name: _pages(transaction, handle) for name, handle in self._handles.items()}
-                own_pages = _pages(transaction, self._own)
+                # A compact copy has them too: the own database, the tree of all names, the meta pages.
+                other_pages = _pages(transaction, self._own) + _pages(transaction) + _META_PAGES
         except lmdb.Error as error:
             raise self._error("measure", error) from error
         page_bytes = self._environment.stat()["psize"]
         file = self._environment.info()
         return StoreStats(
             sequence=self._state.sequence,
-            used_bytes=(sum(pages.values()) + own_pages) * page_bytes,
+            used_bytes=(sum(pages.values()) + other_pages) * page_bytes,
             file_bytes=(file["last_pgno"] + 1) * page_bytes,
             map_bytes=file["map_size"],
             databases={
@@ -452,8 +454,9 @@ def _walk_down(cursor: lmdb.Cursor[bytes], start: bytes, stop: bytes | None) -> 
         yield row
 
 
-def _pages(transaction: lmdb.Transaction[bytes], handle: lmdb._Database) -> int:
-    figures = transaction.stat(handle)
+def _pages(transaction: lmdb.Transaction[bytes], handle: lmdb._Database | None = None) -> int:
+    """Of a database; without one, of the tree of their names."""
+    figures = transaction.stat(handle) if handle is not None else transaction.stat()
     return figures["branch_pages"] + figures["leaf_pages"] + figures["overflow_pages"]
 
 

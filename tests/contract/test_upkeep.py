@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -24,7 +24,7 @@ from agentcom.store.compact import CompactionRun
 from agentcom.store.doubts import Doubts
 from agentcom.store.memory_store import MemoryStore
 from agentcom.store.start import OpenedStore
-from agentcom.upkeep import Upkeep
+from agentcom.upkeep import PAGE_BYTES, Upkeep
 from tests.contract.homes import Place, crash
 from tests.world import eventually
 
@@ -293,6 +293,59 @@ def test_a_compact_copy_takes_the_place_of_a_store_that_goes_on_being_written(ke
     kept.open()
     assert kept.place.is_whole_of(kept.opened)
     assert kept.opened.report.uncertain == ()
+
+
+def _removed(kept: Kept) -> None:
+    """A row of a MiB is written again and again, and goes."""
+    for number in range(1, 5):
+        kept.opened.journaled.commit(_large(), number)
+    removed = Batch()
+    removed.delete("feed", (1).to_bytes(8, "big"))
+    kept.opened.journaled.commit(removed, 5)
+
+
+STORES = {
+    "nothing in it": lambda kept: None,
+    "one batch": lambda kept: kept.commit(1),
+    "small": lambda kept: kept.commit(30),
+    "with free pages": lambda kept: kept.commit(300),
+    "nearly all free": _removed,
+}
+
+
+def _would_free(kept: Kept) -> int:
+    found: int = kept.upkeep.status(kept.clock.now())["compaction"]["would_free_bytes"]
+    return found
+
+
+@pytest.mark.parametrize("fill", STORES.values(), ids=STORES)
+def test_a_compaction_frees_what_was_said_before(kept: Kept, fill: Callable[[Kept], None]) -> None:
+    fill(kept)
+    would = _would_free(kept)
+    kept.ask(m.Compact())
+    kept.until_idle()
+    won = kept.upkeep._chores.recent[-1].result
+    assert won["before_bytes"] - won["after_bytes"] == would
+    assert _would_free(kept) == 0
+
+
+def test_a_batch_that_comes_while_the_copy_is_made_costs_two_pages_of_what_was_said(kept: Kept) -> None:
+    """The copy takes it as the store did: with pages that are written anew, and a list of the free ones."""
+    kept.commit(300)
+    would = _would_free(kept)
+    kept.ask(m.Compact())
+    run = kept.upkeep._chores._run
+    assert isinstance(run, CompactionRun)
+
+    def is_copied() -> bool:
+        kept.turn()
+        return run._copy is not None
+
+    eventually("the copy is made", is_copied)
+    kept.commit(1)
+    kept.until_idle()
+    won = kept.upkeep._chores.recent[-1].result
+    assert 0 <= would - (won["before_bytes"] - won["after_bytes"]) <= 2 * PAGE_BYTES
 
 
 def test_a_copy_that_cannot_follow_is_given_up_and_the_store_goes_on(
