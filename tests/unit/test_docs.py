@@ -20,8 +20,23 @@ from agentcom import config, protocol_doc
 from agentcom.cli import root as cli_root
 from agentcom.core.outlet import KEPT
 from agentcom.core.principals import RIGHTS
-from agentcom.model import Role
+from agentcom.model import (
+    Backend,
+    CheckKind,
+    CheckReport,
+    CheckStatus,
+    Iteration,
+    JsonObject,
+    Judgement,
+    ResultStatus,
+    Role,
+    State,
+    TaskResult,
+)
 from agentcom.operations import EventTopic
+from agentcom.results import Found, look_view, result_view, whole_result
+from agentcom.second import SecondRecord, SecondVerdict
+from agentcom.signed_report import SignedReport
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -264,6 +279,56 @@ def test_every_event_that_is_kept_stands_in_the_docs_and_is_made_somewhere() -> 
 def test_the_topics_of_kept_events_are_those_that_can_be_asked_for() -> None:
     rows = [row for row in table_rows(page("events.md")) if len(row) == 4]
     assert {row[1] for row in rows} - {"topic"} == {topic.value for topic in EventTopic}
+
+
+def shown_result() -> tuple[JsonObject, JsonObject, JsonObject | None]:
+    """A result with all that one can have, as `task show` and as reports have it, and what it waited for."""
+    signed = SignedReport(statement="{}", signature="0" * 128, key="0" * 64)
+    judged = Judgement(verdict="pass", model="m")
+    check = CheckReport(kind=CheckKind.git_clean, target="", status=CheckStatus.passed)
+    work = TaskResult(
+        status=ResultStatus.verified,
+        backend=Backend.shell,
+        model="none",
+        signed=signed,
+        iterations=(Iteration(n=1, status="pass", checks=(check,), judgement=judged),),
+    )
+    second = msgspec.structs.replace(work, second=SecondVerdict(attempt=1, verdict="agrees"))
+    shown = result_view(Found(work, second, 2, "box"), State.completed)
+    return shown, whole_result(second, is_taken=True), look_view(SecondRecord(task=1, attempt=1))
+
+
+def test_every_field_of_a_result_that_is_shown_stands_in_the_docs() -> None:
+    documented = {
+        heading: {quoted(row[0]) for row in table_rows(text) if len(row) == 2} - {"field"}
+        for heading, text in sections(page("verification.md")).items()
+    }
+    shown, reported, waited_for = shown_result()
+    [iteration] = msgspec.to_builtins(shown["iterations"])
+    [check] = iteration["checks"]
+    assert waited_for is not None
+    tables = {
+        "What a result holds": {*shown, *reported},
+        "An iteration": {*iteration},
+        "A check of it": {*check},
+        "A judgement": {*iteration["judgement"]},
+        "A signature": {*shown["signature"]},
+        "What a second host found": {*shown["second_host"]},
+        "While a second host is waited for": {*waited_for},
+    }
+    assert {heading: documented.get(heading) for heading in tables} == tables
+    assert {*shown["second_host"]["checks"][0]} == {*check}
+    assert {*shown["second_host"]["signature"]} == {*shown["signature"]}
+    assert {*shown["second_host"]} >= {*msgspec.structs.asdict(SecondVerdict(attempt=1, verdict="agrees"))}
+
+
+def test_what_only_reports_or_only_task_show_has_is_marked_so() -> None:
+    shown, reported, _ = shown_result()
+    rows = table_rows(sections(page("verification.md"))["What a result holds"])
+    only_reported = {quoted(row[0]) for row in rows if row[1].startswith("only in reports")}
+    only_shown = {quoted(row[0]) for row in rows if row[1].startswith("only in `task show`")}
+    assert only_reported == reported.keys() - shown.keys()
+    assert only_shown == shown.keys() - reported.keys()
 
 
 def test_every_role_is_explained() -> None:
