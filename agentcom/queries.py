@@ -213,6 +213,7 @@ class Queries:
             "parked_count": row.parked_count,
             "submitted_by": submitter.name if submitter else None,
             "expires_at": self._expires_at(row),
+            "retry_at": self._retry_at(row),
             "waits_for": list(self.hub.tasks.waiting.unmet(row.id)),
             "question": _question(self.hub.tasks.asked.get(row.id)),
             "route": msgspec.to_builtins(_route(route)) if route is not None else None,
@@ -226,6 +227,14 @@ class Queries:
             return None
         term_ms = min(row.expires_ms, row.delay_ms) if row.state is State.held else row.expires_ms
         return rfc3339(self.hub.tasks.clock.wall_ms(term_ms, self._clock.now()))
+
+    def _retry_at(self, row: TaskRow) -> str | None:
+        """When a task that waits after a failure is tried again, by the wall clock as it stands now."""
+        if row.state is not State.delayed or row.not_before_ms:
+            return None
+        now, table = self._clock.now(), self.hub.tasks.table
+        left_ms = table.lease_ms[table.slot_of[row.id]] - self.hub.attempts.clock_ms(now)
+        return rfc3339(now.wall_ms + max(0, left_ms))
 
     def _brief(self, row: TaskRow) -> JsonObject:
         spec = self._spec_of(row.id)

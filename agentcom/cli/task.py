@@ -86,7 +86,7 @@ def row(found: JsonObject) -> tuple[Any, ...]:
 @task_id
 @pass_invocation
 def show(invocation: Invocation, task_id: int) -> None:
-    """Show all of a task: its state, its route, its result with every check."""
+    """Show all of a task: its state, its times, its route, its result with every check."""
     with invocation.client() as client:
         found = client.task_get(task_id)
     show_task(invocation, found)
@@ -113,15 +113,20 @@ def show_task(invocation: Invocation, found: JsonObject) -> None:
             ("attempt", found.get("attempt")),
             ("retries used", found.get("retries_used")),
             ("losses", found.get("losses")),
-            ("created", found.get("created_at")),
-            ("assigned", found.get("assigned_at")),
-            ("finished", found.get("finished_at")),
+            ("created", output.moment(found.get("created_at"))),
+            ("not before", output.moment(found.get("not_before"))),
+            ("start by", output.moment(found.get("start_by"))),
+            ("complete by", output.moment(found.get("complete_by"))),
+            ("ttl", _ttl(found.get("ttl_s"))),
+            ("expires", output.moment(found.get("expires_at"))),
+            ("assigned", output.moment(found.get("assigned_at"))),
+            ("finished", output.moment(found.get("finished_at"))),
             ("labels", ", ".join(found.get("labels") or [])),
         ]
     )
     _show_route(found.get("route"))
     _show_look(found.get("second_look"))
-    _show_error(found.get("error"))
+    _show_error(found.get("error"), found.get("retry_at"))
     _show_result(found.get("result"))
 
 
@@ -136,10 +141,23 @@ def _show_route(route: JsonObject | None) -> None:
         output.line(f"  route: {output.plain(text)} ({output.plain(route['reason'])})")
 
 
-def _show_error(error: JsonObject | None) -> None:
-    if error:
-        kind = "/".join(str(error[part]) for part in ("class", "code") if error.get(part))
-        output.line(f"  {output.coloured('error', 'red')}: {kind}: {output.plain(error['message'])}")
+def _ttl(ttl_s: int | None) -> str:
+    """As it was given, and in the largest unit where that is another."""
+    if ttl_s is None:
+        return ""
+    return f"{ttl_s} s ({output.seconds(ttl_s)})" if ttl_s >= 120 else f"{ttl_s} s"
+
+
+def _show_error(error: JsonObject | None, retry_at: str | None) -> None:
+    """What went wrong last; while the task waits for its next try, when that is."""
+    if not error:
+        return
+    kind = "/".join(str(error[part]) for part in ("class", "code") if error.get(part))
+    said = f"{kind}: {output.plain(error['message'])}"
+    if retry_at:
+        output.line(f"  {output.coloured('retry', 'yellow')}: {output.moment(retry_at)}, because {said}")
+    else:
+        output.line(f"  {output.coloured('error', 'red')}: {said}")
 
 
 _EVIDENCE = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -300,6 +301,51 @@ def test_a_task_that_ended_without_a_result_is_not_shown_with_the_result_none(
     hub.answers["task_get"] = lambda op: task(op.task) | {"result": {"status": None, "duration_ms": 5}}
     assert main(["task", "show", "1"]) == 0
     assert "result: not completed in 5 ms" in capsys.readouterr().out
+
+
+def shown(hub: FakeHub, capsys: pytest.CaptureFixture[str], **fields: Any) -> dict[str, str]:
+    """The labelled lines of a task as people see it, by label."""
+    hub.answers["task_get"] = lambda op: task(op.task, **fields)
+    assert main(["task", "show", "1"]) == 0
+    lines = re.findall(r"^  (\w[\w ]*?)(?:  +|: )(.+)$", capsys.readouterr().out, re.MULTILINE)
+    return dict(lines)
+
+
+def test_the_times_of_a_task_are_shown_with_how_far_they_are(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    day = 86_400
+    created, before, start, complete, expires = map(wall, (-150, 9_000, 10 * day, 20 * day, 30 * day + 60))
+    told = shown(
+        hub, capsys, state="delayed", created_at=created, assigned_at=None, finished_at=None, result=None,
+        not_before=before, start_by=start, complete_by=complete, ttl_s=2_592_000, expires_at=expires,
+    )  # fmt: skip
+    names = ("created", "not before", "start by", "complete by", "ttl", "expires")
+    assert [told[name] for name in names] == [
+        f"{created} (2 min ago)", f"{before} (in 2 h)", f"{start} (in 9 d)", f"{complete} (in 19 d)",
+        "2592000 s (30 d)", f"{expires} (in 30 d)",
+    ]  # fmt: skip
+    assert not {"assigned", "finished", "retry"} & set(told)
+
+
+def test_times_that_a_task_does_not_have_are_not_shown(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = dict.fromkeys(("not_before", "start_by", "complete_by", "ttl_s", "expires_at", "retry_at"))
+    told = shown(hub, capsys, **given)
+    assert {"created", "finished"} <= set(told)
+    assert not {"not before", "start by", "complete by", "ttl", "expires", "retry"} & set(told)
+
+
+def test_a_task_that_waits_for_its_next_try_says_when_that_is_and_why(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = {"class": "infrastructure", "code": "connection_lost", "message": "the server went away"}
+    at = wall(150)
+    told = shown(hub, capsys, state="delayed", error=error, retry_at=at, result=None, ttl_s=90)
+    assert told["retry"] == f"{at} (in 2 min), because infrastructure/connection_lost: the server went away"
+    assert "error" not in told
+    assert told["ttl"] == "90 s"
 
 
 def test_a_check_that_was_run_twice_is_shown_with_both_verdicts(

@@ -11,9 +11,9 @@ from agentcom.core.deadlines import NOTE, TermClock
 from agentcom.core.effects import Put, Timers
 from agentcom.core.outlet import Outlet
 from agentcom.errors import Refused
-from agentcom.model import State
+from agentcom.model import FailureClass, State
 from tests.core_rig import Rig
-from tests.factories import settings, shell_task, task
+from tests.factories import error, settings, shell_task, task
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -272,6 +272,28 @@ def test_when_a_term_ends_is_shown_by_the_clock_as_it_stands(rig: Rig) -> None:
     assert rig.admin.task(number)["expires_at"] == at(rig, 60_000)
     rig.advance(60_000)
     assert rig.admin.task(number)["expires_at"] is None
+
+
+def test_when_a_task_is_tried_again_is_shown_by_the_clock_as_it_stands(rig: Rig) -> None:
+    box = rig.host()
+    number = rig.admin.submit(shell_task())
+    assert rig.admin.task(number)["retry_at"] is None
+    box.fail(box.take(), error(FailureClass.usage_window, retry_after_s=100.0))
+    assert rig.admin.task(number)["retry_at"] == at(rig, 100_000)
+    rig.advance(30_000)
+    rig.clock.jump(TEN_YEARS_MS)
+    assert rig.admin.task(number)["retry_at"] == at(rig, 70_000)
+    rig.clock.jump(-TEN_YEARS_MS)
+    rig.start()
+    rig.admin.hello()
+    assert rig.admin.task(number)["retry_at"] == at(rig, 70_000)
+    rig.advance(70_000)
+    assert (rig.admin.state(number), rig.admin.task(number)["retry_at"]) == ("ready", None)
+
+
+def test_a_task_that_is_for_later_is_not_tried_again(rig: Rig) -> None:
+    number = rig.admin.submit(task(not_before=at(rig, HOUR_MS)))
+    assert (rig.admin.state(number), rig.admin.task(number)["retry_at"]) == ("delayed", None)
 
 
 def test_the_clock_of_terms_is_noted_every_ten_minutes_while_there_are_tasks(rig: Rig) -> None:
