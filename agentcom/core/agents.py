@@ -268,7 +268,8 @@ class Fleet:
             if was is not None and was.record.local_name == agent.record.local_name:
                 agent.offered, agent.unresponsive = was.offered, was.unresponsive
                 agent.since_ms, agent.since_wall_ms = was.since_ms, was.since_wall_ms
-                if agent.task and (agent.task, agent.attempt) == (was.task, was.attempt):
+                is_same = agent.task and (agent.task, agent.attempt) == (was.task, was.attempt)
+                if is_same and bool(agent.free_by_ms) == bool(was.free_by_ms):  # else `old` had ended it
                     agent.progress, agent.moved_ms, agent.stalled = was.progress, was.moved_ms, was.stalled
 
     def block(self, host: Host, block: Block, now: Now) -> None:

@@ -17,6 +17,7 @@ from agentcom.auth import KeyPair
 from agentcom.broker import Broker
 from agentcom.clock import ManualClock
 from agentcom.config import Home, HubSettings
+from agentcom.core.agents import Agent
 from agentcom.core.effects import Event
 from agentcom.errors import Refused, StoreError
 from agentcom.store.journal import Journal
@@ -71,6 +72,16 @@ class FailingHub:
                 return
             self.ann.socket.poll(2)
         raise AssertionError("it does not come to be so")
+
+    def wait_s(self, seconds: int) -> None:
+        """Let time pass in steps that are no absence of the loop."""
+        for _ in range(seconds):
+            self.clock.advance(1_000)
+            self.broker.tick()
+
+    def agent(self) -> Agent:
+        """The first one of the box."""
+        return self.broker.hub.fleet.agents[1]
 
     def tick_over(self, count: int) -> None:
         """One tick over so many messages, however they come in."""
@@ -266,6 +277,32 @@ def test_deadlines_and_agents_are_as_they_were_before_the_tick_that_failed(hub: 
     assert before.attempts.closing.keys() == after.attempts.closing.keys()
     states = [{name: a.state for name, a in hub.fleet.agent_by_name.items()} for hub in (before, after)]
     assert states[0] == states[1]
+    hub.check()
+
+
+def test_an_attempt_that_was_taken_back_in_a_tick_that_failed_has_its_time_again(hub: FailingHub) -> None:
+    """The new core took over that it had stalled, and took it back with its lease, whatever its host said."""
+    answer = hub.ask(m.Submit(tasks=(shell_task(stall_s=10),)))
+    assert isinstance(answer, m.Reply)
+    assign = hub.until(hub.box, m.Assign)
+    accept = m.Accept(session=hub.box.token, task=assign.task, attempt=1)
+    hub.box.send(accept)
+    hub.until_so(lambda: hub.agent().working)
+    hub.wait_s(10)
+    assert hub.agent().stalled
+    hub.wait_s(9)
+    before = hub.broker.hub
+    hub.store.fail_next(Failure.COMMIT)
+    hub.wait_s(1)
+    assert hub.broker.hub is not before
+    assert (hub.agent().task, hub.agent().stalled) == (assign.task, False)
+    hub.wait_s(5)
+    hub.box.send(accept)
+    hub.ask(m.QueueStats())
+    hub.wait_s(9)
+    assert (hub.agent().task, hub.agent().stalled) == (assign.task, False)
+    hub.wait_s(1)
+    assert hub.agent().stalled
     hub.check()
 
 
