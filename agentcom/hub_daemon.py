@@ -123,20 +123,20 @@ def _start_anew(error: StoreDamaged, **environment: str) -> NoReturn:
     os.execve(sys.executable, sys.orig_argv, {**os.environ, CHECK_FIRST: "1", **environment})  # noqa: S606
 
 
-def _start_anew_unless_it_was(error: StoreDamaged) -> None:
+def _start_anew_unless_it_was(error: StoreDamaged, **environment: str) -> None:
     """Nothing where the run before has ended like that a moment ago."""
     now = time.monotonic()
     before = os.environ.get(DAMAGED_AT, "")
     if isinstance(error, CheckFailed):
         _start_anew(error)
     elif not before or now - float(before) >= ANEW_EVERY_S:
-        _start_anew(error, **{DAMAGED_AT: str(now)})
+        _start_anew(error, **{DAMAGED_AT: str(now)}, **environment)
 
 
 def _run(broker: Broker, store: OpenedStore) -> int:
     """Until it is stopped, or the disk fails: then nothing more is acknowledged, and the supervisor starts
     again from what is on disk. A damaged record starts it anew."""
-    log = logs.get()
+    log, address = logs.get(), broker.address
     try:
         try:
             broker.run()
@@ -146,13 +146,18 @@ def _run(broker: Broker, store: OpenedStore) -> int:
         finally:
             broker.close()
     except AgentComError as error:
-        if isinstance(error, StoreDamaged):
-            _start_anew_unless_it_was(error)
+        if isinstance(error, StoreDamaged):  # at the same ports, also where any were taken: its hosts know them
+            ports = {"AGENTCOM_HUB_PORT": _port(address.hub), "AGENTCOM_HUB_FEED_PORT": _port(address.feed)}
+            _start_anew_unless_it_was(error, **ports)
         log.error("hub_failed", code=error.code, error=str(error))
         print(f"agentcom hub: {error}", file=sys.stderr)
         return 1
     log.info("hub_stopped")
     return 0
+
+
+def _port(address: str) -> str:
+    return address.rpartition(":")[2]
 
 
 def _stop_on_signals(broker: Broker) -> None:

@@ -231,10 +231,8 @@ def test_i4_a_request_that_needs_a_damaged_record_is_refused_and_all_else_goes_o
 
 
 def test_i4_a_hub_that_cannot_go_on_without_a_damaged_record_restores_it_in_the_same_process(world: World) -> None:
-    first = world.hub()
+    hub = world.hub()
     world.join("box")
-    first.stop()
-    hub = world.hub(AGENTCOM_HUB_PORT=first.ready["hub"].rsplit(":", 1)[1])
     client = world.client()
     task = client.submit(description="needle in the store", command="true")["id"]
     damage_text(world, "needle in the store")
@@ -244,6 +242,7 @@ def test_i4_a_hub_that_cannot_go_on_without_a_damaged_record_restores_it_in_the_
     assert hub.process.stdout is not None
     again = json.loads(hub.process.stdout.readline())
     assert (again["pid"], again["store"]["how"], again["store"]["uncertain"]) == (hub.pid, "restored", 0)
+    assert (again["hub"], again["feed"]) == (hub.ready["hub"], hub.ready["feed"])
     assert client.task_get(task)["description"] == "needle in the store"
 
 
