@@ -36,6 +36,21 @@ def met(router: zmq.Socket[bytes], dealer: zmq.Socket[bytes]) -> bytes:
     return address
 
 
+def read_through(peers: Peers, dealer: zmq.Socket[bytes], kind: type[m.FromHub], count: int = 1) -> list[m.FromHub]:
+    """What the dealer reads: `count` messages at least, the last of that kind. The hub sends meanwhile what
+    it has kept."""
+    read: list[m.FromHub] = []
+
+    def has_come() -> bool:
+        peers.flush()
+        while dealer.poll(0):
+            read.append(m.decode_from_hub(dealer.recv()))
+        return len(read) >= count and isinstance(read[-1], kind)
+
+    eventually(f"the {kind.__name__} has come", has_come)
+    return read
+
+
 def send_too_much(peers: Peers, peer: int) -> int:
     """How many messages it took until the session ended."""
     sent = 0
@@ -54,15 +69,7 @@ def test_r17_the_message_that_is_too_much_is_the_last_and_the_peer_still_learns_
     assert sent > limits.PEER_OUTBOX_MAX
     assert not peers.waiting, "nothing is kept for it"
 
-    read: list[m.FromHub] = []
-
-    def told() -> bool:
-        peers.flush()
-        while dealer.poll(0):
-            read.append(m.decode_from_hub(dealer.recv()))
-        return isinstance(read[-1], m.Error) if read else False
-
-    eventually("it reads that", told)
+    read = read_through(peers, dealer, m.Error)
     assert isinstance(read[-1], m.Error)
     assert (read[-1].code, read[-1].id) == ("no_session", None)
     assert all(isinstance(one, m.Reply) for one in read[:-1])
@@ -76,21 +83,14 @@ def test_r17_it_is_told_before_anything_that_is_meant_for_its_next_session(
     peers = Peers(wire_of(router))
     address = met(router, dealer)
     first = peers.number(address, "a key")
-    send_too_much(peers, first)
+    sent = send_too_much(peers, first)
     second = peers.number(address, "a key")
     assert second != first
     peers.send(second, m.encode(m.Reply(id=2, value="again")))
     assert peers.waiting
-
-    read: list[m.FromHub] = []
-
-    def come() -> bool:
-        peers.flush()
-        while dealer.poll(0):
-            read.append(m.decode_from_hub(dealer.recv()))
-        return bool(read) and isinstance(read[-1], m.Reply) and read[-1].id == 2
-
-    eventually("the answer has come", come)
+    read = read_through(peers, dealer, m.Reply, sent - limits.PEER_OUTBOX_MAX + 1)
+    assert isinstance(read[-1], m.Reply)
+    assert read[-1].id == 2
     assert isinstance(read[-2], m.Error)
     assert read[-2].code == "no_session"
     assert sum(isinstance(one, m.Error) for one in read) == 1
@@ -104,15 +104,7 @@ def test_whoever_comes_under_an_address_with_another_key_is_not_told_of_the_sess
     address = met(router, dealer)
     sent = send_too_much(peers, peers.number(address, "a key"))
     peers.send(peers.number(address, "another key"), m.encode(m.Reply(id=2, value="welcome")))
-    read: list[m.FromHub] = []
-
-    def come() -> bool:
-        peers.flush()
-        while dealer.poll(0):
-            read.append(m.decode_from_hub(dealer.recv()))
-        return len(read) == sent - limits.PEER_OUTBOX_MAX
-
-    eventually("the answer has come", come)
+    read = read_through(peers, dealer, m.Reply, sent - limits.PEER_OUTBOX_MAX)
     assert all(isinstance(one, m.Reply) for one in read)
 
 
