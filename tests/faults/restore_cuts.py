@@ -8,10 +8,14 @@ import shutil
 import sys
 from pathlib import Path
 
+from agentcom.store.check import Condition, full_check
+from agentcom.store.start import StorePaths
 from tests.faults.damage import Sample, ask, checking_child, start, zero_sectors
 from tests.faults.recorder import compile_shim, read_log, run_watched
 from tests.faults.replayer import Disk, Mood, lay_out
 from tests.faults.report import Report
+
+TRIES_MAX = 20
 
 
 def try_restore_cuts(folder: Path, seed: int, count: int) -> Report:
@@ -20,7 +24,7 @@ def try_restore_cuts(folder: Path, seed: int, count: int) -> Report:
     report.add(images=0, restored_again=0, not_whole=0)
     sample, rng = Sample(folder, seed), random.Random(seed)
     home, log = folder / "restoring", folder / "log"
-    paths = sample.copy(home, zero_sectors, rng, backups=True)
+    paths = _damaged(sample, home, rng)
     before = {str(path): path.read_bytes() for path in home.rglob("*") if path.is_file()}
     run = run_watched(compile_shim(folder), home, "tests.faults.restore_cuts", home, log=log)
     assert run.stdout == "restored\n", f"the damage was not found: {run.stdout}{run.stderr}"
@@ -46,6 +50,16 @@ def try_restore_cuts(folder: Path, seed: int, count: int) -> Report:
                 shutil.rmtree(place)
             disk.finish(change)
     return report
+
+
+def _damaged(sample: Sample, home: Path, rng: random.Random) -> StorePaths:
+    """The sample, damaged in what the check reads: such a file has pages that nothing refers to, too."""
+    for _ in range(TRIES_MAX):
+        paths = sample.copy(home, zero_sectors, rng, backups=True)
+        if full_check(paths.store).condition is Condition.damaged:
+            return paths
+        shutil.rmtree(home)
+    raise AssertionError(f"none of {TRIES_MAX} damages was found")
 
 
 if __name__ == "__main__":
