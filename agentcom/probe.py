@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
+
+import msgspec
 
 from agentcom.model import EndpointProbe, ModelAnswer
 from agentcom.probe_endpoint import KeyOf, Prober, Target
@@ -39,6 +41,7 @@ class ProbeThread:
         self._key_of, self._may_be_loopback = key_of, may_be_loopback
         self._done: deque[tuple[int, Target, Found]] = deque()
         self._running: set[tuple[int, str]] = set()
+        self._loads: Counter[int] = Counter()  # questions that were answered, by endpoint: they load the model
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
         self._thread.start()
@@ -84,8 +87,12 @@ class ProbeThread:
         if target.model:
             async with self._questions:
                 found = await self._prober.ask(target, target.load_s or self.question_s)
+            self._loads[endpoint] += not found.reason
         else:
             async with self._slots:
+                loads = self._loads[endpoint]
                 found = await self._prober.check(target, self.timeout_s)
+            if loads != self._loads[endpoint]:  # it may have looked before, and is told after
+                found = msgspec.structs.replace(found, warm_known=False)
         self._done.append((endpoint, target, found))
         self._wake()

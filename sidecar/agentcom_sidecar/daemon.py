@@ -106,7 +106,7 @@ class Daemon:
             resources_s=settings.sidecar.resources_s,
         )
         self._watch = EndpointWatch(settings.endpoints, self.session.send)
-        self._loader = ModelLoader(settings, self.session.send)
+        self._loader = ModelLoader(settings, self.session.send, self._watch.loaded)
         self._trees = TreeReport(
             home, settings, lambda: cleanup.in_use({*self.runs, *self.asked}), self.session.send
         )

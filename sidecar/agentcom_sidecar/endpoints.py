@@ -17,6 +17,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
+import msgspec
+
 from agentcom import messages
 from agentcom.config import EndpointSettings
 from agentcom.endpoint_keys import key_for
@@ -44,6 +46,12 @@ def is_loopback(url: str) -> bool:
         return False
 
 
+def _without_warm(sighting: EndpointSighting) -> EndpointSighting:
+    return msgspec.structs.replace(
+        sighting, probe=msgspec.structs.replace(sighting.probe, warm_known=False)
+    )
+
+
 class EndpointWatch:
     """Checks each address every so often and sends what it found; `run` ends only when it is cancelled."""
 
@@ -59,6 +67,7 @@ class EndpointWatch:
         self._began_s: dict[str, float] = {}  # when the last check of each address began
         self._running: set[str] = set()
         self._found: dict[str, EndpointSighting] = {}  # not told yet
+        self._overtaken: set[str] = set()  # where a model was loaded while a check ran
         self._turn = asyncio.Event()
         self._has_found = asyncio.Event()
         self._questions: asyncio.Queue[Question] = asyncio.Queue(QUESTIONS_MAX)
@@ -80,6 +89,15 @@ class EndpointWatch:
         for one in asks:
             if not self._questions.full():
                 self._questions.put_nowait(one)
+
+    def loaded(self, url: str) -> None:
+        """A model has just been loaded there, which the hub is told at once: what a check has seen before that, and
+        tells later, says nothing of what is loaded."""
+        url = url.rstrip("/")
+        if url in self._running:
+            self._overtaken.add(url)
+        if url in self._found:
+            self._found[url] = _without_warm(self._found[url])
 
     async def answer(self) -> None:
         """Asks the models one after the other and sends what they said."""
@@ -167,7 +185,8 @@ class EndpointWatch:
             self._turn.set()
         if found.probe.healthy:
             self._seen.add(url)
-        self._found[url] = found
+        self._found[url] = _without_warm(found) if url in self._overtaken else found
+        self._overtaken.discard(url)
         self._has_found.set()
 
     async def _check(self, prober: Prober, gate: asyncio.Semaphore, url: str) -> EndpointSighting:

@@ -7,6 +7,7 @@ allow it; a session that ends takes no answer, and the hub asks again if it stil
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from agentcom import limits, logs, messages
 from agentcom.config import Settings
@@ -18,11 +19,12 @@ from agentcom_sidecar.endpoints import Send, is_loopback
 
 
 class ModelLoader:
-    """Loads what `load` is told, until `run` is cancelled."""
+    """Loads what `load` is told, until `run` is cancelled. `loaded` hears of each server that has, before the hub."""
 
-    def __init__(self, settings: Settings, send: Send) -> None:
+    def __init__(self, settings: Settings, send: Send, loaded: Callable[[str], None]) -> None:
         self._settings = settings
         self._send = send
+        self._loaded = loaded
         self._asked: asyncio.Queue[messages.Preload] = asyncio.Queue()
         self._busy: set[str] = set()  # the addresses of servers that are loading, or are to
 
@@ -68,6 +70,8 @@ class ModelLoader:
             reason=said.reason,
             duration_ms=said.duration_ms,
         )
+        if not said.reason:
+            self._loaded(said.url)
         self._tell(said)
 
     def _tell(self, said: ModelAnswer) -> None:

@@ -113,6 +113,28 @@ def test_a_shorter_cycle_holds_for_the_checks_that_wait() -> None:
         watched(story, 3600)
 
 
+def test_what_a_check_saw_before_a_model_was_loaded_says_nothing_of_what_is_loaded() -> None:
+    """Whether it runs meanwhile or has ended and is not told yet: the hub would hear of it after the load."""
+    with standin("ollama", {"routes": {LOOKS: {"held": True}}}) as server:
+
+        async def story(watch: EndpointWatch, until: Until) -> None:
+            watch.ask([server.url], {})
+            while not looks(server):
+                await asyncio.sleep(POLL_S)
+            watch.loaded(server.url)
+            server.set_script({"routes": {}})
+            assert not (await until(lambda one: one.probe.healthy)).probe.warm_known
+            watch.hurry()
+            while not watch._found:
+                await asyncio.sleep(0)
+            watch.loaded(server.url)
+            assert not (await until(lambda one: one.probe.healthy)).probe.warm_known
+            watch.hurry()
+            assert (await until(lambda one: one.probe.healthy)).probe.warm_known
+
+        watched(story, 3600)
+
+
 def test_what_ends_together_is_told_together() -> None:
     refused = ["http://10.0.0.1", "http://10.0.0.2", "http://10.0.0.3"]  # not this host's: it takes no time
 

@@ -28,7 +28,9 @@ def asked(server: StandIn, model: str = MODEL, load_s: float = 20) -> messages.P
     return messages.Preload(url=server.url, model=model, num_ctx=8192, keep_s=60, load_s=load_s)
 
 
-def answers(settings: Settings, *wishes: messages.Preload) -> list[ModelAnswer]:
+def answers(
+    settings: Settings, *wishes: messages.Preload, loaded: Callable[[str], None] = lambda _url: None
+) -> list[ModelAnswer]:
     """What the hub is told, in order, until each wish is answered."""
 
     async def run() -> list[ModelAnswer]:
@@ -39,7 +41,7 @@ def answers(settings: Settings, *wishes: messages.Preload) -> list[ModelAnswer]:
                 found.put_nowait(one)
             return True
 
-        loader = ModelLoader(settings, send)
+        loader = ModelLoader(settings, send, loaded)
         running = asyncio.create_task(loader.run())
         for wish in wishes:
             loader.load(wish)
@@ -59,8 +61,10 @@ def sidecar(**fields: Any) -> Settings:
 
 def test_a_model_is_loaded_as_tasks_load_it_and_kept_for_the_time_that_was_given() -> None:
     with standin("ollama", SCRIPT) as server:
-        [said] = answers(Settings(), asked(server))
+        loaded: list[str] = []
+        [said] = answers(Settings(), asked(server), loaded=loaded.append)
         assert (said.model, said.reason, said.is_load) == (MODEL, "", True)
+        assert loaded == [server.url]
         [sent] = [entry["body"] for entry in server.log("/api/generate")]
         assert sent == {"model": MODEL, "stream": False, "keep_alive": 60, "options": {"num_ctx": 8192}}
         assert server.state()["loads"] == {MODEL: 1}
@@ -68,7 +72,9 @@ def test_a_model_is_loaded_as_tasks_load_it_and_kept_for_the_time_that_was_given
 
 def test_a_load_that_fails_or_takes_too_long_says_why() -> None:
     with standin("ollama", SCRIPT) as server:
-        [broken] = answers(Settings(), asked(server, BROKEN))
+        loaded: list[str] = []
+        [broken] = answers(Settings(), asked(server, BROKEN), loaded=loaded.append)
+        assert loaded == []
         assert "more system memory" in broken.reason
         [slow] = answers(Settings(), asked(server, SLOW, load_s=0.3))
         assert slow.reason == "not loaded within 0.3 s"

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from agentcom.config import EndpointSettings
-from agentcom.model import EndpointKind, EndpointProbe
+from agentcom.model import EndpointKind, EndpointProbe, ModelAnswer
 from agentcom.probe import CONCURRENCY_MAX, ProbeThread
 from agentcom.probe_endpoint import Target
+from tests.standins.starter import standin
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT, DEAD, SLOW = 500, 50, 50
@@ -85,3 +86,33 @@ def test_a_question_to_a_model_keeps_no_check_waiting() -> None:
             prober.close()
     assert isinstance(probe, EndpointProbe)
     assert (endpoint, probe.healthy) == (99, True)
+
+
+def test_a_check_that_a_load_overtakes_says_nothing_of_what_is_loaded() -> None:
+    models = {"models": [{"name": "qwen2.5-coder:7b"}]}
+    with standin("ollama", {**models, "routes": {"/api/version": {"held": True}}}) as server:
+        woken = threading.Event()
+        prober = ProbeThread(woken.set, 20.0, 20.0, lambda _url: "", may_be_loopback=True)
+
+        def next_found() -> EndpointProbe | ModelAnswer:
+            assert woken.wait(20)
+            woken.clear()
+            [(_, _, found)] = prober.take()
+            return found
+
+        try:
+            prober.ask(1, Target(EndpointKind.ollama, server.url))
+            server.wait_for(lambda _state: bool(server.log("/api/version")))
+            prober.ask(1, Target(EndpointKind.ollama, server.url, "qwen2.5-coder:7b", 4096))
+            answer = next_found()
+            assert isinstance(answer, ModelAnswer)
+            assert answer.reason == ""
+            server.set_script({"routes": {}})
+            overtaken = next_found()
+            prober.ask(1, Target(EndpointKind.ollama, server.url))
+            after = next_found()
+        finally:
+            prober.close()
+    assert isinstance(overtaken, EndpointProbe)
+    assert isinstance(after, EndpointProbe)
+    assert (overtaken.healthy, overtaken.warm_known, after.warm_known) == (True, False, True)
