@@ -76,7 +76,7 @@ from agentcom.store.base import KEY_BYTES_MAX, Batch, Store, delete_under
 from agentcom.upkeep import Upkeep
 from agentcom.wire import wire_of
 
-NOTICED_MAX = 200  # events that wait for room on the disk; the oldest go
+NOTICED_MAX = 200  # events that wait for the next tick, or for room on the disk; the oldest go
 POLL_MS_MAX = 250  # housekeeping (feed, outboxes) runs at least this often
 BESIDE_EFFECTS = 4  # to make so many ready takes longer than to wake a thread
 CHORES_MS = 10  # between two looks at what is due while messages come, so that short ticks do not live for them
@@ -242,7 +242,9 @@ class Broker:
     def _drain(self) -> tuple[list[Event], bool]:
         """Everything that has arrived, within bounds; True if the socket was read empty."""
         events: list[Event] = []
-        if not self._room.is_full:  # each is a record: it waits, rather than making a commit fail
+        if self._room.is_full:
+            self._tell_noticed()
+        else:
             events += self._noticed
             self._noticed.clear()
         for endpoint, _, found in self._prober.take():
@@ -252,6 +254,15 @@ class Broker:
                 events.append(Answered(endpoint, found))
         events.extend(PeerGone(peer) for peer in self._peers.take_gone())
         return events, self._intake.take(events)
+
+    def _tell_noticed(self) -> None:
+        """What was noticed is told at once, without a number: its record waits, rather than making a commit fail."""
+        now = self._clock.now()
+        for at, seen in enumerate(self._noticed):
+            if not seen.told_ms:
+                self._feed.publish(seen.topic, {"event": seen.event, "number": None, **seen.fields})
+                told = seen._replace(told_ms=now.wall_ms, term_ms=self.hub.tasks.clock.now_ms(now))
+                self._noticed[at] = told
 
     # --- steps 2 and 3 ----------------------------------------------------------------------------------
 
@@ -384,13 +395,14 @@ class Broker:
         not fit. What was left out is not answered, and is sent again by whoever waits for that."""
         later = self._take_over(self.hub)
         self._tell_room(now)
-        for event in events:
+        for done, event in enumerate(events):
             batch: Batch = Batch()
             effects = self._decide([event], batch, now)
             try:
                 self._commit(batch)
             except StoreFull as error:
                 self._failed(error, now)
+                self._noticed.extendleft(one for one in reversed(events[done:]) if isinstance(one, Noticed))
                 return later + self._take_over(self.hub) + waits_answered(effects, [event])
             later += effects
         return later

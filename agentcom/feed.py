@@ -60,8 +60,8 @@ class Feed:
         return self._subscriptions > 0
 
     def publish(self, topic: str, event: dict[str, Any] | None) -> None:
-        """Send one event now. O(1); never blocks. None, or without readers: only the sequence rises, so that one
-        who subscribes at this very moment sees a gap."""
+        """Send one event now, `at` this time if it does not say another. O(1); never blocks. None, or without readers:
+        only the sequence rises, so that one who subscribes at this very moment sees a gap."""
         self.sequences[topic] += 1
         if topic == "agent" or (event is not None and event["event"] in COUNTED):
             self._queue_dirty = True  # the queue's counts name the agents by state, and what is paused
@@ -70,7 +70,7 @@ class Feed:
         frames = [
             topic.encode(),
             _encode([self._epoch, self.sequences[topic]]),
-            _encode({**event, "at": self._at()}),
+            _encode({"at": self._at(), **event}),
         ]
         try:
             self._socket.send_multipart(frames, zmq.NOBLOCK)

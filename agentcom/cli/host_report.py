@@ -114,7 +114,7 @@ def _gpu(gpu: JsonObject) -> str:
         _joined(memory, "shared with RAM" if gpu.get("vram_is_ram") else ""),
         _unit(gpu.get("temperature_c"), " °C"),
         _unit(gpu.get("power_w"), " W"),
-        f"({gpu['source']})" if gpu.get("source") else "",
+        f"from {gpu['source']}" if gpu.get("source") else "",
         by=", ",
     )
 

@@ -53,11 +53,14 @@ class Answered(NamedTuple):
 
 
 class Noticed(NamedTuple):
-    """The shell has seen something that readers of the feed are to be told: a backup, an alarm of the store."""
+    """The shell has seen something that readers of the feed are to be told: a backup, an alarm of the store. Where it
+    told them itself, since there was no room for a record, `told_ms` is when, and `term_ms` the same as terms count."""
 
     topic: str
     event: str
     fields: Mapping[str, Any]
+    told_ms: int = 0
+    term_ms: int = 0
 
 
 class Over(NamedTuple):

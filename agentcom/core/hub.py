@@ -229,7 +229,7 @@ class Hub:
                     to = self.preloads if event.answer.is_load else self.registry
                     self.tasks.changed |= to.answered(record, event.answer, now)
             case Noticed():
-                self.out.publish(event.topic, event.event, **event.fields)
+                self.out.publish_noticed(event)
             case Retire():
                 self.retention.retire(event, now)
                 self.ledger.retire(event.ledger, event.found, now)

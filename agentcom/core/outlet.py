@@ -8,10 +8,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from agentcom.clock import rfc3339
 from agentcom.core.effects import (
     Delete,
     DeleteUnder,
     Effect,
+    Noticed,
     Publish,
     Put,
     RecordKey,
@@ -110,13 +112,27 @@ class Outlet:
         """Tell the feed, and keep what is to be kept: that has a number, and is there whether anyone reads or not."""
         if event in KEPT:
             assert "number" not in fields, f"{event}: its number is the hub's to give"
-            number, self.next_event = self.next_event, self.next_event + 1
-            kept = KeptEvent(
-                at_ms=self.wall_ms, term_ms=self.term_ms, topic=topic, event=event, fields=fields
-            )
-            self.put("feed", key_u64(number), kept)
-            self.number(NEXT_EVENT, self.next_event)
+            number = self._keep(self.wall_ms, self.term_ms, topic, event, fields)
             fields = {"number": number, **fields}
+        self._tell(topic, event, fields)
+
+    def publish_noticed(self, seen: Noticed) -> None:
+        """As `publish`. What readers know already they are told again, with its number and its own time."""
+        topic, event, fields = seen.topic, seen.event, dict(seen.fields)
+        if not seen.told_ms:
+            self.publish(topic, event, **fields)
+        elif event in KEPT:
+            number = self._keep(seen.told_ms, seen.term_ms, topic, event, fields)
+            self._tell(topic, event, {"number": number, "at": rfc3339(seen.told_ms), **fields})
+
+    def _keep(self, at_ms: int, term_ms: int, topic: str, event: str, fields: dict[str, Any]) -> int:
+        number, self.next_event = self.next_event, self.next_event + 1
+        kept = KeptEvent(at_ms=at_ms, term_ms=term_ms, topic=topic, event=event, fields=fields)
+        self.put("feed", key_u64(number), kept)
+        self.number(NEXT_EVENT, self.next_event)
+        return number
+
+    def _tell(self, topic: str, event: str, fields: dict[str, Any]) -> None:
         if self.is_read:
             self.effects.append(Publish(topic, {"event": event, **fields}))
         else:

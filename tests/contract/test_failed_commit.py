@@ -15,11 +15,12 @@ import pytest
 from agentcom import messages as m
 from agentcom.auth import KeyPair
 from agentcom.broker import Broker
-from agentcom.clock import ManualClock
+from agentcom.clock import ManualClock, rfc3339
 from agentcom.config import Home, HubSettings
 from agentcom.core.agents import Agent
 from agentcom.core.effects import Event
 from agentcom.errors import Refused, StoreError
+from agentcom.model import KeptEvent
 from agentcom.store.journal import Journal
 from agentcom.store.journaled import JournaledStore
 from agentcom.store.memory_store import Failure, MemoryDisk, MemoryStore
@@ -27,6 +28,7 @@ from tests import factories
 from tests.factories import shell_task
 from tests.fake_client import FakeClient
 from tests.fake_sidecar import FakeSidecar
+from tests.feed_reader import Subscriber
 from tests.sim.equality import check_same_after_restart
 
 PUTS_MAX = 40  # above what one message of these tests changes
@@ -102,6 +104,10 @@ class FailingHub:
         answer: m.Reply | m.Error = self.until(self.ann, m.Reply | m.Error)  # type: ignore[arg-type]
         assert self.ann.received == [], "it was answered twice"
         return answer
+
+    def kept(self, *events: str) -> list[KeptEvent]:
+        found = (msgspec.msgpack.decode(body, type=KeptEvent) for _, body in self.store.scan("feed"))
+        return [one for one in found if one.event in events]
 
     def submit(self) -> int:
         answer = self.ask(m.Submit(tasks=(shell_task(),)))
@@ -219,12 +225,57 @@ def test_an_event_that_is_kept_waits_until_there_is_room(hub: FailingHub) -> Non
     for _ in range(3):
         hub.broker.tick()
     assert hub.store.sequence == batches
+    began_ms = hub.clock.now().wall_ms
     hub.clock.advance(11_000)
     hub.until_so(lambda: not hub.broker.hub.degraded)
     hub.broker.tick()
-    kept = [body for _, body in hub.store.scan("feed")]
-    told = [event for body in kept for event in ("hub_degraded", "hub_recovered") if event.encode() in body]
-    assert told == ["hub_degraded", "hub_recovered"]
+    told = hub.kept("hub_degraded", "hub_recovered")
+    assert [one.event for one in told] == ["hub_degraded", "hub_recovered"]
+    assert [one.at_ms - began_ms for one in told] == [0, 11_000]
+    assert [one.term_ms - told[0].term_ms for one in told] == [0, 11_000]
+    hub.check()
+
+
+def test_who_listens_is_told_of_a_full_disk_at_once(hub: FailingHub) -> None:
+    reader = Subscriber(hub.broker.address, hub.broker.keys.web)
+    hub.until_so(lambda: hub.broker.hub.out.is_read)
+    hub.store.fail_next(Failure.FULL)
+    with pytest.raises(Refused):
+        hub.submit()
+    hub.broker.tick()
+    at_once = reader.next("hub", "hub_degraded")
+    assert at_once["number"] is None
+    assert at_once["at"] == rfc3339(hub.clock.now().wall_ms)
+    assert "no room for new tasks" in at_once["reason"]
+    for _ in range(3):
+        hub.broker.tick()
+    hub.clock.advance(11_000)
+    hub.until_so(lambda: not hub.broker.hub.degraded)
+    hub.broker.tick()
+    again = reader.next("hub", "hub_degraded")
+    assert again["number"] >= 1
+    assert {**again, "number": None} == at_once
+    recovered = reader.next("hub", "hub_recovered")
+    assert recovered["number"] == again["number"] + 1
+    assert recovered["at"] == rfc3339(hub.clock.now().wall_ms)
+    reader.close()
+
+
+def test_an_event_that_finds_no_room_among_others_waits_as_well(hub: FailingHub) -> None:
+    task = hub.submit()
+    assign = hub.until(hub.box, m.Assign)
+    hub.broker.notice("hub", "backup_verified", name="1-2", passes=True)
+    ended = hub.box.ended(assign, result=factories.result(output="done"))
+    hub.box.send(ended)
+    for _ in range(3):  # the batch, the batch without submits, and the first of them alone
+        hub.store.fail_next(Failure.FULL)
+    hub.until_so(lambda: hub.store._failures == [])
+    assert not hub.kept("backup_verified")
+    hub.clock.advance(11_000)
+    hub.until_so(lambda: bool(hub.kept("backup_verified")))
+    hub.box.send(ended)  # it was not answered
+    assert hub.until(hub.box, m.ResultAck).task == task
+    assert len(hub.kept("backup_verified")) == 1
     hub.check()
 
 

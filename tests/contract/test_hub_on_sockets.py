@@ -12,16 +12,14 @@ from typing import Any
 import msgpack
 import msgspec
 import pytest
-import zmq
 
 from agentcom import limits
 from agentcom import messages as m
-from agentcom.auth import HubAddress, KeyPair, load_key, read_hub_address
+from agentcom.auth import KeyPair, load_key, read_hub_address
 from agentcom.broker import Broker
 from agentcom.clock import ManualClock
 from agentcom.config import Home, HubSettings
 from agentcom.errors import ConfigError, Refused, StoreLocked
-from agentcom.feed import TOPICS
 from agentcom.model import Role
 from agentcom.store.lmdb_store import LmdbStore
 from tests import factories
@@ -29,6 +27,7 @@ from tests.contract.dying_hub import FATAL, STATUS
 from tests.factories import shell_task, task
 from tests.fake_client import FakeClient
 from tests.fake_sidecar import FakeSidecar
+from tests.feed_reader import Subscriber
 from tests.live_hub import LiveHub, live_hub
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,44 +152,6 @@ def test_a_revoked_keys_feed_ends_and_the_others_go_on(hub: LiveHub) -> None:
     assert feeds["bob"].next("task")["event"]
     for feed in feeds.values():
         feed.close()
-
-
-class Subscriber:
-    """A reader of the feed with a key of its own."""
-
-    def __init__(self, address: HubAddress, pair: KeyPair) -> None:
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
-        self.socket = context.socket(zmq.SUB)
-        self.socket.linger = 0
-        self.socket.curve_serverkey = address.feed_key.encode()
-        self.socket.curve_publickey = pair.public.encode()
-        self.socket.curve_secretkey = pair.secret.encode()
-        self.socket.subscribe(b"")
-        self.socket.connect(address.feed)
-
-    def next(self, topic: str) -> dict[str, Any]:
-        while True:
-            assert self.socket.poll(10_000), f"nothing on {topic}"
-            name, place, event = self.socket.recv_multipart()
-            assert name.decode() in TOPICS
-            assert len(msgpack.unpackb(place)) == 2
-            if name.decode() == topic:
-                found: dict[str, Any] = msgpack.unpackb(event)
-                return found
-
-    def drain_until_silent_for_beats(self, other: Subscriber, beats: int) -> None:
-        """While the other hears that many beats, this one must come to hear none."""
-        for _ in range(beats):
-            while other.next("queue")["event"] != "beat":
-                continue
-            heard = 0
-            while self.socket.poll(0):
-                self.socket.recv_multipart()
-                heard += 1
-        assert heard == 0, f"still heard {heard} messages"
-
-    def close(self) -> None:
-        self.socket.close()
 
 
 def test_the_feed_tells_what_happened_to_a_task(hub: LiveHub) -> None:

@@ -36,7 +36,7 @@ def test_what_is_known_is_shown_with_its_units() -> None:
         ("ram", "48.0 GiB free of 64.0 GiB"),
         ("disk", "0 free of 100.0 GiB"),
         ("container", "2.5 processors 80% used, 5.0 GiB used of 8.0 GiB"),
-        ("gpu 0", "RTX 4090, 93%, 22.0 GiB used of 24.0 GiB, 71 °C, 310 W, (nvml)"),
+        ("gpu 0", "RTX 4090, 93%, 22.0 GiB used of 24.0 GiB, 71 °C, 310 W, from nvml"),
         ("gpu 0 process", "7 ollama 20.0 GiB"),
         ("gpu 0 process", "8  ?"),
         ("not usable", "gpus[0].power_w"),

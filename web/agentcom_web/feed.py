@@ -225,7 +225,10 @@ class LiveView:
                 self._pending_logs.append((int(event["task"]), sse("log", event)))
 
     def _keep_event(self, event: JsonObject) -> None:
-        """One that the hub keeps for later reading: the newest are shown."""
+        """One that the hub keeps for later reading: the newest are shown. One without a number comes again with it."""
+        if event["number"] is None:
+            self._show(("unkept", event["event"], event["at"]), "event", event)
+            return
         self._events[event["number"]] = event
         while len(self._events) > limits.SNAPSHOT_EVENTS_MAX:
             del self._events[min(self._events)]

@@ -245,7 +245,7 @@ function takeSnapshot(value) {
 
 function takeEvent(name, value) {
   if (name === "event") {
-    live.events.set(value.number, value);
+    if (value.number !== null) live.events.set(value.number, value); // else it comes again, and the head says it now
     if (value.event.startsWith("budget_")) lookAtBudgets();
     return;
   }
