@@ -189,6 +189,7 @@ def test_after_a_failure_at_every_put_and_at_commit_the_core_equals_the_store_an
     assert met >= 8
 
 
+@pytest.mark.sources
 def test_while_the_disk_is_full_submits_are_refused_and_all_else_of_the_same_tick_goes_on(
     hub: FailingHub,
 ) -> None:
@@ -279,6 +280,7 @@ def test_an_event_that_finds_no_room_among_others_waits_as_well(hub: FailingHub)
     hub.check()
 
 
+@pytest.mark.sources
 def test_what_does_not_fit_together_is_stored_one_by_one_until_one_does_not_fit(hub: FailingHub) -> None:
     tasks = [hub.submit(), hub.submit()]
     assigns = [hub.until(hub.box, m.Assign), hub.until(hub.box, m.Assign)]
