@@ -402,7 +402,8 @@ class Broker:
                 self._commit(batch)
             except StoreFull as error:
                 self._failed(error, now)
-                self._noticed.extendleft(one for one in reversed(events[done:]) if isinstance(one, Noticed))
+                left_out = [one for one in events[done:] if isinstance(one, Noticed)]
+                self._noticed.extendleft(left_out[::-1])
                 return later + self._take_over(self.hub) + waits_answered(effects, [event])
             later += effects
         return later

@@ -143,7 +143,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         build(options.jobs)
     except (subprocess.CalledProcessError, OSError) as error:
-        print(f"the core was not compiled: {error}; the hub runs on its sources", file=sys.stderr)
+        is_compilers = isinstance(error, subprocess.CalledProcessError)
+        why = "the compiler refused it, for the reason above" if is_compilers else str(error)
+        print(f"the core was not compiled: {why}; the hub runs on its sources", file=sys.stderr)
         return 1
     print(f"compiled {len(MODULES)} modules of the core in {time.monotonic() - begun:.0f} s")
     return 0
