@@ -48,7 +48,9 @@ def name_letters(event: Incoming, store: Store, now: Now) -> Incoming:
             break
     else:
         last = _number(rows[-1]) if len(rows) == limits.SCAN_ROWS_MAX else None
-    named_op = msgspec.structs.replace(op, tasks=tuple(named), cursor=last)
+    # A choice without a field is given the age that all have, so that the core can tell it from tasks that were named.
+    older_than_s = op.older_than_s or 0
+    named_op = msgspec.structs.replace(op, tasks=tuple(named), cursor=last, older_than_s=older_than_s)
     return event._replace(message=msgspec.structs.replace(request, op=named_op))
 
 

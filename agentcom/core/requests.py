@@ -233,7 +233,8 @@ class Requests:
         records = self._ended(op.tasks, caller, found)
         waiting = self._hub.tasks.waiting
         kept = [record.id for record in records if waiting.live_dependants(record.id)]
-        if kept and len(records) == 1:
+        is_named = op.older_than_s is None  # and not chosen: a choice leaves out what others wait for
+        if kept and is_named and len(records) == 1:
             waiting.check_purge(kept[0])
         for record in records:
             if record.id not in kept:

@@ -88,6 +88,19 @@ def test_r21_a_bulk_purge_takes_those_that_fit_and_leaves_what_is_waited_for(rig
     assert listed(rig) == [ended["cancelled"], ended["expired"]]
 
 
+@pytest.mark.parametrize("fields", [{}, {"state": "expired"}])
+def test_r21_a_bulk_purge_whose_only_match_is_waited_for_keeps_it_and_is_not_refused(
+    rig: Rig, fields: dict[str, object]
+) -> None:
+    needed = rig.admin.submit(task(ttl_s=5))
+    rig.admin.submit(task(depends_on=(needed,)))
+    rig.advance(5_000)
+    answer = rig.admin.ask(m.DeadPurge(**fields))
+    assert answer == {"purged": 0, "kept": [needed], "next_cursor": None}
+    with pytest.raises(Refused, match="waited for by"):
+        rig.admin.ask(m.DeadPurge(tasks=(needed,)))
+
+
 def test_r21_single_letters_are_retried_and_purged_by_name(rig: Rig) -> None:
     ended = letters(rig)
     rig.admin.ask(m.DeadRetry(tasks=(ended["dead"],)))
