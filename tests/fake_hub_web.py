@@ -451,7 +451,7 @@ def brief(task: dict[str, Any]) -> dict[str, Any]:
         "host": route.get("host"),
         "strategy": route.get("strategy"),
         "model": route.get("model"),
-        "status": task["result"]["status"] if task["result"] else None,
+        "status": task["result"]["status"] if task["result"] else task.get("status"),
     }
 
 

@@ -11,7 +11,7 @@ from agentcom import limits
 from agentcom.cli import output
 from agentcom.cli import why as explained
 from agentcom.cli.command import Group, Invocation, pass_invocation
-from agentcom.cli.verify_report import verify_report
+from agentcom.cli.verify_report import GONE, verify_report
 from agentcom.client import Client
 from agentcom.model import JsonObject
 
@@ -97,7 +97,8 @@ def show_task(invocation: Invocation, found: JsonObject) -> None:
     if invocation.as_json:
         output.document(found)
         return
-    status = (found.get("result") or {}).get("status")
+    is_completed = found["state"] == "completed"
+    status = (found.get("result") or {}).get("status") or (found.get("status") if is_completed else None)
     mark = output.coloured(found["state"]) + (f" {output.coloured(status)}" if status else "")
     output.line(f"task {found['id']}  {mark}")
     output.block(found["description"])
@@ -127,6 +128,8 @@ def show_task(invocation: Invocation, found: JsonObject) -> None:
     _show_route(found.get("route"))
     _show_look(found.get("second_look"))
     _show_error(found.get("error"), found.get("retry_at"))
+    if is_completed and not found.get("result"):
+        output.line(f"  result: {GONE}")
     _show_result(found.get("result"))
 
 

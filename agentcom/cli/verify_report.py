@@ -21,6 +21,7 @@ from agentcom.report_statement import fault_of, needs_signature, result_of
 from agentcom.signed_report import fingerprint
 
 KEY = re.compile(r"[0-9a-f]{64}")
+GONE = "its result has gone (retention.reports_s, retention.reports_max)"  # of what has completed: it had one
 
 
 def _public_key(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -50,7 +51,8 @@ def verify_report(invocation: Invocation, source: str, key: str | None, save: st
             write_private(Path(save), json.dumps(reports, indent=1).encode())
         except OSError as error:
             raise ConfigError(f"cannot save the reports as {save}: {error.strerror}; name another file") from error
-    found = [verdict(reports["task"], each, key) for each in reports["attempts"] if each.get("result")]
+    told = [each for each in reports["attempts"] if each.get("result") or each.get("outcome") == "completed"]
+    found = [verdict(reports["task"], each, key) for each in told]
     is_good = any(each["verified"] for each in found) and not any(each["code"] for each in found)
     if invocation.as_json:
         output.document({"task": reports["task"], "verified": is_good, "attempts": found})
@@ -69,7 +71,7 @@ def verify_report(invocation: Invocation, source: str, key: str | None, save: st
                 )
                 for each in found
             ],
-            "no attempt has brought a result",
+            "no result of any attempt is kept",
         )
     if not is_good:
         raise click.exceptions.Exit(1)
@@ -95,27 +97,29 @@ def _reports(invocation: Invocation, source: str) -> JsonObject:
 
 def verdict(task: int, attempt: JsonObject, key: str | None = None) -> JsonObject:
     """What the bytes of one attempt's report say, whoever gave them. `code` is empty unless they are at fault."""
-    known = key or attempt.get("host_key") or ""
+    known, kept = key or attempt.get("host_key") or "", attempt.get("result") or {}
     view: JsonObject = {
         "attempt": attempt["attempt"],
         "host": attempt["host"],
         "verified": False,
         "code": "",
-        "said": "not signed",
+        "said": "not signed" if kept else GONE,
         "key": None,
         "signed_at": None,
-        "status": attempt["result"].get("status"),
-        "commit": attempt["result"].get("commit"),
+        "status": kept.get("status"),
+        "commit": kept.get("commit"),
     }
+    if not kept:
+        return view
     try:
-        result = result_of(attempt["result"])
+        result = result_of(kept)
     except msgspec.ValidationError as error:
         return {**view, "code": "report_malformed", "said": f"no result: {error}"}
     if result.signed is None and not (key and needs_signature(result)):
         return view  # of a time before reports were signed, or with nothing to prove
     fault = fault_of(result, key=known, task=task, attempt=attempt["attempt"], host=attempt["host"])
     if result.signed is not None:
-        signature = attempt["result"].get("signature") or {}
+        signature = kept.get("signature") or {}
         view |= {"key": fingerprint(result.signed.key), "signed_at": signature.get("signed_at")}
     if fault is not None:
         return {**view, "code": fault.code, "said": fault.message}

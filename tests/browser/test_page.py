@@ -229,6 +229,17 @@ def test_only_verified_is_shown_as_verified(
     expect(row).not_to_contain_text("verified")
 
 
+def test_a_task_whose_result_has_gone_still_tells_its_status(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
+    task = completed(task_of(1, TaskSpec(description="Fix the parser")))
+    hub.tasks[1] = {**task, "result": None, "status": "unchecked"}
+    signed_in(page, web, hub)
+    page.locator("#task-rows .what").click()
+    expect(page.locator("#pane")).to_contain_text("retention.reports_s, retention.reports_max")
+    expect(page.locator("#pane-title")).to_contain_text("unchecked")
+    page.get_by_role("button", name="1 completed").click()
+    expect(page.locator("#task-rows tr")).to_contain_text("unchecked")
+
+
 def test_what_a_task_says_is_text_and_never_markup(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
     text = '<img src=x onerror="window.broken = true"><b>bold</b>'
     hub.tasks[1] = task_of(1, TaskSpec(description=text))

@@ -303,6 +303,24 @@ def test_a_task_that_ended_without_a_result_is_not_shown_with_the_result_none(
     assert "result: not completed in 5 ms" in capsys.readouterr().out
 
 
+def test_a_task_whose_result_has_gone_still_tells_its_status_and_which_settings_keep_results(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.answers["task_get"] = lambda op: task(op.task, result=None, status="unchecked")
+    assert main(["task", "show", "1"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("task 1  completed unchecked\n")
+    assert "  result: its result has gone (retention.reports_s, retention.reports_max)\n" in told
+
+
+def test_a_task_that_is_not_completed_has_no_result_that_has_gone(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.answers["task_get"] = lambda op: task(op.task, state="cancelled", result=None, status=None)
+    assert main(["task", "show", "1"]) == 0
+    assert "result" not in capsys.readouterr().out
+
+
 def shown(hub: FakeHub, capsys: pytest.CaptureFixture[str], **fields: Any) -> dict[str, str]:
     """The labelled lines of a task as people see it, by label."""
     hub.answers["task_get"] = lambda op: task(op.task, **fields)

@@ -76,6 +76,27 @@ def test_a_key_from_elsewhere_is_held_to_whatever_the_hub_says(
     assert (status, found["attempts"][0]["code"]) == (1, "report_wrong_key")
 
 
+def test_a_result_that_has_gone_is_said_to_have_gone_and_by_which_settings(
+    tmp_path: Path, reports: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = {"attempt": 1, "host": "box", "outcome": "failed", "result": None}
+    reports["attempts"] = [failed, {"attempt": 2, "host": "box", "outcome": "completed", "result": None}]
+    gone = "its result has gone (retention.reports_s, retention.reports_max)"
+    status, found = checked(capsys, saved(tmp_path, reports))
+    assert (status, found["verified"]) == (1, False)
+    assert [(each["attempt"], each["code"], each["said"]) for each in found["attempts"]] == [(2, "", gone)]
+    assert main(["task", "verify-report", saved(tmp_path, reports)]) == 1
+    assert gone in capsys.readouterr().out
+
+
+def test_where_no_attempt_has_completed_nothing_is_said_to_have_been_brought(
+    tmp_path: Path, reports: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    reports["attempts"] = [{"attempt": 1, "host": "box", "outcome": "failed", "result": None}]
+    assert main(["task", "verify-report", saved(tmp_path, reports)]) == 1
+    assert capsys.readouterr().out == "no result of any attempt is kept\n"
+
+
 def test_a_report_from_before_reports_were_signed_is_shown_as_not_signed(
     tmp_path: Path, reports: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

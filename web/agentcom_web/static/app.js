@@ -337,7 +337,7 @@ function takePage(page) {
 
 const briefOf = (task) => ({
   ...task, agent: task.route?.agent ?? null, host: task.route?.host ?? null, model: task.route?.model ?? null,
-  strategy: task.route?.strategy ?? null, status: task.result?.status ?? null,
+  strategy: task.route?.strategy ?? null, status: task.result?.status ?? task.status ?? null,
 });
 
 function drawTasks() {
@@ -523,6 +523,7 @@ function drawTask(task, why) {
     task.error && section("Error", h("div", { class: "note bad" }, h("p", {}, task.error.message), h("span", { class: "minor" }, `${task.error.class}${task.error.code ? `, ${task.error.code}` : ""}`))),
     task.route && section("Route", routeNote(task.route)),
     task.result && section("Result", resultFacts(task.result)),
+    !task.result && task.state === "completed" && section("Result", h("p", { class: "minor" }, "Its result has gone (retention.reports_s, retention.reports_max).")),
     task.result?.iterations?.some((round) => round.checks.length || round.judgement) && section("Checks", rounds(task.result.iterations)),
     task.result?.second_host?.checks.length && section("Checks on the second host", rounds([task.result.second_host])),
     task.result?.output && section("Output", h("pre", { tabindex: "0", "aria-label": "Output" }, task.result.output)),
