@@ -314,6 +314,7 @@ class Tasks:
         if self.waiting.unmet(self.table.id[slot]):
             self.waiting.wait_again(slot, now, by)
             return
+        self.table.errors.pop(self.table.id[slot], None)  # what held it does so no more; the story keeps it
         self.table.delay_ms[slot] = 0
         if later:
             self.note(slot, Noted.released, cause, now, by=by)

@@ -253,6 +253,24 @@ def test_a_held_task_is_given_to_nobody_until_it_is_released(rig: Rig) -> None:
     assert box.assigned().task == number
 
 
+def test_a_task_that_was_released_shows_no_longer_what_held_it(rig: Rig) -> None:
+    number = rig.admin.submit(task())
+    rig.admin.ask(m.TaskHold(task=number))
+    assert rig.admin.task(number)["error"]["code"] == "held_by_user"
+    rig.admin.ask(m.TaskRelease(task=number))
+    found = rig.admin.task(number)
+    assert (found["state"], found["error"]) == ("ready", None)
+    assert rig.twin().tasks.table.errors == {}
+
+
+def test_a_task_that_was_released_before_its_time_shows_no_longer_what_held_it(rig: Rig) -> None:
+    number = in_state(rig, State.delayed)
+    rig.admin.ask(m.TaskHold(task=number))
+    rig.admin.ask(m.TaskRelease(task=number))
+    found = rig.admin.task(number)
+    assert (found["state"], found["error"]) == ("delayed", None)
+
+
 def test_holding_a_held_task_is_refused_and_changes_neither_reason_nor_deadline(rig: Rig) -> None:
     number = rig.admin.submit(task())
     rig.admin.ask(m.TaskHold(task=number, reason="the first"))
