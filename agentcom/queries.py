@@ -19,6 +19,7 @@ from agentcom.core.agents import agent_view
 from agentcom.core.effects import Read, key_u64, key_u64x2
 from agentcom.core.evidence import LATE
 from agentcom.core.hub import Hub
+from agentcom.core.outlet import KEPT
 from agentcom.core.requests import OF_THE_STORE
 from agentcom.core.story import tell
 from agentcom.core.waiting import NAMED_MAX
@@ -423,6 +424,9 @@ class Queries:
         return repositories.view(repositories.named(op.repo))
 
     def _event_list(self, op: m.EventList, _mine: int) -> object:
+        if op.event and op.event not in KEPT:
+            said = f"event: {op.event!r} is not kept; it is one of {', '.join(sorted(KEPT))}"
+            raise Refused("invalid", said, field="event")
         before = key_u64(op.cursor) if op.cursor is not None else None
         rows = self._store.scan("feed", b"", before, reverse=True, limit=limits.SCAN_ROWS_MAX)
         events: list[JsonObject] = []

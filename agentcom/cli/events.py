@@ -8,24 +8,26 @@ from agentcom import limits
 from agentcom.cli import output
 from agentcom.cli.command import HubCommand, Invocation, pass_invocation
 from agentcom.client import Client
+from agentcom.core.outlet import KEPT
 from agentcom.model import JsonObject
 from agentcom.operations import EventTopic
 
 TOPIC = click.Choice([topic.value for topic in EventTopic])
+EVENT = click.Choice(sorted(KEPT))
 PAGES_MAX = 50  # a page may be short, so a search asks on; the bound keeps a search for nothing finite
 SHOWN = ("number", "at", "topic", "event")
 
 
 @click.command(cls=HubCommand)
 @click.option("--topic", type=TOPIC, metavar="TOPIC", help="task, agent, host, endpoint, queue or hub.")
-@click.option("--event", default="", metavar="NAME", help="Only events of this name, as host_offline.")
+@click.option("--event", type=EVENT, metavar="NAME", help="Only events of this name, as host_offline.")
 @click.option("--limit", type=click.IntRange(1, limits.PAGE_MAX), default=50, show_default=True)
 @click.option("--cursor", type=int, help="Where the list before ended.")
 @pass_invocation
-def events(invocation: Invocation, topic: str | None, event: str, limit: int, cursor: int | None) -> None:
+def events(invocation: Invocation, topic: str | None, event: str | None, limit: int, cursor: int | None) -> None:
     """Tell what has happened: hosts, endpoints, settings, dead tasks, backups, alarms."""
     with invocation.client() as client:
-        found = _collect(client, topic, event, limit, cursor)
+        found = _collect(client, topic, event or "", limit, cursor)
     if invocation.as_json:
         output.document(found)
         return

@@ -752,6 +752,16 @@ def test_a_topic_that_there_is_not_is_a_usage_error_with_those_that_there_are(
     assert hub.asked == []
 
 
+def test_an_event_that_there_is_not_is_a_usage_error_with_those_that_there_are(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["events", "--event", "nonsense"]) == 2
+    said = complaint(capsys)
+    assert "'nonsense' is not one of 'agent_removed', 'agent_unresponsive'," in said
+    assert "'host_offline'" in said
+    assert hub.asked == []
+
+
 def test_a_home_without_a_hub_exits_with_3_and_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

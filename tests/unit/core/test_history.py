@@ -169,3 +169,9 @@ def test_the_history_is_read_page_by_page(rig: Rig) -> None:
 def test_a_submitter_may_not_read_it(rig: Rig) -> None:
     with pytest.raises(Refused, match="needs the role"):
         rig.member(Role.submit).ask(m.EventList())
+
+
+def test_an_event_that_is_never_kept_is_refused_with_those_that_are(rig: Rig) -> None:
+    with pytest.raises(Refused, match="event: 'nonsense' is not kept; it is one of agent_removed, ") as found:
+        rig.admin.ask(m.EventList(event="nonsense"))
+    assert (found.value.code, "host_offline" in found.value.message) == ("invalid", True)
