@@ -302,7 +302,7 @@ class QueueLimit(Struct, tag_field="op", tag="queue_limit", frozen=True, kw_only
     limit is taken back."""
 
     key: RuleKey
-    number: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    number: Annotated[int, Meta(ge=1, le=limits.QUEUE_LIMIT_MAX)] | None = None
 
 
 class QueueWeight(Struct, tag_field="op", tag="queue_weight", frozen=True, kw_only=True):
@@ -310,7 +310,7 @@ class QueueWeight(Struct, tag_field="op", tag="queue_weight", frozen=True, kw_on
     others, who have 1; without a number it is 1 again."""
 
     key: RuleKey
-    number: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    number: Annotated[int, Meta(ge=1, le=limits.QUEUE_WEIGHT_MAX)] | None = None
 
 
 class QueueRules(Struct, tag_field="op", tag="queue_rules", frozen=True, kw_only=True):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from agentcom import limits
 from agentcom.cli import output
-from agentcom.cli.command import Group, Invocation, pass_invocation
+from agentcom.cli.command import Group, Invocation, NumberCommand, out_of_range, pass_invocation
 
 PERIODS = click.Choice(["day", "month", "ever"])
 
@@ -41,7 +42,7 @@ def show(invocation: Invocation) -> None:
     )
 
 
-@budget.command("set")
+@budget.command("set", cls=NumberCommand)
 @click.argument("key", metavar="KEY")
 @click.argument("usd", metavar="USD", type=float)
 @click.option("--per", type=PERIODS, default="day", help="day (the default), month (both in UTC) or ever.")
@@ -51,6 +52,11 @@ def set_(invocation: Invocation, key: str, usd: float, per: str) -> None:
 
     A task whose next attempt could pass it is held, and goes on by itself when there is room again.
     """
+    if not 0 <= usd <= limits.BUDGET_USD_MAX:
+        period = "" if per == "day" else f" --per {per}"
+        allowed = f"it is a number of USD from 0 (no paid work) to {limits.BUDGET_USD_MAX}"
+        remedy = f"to have none: agentcom budget unset {key}{period}"
+        raise out_of_range("USD", f"{usd:g} is no budget: {allowed}; {remedy}")
     _change(invocation, key, usd, per)
 
 

@@ -16,6 +16,7 @@ from agentcom.client import Client
 from agentcom.config import Home, home_path
 
 ADDRESS = re.compile(r"tcp://[^\s/]+:(?P<port>[0-9]{1,5})")
+NEGATIVE = re.compile(r"-\.?\d.*")  # a number below zero; no option begins with a digit
 PORT_MAX = 65_535
 REACH_S = 4.0  # with the start of the interpreter a hub that is not there is told within 5 s
 
@@ -79,6 +80,20 @@ class HubCommand(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += [json_option(), hub_option(), debug_option()]
+
+
+class NumberCommand(HubCommand):
+    """Takes a negative number as an argument, so that its refusal speaks of the number, not of an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        negative = [word for word in args if NEGATIVE.fullmatch(word)]
+        if negative and "--" not in args:
+            args = [*(word for word in args if word not in negative), "--", *negative]
+        return super().parse_args(ctx, args)
+
+
+def out_of_range(metavar: str, said: str) -> click.BadParameter:
+    return click.BadParameter(said, param_hint=repr(metavar))
 
 
 class LocalCommand(click.Command):

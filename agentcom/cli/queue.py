@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import click
 
+from agentcom import limits
 from agentcom.cli import output, storage
-from agentcom.cli.command import Group, Invocation, pass_invocation
+from agentcom.cli.command import Group, Invocation, NumberCommand, out_of_range, pass_invocation
 from agentcom.client import Client
 from agentcom.model import JsonObject
 
@@ -134,12 +135,16 @@ def _list(invocation: Invocation, kind: str, empty: str) -> None:
     )
 
 
-@limit.command("set")
+@limit.command("set", cls=NumberCommand)
 @click.argument("key", metavar="KEY")
 @click.argument("number", metavar="N", type=int)
 @pass_invocation
 def set_limit(invocation: Invocation, key: str, number: int) -> None:
     """Let at most N run at once. KEY is repo:URL, label:LABEL or endpoint:NAME."""
+    if not 1 <= number <= limits.QUEUE_LIMIT_MAX:
+        allowed = f"it is from 1 to {limits.QUEUE_LIMIT_MAX}"
+        remedy = f"to have none: agentcom queue limit unset {key}; to start nothing: agentcom queue pause"
+        raise out_of_range("N", f"{number} is no limit: {allowed}; {remedy}")
     _change(invocation, lambda client: client.queue_limit(key, number))
 
 
@@ -158,12 +163,16 @@ def list_limits(invocation: Invocation) -> None:
     _list(invocation, "limits", "no limits; set one with: agentcom queue limit set KEY N")
 
 
-@weight.command("set")
+@weight.command("set", cls=NumberCommand)
 @click.argument("key", metavar="KEY")
 @click.argument("number", metavar="N", type=int)
 @pass_invocation
 def set_weight(invocation: Invocation, key: str, number: int) -> None:
     """Give N shares, where others have 1. KEY is submitter:NAME or repo:URL."""
+    if not 1 <= number <= limits.QUEUE_WEIGHT_MAX:
+        allowed = f"it is from 1 to {limits.QUEUE_WEIGHT_MAX}"
+        remedy = f"to have one share: agentcom queue weight unset {key}"
+        raise out_of_range("N", f"{number} is no weight: {allowed}; {remedy}")
     _change(invocation, lambda client: client.queue_weight(key, number))
 
 

@@ -7,7 +7,6 @@ that one is written into the config.toml of this home and read when a daemon sta
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,13 +15,11 @@ import click
 from agentcom import config as configuration
 from agentcom import config_file
 from agentcom.cli import output
-from agentcom.cli.command import Group, HubCommand, Invocation, pass_invocation
+from agentcom.cli.command import NEGATIVE, Group, HubCommand, Invocation, pass_invocation
 from agentcom.config import Home
 from agentcom.errors import HubUnreachable, Refused
 from agentcom.model import JsonObject
 from agentcom.settings import NAMES, Value, checked, is_local, known, names_under, value_of, with_values
-
-NEGATIVE = re.compile(r"-\.?\d.*")
 
 
 @click.group(cls=Group)

@@ -762,6 +762,32 @@ def test_an_event_that_there_is_not_is_a_usage_error_with_those_that_there_are(
     assert hub.asked == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["budget", "set", "all", "-5"], ["'USD'", "-5 is no budget", "0 (no paid work) to", "budget unset all"]),
+        (["budget", "set", "all", "-5", "--per", "month"], ["-5 is no budget", "budget unset all --per month"]),
+        (["budget", "set", "all", "nan"], ["nan is no budget"]),
+        (["queue", "limit", "set", "label:x", "-1"], ["'N'", "-1 is no limit", "1 to 1000000", "limit unset label:x"]),
+        (["queue", "limit", "set", "label:x", "0"], ["0 is no limit", "agentcom queue pause"]),
+        (["queue", "weight", "set", "repo:x", "-1"], ["-1 is no weight", "1 to 1000", "queue weight unset repo:x"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_number_that_is_out_of_range_is_a_usage_error_that_says_which_are_and_what_to_do(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], arguments: list[str], wanted: list[str]
+) -> None:
+    assert main(arguments) == 2
+    said = complaint(capsys)
+    assert [part for part in wanted if part not in said] == [], said
+    assert hub.asked == []
+
+
+def test_an_option_that_there_is_not_is_still_told_as_one(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["budget", "set", "all", "5", "-x"]) == 2
+    assert "No such option '-x'" in complaint(capsys)
+
+
 def test_a_home_without_a_hub_exits_with_3_and_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
