@@ -35,6 +35,8 @@ class Invocation:
 
     def client(self) -> Client:
         """A connected client; the caller closes it."""
+        if not self.hub:
+            _check_address(os.environ.get("AGENTCOM_HUB"), "AGENTCOM_HUB")
         return Client.connect(self.home, self.hub, REACH_S)
 
 
@@ -58,11 +60,17 @@ def debug_option() -> click.Option:
 
 
 def _address(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    """Whether a hub is there is found out later. An empty address counts as none, as in AGENTCOM_HUB."""
+    """Whether a hub is there is found out later."""
+    _check_address(value, None)
+    _remember("hub")(context, parameter, value)
+
+
+def _check_address(value: str | None, variable: str | None) -> None:
+    """An empty address counts as none. `variable`: where it was given, if not by an option."""
     found = ADDRESS.fullmatch(value) if value else None
     if value and (found is None or not 1 <= int(found["port"]) <= PORT_MAX):
-        raise click.BadParameter(f"{value!r} is not the address of a hub, which has the form tcp://HOST:PORT")
-    _remember("hub")(context, parameter, value)
+        said = f"{value!r} is not the address of a hub, which has the form tcp://HOST:PORT"
+        raise click.BadParameter(said, param_hint=variable)
 
 
 def hub_option() -> click.Option:

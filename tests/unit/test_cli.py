@@ -641,6 +641,24 @@ def test_a_malformed_address_of_the_hub_is_a_usage_error(
     assert hub.asked == []
 
 
+def test_a_malformed_address_of_the_hub_in_the_environment_is_a_usage_error_that_names_the_variable(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENTCOM_HUB", "nonsense")
+    assert main(["task", "list"]) == 2
+    said = complaint(capsys)
+    assert "AGENTCOM_HUB: 'nonsense' is not the address of a hub, which has the form tcp://HOST:PORT" in said
+    assert hub.asked == []
+
+
+def test_an_address_of_the_hub_that_is_given_goes_before_one_in_the_environment(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.answers["task_get"] = task(7)
+    monkeypatch.setenv("AGENTCOM_HUB", "nonsense")
+    assert main(["task", "show", "7", "--hub", hub.address, "--json"]) == 0
+
+
 def test_an_empty_address_of_the_hub_counts_as_none(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["task", "show", "7", "--hub", "", "--json"]) == 0
     assert said(capsys) == task(7)
