@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Final, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
 from agentcom.errors import UNREADABLE, Refused
+from agentcom.fields import CheckName, Name
+from agentcom.signed_report import Signature, SigningKey
 
 _PATH = re.compile(r" - at `(.+)`$", re.DOTALL)
+# What a text that has a form looks like, in place of the pattern that msgspec tells.
+_FORMS: Final = {
+    f"Expected `str` matching regex {get_args(form)[1].pattern!r}": words
+    for form, words in {
+        Name: "a name begins with a letter or a digit, and has after it letters, digits, spaces and . _ ' - only",
+        CheckName: "the name of a check begins with a small letter, and has after it at most 39 of a-z, 0-9, _ . -",
+        SigningKey: "a signing key has 64 hex digits (0-9, a-f), more than its fingerprint",
+        Signature: "a signature has 128 hex digits (0-9, a-f)",
+    }.items()
+}
 
 
 class _Envelope(Struct):
@@ -37,6 +49,7 @@ def refusal_of(error: Exception) -> Refused:
         return Refused("malformed", f"not a MessagePack message: {text}")
     path = _field_path(match.group(1)) if match else None
     reason = text[: match.start()] if match else text
+    reason = _FORMS.get(reason, reason)
     if path is not None and path.split(".")[-1] in ("type", "op") and reason.startswith("Invalid value"):
         return Refused("unknown_type", f"{reason}: this hub does not know that {path}", field=path)
     return Refused("invalid", f"{path or 'message'}: {reason}", field=path)

@@ -464,6 +464,14 @@ def test_a_forgotten_number_takes_no_limit_and_no_weight_back(
     assert standing_hub.asked_of(op) == []
 
 
+def test_a_malformed_signing_key_is_told_in_words_what_one_looks_like(
+    standing_hub: FakeWebHub, visitor: httpx2.Client
+) -> None:
+    problem = problem_of(visitor.post("/api/v1/hosts/orion/accept-key", json={"key": "3475:0f98"}), 422, "invalid")
+    assert problem["detail"] == "key: a signing key has 64 hex digits (0-9, a-f), more than its fingerprint"
+    assert standing_hub.asked_of(m.HostAcceptKey) == []
+
+
 @pytest.mark.parametrize(
     ("code", "status"),
     [("not_found", 404), ("forbidden", 403), ("invalid", 422), ("command_required", 422), ("wrong_state", 409),
