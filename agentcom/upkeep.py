@@ -67,6 +67,7 @@ class Upkeep:
         self._synced_ms = self._settled_ms = self._scrub_due_ms = self._minute_ms = 0
         self._backups: list[Backup] = []
         self._backups_aside: list[JsonObject] = []
+        self._unreadable = ""  # why the folder of backups cannot be read
         self._look_at_backups()
         self._last_error = ""
         self._damage_found = ""  # what was found last
@@ -171,13 +172,14 @@ class Upkeep:
     # --- backups ----------------------------------------------------------------------------------------
 
     def _look_at_backups(self) -> None:
-        """A folder that cannot be read has none; that a backup fails there says so. It may lie on a share, so it
+        """Of a folder that cannot be read none is known, and why is told in their place. It may lie on a share, so it
         is not looked at for each status."""
         self._backups_aside = set_aside_in(self.opened.paths.backups)
+        self._unreadable = ""
         try:
             self._backups = list_backups(self.opened.paths.backups)
         except StoreError as error:
-            self._backups = []
+            self._backups, self._unreadable = [], error.message
             self._log.error("backups_unreadable", error=error.message)
 
     @property
@@ -287,6 +289,8 @@ class Upkeep:
         due = self._backup_due_ms
         return {
             "count": len(self._backups),
+            "verified": sum(one.verified for one in self._backups),
+            "unreadable": self._unreadable or None,
             "newest": backup_view(newest) if newest is not None else None,
             "age_s": int(max(0, now.wall_ms / 1000 - _seconds(newest.time))) if newest is not None else None,
             "needed": self.opened.needs_backup,

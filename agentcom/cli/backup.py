@@ -14,6 +14,7 @@ from agentcom.errors import NotFound, Refused, StoreError, StoreLocked
 from agentcom.model import JsonObject
 from agentcom.supervisor import hub_pid
 
+ONLY_A_HUB_KNOWS = "how many are kept and when the next is due is known when the hub runs"
 NO_HUB = "no hub runs on this home: this is what its files say"
 no_wait = click.option("--no-wait", is_flag=True, help="Only begin it; `backup list` tells its end.")
 
@@ -64,12 +65,13 @@ def list_backups(invocation: Invocation) -> None:
             )
             for one in found["backups"]
         ],
-        "no backups yet",
+        output.plain(found["unreadable"] or "no backups yet"),
     )
-    due = "when the hub runs" if stopped else found["next"] or "by hand only"
-    output.line(f"kept: {found['keep']}, in {found['folder']}; next: {due}")
     if stopped:
+        output.line(f"in {found['folder']}; {ONLY_A_HUB_KNOWS}")
         output.note(NO_HUB)
+    else:
+        output.line(f"kept: {found['keep']}, in {found['folder']}; next: {found['next'] or 'by hand only'}")
     chores = found["chores"]
     if found["error"] and found["error"] not in [one["error"]["message"] for one in chores if one["error"]]:
         output.line(f"the last one failed: {output.plain(found['error'])}")
@@ -109,6 +111,8 @@ def verify(invocation: Invocation, name: str | None, no_wait: bool) -> int:
 
 
 def _newest(found: JsonObject) -> str:
+    if found["unreadable"]:
+        raise StoreError(found["unreadable"])
     if not found["backups"]:
         raise NotFound("there is no backup yet; make one by `agentcom backup now`")
     return str(found["backups"][0]["name"])

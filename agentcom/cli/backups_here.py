@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from agentcom import config
 from agentcom.cli.command import Invocation
-from agentcom.errors import NotFound
+from agentcom.errors import NotFound, StoreError
 from agentcom.model import JsonObject
 from agentcom.supervisor import hub_pid
 
@@ -27,25 +27,31 @@ def is_stopped(invocation: Invocation) -> bool:
 
 
 def backups_here(home: config.Home) -> JsonObject:
-    """What a hub would answer to `backup list`; what only a running one knows is null."""
+    """What a hub would answer to `backup list`; what only a running one knows is null, and so are its settings: some
+    may be stored in its store."""
     from agentcom.store.backup import backup_view, list_backups
 
-    settings = config.load(home.path).backups
     folder = backups_folder(home)
-    found = list_backups(folder)
+    found, unreadable = [], None
+    try:
+        found = list_backups(folder)
+    except StoreError as error:
+        unreadable = error.message
     newest = next((one for one in found if one.verified), None)
     age_s = int(max(0.0, time.time() - datetime.fromisoformat(newest.time).timestamp())) if newest else None
     return {
         "backups": [backup_view(one) for one in found],
         "count": len(found),
+        "verified": sum(one.verified for one in found),
+        "unreadable": unreadable,
         "newest": backup_view(newest) if newest else None,
         "age_s": age_s,
         "needed": None,
         "error": None,
         "running": None,
         "next": None,
-        "every_s": settings.every_s,
-        "keep": settings.keep,
+        "every_s": None,
+        "keep": None,
         "folder": str(folder),
         "chores": [],
     }

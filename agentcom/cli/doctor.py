@@ -256,7 +256,7 @@ def _hub(invocation: Invocation) -> Iterator[Finding]:
         yield Finding("stored setting", "warn", f"{name} was set and does not apply: {why}", hint)
     yield from budget_findings(budgets, endpoints)
     if "store" in status:
-        yield from _store(status["store"], status["troubles"])
+        yield from store_findings(status["store"], status["troubles"])
     if status.get("paused"):
         yield Finding("queue", "warn", "paused: no task is started", "run `agentcom queue resume`")
     for key in status.get("pauses") or ():
@@ -286,10 +286,12 @@ def budget_findings(found: JsonObject, endpoints: list[JsonObject]) -> Iterator[
         yield Finding("budget", "warn", text, "run `agentcom budget set all USD` (see docs/budgets.md)")
 
 
-def _store(store: JsonObject, troubles: list[str]) -> Iterator[Finding]:
+def store_findings(store: JsonObject, troubles: list[str]) -> Iterator[Finding]:
+    """How the store of a hub is, what is wrong with it and lasts, and what was done to it."""
+    unwell = storage.unwell(store)
     for name, text in storage.lines(store):
         if name != "alarm":
-            yield Finding(name, "ok", text, figures=storage.figures(name, store))
+            yield Finding(name, "warn" if name in unwell else "ok", text, figures=storage.figures(name, store))
     for repair, text, hint in storage.repairs(store):
         is_news = bool(repair["why"] or repair["missing"])
         yield Finding("restored", "warn" if is_news else "ok", text, hint, repair)

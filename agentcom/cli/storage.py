@@ -9,6 +9,7 @@ from agentcom.cli import output
 from agentcom.model import JsonObject
 
 STORE: Final = "store"
+BACKUP: Final = "last backup"
 SET_ASIDE_NAMED: Final = 5  # paths in a line
 DATABASES: Final = "databases"  # those without a row are left out of the text
 
@@ -38,19 +39,32 @@ def lines(store: JsonObject) -> Iterator[tuple[str, str]]:
         return
     journal, backups, scrub = store["journal"], store["backups"], store["scrub"]
     yield "journal", f"{_size(journal['bytes'])}, batches {journal['covered_from']} to {journal['last']}"
-    yield "last backup", last_backup(backups)
+    yield BACKUP, last_backup(backups)
     yield "scrub", scrub["damaged"] or f"{scrub['rows']} records verified, {scrub['rounds']} rounds"
     for alarm in store["alarms"]:
         yield "alarm", alarm["text"]
 
 
+def unwell(store: JsonObject) -> frozenset[str]:
+    """Which of these lines tell of something that is wrong."""
+    if "journal" not in store:
+        return frozenset()
+    wrong = {BACKUP: store["backups"]["unreadable"]}
+    return frozenset(name for name, what in wrong.items() if what)
+
+
 def last_backup(backups: JsonObject) -> str:
+    """How old the newest is, and how many there are; why that is not known, where the folder cannot be read."""
     newest = backups["newest"]
+    if backups["unreadable"]:
+        return str(backups["unreadable"])
     if newest is None:
         none = "none that passes" if backups["count"] else "none yet" if backups["next"] else "none"
         return f"{none}; the next is due {backups['next']}" if backups["next"] else none
     state = "verified" if newest["verified"] else "not verified"
-    return f"{output.seconds(backups['age_s'])} old, {state}, {newest['name']}, {backups['count']} kept"
+    others = backups["count"] - backups["verified"]
+    kept = f"{backups['verified']} kept" + (f", {others} more damaged or not verified" if others else "")
+    return f"{output.seconds(backups['age_s'])} old, {state}, {newest['name']}, {kept}"
 
 
 def repairs(store: JsonObject) -> Iterator[tuple[JsonObject, str, str]]:

@@ -34,6 +34,8 @@ from agentcom.store.place import NO_ROOM, sync_directory
 KEPT: Final = 3
 _NAME: Final = re.compile(r"backup-(\d{20})-(\d{8}T\d{6}Z)\.mdb")
 _UNFINISHED: Final = "unfinished-"
+_ELSEWHERE: Final = "set backups.folder to another place"
+_NO_DIRECTORY: Final = f"it is a file and no directory; move it away, or {_ELSEWHERE}"
 _PIECE_BYTES: Final = 2**20
 
 
@@ -142,8 +144,11 @@ def list_backups(folder: Path | str) -> list[Backup]:
         files = [file for file in Path(folder).iterdir() if _named(file) is not None]
     except FileNotFoundError:
         return []
+    except NotADirectoryError as error:
+        raise StoreError(f"cannot list {folder}: {_NO_DIRECTORY}") from error
     except OSError as error:
-        raise StoreError(f"cannot list {folder}: {error.strerror}") from error
+        remedy = f"see that it can be read by this user, or {_ELSEWHERE}"
+        raise StoreError(f"cannot list {folder}: {error.strerror}; {remedy}") from error
     return sorted(map(_read_manifest, files), key=lambda one: (one.sequence, one.time), reverse=True)
 
 

@@ -50,13 +50,40 @@ def test_with_the_hub_stopped_the_backups_are_listed_from_the_files(
     assert [one["path"] for one in found["backups"]] == [second.path, first.path]
     assert (found["newest"]["sequence"], found["folder"]) == (20, str(place.paths.backups))
     assert set(found) == {
-        "backups", "count", "newest", "age_s", "needed", "error", "running", "next", "every_s", "keep", "folder",
-        "chores",
+        "backups", "count", "verified", "unreadable", "newest", "age_s", "needed", "error", "running", "next",
+        "every_s", "keep", "folder", "chores",
     }  # fmt: skip
+    assert (found["count"], found["verified"], found["unreadable"]) == (2, 2, None)
     assert main(["backup", "list"]) == 0
     told = capsys.readouterr()
     assert Path(second.path).name in told.out
     assert "no hub runs on this home" in told.err
+
+
+def test_with_the_hub_stopped_no_figure_is_made_up_for_what_may_be_stored_in_its_store(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped_with_backups(place, 10)
+    assert main(["backup", "list", "--json"]) == 0
+    found = said(capsys)
+    assert (found["keep"], found["every_s"]) == (None, None), "config set may have changed both in the store"
+    assert main(["backup", "list"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"in {place.paths.backups}; how many are kept and when the next is due is known when the hub runs"
+    )
+
+
+def test_with_the_hub_stopped_a_folder_that_cannot_be_read_is_no_folder_without_backups(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped_with_backups(place, then=3)
+    place.paths.backups.write_text("no folder")
+    assert main(["backup", "list"]) == 0
+    told = capsys.readouterr().out
+    assert "no backups yet" not in told
+    assert f"cannot list {place.paths.backups}: it is a file and no directory; move it away, or set" in told
+    assert main(["backup", "list", "--json"]) == 0
+    assert "set backups.folder" in said(capsys)["unreadable"]
 
 
 def test_with_the_hub_stopped_a_backup_is_verified_and_damage_is_written_down(

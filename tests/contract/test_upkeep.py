@@ -169,6 +169,24 @@ def test_a_backup_that_fails_is_an_alarm_until_one_succeeds_and_is_tried_again(k
     assert kept.upkeep.status(kept.clock.now())["backups"]["error"] is None
 
 
+def test_a_folder_of_backups_that_cannot_be_read_is_told_with_what_to_do(kept: Kept) -> None:
+    kept.commit(2)
+    kept.ask(m.BackupNow())
+    kept.until_idle()
+    folder = kept.opened.paths.backups
+    away = folder.rename(folder.with_name("away"))
+    folder.write_text("no folder")
+    shown = kept.ask(m.BackupList())
+    assert (shown["backups"], shown["count"]) == ([], 0)
+    assert shown["unreadable"] == (
+        f"cannot list {folder}: it is a file and no directory; move it away, or set backups.folder to another place"
+    )
+    folder.unlink()
+    away.rename(folder)
+    shown = kept.ask(m.BackupList())
+    assert (shown["unreadable"], shown["verified"]) == (None, 1)
+
+
 def test_a_backup_is_joined_and_other_work_on_the_store_waits_for_it(kept: Kept) -> None:
     kept.commit(2)
     first, again = kept.ask(m.BackupNow()), kept.ask(m.BackupNow())
@@ -220,6 +238,7 @@ def test_a_backup_that_a_check_found_damaged_is_not_shown_as_verified_and_a_new_
     shown = kept.ask(m.BackupList())
     assert [(one["verified"], one["condition"]) for one in shown["backups"]] == [(False, "damaged")]  # type: ignore[attr-defined]
     assert (shown["newest"], newest_verified(folder), oldest_kept(folder)) == (None, 0, 0)
+    assert (shown["count"], shown["verified"]) == (1, 0)
     assert kept.events() == ["backup_verified", "alarm_raised"]
     assert [alarm["code"] for alarm in kept.upkeep.status(kept.clock.now())["alarms"]] == ["backup_damaged"]
     kept.until_idle()

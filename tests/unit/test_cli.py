@@ -17,7 +17,7 @@ import pytest
 from agentcom import __version__
 from agentcom import messages as m
 from agentcom.auth import HubAddress, KeyPair, load_key, parse_join_code, sha256_hex, write_hub_address
-from agentcom.cli import doctor, main, output, root
+from agentcom.cli import doctor, main, output, root, storage
 from agentcom.cli.demo import usable_repository
 from agentcom.clock import rfc3339
 from agentcom.config import Home
@@ -1175,6 +1175,7 @@ def test_the_doctor_says_where_commands_start_slower_for_want_of_a_compiler(
     assert "C compiler" in sandbox["hint"]
 
 
+SCRUBBED = {"rows": 12, "rounds": 3, "damaged": ""}
 STORE = {
     "file_bytes": 40960, "used_bytes": 20480, "map_bytes": 2**30, "free_pages": 5, "alarms": [],
     "databases": {"tasks": {"rows": 3, "bytes": 4096}, "feed": {"rows": 0, "bytes": 0}},
@@ -1260,9 +1261,45 @@ def chore(number: int, kind: str, **fields: Any) -> dict[str, Any]:
 
 
 LIST = {
-    "backups": [], "count": 0, "newest": None, "age_s": None, "needed": False, "error": None, "running": None,
-    "next": None, "every_s": 0, "keep": 3, "folder": "/b", "chores": [],
+    "backups": [], "count": 0, "verified": 0, "unreadable": None, "newest": None, "age_s": None, "needed": False,
+    "error": None, "running": None, "next": None, "every_s": 0, "keep": 3, "folder": "/b", "chores": [],
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"count": 3, "verified": 3}, "2 min old, verified, backup-8.mdb, 3 kept"),
+        ({"count": 3, "verified": 2}, "2 min old, verified, backup-8.mdb, 2 kept, 1 more damaged or not verified"),
+        ({"count": 4, "verified": 2}, "2 min old, verified, backup-8.mdb, 2 kept, 2 more damaged or not verified"),
+        ({"count": 2, "newest": None}, "none that passes"),
+        ({"newest": None, "next": "noon"}, "none yet; the next is due noon"),
+        ({"newest": None, "next": "noon", "unreadable": "cannot list /b: no"}, "cannot list /b: no"),
+    ],
+)
+def test_only_backups_that_pass_count_as_kept_and_none_is_said_only_where_that_is_known(
+    fields: dict[str, Any], text: str
+) -> None:
+    newest = {"verified": True, "name": "backup-8.mdb"}
+    assert storage.last_backup({**LIST, "age_s": 150, "newest": newest, **fields}) == text
+
+
+def test_the_list_says_why_the_folder_of_backups_cannot_be_read(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.answers["backup_list"] = {**LIST, "unreadable": "cannot list /b: no; set backups.folder"}
+    assert main(["backup", "list"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "cannot list /b: no; set backups.folder",
+        "kept: 3, in /b; next: by hand only",
+    ]
+
+
+def test_a_folder_of_backups_that_cannot_be_read_is_no_ok_for_the_doctor() -> None:
+    backups = {**LIST, "unreadable": "cannot list /b: no; set backups.folder"}
+    store = {**STORE, "journal": {"bytes": 1, "covered_from": 1, "last": 2}, "backups": backups, "scrub": SCRUBBED}
+    found = {one.name: one for one in doctor.store_findings(store, [])}
+    assert (found["last backup"].status, found["last backup"].detail) == ("warn", backups["unreadable"])
 
 
 def test_the_list_of_backups_says_what_is_under_way_on_the_store_and_how_the_last_ended(
