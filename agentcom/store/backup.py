@@ -35,7 +35,8 @@ KEPT: Final = 3
 _NAME: Final = re.compile(r"backup-(\d{20})-(\d{8}T\d{6}Z)\.mdb")
 _UNFINISHED: Final = "unfinished-"
 _ELSEWHERE: Final = "set backups.folder to another place"
-_NO_DIRECTORY: Final = f"it is a file and no directory; move it away, or {_ELSEWHERE}"
+_READABLE: Final = f"see that this user can read and write there, or {_ELSEWHERE}"
+_NO_DIRECTORY: Final = f"a file is where a directory should be; move it away, or {_ELSEWHERE}"
 _PIECE_BYTES: Final = 2**20
 
 
@@ -144,12 +145,22 @@ def list_backups(folder: Path | str) -> list[Backup]:
         files = [file for file in Path(folder).iterdir() if _named(file) is not None]
     except FileNotFoundError:
         return []
-    except NotADirectoryError as error:
-        raise StoreError(f"cannot list {folder}: {_NO_DIRECTORY}") from error
     except OSError as error:
-        remedy = f"see that it can be read by this user, or {_ELSEWHERE}"
-        raise StoreError(f"cannot list {folder}: {error.strerror}; {remedy}") from error
+        raise StoreError(f"cannot list {folder}: {_in_words(error, named=folder)}") from error
     return sorted(map(_read_manifest, files), key=lambda one: (one.sequence, one.time), reverse=True)
+
+
+def _in_words(error: OSError | lmdb.Error, named: Path | str = "") -> str:
+    """What the system has said, of which path unless that is the one that is `named` already, and what to do."""
+    number = getattr(error, "code", None) or getattr(error, "errno", None)
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return _NO_DIRECTORY
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename not in (None, str(named)) else ""
+        said, remedy = f"{where}{error.strerror or error}", _READABLE
+    else:
+        said, remedy = str(error), "look at the disk"
+    return f"{said}; {f'free disk space, or {_ELSEWHERE}' if number in NO_ROOM else remedy}"
 
 
 def newest_verified(folder: Path | str) -> int:
@@ -349,13 +360,13 @@ def _remove_unfinished(folder: Path) -> None:
     """What a child that was killed has left; a file whose writer still lives is left alone."""
     for file in folder.glob(f"{_UNFINISHED}*"):
         number = file.name.removeprefix(_UNFINISHED).removesuffix(".json")
-        if not (number.isdigit() and Path(f"/proc/{number}").exists()):
+        is_at_work = number.isdigit() and int(number) != os.getpid() and Path(f"/proc/{number}").exists()
+        if not is_at_work:
             file.unlink(missing_ok=True)
 
 
 _STATUS_FULL: Final = 3
 _NICE: Final = 10  # the loop goes first
-_ROOM: Final = "free disk space or choose another folder"
 
 
 def _copy_here(store: Path, target: Path) -> CheckReport:
@@ -376,6 +387,14 @@ def _do(arguments: list[str]) -> object:
     return _make_here(Path(arguments[0]), Path(arguments[1]), int(arguments[2]) if len(arguments) == 3 else KEPT)
 
 
+def _cannot(arguments: list[str]) -> str:
+    if arguments[0] == "--verify":
+        return f"cannot verify {arguments[1]}"
+    if arguments[0] == "--copy":
+        return f"cannot copy {arguments[1]} to {arguments[2]}"
+    return f"cannot back up {arguments[0]} to {arguments[1]}"
+
+
 def main(arguments: list[str]) -> int:
     """`python -m agentcom.store.backup STORE FOLDER [KEEP]`: the manifest on stdout, or one line that says why
     not; `--verify BACKUP` and `--copy STORE FOLDER`: the report of the check. Status 0, 1 failed, 2 wrong use, 3 no
@@ -389,8 +408,7 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(msgspec.to_builtins(_do(arguments))))
     except (lmdb.Error, OSError) as error:
         number = getattr(error, "code", None) or getattr(error, "errno", None)
-        what, where = arguments[1:] if arguments[0] == "--copy" else arguments[:2]
-        print(f"cannot back up {what} to {where}: {error}; {_ROOM}")
+        print(f"{_cannot(arguments)}: {_in_words(error)}")
         return _STATUS_FULL if number in NO_ROOM else 1
     except AgentComError as error:
         print(error)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agentcom.errors import StoreDamaged, StoreError, StoreLocked
+from agentcom.store import backup
 from agentcom.store.backup import (
     Backup,
     BackupRun,
@@ -136,6 +137,41 @@ def test_a_folder_that_cannot_be_written_is_named_in_the_error(place: Place, tmp
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match=r"cannot back up .* to .*file"):
         make_backup(place.paths.store, tmp_path / "file" / "backups")
+
+
+IN_THE_WAY = "a file is where a directory should be; move it away, or set backups.folder to another place"
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_file_where_the_backups_should_lie_is_told_in_words(place: Place, below: str) -> None:
+    with_backups(place, 2)
+    place.paths.backups.rename(place.paths.backups.with_name("away"))
+    place.paths.backups.write_bytes(b"")
+    with pytest.raises(StoreError) as refused:
+        make_backup(place.paths.store, place.paths.backups / below)
+    folder = place.paths.backups / below
+    assert refused.value.message == f"cannot back up {place.paths.store} to {folder}: {IN_THE_WAY}"
+
+
+def test_what_else_the_system_refuses_is_told_in_words_with_what_to_do(place: Place) -> None:
+    with_backups(place, 2)
+    odd = place.paths.backups / "unfinished-999999999"
+    odd.mkdir()
+    with pytest.raises(StoreError, match=r"9999: Is a directory; see that .* set backups.folder") as refused:
+        make_backup(place.paths.store, place.paths.backups)
+    assert "Errno" not in refused.value.message
+
+
+def test_a_file_that_an_earlier_process_of_the_same_number_has_left_is_in_nobodys_way(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_backups(place, 2)
+    left = place.paths.backups / f"unfinished-{os.getpid()}"
+    left.write_bytes(b"half a copy")
+    monkeypatch.setattr(os, "nice", lambda _by: 0)
+    assert backup.main([str(place.paths.store), str(place.paths.backups)]) == 0
+    assert len(list_backups(place.paths.backups)) == 2
+    assert not left.exists()
 
 
 def test_a_run_is_polled_and_can_be_stopped(place: Place) -> None:

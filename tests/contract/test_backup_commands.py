@@ -81,7 +81,7 @@ def test_with_the_hub_stopped_a_folder_that_cannot_be_read_is_no_folder_without_
     assert main(["backup", "list"]) == 0
     told = capsys.readouterr().out
     assert "no backups yet" not in told
-    assert f"cannot list {place.paths.backups}: it is a file and no directory; move it away, or set" in told
+    assert f"cannot list {place.paths.backups}: a file is where a directory should be; move it away, or set" in told
     assert main(["backup", "list", "--json"]) == 0
     assert "set backups.folder" in said(capsys)["unreadable"]
 

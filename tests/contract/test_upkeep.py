@@ -179,7 +179,8 @@ def test_a_folder_of_backups_that_cannot_be_read_is_told_with_what_to_do(kept: K
     shown = kept.ask(m.BackupList())
     assert (shown["backups"], shown["count"]) == ([], 0)
     assert shown["unreadable"] == (
-        f"cannot list {folder}: it is a file and no directory; move it away, or set backups.folder to another place"
+        f"cannot list {folder}: a file is where a directory should be; "
+        "move it away, or set backups.folder to another place"
     )
     folder.unlink()
     away.rename(folder)
