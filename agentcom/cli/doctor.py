@@ -291,7 +291,8 @@ def store_findings(store: JsonObject, troubles: list[str]) -> Iterator[Finding]:
     unwell = storage.unwell(store)
     for name, text in storage.lines(store):
         if name != "alarm":
-            yield Finding(name, "warn" if name in unwell else "ok", text, figures=storage.figures(name, store))
+            status, hint = unwell.get(name, ("ok", ""))
+            yield Finding(name, status, text, hint, storage.figures(name, store))
     for repair, text, hint in storage.repairs(store):
         is_news = bool(repair["why"] or repair["missing"])
         yield Finding("restored", "warn" if is_news else "ok", text, hint, repair)

@@ -10,6 +10,11 @@ from agentcom.model import JsonObject
 
 STORE: Final = "store"
 BACKUP: Final = "last backup"
+SCRUB: Final = "scrub"
+DAMAGED_REMEDY: Final = (
+    "start the hub again: it sets the file aside and restores the store from the newest backup and the journal; then "
+    "look at the disk"
+)
 SET_ASIDE_NAMED: Final = 5  # paths in a line
 DATABASES: Final = "databases"  # those without a row are left out of the text
 
@@ -40,17 +45,22 @@ def lines(store: JsonObject) -> Iterator[tuple[str, str]]:
     journal, backups, scrub = store["journal"], store["backups"], store["scrub"]
     yield "journal", f"{_size(journal['bytes'])}, batches {journal['covered_from']} to {journal['last']}"
     yield BACKUP, last_backup(backups)
-    yield "scrub", scrub["damaged"] or f"{scrub['rows']} records verified, {scrub['rounds']} rounds"
+    damage = f"damage was found: {scrub['damaged']}" if scrub["damaged"] else ""
+    yield SCRUB, damage or f"{scrub['rows']} records verified, {scrub['rounds']} rounds"
     for alarm in store["alarms"]:
         yield "alarm", alarm["text"]
 
 
-def unwell(store: JsonObject) -> frozenset[str]:
-    """Which of these lines tell of something that is wrong."""
+def unwell(store: JsonObject) -> dict[str, tuple[str, str]]:
+    """Which of these lines tell of something that is wrong: doctor's status and remedy, by name."""
     if "journal" not in store:
-        return frozenset()
-    wrong = {BACKUP: store["backups"]["unreadable"]}
-    return frozenset(name for name, what in wrong.items() if what)
+        return {}
+    found = {}
+    if store["backups"]["unreadable"]:
+        found[BACKUP] = ("warn", "")  # it says what to do
+    if store["scrub"]["damaged"]:
+        found[SCRUB] = ("fail", DAMAGED_REMEDY)
+    return found
 
 
 def last_backup(backups: JsonObject) -> str:

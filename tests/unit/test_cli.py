@@ -1300,6 +1300,16 @@ def test_a_folder_of_backups_that_cannot_be_read_is_no_ok_for_the_doctor() -> No
     store = {**STORE, "journal": {"bytes": 1, "covered_from": 1, "last": 2}, "backups": backups, "scrub": SCRUBBED}
     found = {one.name: one for one in doctor.store_findings(store, [])}
     assert (found["last backup"].status, found["last backup"].detail) == ("warn", backups["unreadable"])
+    assert found["scrub"].status == "ok"
+
+
+def test_damage_that_the_scrubber_has_found_is_no_ok_for_the_doctor() -> None:
+    damaged = "cannot read the record 0a of 'tasks': its checksum does not fit its content"
+    store = {**STORE, "journal": {"bytes": 1, "covered_from": 1, "last": 2}, "backups": LIST}
+    store["scrub"] = {**SCRUBBED, "damaged": damaged}
+    found = {one.name: one for one in doctor.store_findings(store, [])}
+    assert (found["scrub"].status, found["scrub"].detail) == ("fail", f"damage was found: {damaged}")
+    assert "start the hub again" in found["scrub"].hint
 
 
 def test_the_list_of_backups_says_what_is_under_way_on_the_store_and_how_the_last_ended(
