@@ -85,7 +85,11 @@ def _versions(_invocation: Invocation) -> Iterator[Finding]:
 
 
 def _home(invocation: Invocation) -> Iterator[Finding]:
+    from agentcom.store.start import StorePaths, require_disk
+
     home = invocation.home.check()
+    if (home.keys / "hub.key").exists() or not any(home.keys.glob("*.key")):  # else no hub will start here
+        require_disk(StorePaths.of_home(home.path))
     free = shutil.disk_usage(home.path).free
     status = "ok" if free > 2**30 else "warn"
     hint = "" if status == "ok" else "make room: on a full disk the hub takes no new tasks"

@@ -216,6 +216,11 @@ class OpenedStore:
             self.store.close()
 
 
+def require_disk(paths: StorePaths) -> None:
+    """StoreError, with what to do, where the store lies on what cannot hold one."""
+    require_local(paths.store, file_system(paths.store))
+
+
 def open_store(
     paths: StorePaths,
     *,
@@ -233,7 +238,7 @@ def open_store(
     CheckFailed.
     """
     begun = time.monotonic()
-    require_local(paths.store, file_system(paths.store))
+    require_disk(paths)
     lock: int | None = take_lock(paths.store)
     check = checker or (lambda path: full_check(path, progress=progress))
     try:

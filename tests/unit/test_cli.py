@@ -21,8 +21,9 @@ from agentcom.cli import doctor, main, output, root, storage
 from agentcom.cli.demo import usable_repository
 from agentcom.clock import rfc3339
 from agentcom.config import Home
-from agentcom.errors import NotFound, Refused
+from agentcom.errors import NotFound, Refused, StoreError
 from agentcom.model import Role, Tier
+from agentcom.store import start
 from agentcom.supervisor import Start, write_start
 from agentcom_sidecar import guards, isolation
 from tests.fake_hub_requests import FakeHub, task
@@ -1421,6 +1422,22 @@ def test_the_doctor_names_a_key_that_others_can_read(
     assert main(["doctor", "--json"]) == 1
     keys = next(check for check in said(capsys)["checks"] if check["name"] == "keys")
     assert (keys["status"], "hub.key" in keys["detail"], "chmod 600" in keys["hint"]) == ("fail", True, True)
+
+
+def test_the_doctor_refuses_a_home_on_a_network_file_system_as_the_hub_does(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(start, "file_system", lambda _path: "nfs4")
+    with pytest.raises(StoreError) as refused:
+        start.open_store(start.StorePaths.of_home(hub.home.path))
+    assert main(["doctor", "--json"]) == 1
+    (home,) = [check for check in said(capsys)["checks"] if check["name"] == "home"]
+    assert (home["status"], home["detail"]) == ("fail", refused.value.message)
+    assert "set AGENTCOM_HOME to a directory on a local disk" in home["detail"]
+    (hub.home.keys / "hub.key").unlink()
+    main(["doctor", "--json"])
+    (home,) = [check for check in said(capsys)["checks"] if check["name"] == "home"]
+    assert home["status"] != "fail", "no hub is of this home: it has keys of others"
 
 
 def test_the_demo_ends_with_0_only_when_it_was_verified(
