@@ -6,7 +6,7 @@ from collections import deque
 from typing import Final
 
 from agentcom.clock import Now
-from agentcom.room import quota_of
+from agentcom.room import LESS_KEPT, quota_of
 
 SAMPLES: Final = 60  # one a minute: an hour
 HIGH: Final = 0.7  # of the map: people should look
@@ -36,9 +36,10 @@ class Growth:
         share, quota = used_bytes / map_bytes, quota_of(map_bytes)
         if share >= HIGH:
             allowed = f"{share:.0%} of what hub.map_gib allows (or hub.map_mib, where that is set)"
-            return f"the store holds {allowed}; new tasks are refused at {quota:.0%}"
+            raised = "or raise that setting and start the hub again"
+            return f"the store holds {allowed}; new tasks are refused at {quota:.0%}: {LESS_KEPT}, {raised}"
         rate = self.bytes_per_h()
         left_h = (quota * map_bytes - used_bytes) / rate if rate > 0 else SOON_H
         if left_h < SOON_H:
-            return f"at {rate >> 20} MiB an hour the store takes no new tasks in {left_h:.0f} h"
+            return f"at {rate >> 20} MiB an hour the store takes no new tasks in {left_h:.0f} h: {LESS_KEPT}"
         return ""

@@ -25,6 +25,10 @@ FULL_MS: Final = 10_000  # after a full disk, before it is asked again whether t
 DISPATCH_MS: Final = 1000  # after a full disk, before something is given out again
 FREE_BYTES: Final = 4 * MIB  # on the disk: a few ticks' batches, in the store and in the journal
 RETRY_S: Final = 30.0
+LESS_KEPT: Final = (  # what people can do about a store that holds much
+    "remove dead letters (`agentcom dead purge --all`) or keep less of what is over "
+    "(`agentcom config set retention.tasks_max N`)"
+)
 
 # A commit needs pages beside those that it replaces: of a map that is small, more has to be kept free.
 _QUOTA_BYTES: Final = MIB // 2
@@ -88,8 +92,8 @@ class Room:
         if self.used_share >= quota:
             text = (
                 f"the store holds {self.used_share:.0%} of what hub.map_gib allows (or hub.map_mib, where that is "
-                f"set); new tasks are taken up to {quota:.0%} and given out up to {given_out:.0%}: purge finished "
-                "tasks, or raise that setting and start the hub again"
+                f"set); new tasks are taken up to {quota:.0%} and given out up to {given_out:.0%}: "
+                f"{LESS_KEPT}, or raise that setting and start the hub again"
             )
             return NoSubmits("storage_full", text, RETRY_S)
         return None

@@ -27,6 +27,7 @@ from agentcom.errors import AgentComError, NotFound, StoreError
 from agentcom.growth import Growth
 from agentcom.limits import MIB
 from agentcom.model import JsonObject
+from agentcom.room import LESS_KEPT
 from agentcom.store.backup import Backup, BackupRun, CheckRun, backup_view, check_view, list_backups
 from agentcom.store.compact import CompactionRun, remove_leftovers
 from agentcom.store.repairs import set_aside_in
@@ -365,7 +366,10 @@ class Upkeep:
         free = shutil.disk_usage(self.opened.paths.store).free
         if free >= DISK_FREE_BYTES:
             return ""
-        return f"{free // MIB} MiB are free on the disk of the store; new tasks are refused when none is"
+        return (
+            f"{free // MIB} MiB are free on the disk of the store; new tasks are refused when none is: free some "
+            f"there, or {LESS_KEPT}, then give back what is free in the store's file (`agentcom compact`)"
+        )
 
     def _overdue(self, now: Now) -> str:
         every_s, newest = self.settings.backups.every_s, self._newest

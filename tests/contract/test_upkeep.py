@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -17,6 +20,7 @@ from agentcom.config import BackupSettings, CompactionSettings, Settings
 from agentcom.errors import NotFound, Refused, StoreError, StoreFull
 from agentcom.growth import Growth
 from agentcom.room import DISPATCH_QUOTA, QUOTA, Room, dispatch_quota_of, quota_of
+from agentcom.settings import NAMES
 from agentcom.store import compact
 from agentcom.store.backup import newest_verified, note_check, oldest_kept, verify_backup
 from agentcom.store.base import Batch
@@ -478,6 +482,45 @@ def test_an_alarm_is_told_when_it_begins_and_when_it_ends() -> None:
     alarms.set("disk_low", "", now)
     assert [event for event, _ in alarms.take()] == ["alarm_ended"]
     assert alarms.view() == []
+
+
+def free_on_the_disk(monkeypatch: pytest.MonkeyPatch, mib: int) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=mib << 20))
+
+
+def alarms_of(kept: Kept) -> dict[str, str]:
+    return {one["code"]: one["text"] for one in kept.upkeep.status(kept.clock.now())["alarms"]}
+
+
+def test_how_little_is_free_on_the_disk_is_told_with_the_commands_and_settings_that_make_room(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free_on_the_disk(monkeypatch, 100)
+    kept.turn()
+    text = alarms_of(kept)["disk_low"]
+    assert text.startswith("100 MiB are free on the disk of the store; new tasks are refused when none is: free some")
+    assert commands_in(text) == ["agentcom dead purge --all", RETENTION, "agentcom compact"]
+
+
+RETENTION = "agentcom config set retention.tasks_max N"
+
+
+def commands_in(text: str) -> list[str]:
+    """Those between backticks; each that sets something names a setting that there is."""
+    found = re.findall(r"`(agentcom [^`]+)`", text)
+    assert all(one.split()[3] in NAMES for one in found if one.startswith("agentcom config set"))
+    return found
+
+
+def test_a_store_that_is_nearly_full_names_the_commands_and_settings_that_make_room() -> None:
+    size = 10_000_000
+    store, batch = MemoryStore(map_bytes=size), Batch()
+    batch.put("meta", b"much", b"x" * int(0.9 * size))
+    store.commit(batch, 1)
+    refused = Room(store).no_submits(ManualClock().now())
+    assert refused is not None
+    for text in (refused.message, Growth().warning(9, 10)):
+        assert commands_in(text) == ["agentcom dead purge --all", RETENTION]
 
 
 def test_growth_is_told_a_day_before_the_store_is_full() -> None:
