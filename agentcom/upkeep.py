@@ -145,6 +145,7 @@ class Upkeep:
     def status(self, now: Now) -> JsonObject:
         """The store's figures: what /stats, `queue stats` and `doctor` show."""
         stats, paths = self.opened.journaled.stats(), self.opened.paths
+        self._look_at_disk(now)  # or the figure in the alarm would be of up to a minute ago
         free_bytes = stats["file_bytes"] - stats["used_bytes"]
         return {
             **stats,
@@ -359,17 +360,16 @@ class Upkeep:
         self._is_journal_long = beyond > self.settings.backups.journal_mib * MIB
         self._growth.look(stats["used_bytes"], now)
         self.alarms.set("store_growing", self._growth.warning(stats["used_bytes"], stats["map_bytes"]), now)
-        self.alarms.set("disk_low", self._disk_low(), now)
+        self._look_at_disk(now)
         self.alarms.set("backup_overdue", self._overdue(now), now)
 
-    def _disk_low(self) -> str:
+    def _look_at_disk(self, now: Now) -> None:
         free = shutil.disk_usage(self.opened.paths.store).free
-        if free >= DISK_FREE_BYTES:
-            return ""
-        return (
+        text = (
             f"{free // MIB} MiB are free on the disk of the store; new tasks are refused when none is: free some "
             f"there, or {LESS_KEPT}, then give back what is free in the store's file (`agentcom compact`)"
         )
+        self.alarms.set("disk_low", text * (free < DISK_FREE_BYTES), now)
 
     def _overdue(self, now: Now) -> str:
         every_s, newest = self.settings.backups.every_s, self._newest

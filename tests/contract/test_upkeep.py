@@ -502,6 +502,18 @@ def test_how_little_is_free_on_the_disk_is_told_with_the_commands_and_settings_t
     assert commands_in(text) == ["agentcom dead purge --all", RETENTION, "agentcom compact"]
 
 
+def test_how_little_is_free_is_what_is_free_when_somebody_asks(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free_on_the_disk(monkeypatch, 100)
+    kept.turn()
+    free_on_the_disk(monkeypatch, 7)
+    assert alarms_of(kept)["disk_low"].startswith("7 MiB are free")
+    free_on_the_disk(monkeypatch, 5000)
+    assert alarms_of(kept) == {}
+    assert kept.events() == ["alarm_raised", "alarm_ended"]
+
+
 RETENTION = "agentcom config set retention.tasks_max N"
 
 
