@@ -369,7 +369,7 @@ class Upkeep:
             f"{free // MIB} MiB are free on the disk of the store; new tasks are refused when none is: free some "
             f"there, or {LESS_KEPT}, then give back what is free in the store's file (`agentcom compact`)"
         )
-        self.alarms.set("disk_low", text * (free < DISK_FREE_BYTES), now)
+        self.alarms.set("disk_low", text if free < DISK_FREE_BYTES else "", now)
 
     def _overdue(self, now: Now) -> str:
         every_s, newest = self.settings.backups.every_s, self._newest
