@@ -253,6 +253,7 @@ class Queries:
             "tier_source": row.tier_source.value,
             "inferred_tier": row.inferred_tier.value,
             "attempt": row.attempt,
+            "stalled": self._is_stalled(row),
             "retries_used": row.retries_used,
             "losses": row.losses,
             "parked_count": row.parked_count,
@@ -268,6 +269,13 @@ class Queries:
             "assigned_at": rfc3339(row.assigned_ms) if row.assigned_ms else None,
             "finished_at": rfc3339(row.finished_ms) if row.finished_ms else None,
         }
+
+    def _is_stalled(self, row: TaskRow) -> bool:
+        """Whether its attempt runs and has made no progress for `queue.stall_s`."""
+        if row.state is not State.working:
+            return False
+        table = self.hub.tasks.table
+        return self.hub.fleet.agents[table.agent[table.slot_of[row.id]]].stalled
 
     def _spec_of(self, task: int) -> TaskSpec:
         body = self._store.get("bodies", key_u64(task))

@@ -162,7 +162,7 @@ def task(number: int = 7, **fields: Any) -> dict[str, Any]:
     return {
         "id": number, "description": "count the lines", "state": "completed", "lane": "normal",
         "tier": "trivial", "tier_source": "command", "inferred_tier": "trivial", "attempt": 1,
-        "retries_used": 0, "losses": 0, "parked_count": 0, "repo": None, "branch": None, "files": [],
+        "retries_used": 0, "losses": 0, "parked_count": 0, "stalled": False, "repo": None, "branch": None, "files": [],
         "success_criteria": [], "checks": [{"kind": "file_exists", "target": "a.txt", "timeout_s": 300}],
         "route": {
             "strategy": "trivial", "agent": "Grey Area", "host": "box", "backend": "shell",

@@ -428,6 +428,7 @@ def task_of(number: int, spec: TaskSpec) -> dict[str, Any]:
         "retries_used": 0,
         "losses": 0,
         "parked_count": 0,
+        "stalled": False,
         "route": None,
         "result": None,
         "error": None,

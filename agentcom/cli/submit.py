@@ -79,7 +79,7 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
 @click.option("--not-before", metavar="TIME", help="RFC 3339; do not start earlier.")
 @click.option("--start-by", metavar="TIME", help="RFC 3339; expires unless a worker is on it by then.")
 @click.option("--complete-by", metavar="TIME", help="RFC 3339; expires then, running work is cancelled.")
-@click.option("--ttl", "ttl_s", type=int, metavar="S", help="Seconds until an unfinished task expires.")
+@click.option("--ttl", "ttl_s", type=int, metavar="S", help="Seconds until it expires, where it does not run.")
 @click.option(
     "--after", "depends_on", type=int, multiple=True, metavar="ID", help="A task to complete first."
 )

@@ -68,7 +68,7 @@ def row(found: JsonObject) -> tuple[Any, ...]:
     result, route = found.get("result") or {}, found.get("route") or {}
     return (
         found["id"],
-        found["state"],
+        f"{found['state']}, stalled" if found.get("stalled") else found["state"],
         found["lane"],
         found["tier"],
         (
@@ -99,7 +99,8 @@ def show_task(invocation: Invocation, found: JsonObject) -> None:
         return
     is_completed = found["state"] == "completed"
     status = (found.get("result") or {}).get("status") or (found.get("status") if is_completed else None)
-    mark = output.coloured(found["state"]) + (f" {output.coloured(status)}" if status else "")
+    mark = output.coloured(found["state"]) + (", stalled" if found.get("stalled") else "")
+    mark += f" {output.coloured(status)}" if status else ""
     output.line(f"task {found['id']}  {mark}")
     output.block(found["description"])
     output.pairs(
@@ -119,7 +120,7 @@ def show_task(invocation: Invocation, found: JsonObject) -> None:
             ("start by", output.moment(found.get("start_by"))),
             ("complete by", output.moment(found.get("complete_by"))),
             ("ttl", _ttl(found.get("ttl_s"))),
-            ("expires", output.moment(found.get("expires_at"))),
+            ("expires", _expires(found)),
             ("assigned", output.moment(found.get("assigned_at"))),
             ("finished", output.moment(found.get("finished_at"))),
             ("labels", ", ".join(found.get("labels") or [])),
@@ -142,6 +143,12 @@ def _show_route(route: JsonObject | None) -> None:
         at = f" at {route['endpoint']}" if route.get("endpoint") else ""
         text = f"{route['strategy']} -> {route['agent']} on {route['host']}, {route['backend']} {route['model']}{at}"
         output.line(f"  route: {output.plain(text)} ({output.plain(route['reason'])})")
+
+
+def _expires(found: JsonObject) -> str:
+    """When it expires; work that runs then may end."""
+    at = output.moment(found.get("expires_at"))
+    return f"{at}; not while it runs" if at and found["state"] in ("assigned", "working") else at
 
 
 def _ttl(ttl_s: int | None) -> str:

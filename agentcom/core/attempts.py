@@ -268,6 +268,7 @@ class Attempts:
             if progress.heard(agent, one.progress, self.clock_ms(now)):
                 self._fleet.publish_agent(agent, now)
                 self._out.publish("task", "attempt_moves", task=one.task, attempt=one.attempt)
+                self._out.task_changed(one.task)
         return tuple(stray)
 
     def decline(self, host: Host, message: m.Decline, now: Now) -> None:
@@ -493,6 +494,7 @@ class Attempts:
                 agent=agent.record.name,
                 silent_s=silent_s,
             )
+            self._out.task_changed(table.id[slot])
         if agent.stalled and clock_ms >= progress.next_look_ms(agent, patience_ms):
             self._take_back_stalled(slot, silent_s, now)
         else:

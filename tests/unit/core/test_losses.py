@@ -252,6 +252,7 @@ def test_a_worker_without_progress_is_marked_stalled_and_people_are_told(rig: Ri
     rig.advance(5_000)
     told = [one for one in rig.published("task") if one["event"] == "attempt_stalled"]
     assert [(one["task"], one["attempt"], one["silent_s"]) for one in told] == [(number, 1, 300)]
+    assert rig.admin.task(number)["stalled"]
     box.beat(assign, progress=7)
     assert agent(rig)["stalled"]
     assert rig.admin.state(number) == "working"
@@ -262,6 +263,7 @@ def test_a_worker_without_progress_is_marked_stalled_and_people_are_told(rig: Ri
     box.beat(assign, progress=8)
     assert [one["event"] for one in rig.published("task")] == ["attempt_moves"]
     assert not agent(rig)["stalled"]
+    assert not rig.admin.task(number)["stalled"]
 
 
 def test_r3_a_worker_without_progress_for_twice_as_long_is_cancelled_and_its_task_taken_back(

@@ -369,7 +369,7 @@ function stateChip(task) {
     const tone = task.status === "partial_pass" || task.status === "no_change" ? "wait" : null;
     return chip((task.status ?? "completed").replaceAll("_", " "), tone, true);
   }
-  return chip(task.state, TONES[task.state], task.state === "dead", task.state === "working");
+  return chip(task.stalled ? `${task.state}, stalled` : task.state, task.stalled ? "wait" : TONES[task.state], task.state === "dead", task.state === "working");
 }
 
 function taskRow(task) {
