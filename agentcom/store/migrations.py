@@ -2,7 +2,8 @@
 
 A step is a function from a stored body to the body that the next version expects (None drops the row); it
 sees every row of every database. All steps and all rows are one transaction when the store is opened, so a
-crash in between leaves the old store as it was. Rules: a step never imports today's model (that changes, the
+crash in between leaves the old store as it was; the rows of an older journal go through them when they are read.
+Rules: a step never imports today's model (that changes, the
 step must not), is never edited after a release, and a store of each released version lies in
 tests/fixtures and must open, run and complete.
 """
@@ -16,6 +17,7 @@ from agentcom.errors import StoreVersion
 from agentcom.store.record import SCHEMA_VERSION, pack, unpack
 
 FIRST_VERSION: Final = 1  # of AgentCom 0.1.0
+TO_GO_BACK: Final = "go back to before the upgrade: `agentcom backup restore NAME --without-journal`"
 
 Change = Callable[[str, bytes, bytes], bytes | None]
 
@@ -36,18 +38,24 @@ def steps_after(found: int, steps: Sequence[Step] = STEPS, wanted: int = SCHEMA_
     if found > wanted or [step.to for step in chosen] != list(range(found + 1, wanted + 1)):
         raise StoreVersion(
             f"the store has format {found}, this program knows formats {FIRST_VERSION} to {wanted}; run the "
-            "newer AgentCom, or restore a backup from before the upgrade"
+            f"newer AgentCom, or {TO_GO_BACK}"
         )
     return chosen
 
 
+def changed(steps: Sequence[Step], database: str, key: bytes, body: bytes) -> bytes | None:
+    """The body as it is after the steps, None when one of them drops it."""
+    after: bytes | None = body
+    for step in steps:
+        if after is None:
+            return None
+        after = step.change(database, key, after)
+    return after
+
+
 def carry_over(steps: Sequence[Step], database: str, key: bytes, record: bytes) -> bytes | None:
     """The record as it is after the steps, None when one of them drops it; verified before it is changed."""
-    body: bytes | None = unpack(database, key, record, version=steps[0].to - 1)
-    for step in steps:
-        if body is None:
-            return None
-        body = step.change(database, key, body)
+    body = changed(steps, database, key, unpack(database, key, record, version=steps[0].to - 1))
     return None if body is None else pack(database, key, body, version=steps[-1].to)
 
 

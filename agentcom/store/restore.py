@@ -300,7 +300,12 @@ def _set_backups_aside(folder: Path, sequence: int) -> None:
 def _set_journal_right(folder: Path, run: Replay, known: int, with_journal: bool) -> tuple[str, ...]:
     """Set aside what the restored store cannot take, and say what is missing."""
     uncertain = []
-    journal = Journal(folder)
+    try:
+        journal = Journal(folder)
+    except StoreVersion as error:  # back to before an upgrade, without the journal that was written since
+        names = _set_segments_aside(folder)
+        uncertain.append(f"what the journal has is not in the store: {error.message}; kept as {names}")
+        journal = Journal(folder)
     try:
         beyond = journal.last
         if beyond > run.last:
@@ -311,6 +316,8 @@ def _set_journal_right(folder: Path, run: Replay, known: int, with_journal: bool
                 f"batches {run.last + 1} to {beyond} are not in the store: {why}; kept as {names}"
             )
         journal.go_back(run.last)
+        if journal.last != run.last:
+            journal.skip(run.last)  # and its note says that nothing is missing
     finally:
         journal.close()
     if known > max(run.last, beyond) and with_journal:
@@ -318,3 +325,10 @@ def _set_journal_right(folder: Path, run: Replay, known: int, with_journal: bool
             f"batches {max(run.last, beyond) + 1} to {known} were acknowledged and are nowhere to be found"
         )
     return tuple(uncertain)
+
+
+def _set_segments_aside(folder: Path) -> str:
+    """All of the journal, under other names, which are returned."""
+    suffix = quarantine_name()
+    kept = [path.rename(path.with_name(f"{path.name}.{suffix}")) for _, path in segments(folder)]
+    return ", ".join(path.name for path in kept)

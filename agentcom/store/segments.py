@@ -1,6 +1,7 @@
 """The files of the journal, as they are read: segments of records, each with its sequence and a checksum.
 
-A segment is named after the first batch in it. A record says how long it is and which batch it holds; its
+A segment is named after the first batch in it, and says which schema version the rows in it have; those of an older one
+go through the migrations when they are read. A record says how long it is and which batch it holds; its
 checksum covers that and the body, so that a record written half is never taken for a whole one. After a
 crash the newest segment may end in zeros that were to be overwritten, and its last record may be torn: that is
 normal. Anything else that cannot be read is damage, and reading goes on at the next whole record, since what lies
@@ -19,9 +20,11 @@ from typing import Final, NamedTuple
 import msgpack
 
 from agentcom.errors import StoreDamaged, StoreError, StoreVersion
+from agentcom.store import migrations
 from agentcom.store.base import Batch
+from agentcom.store.record import SCHEMA_VERSION
 
-SEGMENT_HEAD: Final = struct.Struct(">12sI")  # what it is, and the version of the format
+SEGMENT_HEAD: Final = struct.Struct(">12sHH")  # what it is, how many schema versions came before, version of the format
 RECORD_HEAD: Final = struct.Struct(">4sIQI")  # magic, bytes of the body, sequence, checksum
 VERSION: Final = 1
 RECORD_BYTES_MAX: Final = 2**30  # above a tick's largest batch; a length beyond it is no length
@@ -32,11 +35,13 @@ _NAME: Final = re.compile(r"journal-(\d{20})\.log")
 
 
 class Record(NamedTuple):
-    """A whole record: the batch's number, the encoded batch, and where it ends in its segment."""
+    """A whole record: the batch's number, the encoded batch, where it ends in its segment, and the schema version of
+    its rows."""
 
     sequence: int
     body: bytes
     end: int
+    schema: int
 
 
 class Unreadable(NamedTuple):
@@ -65,15 +70,16 @@ def segments(folder: Path) -> list[tuple[int, Path]]:
 
 
 def segment_head() -> bytes:
-    return SEGMENT_HEAD.pack(_SEGMENT_MAGIC, VERSION)
+    return SEGMENT_HEAD.pack(_SEGMENT_MAGIC, SCHEMA_VERSION - migrations.FIRST_VERSION, VERSION)
 
 
 def record_head(sequence: int, body: bytes) -> bytes:
-    return RECORD_HEAD.pack(_MAGIC, len(body), sequence, _checksum(sequence, body))
+    return RECORD_HEAD.pack(_MAGIC, len(body), sequence, _checksum(sequence, body, SCHEMA_VERSION))
 
 
-def _checksum(sequence: int, body: bytes | memoryview) -> int:
-    return zlib.crc32(body, zlib.crc32(b"%d:%d" % (sequence, len(body))))
+def _checksum(sequence: int, body: bytes | memoryview, schema: int) -> int:
+    before = schema - migrations.FIRST_VERSION  # where it starts from: a record is none under another schema version
+    return zlib.crc32(body, zlib.crc32(b"%d:%d" % (sequence, len(body)), before))
 
 
 def read_segment(path: Path) -> Iterator[Record | Unreadable]:
@@ -85,35 +91,39 @@ def read_segment(path: Path) -> Iterator[Record | Unreadable]:
         content = memoryview(path.read_bytes())
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
-    position = _after_head(path, content)
+    position, schemas = _after_head(path, content)
     while position < len(content):
-        record = _record_at(content, position)
+        record = _record_at(content, position, schemas)
         if record is None and not content[position] and not bytes(content[position:]).strip(b"\0"):
             return  # filled with zeros ahead of what was to come
         if record is None:
-            start, position = position, _next_record(content, position + 1)
+            start, position = position, _next_record(content, position + 1, schemas)
             yield Unreadable(path, start, position, position == len(content))
         else:
             yield record
             position = record.end
 
 
-def _after_head(path: Path, content: memoryview) -> int:
-    """Where the records begin: 0 when the head itself cannot be read, so that the search starts there."""
+def _after_head(path: Path, content: memoryview) -> tuple[int, Sequence[int]]:
+    """Where the records begin, and which schema version they have: 0, so that the search starts there, and any that
+    this program knows, when the head itself cannot be read."""
+    unknown = 0, range(migrations.FIRST_VERSION, SCHEMA_VERSION + 1)
     if len(content) < SEGMENT_HEAD.size:
-        return 0
-    magic, version = SEGMENT_HEAD.unpack_from(content)
+        return unknown
+    magic, before, version = SEGMENT_HEAD.unpack_from(content)
     if magic != _SEGMENT_MAGIC:
-        return 0
-    if version > VERSION:
-        raise StoreVersion(
-            f"cannot read {path}: it has journal version {version}, this program knows versions up to "
-            f"{VERSION}; run the newer AgentCom"
-        )
-    return SEGMENT_HEAD.size
+        return unknown
+    schema = migrations.FIRST_VERSION + before
+    for what, found, known in (("journal version", version, VERSION), ("records of format", schema, SCHEMA_VERSION)):
+        if found > known:
+            raise StoreVersion(
+                f"cannot read {path}: it has {what} {found}, this program knows those up to {known}; run the newer "
+                f"AgentCom, or {migrations.TO_GO_BACK}"
+            )
+    return SEGMENT_HEAD.size, (schema,)
 
 
-def _record_at(content: memoryview, position: int) -> Record | None:
+def _record_at(content: memoryview, position: int, schemas: Sequence[int]) -> Record | None:
     start = position + RECORD_HEAD.size
     if start > len(content):
         return None
@@ -121,30 +131,34 @@ def _record_at(content: memoryview, position: int) -> Record | None:
     if magic != _MAGIC or length > RECORD_BYTES_MAX or start + length > len(content):
         return None
     body = content[start : start + length]
-    if _checksum(sequence, body) != checksum:
-        return None
-    return Record(sequence, bytes(body), start + length)
+    for schema in schemas:
+        if _checksum(sequence, body, schema) == checksum:
+            return Record(sequence, bytes(body), start + length, schema)
+    return None
 
 
-def _next_record(content: memoryview, position: int) -> int:
+def _next_record(content: memoryview, position: int, schemas: Sequence[int]) -> int:
     """Where the next whole record begins, or the end. The magic is a line's end after bytes that are no text,
     so that what people write into tasks seldom looks like one; the checksum decides."""
     everything: bytes = content.obj if isinstance(content.obj, bytes) else bytes(content)
     while (position := everything.find(_MAGIC, position)) >= 0:
-        if _record_at(content, position) is not None:
+        if _record_at(content, position, schemas) is not None:
             return position
         position += 1
     return len(content)
 
 
 def decode(record: Record) -> Batch:
-    """The batch of a record. Read with another library than it is written with: two ends, two codes."""
+    """The batch of a record, its rows as this program has them. Read with another library than it is written with: two
+    ends, two codes."""
+    steps = migrations.steps_after(record.schema)
     unpacker = msgpack.Unpacker(raw=False, max_buffer_size=RECORD_BYTES_MAX)
     unpacker.feed(record.body)
     batch = Batch()
     try:
         for database, rows in unpacker.unpack().items():
-            for key, body in rows.items():
+            for key, found in rows.items():
+                body = found if found is None or not steps else migrations.changed(steps, database, key, found)
                 if body is None:
                     batch.delete(database, key)
                 else:
@@ -160,7 +174,8 @@ def decode(record: Record) -> Batch:
 class Survey(NamedTuple):
     """What a journal holds. Batches `run_first` to `last` are there without a hole (0 and 0: none at all);
     `first` is the oldest that can be read, `torn_bytes` what a crash left at the end. `end` is where the last record of
-    the newest segment ends: 0 where it has none, or where more than its tail cannot be read."""
+    the newest segment ends: 0 where it has none, where more than its tail cannot be read, or where one is of an older
+    schema version: nothing is written behind them."""
 
     first: int
     run_first: int
@@ -176,12 +191,12 @@ def survey(folder: Path) -> Survey:
     first = run_first = last = records = torn = end = 0
     holes: list[str] = []
     for _, path in segments(folder):
-        end, is_whole = 0, True
+        end, is_ours = 0, True
         for item in read_segment(path):
             if isinstance(item, Unreadable):
                 torn = item.end - item.start if item.is_tail else 0
                 if not item.is_tail:
-                    is_whole = False
+                    is_ours = False
                     holes.append(f"{path.name}: bytes {item.start} to {item.end} cannot be read")
                 continue
             torn = 0
@@ -192,7 +207,8 @@ def survey(folder: Path) -> Survey:
                 first = first or item.sequence
                 run_first = item.sequence
             last, end = item.sequence, item.end
-        end *= is_whole
+            is_ours = is_ours and item.schema == SCHEMA_VERSION
+        end *= is_ours
     return Survey(first, run_first, last, records, torn, tuple(holes), end)
 
 

@@ -488,7 +488,7 @@ class _Opening:
                 f"batches {sequence + 1} to {self._note.sequence} were there at the last stop and are in neither the "
                 "store nor the journal"
             )
-        elif self._note is None and self._had_journal and journal_last < sequence:
+        elif self._note is None and self._had_journal and max(journal_last, reached) < sequence:
             yield (
                 f"batches after {sequence}, if there were any, are missing: neither the note of the last stop nor the "
                 "journal can tell"

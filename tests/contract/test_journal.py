@@ -313,12 +313,13 @@ def test_what_cannot_be_applied_is_set_aside_and_its_numbers_are_used_anew(folde
     assert given_back(folder) == [1, 2, 3, 4]
 
 
-def test_a_journal_of_a_newer_program_is_refused(folder: Path) -> None:
+@pytest.mark.parametrize(("place", "said"), [(15, "journal version 2"), (13, "records of format 3")])
+def test_a_journal_of_a_newer_program_is_refused(folder: Path, place: int, said: str) -> None:
     filled(folder, 1).close()
     content = bytearray(newest(folder).read_bytes())
-    content[15] = 2
+    content[place] = 2
     newest(folder).write_bytes(content)
-    with pytest.raises(StoreVersion, match="version 2"):
+    with pytest.raises(StoreVersion, match=f"{said}.*run the newer AgentCom, or go back.*--without-journal"):
         Journal(folder)
 
 
