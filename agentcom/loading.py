@@ -23,7 +23,7 @@ from agentcom.core.repositories import PREFIX as REPO
 from agentcom.core.rowpage import KINDS, NAMES, REQUIRED, page_of, page_read
 from agentcom.core.rows import STATE_CODE, STATES, RowPage
 from agentcom.core.second_host import PREFIX as SECOND
-from agentcom.core.story import NEXT_NOTE
+from agentcom.core.story import NEXT_NOTE, Noted
 from agentcom.core.sums import PREFIX as SPENT
 from agentcom.errors import StoreDamaged
 from agentcom.figures import usable
@@ -45,11 +45,12 @@ from agentcom.model import (
     SecondRecord,
     SettingRecord,
     State,
+    StoryNote,
     TaskRow,
 )
 from agentcom.money import BudgetRecord, LedgerRecord, SpentRecord
 from agentcom.repos import RepoRecord
-from agentcom.store.base import Batch, Store, pages
+from agentcom.store.base import Batch, Store, after, pages
 
 try:
     from agentcom._records import RowReader
@@ -59,7 +60,9 @@ except ImportError:  # not built here: rows are decoded one by one
 T = TypeVar("T")
 NOTHING_GIVEN: Final[Mapping[str, int]] = {}
 _row = msgspec.msgpack.Decoder(TaskRow).decode
+_note = msgspec.msgpack.Decoder(StoryNote).decode
 _read = RowReader(KINDS, REQUIRED, NAMES).read if RowReader is not None else None
+STALL_NOTES_MAX: Final = 16  # the newest of an open attempt, among which that of its stall is looked for
 LOOKED_AT: Final = frozenset(STATE_CODE[state] for state in FINAL | OPEN_ATTEMPT)
 
 
@@ -77,6 +80,7 @@ def load(store: Store, given: Mapping[str, int] = NOTHING_GIVEN) -> Loaded:
     """Everything live. Final tasks are only counted. O(tasks) in time; a page of rows in memory at a time. `given` is
     how far counters had come in batches that may be lost (`Journal.given`): they go on from there."""
     routes: dict[int, Route] = {}
+    stalled: dict[int, int] = {}
     finals = dict.fromkeys(FINAL, 0)
     return Loaded(
         groups=[
@@ -89,9 +93,10 @@ def load(store: Store, given: Mapping[str, int] = NOTHING_GIVEN) -> Loaded:
         agents=_all(store, "agents", AgentRecord),
         endpoints=_all(store, "endpoints", EndpointRecord),
         rules=sorted(_all(store, "limits", QueueRule), key=lambda rule: (rule.kind, rule.scope, rule.key)),
-        pages=_live_pages(store, routes, finals),
+        pages=_live_pages(store, routes, stalled, finals),
         live=store.count("lanes"),
         routes=routes,
+        stalled=stalled,
         numbers=_numbers(store, given),
         finals=finals,
         config={
@@ -186,9 +191,11 @@ class _Lanes:
             raise _without_row(left[0])
 
 
-def _live_pages(store: Store, routes: dict[int, Route], finals: dict[State, int]) -> Iterator[RowPage]:
-    """The rows whose tasks are in a lane, the routes of those with an open attempt, and how many final ones there
-    are: `tasks` and `lanes` are walked side by side."""
+def _live_pages(
+    store: Store, routes: dict[int, Route], stalled: dict[int, int], finals: dict[State, int]
+) -> Iterator[RowPage]:
+    """The rows whose tasks are in a lane, the routes and stalls of those with an open attempt, and how many final ones
+    there are: `tasks` and `lanes` are walked side by side."""
     lanes = _Lanes(store)
     for rows in pages(store, "tasks"):
         keys = [key for key, _ in rows]
@@ -201,7 +208,7 @@ def _live_pages(store: Store, routes: dict[int, Route], finals: dict[State, int]
             _count_finals([body for key, body in rows if key not in in_lane], finals)
         if bodies:
             page = _page(bodies)
-            _look_at_states(store, page, routes)
+            _look_at_states(store, page, routes, stalled)
             yield page
     lanes.end()
 
@@ -218,8 +225,8 @@ def _page(bodies: list[bytes]) -> RowPage:
     return page_of([_row(body) for body in bodies]) if found is None else page_read(found)
 
 
-def _look_at_states(store: Store, page: RowPage, routes: dict[int, Route]) -> None:
-    """None may be final; of those that an agent has the route is read."""
+def _look_at_states(store: Store, page: RowPage, routes: dict[int, Route], stalled: dict[int, int]) -> None:
+    """None may be final; of those that an agent has the route is read, and whether its work has stalled."""
     states = page.columns["state"]
     if LOOKED_AT.isdisjoint(states):
         return
@@ -231,6 +238,19 @@ def _look_at_states(store: Store, page: RowPage, routes: dict[int, Route]) -> No
             route = store.get("routes", key_u64x2(task, attempt))
             if route is not None:
                 routes[task] = msgspec.msgpack.decode(route, type=Route)
+            stalled_at = _stalled_at(store, task, attempt)
+            if stalled_at is not None:
+                stalled[task] = stalled_at
+
+
+def _stalled_at(store: Store, task: int, attempt: int) -> int | None:
+    """The progress at which the open attempt was marked as stalled last; None where it was not."""
+    key = key_u64(task)
+    for _, body in store.scan("stories", key, after(key), reverse=True, limit=STALL_NOTES_MAX):
+        note = _note(body)
+        if note.event == Noted.stalled and note.attempt == attempt:
+            return note.progress
+    return None
 
 
 def _without_row(key: bytes) -> StoreDamaged:

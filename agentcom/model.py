@@ -570,7 +570,7 @@ class StoryNote(Struct, array_like=True, kw_only=True):
     """One transition of a task that no other record tells; see core/story.py. Times are wall ms, 0 for none.
 
     `attempt` counts the attempts so far, `is_during` says that the last of them was open; `about` is the attempt
-    that the event is of, where that is another one.
+    that the event is of, where that is another one. `progress` is that of a worker that stalled.
     """
 
     event: str
@@ -581,6 +581,7 @@ class StoryNote(Struct, array_like=True, kw_only=True):
     until_ms: int = 0
     about: int = 0
     is_during: bool = False
+    progress: int = 0
 
 
 BACKEND_OF_KIND = {

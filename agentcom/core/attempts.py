@@ -141,8 +141,9 @@ class Attempts:
 
     # --- giving out -------------------------------------------------------------------------------------
 
-    def load(self, slot: int, route: Route | None, now: Now) -> None:
-        """An attempt that was open when the hub stopped: fresh lease, its agent taken."""
+    def load(self, slot: int, route: Route | None, stalled_at: int | None, now: Now) -> None:
+        """An attempt that was open when the hub stopped: fresh lease, its agent taken. `stalled_at`: its progress when
+        it was marked as stalled."""
         table = self._table
         agent = self._fleet.agents.get(table.agent[slot])
         if agent is None or agent.task:
@@ -154,7 +155,7 @@ class Attempts:
         if route is not None and route.reason.startswith("fallback_"):
             table.stepped[table.id[slot]] = route.tier
         agent.working = table.state_of(slot) is State.working
-        progress.await_word(agent)
+        progress.await_word(agent, stalled_at)
         if self._tasks.groups[table.group[slot]].alone:
             self._fleet.isolate(agent)
         if route is not None and route.endpoint_url is not None:
@@ -245,7 +246,7 @@ class Attempts:
         is_first = self._table.state_of(slot) is State.assigned
         if not (is_first or progress.is_awaited(agent)):
             return True
-        progress.begin(agent, self.clock_ms(now))
+        progress.begin(agent, self.clock_ms(now), is_first=is_first)
         if is_first:
             self._table.accepted_ms[slot] = now.wall_ms
             self._fleet.start(agent, now)
@@ -484,7 +485,8 @@ class Attempts:
         silent_s = (clock_ms - agent.moved_ms) // 1000
         if not agent.stalled and clock_ms >= progress.next_look_ms(agent, patience_ms):
             agent.stalled = True
-            self._tasks.note(slot, Noted.stalled, progress.told(silent_s), now)
+            place = (table.id[slot], Noted.stalled, table.attempt[slot])
+            self._tasks.story.note(*place, progress.told(silent_s), now, progress=agent.progress)
             self._fleet.publish_agent(agent, now)
             self._out.publish(
                 "task",

@@ -173,7 +173,8 @@ class Hub:
         for slot in slots:
             state = self.tasks.table.state_of(slot)
             if state in OPEN:
-                self.attempts.load(slot, loaded.routes.get(self.tasks.table.id[slot]), now)
+                task = self.tasks.table.id[slot]
+                self.attempts.load(slot, loaded.routes.get(task), loaded.stalled.get(task), now)
             elif state is State.delayed and not self.tasks.table.not_before_ms[slot]:
                 self.attempts.aftermath.load_delayed(slot, now)
         for number, wait in loaded.fallbacks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from agentcom.core.depends import Edge
@@ -29,7 +29,8 @@ from agentcom.repos import RepoRecord
 
 class Loaded(NamedTuple):
     """Everything that the core needs from the store at start. `pages` are the live tasks in order, read once; only then
-    are `routes` and `finals` complete."""
+    are `routes`, `stalled` and `finals` complete. `stalled` has the progress at which live attempts were marked so, by
+    task."""
 
     groups: list[tuple[int, Group]]
     principals: list[PrincipalRecord]
@@ -52,4 +53,5 @@ class Loaded(NamedTuple):
     questions: Sequence[QuestionRecord] = ()
     seconds: Sequence[SecondRecord] = ()
     spent: Iterable[SpentRecord] = ()
+    stalled: Mapping[int, int] = {}
     live: int = 0  # how many tasks `pages` has

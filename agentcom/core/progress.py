@@ -17,14 +17,17 @@ HEARTBEATS_MIN = 2  # progress comes with heartbeats: one that is late is no sta
 NEVER_MS = 2**62
 
 
-def begin(agent: Agent, clock_ms: int) -> None:
-    """Its worker starts."""
-    agent.progress, agent.moved_ms, agent.stalled = 0, clock_ms, False
+def begin(agent: Agent, clock_ms: int, *, is_first: bool) -> None:
+    """Its worker starts; or else the first word of it since the hub has started, and its patience begins anew."""
+    agent.moved_ms = clock_ms
+    if is_first:
+        agent.progress, agent.stalled = 0, False
 
 
-def await_word(agent: Agent) -> None:
-    """The hub has started while it was at work: what it did meanwhile its host says first."""
-    agent.progress, agent.moved_ms, agent.stalled = 0, NEVER_MS, False
+def await_word(agent: Agent, stalled_at: int | None) -> None:
+    """The hub has started while it was at work: what it did meanwhile its host says first. One that was marked as
+    stalled, at that progress, stays so until it moves, and is not told of again."""
+    agent.progress, agent.moved_ms, agent.stalled = stalled_at or 0, NEVER_MS, stalled_at is not None
 
 
 def is_awaited(agent: Agent) -> bool:

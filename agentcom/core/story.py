@@ -85,6 +85,7 @@ class Story:
         by: str = "",
         until_ms: int = 0,
         about: int = 0,
+        progress: int = 0,
     ) -> None:
         """Note what has just become of a task. O(1).
 
@@ -103,6 +104,7 @@ class Story:
             until_ms=until_ms,
             about=about,
             is_during=slot is not None and self._table.state_of(slot) in OPEN_ATTEMPT,
+            progress=progress,
         )
         self._out.put("stories", key_u64x2(task, self.next_number), record)
         self.next_number += 1

@@ -266,6 +266,56 @@ def test_a_worker_without_progress_is_marked_stalled_and_people_are_told(rig: Ri
     assert not rig.admin.task(number)["stalled"]
 
 
+def stalls(rig: Rig, number: int) -> int:
+    """How often the story says that it stalled."""
+    return [one["event"] for one in rig.admin.ask(m.TaskStory(task=number))["entries"]].count("stalled")
+
+
+def restart(rig: Rig, box: HostEnd, assign: m.Assign) -> None:
+    rig.start()
+    rig.admin.hello()
+    assert [one.verdict for one in box.hello(attempts=(box.held(assign),)).verdicts] == ["keep"]
+
+
+def test_a_stalled_attempt_is_still_stalled_after_a_restart_and_is_not_told_again(rig: Rig, box: HostEnd) -> None:
+    number = rig.admin.submit(shell_task())
+    assign = box.take()
+    keep_silent(rig, box, STALL_MS + 5_000, assign)
+    for _ in range(2):
+        restart(rig, box, assign)
+        keep_silent(rig, box, STALL_MS + 5_000, assign)
+        assert agent(rig)["stalled"]
+    assert stalls(rig, number) == 1
+    events = [one["event"] for one in rig.admin.ask(m.EventList())["events"]]
+    assert events.count("attempt_stalled") == 1
+    keep_silent(rig, box, STALL_MS, assign)
+    assert rig.admin.task(number)["error"]["code"] == "stalled"
+
+
+def test_an_attempt_that_moved_while_the_hub_was_away_is_stalled_no_more_and_told_when_it_stalls_again(
+    rig: Rig, box: HostEnd
+) -> None:
+    number = rig.admin.submit(shell_task())
+    assign = box.take()
+    keep_silent(rig, box, STALL_MS + 5_000, assign)
+    restart(rig, box, assign)
+    box.beat(assign, progress=8)
+    assert not agent(rig)["stalled"]
+    keep_silent(rig, box, STALL_MS + 5_000, assign)
+    assert (agent(rig)["stalled"], stalls(rig, number)) == (True, 2)
+
+
+def test_an_attempt_after_one_that_stalled_begins_anew_after_a_restart(rig: Rig, box: HostEnd) -> None:
+    number = rig.admin.submit(shell_task())
+    assign = box.take()
+    keep_silent(rig, box, 2 * STALL_MS + 5_000, assign)
+    box.report(box.ended(assign, "cancelled"))
+    rig.advance(2_000)
+    assign = box.take()
+    restart(rig, box, assign)
+    assert (assign.attempt, agent(rig)["stalled"], stalls(rig, number)) == (2, False, 1)
+
+
 def test_r3_a_worker_without_progress_for_twice_as_long_is_cancelled_and_its_task_taken_back(
     rig: Rig, box: HostEnd
 ) -> None:
