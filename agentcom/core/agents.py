@@ -322,11 +322,15 @@ class Fleet:
             self._blocked[host.record.id] = host
         else:
             self._blocked.pop(host.record.id, None)
+        self._restated(before, now)
+        self.on_blocks(host)
+
+    def _restated(self, before: Iterable[tuple[Agent, AgentState]], now: Now) -> None:
+        """Tell of agents that may be in another state than before, and since when."""
         for agent, state in before:
             if agent.state is not state:
                 agent.since_wall_ms = now.wall_ms  # not `since_ms`: who had no work longest comes first
             self.publish_agent(agent, now)
-        self.on_blocks(host)
 
     @property
     def has_blocks(self) -> bool:
@@ -422,19 +426,22 @@ class Fleet:
         return is_change
 
     def disconnect(self, host: Host, now: Now) -> None:
-        """The host's session has ended or fallen silent: its agents are offline. Their leases run on."""
-        if host.online:
-            self.tell(host, "host_offline", "its session has ended")
-        host.online = False
+        """The host's session has ended: its agents are offline. Their leases run on."""
         host.session = None
         self.preferred.discard(host.record.id)
         self.save_host(host)
         self._save_counts(host)
-        self.publish_host(host, now)
-        for agent in self.agents_of(host):
-            self.publish_agent(agent, now)
+        self.go_offline(host, "its session has ended", now)
         if self._blocked:
             self.on_blocks(host)
+
+    def go_offline(self, host: Host, why: str, now: Now) -> None:
+        before = [(agent, agent.state) for agent in self.agents_of(host)]
+        was_online, host.online = host.online, False
+        self.publish_host(host, now)
+        if was_online:
+            self.tell(host, "host_offline", why)
+        self._restated(before, now)
 
     def beat(self, host: Host, resources: Resources | None, now: Now) -> None:
         host.heard_ms = now.mono_ms
@@ -604,17 +611,13 @@ class Fleet:
             agent.offered = True
             agent.unresponsive = False
             agent.record.backends, agent.record.capabilities = one.backends, one.capabilities
-            state = before.get(agent.record.id)
-            if state is AgentState.offline and not agent.task:
-                agent.since_ms, agent.since_wall_ms = now.mono_ms, now.wall_ms
-            elif state is AgentState.blocked and not agent.task:
-                agent.since_wall_ms = now.wall_ms
+            if before.get(agent.record.id) is AgentState.offline and not agent.task:
+                agent.since_ms = now.mono_ms
             self.save_agent(agent)
         gone = [a for a in self.agents_of(host) if not a.offered and not a.task]
         for agent in gone[: max(0, len(host.agents) - limits.AGENTS_PER_HOST_MAX)]:
             self.drop_agent(agent)
-        for agent in self.agents_of(host):
-            self.publish_agent(agent, now)
+        self._restated(((each, before.get(each.record.id, each.state)) for each in self.agents_of(host)), now)
 
     def _add_agent(self, host: Host, local_name: str, now: Now) -> Agent:
         name, n = local_name, 2
@@ -641,7 +644,9 @@ class Fleet:
         self._out.publish("agent", "agent_removed", name=agent.record.name)
 
     def _moved(self, agent: Agent, now: Now, publish: bool = True) -> None:
-        agent.since_ms, agent.since_wall_ms = now.mono_ms, now.wall_ms
+        agent.since_ms = now.mono_ms
+        if agent.state is not AgentState.offline:  # else since its host went
+            agent.since_wall_ms = now.wall_ms
         self.touched.add(agent.host.record.id)
         if publish:
             self.publish_agent(agent, now)

@@ -574,18 +574,11 @@ class Hub:
         silent_ms = min(self.settings.queue.offline_s, self.settings.queue.lease_s) * 1000
         for host in self.fleet.hosts.values():
             if host.online and now.mono_ms - host.heard_ms > silent_ms:
-                host.online = False
-                self.fleet.publish_host(host, now)
-                self.fleet.tell(host, "host_offline", "it has been silent for too long")
-                self._publish_agents(host, now)
+                self.fleet.go_offline(host, "it has been silent for too long", now)
             if host.age_load(now):
                 self.fleet.touched.add(host.record.id)
                 self.tasks.changed = True
                 self.fleet.publish_host(host, now)
-
-    def _publish_agents(self, host: Host, now: Now) -> None:
-        for agent in self.fleet.agents_of(host):
-            self.fleet.publish_agent(agent, now)
 
     # --- sessions ---------------------------------------------------------------------------------------
 

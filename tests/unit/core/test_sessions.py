@@ -7,6 +7,7 @@ import pytest
 
 from agentcom import limits
 from agentcom import messages as m
+from agentcom.clock import rfc3339
 from agentcom.core.effects import EndSession, PeerGone, Send
 from agentcom.core.sessions import IDLE_MS_MAX
 from agentcom.model import Role
@@ -202,6 +203,51 @@ def test_a_silent_host_is_offline_and_back_with_its_next_word(rig: Rig) -> None:
     assert box.received == []
     box.beat()
     assert box.take().attempt == 1
+
+
+def of_agent(rig: Rig) -> tuple[str, str]:
+    """What the first agent is, and since when."""
+    (agent,) = rig.admin.ask(m.AgentList())["agents"]
+    return agent["state"], agent["since"]
+
+
+def now(rig: Rig) -> str:
+    return rfc3339(rig.clock.now().wall_ms) or ""
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_an_agent_is_offline_since_its_host_went_however_long_it_was_idle_or_busy(rig: Rig, is_busy: bool) -> None:
+    box = rig.host()
+    if is_busy:
+        rig.admin.submit(shell_task())
+        box.take()
+    rig.advance(4_000)
+    box.send(m.Bye(session=box.token))
+    went = ("offline", now(rig))
+    assert of_agent(rig) == went
+    rig.advance(60_000)  # and its lease is over
+    assert of_agent(rig) == went
+    box.hello()
+    assert of_agent(rig) == ("idle", now(rig))
+
+
+def test_an_agent_whose_host_fell_silent_is_offline_since_that_was_noticed(rig: Rig) -> None:
+    box = rig.host()
+    rig.advance(15_001)
+    went = ("offline", now(rig))
+    assert of_agent(rig) == went
+    rig.advance(60_000)
+    assert of_agent(rig) == went
+    box.beat()
+    assert of_agent(rig) == ("idle", now(rig))
+
+
+def test_an_agent_that_its_host_offers_no_more_is_offline_since_then(rig: Rig) -> None:
+    box = rig.host("box", agents=1)
+    rig.advance(4_000)
+    box.offer = host_offer("box", 0)
+    box.hello()
+    assert of_agent(rig) == ("offline", now(rig))
 
 
 def test_a_host_that_is_heard_again_is_published_with_its_agents(rig: Rig) -> None:
