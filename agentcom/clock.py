@@ -62,3 +62,13 @@ def rfc3339(wall_ms: int | None) -> str | None:
         return None
     text = datetime.fromtimestamp(wall_ms / 1000, UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")
+
+
+def lasting(seconds: float) -> str:
+    """A duration in the largest unit that fits: 850 ms, 12 s, 5 min, 3 h, 2 d."""
+    if seconds < 1:
+        return f"{round(seconds * 1000)} ms"
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{round(seconds, 1):g} s" if seconds < 10 else f"{round(seconds)} s"

@@ -47,7 +47,7 @@ from agentcom.model import (
 from agentcom.results import Results, all_fields, look_view, result_view, whole_result
 from agentcom.store.base import Row, Store, after
 from agentcom.upkeep import Upkeep
-from agentcom.why import Why
+from agentcom.why import Why, ready_ms
 
 ANSWER_BYTES_MAX = limits.REPLY_BYTES_MAX // 2
 BRIEF_CHARS = 200
@@ -231,11 +231,7 @@ class Queries:
 
     def _retry_at(self, row: TaskRow) -> str | None:
         """When a task that waits after a failure is tried again, by the wall clock as it stands now."""
-        if row.state is not State.delayed or row.not_before_ms:
-            return None
-        now, table = self._clock.now(), self.hub.tasks.table
-        left_ms = table.lease_ms[table.slot_of[row.id]] - self.hub.attempts.clock_ms(now)
-        return rfc3339(now.wall_ms + max(0, left_ms))
+        return None if row.not_before_ms else rfc3339(ready_ms(self.hub, row, self._clock.now()))
 
     def _brief(self, row: TaskRow) -> JsonObject:
         spec = self._spec_of(row.id)

@@ -13,7 +13,7 @@ import msgspec
 
 from agentcom import limits
 from agentcom import messages as m
-from agentcom.clock import Now, rfc3339
+from agentcom.clock import Now, lasting, rfc3339
 from agentcom.core.complexity import classify
 from agentcom.core.fallbacks import PASSES
 from agentcom.core.hub import Hub
@@ -44,6 +44,17 @@ ABLE_WHEN: Final = {  # of a task that is not ready, when a host that could run 
 PRESENT = frozenset({State.ready, State.waiting, State.delayed, State.held})
 
 
+def ready_ms(hub: Hub, row: TaskRow, now: Now) -> int | None:
+    """When a task that waits for a time becomes ready, by the wall clock as it stands now."""
+    if row.state is not State.delayed:
+        return None
+    if row.not_before_ms:
+        return row.not_before_ms
+    table = hub.tasks.table
+    left_ms = table.lease_ms[table.slot_of[row.id]] - hub.attempts.clock_ms(now)
+    return now.wall_ms + max(0, left_ms)
+
+
 class Why:
     """One question about one task."""
 
@@ -55,6 +66,7 @@ class Why:
         slot = hub.tasks.table.slot_of.get(row.id)
         self._is_retry = slot is not None and hub.tasks.is_retry(slot)
         self._slot = slot
+        self._ready_ms = ready_ms(hub, row, now)
 
     def answer(
         self, op: m.TaskWhy, spec: TaskSpec | None, route: Route | None, waits_for: Callable[[int], str]
@@ -75,6 +87,7 @@ class Why:
             "classification": self._classification(spec),
             "route": msgspec.to_builtins(route) if is_decided and route is not None else None,
             "conditions": [],
+            "ready_at": rfc3339(self._ready_ms),
             "release": self._release(),
             "hosts": [],
             "next_cursor": None,
@@ -112,10 +125,11 @@ class Why:
             self._add_hosts(why, op)
         if row.state is State.ready:
             return self._of_ready(why)
-        if row.state is State.delayed:
+        if self._ready_ms is not None:
+            at, left = rfc3339(self._ready_ms), lasting(max(0, self._ready_ms - self._now.wall_ms) / 1000)
             if row.not_before_ms:
-                return f"it starts not before {rfc3339(row.not_before_ms)}"
-            return f"it waits {row.delay_ms / 1000:.1f} s after: {row.error_message}"
+                return f"it starts not before {at}, in {left}"
+            return f"it is tried again in {left}, at {at}, after: {row.error_message}"
         if row.state is State.waiting:
             return f"it waits for {waits_for(row.id)} to complete"
         if row.state is State.held:

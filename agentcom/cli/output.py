@@ -16,6 +16,8 @@ from typing import Any
 
 import click
 
+from agentcom.clock import lasting
+
 PIPED_COLUMNS = 240  # a table that goes to a file or a pipe: wide, but a line stays a line
 STATE_COLOURS = {
     "completed": "green", "working": "cyan", "assigned": "cyan", "ready": "blue", "held": "yellow",
@@ -98,15 +100,8 @@ def block(text: str, indent: str = "    ") -> None:
 
 
 def seconds(value: float | None) -> str:
-    """A duration in the largest unit that fits: 850 ms, 12 s, 5 min, 3 h, 2 d."""
-    if value is None:
-        return ""
-    if value < 1:
-        return f"{round(value * 1000)} ms"
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if value >= 2 * size:
-            return f"{int(value // size)} {unit}"
-    return f"{round(value, 1):g} s" if value < 10 else f"{round(value)} s"
+    """A duration in the largest unit that fits; nothing where none is known."""
+    return "" if value is None else lasting(value)
 
 
 def since(moment: str | None) -> str:

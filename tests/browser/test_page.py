@@ -275,6 +275,17 @@ def test_a_waiting_task_says_why_and_what_would_help(page: Page, web: WebProcess
     expect(page.locator("#pane")).to_contain_text("ollama pull qwen2.5-coder:32b")
 
 
+def test_a_task_that_waits_for_a_time_shows_when_that_is(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
+    later, retried = (task_of(n, TaskSpec(description=f"Wait {n}")) for n in (1, 2))
+    hub.tasks[1] = {**later, "state": "delayed", "not_before": "2031-05-06T12:00:00.000Z"}
+    hub.tasks[2] = {**retried, "state": "delayed", "retry_at": "2032-05-06T12:00:00.000Z"}
+    signed_in(page, web, hub)
+    for number, label, year in ((1, "Not before", "2031"), (2, "Tried again", "2032")):
+        page.locator("#task-rows tr", has_text=f"Wait {number}").click()
+        fact = page.locator("#pane .facts div", has=page.locator("dt", has_text=label))
+        expect(fact.locator("dd")).to_contain_text(year)
+
+
 def test_a_running_task_shows_its_log_as_it_grows(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
     furnish(hub)
     signed_in(page, web, hub)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agentcom import messages as m
+from agentcom.clock import rfc3339
 from agentcom.config import ModelSettings, RoutingSettings, Settings
 from agentcom.model import Backend, EndpointProbe, FailureClass, JsonObject, TaskSpec
 from tests.core_rig import HostEnd, Rig
@@ -49,6 +50,31 @@ def test_a_routed_task_shows_its_decision_with_the_reason_of_its_tier(rig: Rig) 
     assert found["route"]["score"]["cost_us"] == sum(found["route"]["score"]["parts"].values())
     assert found["classification"]["inferred"] == "trivial"
     assert found["classification"]["signals"] != []
+
+
+def test_a_task_that_waits_for_its_next_try_says_how_long_still_and_when_that_is(rig: Rig) -> None:
+    box = rig.host()
+    number = rig.admin.submit(shell_task())
+    box.fail(box.take(), error(FailureClass.usage_window, retry_after_s=600.0))
+    at = rfc3339(rig.clock.now().wall_ms + 600_000)
+    rig.advance(420_000)
+    box.beat()
+    found = why(rig, number)
+    assert found["reason"] == f"it is tried again in 3 min, at {at}, after: it ended with 1"
+    assert found["ready_at"] == at == rig.admin.task(number)["retry_at"]
+
+
+def test_a_task_that_is_for_later_says_how_long_still_and_when_that_is(rig: Rig) -> None:
+    at = rfc3339(rig.clock.now().wall_ms + 7_200_000)
+    number = rig.admin.submit(shell_task(not_before=at))
+    rig.advance(7_150_000)
+    found = why(rig, number)
+    assert found["reason"] == f"it starts not before {at}, in 50 s"
+    assert found["ready_at"] == at
+
+
+def test_a_task_that_waits_for_no_time_has_none(rig: Rig) -> None:
+    assert why(rig, rig.admin.submit(shell_task()))["ready_at"] is None
 
 
 def test_the_present_state_of_a_routed_task_is_computed_on_demand(rig: Rig) -> None:
