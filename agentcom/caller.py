@@ -133,6 +133,7 @@ class Caller:
     def __init__(self, locate: Callable[[], HubAddress], pair: KeyPair, *, timeout_s: float = 5.0) -> None:
         self.timeout_s = timeout_s
         self.welcome: m.Welcome | None = None
+        self.ahead_s = 0.0  # of the hub's clock, which all its times go by, as against this machine's
         self._lock = threading.RLock()
         self._connector: Connector | None = Connector(locate, pair)
         self._connection: Connection | None = None
@@ -205,6 +206,7 @@ class Caller:
                     raise raised(answer)
                 raise ProtocolViolation(f"the hub answered hello with {type(answer).__name__}")
             self.welcome, self._connection = answer, connection
+            self.ahead_s = m.ahead_s(answer, time.time())
             return answer, connection
 
     def _drop(self, farewell: bool = False) -> None:

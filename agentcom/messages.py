@@ -284,7 +284,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
 
 class Welcome(Struct, tag_field="type", tag="welcome", frozen=True, kw_only=True):
     """Answers hello. `session` goes into every later message; `names` maps local to hub-wide agent names. `kinds` says
-    of URLs in `probe` what they are, where that is not an Ollama."""
+    of URLs in `probe` what they are, where that is not an Ollama. All times are by the hub's clock, `wall_ms`."""
 
     session: Token
     epoch: str
@@ -300,6 +300,12 @@ class Welcome(Struct, tag_field="type", tag="welcome", frozen=True, kw_only=True
     probe: tuple[str, ...] = ()
     probe_every_s: float = 10
     kinds: dict[str, EndpointKind] = {}
+    wall_ms: Count = 0
+
+
+def ahead_s(welcome: Welcome, wall_s: float) -> float:
+    """How far the hub's clock is ahead of this machine's, which said `wall_s` when it was welcomed."""
+    return welcome.wall_ms / 1000 - wall_s if welcome.wall_ms else 0.0
 
 
 class Pace(Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class FakeHub:
         self.pair = load_or_make_key(self.home.keys / "hub.key")
         load_or_make_key(self.home.keys / "admin.key")
         self.role = role
+        self.ahead_s = 0.0  # of the clock of whoever asks
         self.answers: dict[str, Any] = {}
         self.asked: list[Any] = []
         self.hellos: list[m.Hello] = []
@@ -119,7 +121,7 @@ class FakeHub:
                 self.sessions.add(token)
                 return m.Welcome(
                     session=token, epoch="e", name="someone", role=self.role, software="fake",
-                    heartbeat_s=5, lease_s=45,
+                    heartbeat_s=5, lease_s=45, wall_ms=int((time.time() + self.ahead_s) * 1000),
                 )  # fmt: skip
             case m.Enrol():
                 self.enrolled.append(message)

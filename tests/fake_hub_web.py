@@ -69,6 +69,7 @@ class FakeWebHub:
         self.paused = False
         self.troubles: list[str] = []
         self.pauses: list[str] = []
+        self.ahead_s = 0.0  # of the clock of whoever asks
         self.beats = True
         self.epoch = ""
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -244,6 +245,7 @@ class FakeWebHub:
                 return m.Welcome(
                     session=token, epoch=self.epoch, name="web", role=Role.web, software="fake",
                     heartbeat_s=5, lease_s=45, feed=self.address.feed, feed_key=self.address.feed_key,
+                    wall_ms=int((time.time() + self.ahead_s) * 1000),
                 )  # fmt: skip
             case m.Bye():
                 self._sessions.discard(message.session)

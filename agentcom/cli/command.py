@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from agentcom.cli import output
 from agentcom.client import Client
 from agentcom.config import Home, home_path
 
@@ -27,6 +28,7 @@ class Invocation:
     def __init__(self) -> None:
         self.as_json = False
         self.hub: str | None = None
+        output.go_by(0.0)
         self.debug = os.environ.get("AGENTCOM_DEBUG", "") not in ("", "0")
 
     @property
@@ -37,7 +39,9 @@ class Invocation:
         """A connected client; the caller closes it."""
         if not self.hub:
             _check_address(os.environ.get("AGENTCOM_HUB"), "AGENTCOM_HUB")
-        return Client.connect(self.home, self.hub, REACH_S)
+        client = Client.connect(self.home, self.hub, REACH_S)
+        output.go_by(client.ahead_s)
+        return client
 
 
 pass_invocation = click.make_pass_decorator(Invocation, ensure=True)

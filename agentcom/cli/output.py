@@ -11,13 +11,15 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
 
 from agentcom.clock import lasting
 
+_ahead_s: ContextVar[float] = ContextVar("ahead_s", default=0.0)
 PIPED_COLUMNS = 240  # a table that goes to a file or a pipe: wide, but a line stays a line
 STATE_COLOURS = {
     "completed": "green", "working": "cyan", "assigned": "cyan", "ready": "blue", "held": "yellow",
@@ -104,6 +106,15 @@ def seconds(value: float | None) -> str:
     return "" if value is None else lasting(value)
 
 
+def go_by(ahead_s: float) -> None:
+    """Ages and what is left of a time go by a clock that is so far ahead of this machine's: that of the hub."""
+    _ahead_s.set(ahead_s)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=_ahead_s.get())
+
+
 def since(moment: str | None) -> str:
     """How long ago an RFC 3339 time was."""
     if not moment:
@@ -112,7 +123,7 @@ def since(moment: str | None) -> str:
         then = datetime.fromisoformat(moment)
     except ValueError:
         return moment
-    return seconds(max(0.0, (datetime.now(UTC) - then).total_seconds()))
+    return seconds(max(0.0, (_now() - then).total_seconds()))
 
 
 def moment(text: str | None) -> str:
@@ -120,7 +131,7 @@ def moment(text: str | None) -> str:
     if not text:
         return ""
     try:
-        left_s = (datetime.fromisoformat(text) - datetime.now(UTC)).total_seconds()
+        left_s = (datetime.fromisoformat(text) - _now()).total_seconds()
     except ValueError:
         return text
     return f"{text} (in {seconds(left_s)})" if left_s > 0 else f"{text} ({seconds(-left_s)} ago)"

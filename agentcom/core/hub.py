@@ -431,6 +431,7 @@ class Hub:
                 probe=self.registry.probe_urls(session.host) if session.host else (),
                 kinds=self.registry.probe_kinds(session.host) if session.host else {},
                 probe_every_s=self.pace.probe_every_s,
+                wall_ms=now.wall_ms,
             ),
         )
 

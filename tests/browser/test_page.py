@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from agentcom import messages as m
+from agentcom.clock import rfc3339
 from agentcom.model import Role, TaskSpec
 from tests.browser.conftest import PATIENCE_MS
 from tests.fake_hub_web import FakeWebHub, WebProcess, task_of, web_beside
@@ -238,6 +240,15 @@ def test_a_task_whose_result_has_gone_still_tells_its_status(page: Page, web: We
     expect(page.locator("#pane-title")).to_contain_text("unchecked")
     page.get_by_role("button", name="1 completed").click()
     expect(page.locator("#task-rows tr")).to_contain_text("unchecked")
+
+
+def test_ages_go_by_the_clock_of_the_hub_and_not_of_the_browser(page: Page, hub: FakeWebHub) -> None:
+    hub.ahead_s = 7_200.0
+    created = rfc3339(int((time.time() + 7_200 - 600) * 1000))
+    hub.tasks[1] = {**task_of(1, TaskSpec(description="Fix the parser")), "created_at": created}
+    with web_beside(hub) as web:
+        signed_in(page, web, hub)
+        expect(page.locator("#task-rows time")).to_have_text("10 min")
 
 
 def test_what_a_task_says_is_text_and_never_markup(page: Page, web: WebProcess, hub: FakeWebHub) -> None:

@@ -347,6 +347,20 @@ def test_the_times_of_a_task_are_shown_with_how_far_they_are(
     assert not {"assigned", "finished", "retry"} & set(told)
 
 
+@pytest.mark.parametrize("ahead_s", [7_200, -7_200])
+def test_how_far_a_time_is_goes_by_the_clock_of_the_hub_and_not_of_who_asks(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str], ahead_s: int
+) -> None:
+    hub.ahead_s = ahead_s
+    created, finished = wall(ahead_s - 600.5), wall(ahead_s + 600.5)
+    told = shown(hub, capsys, created_at=created, finished_at=finished)
+    assert (told["created"], told["finished"]) == (f"{created} (10 min ago)", f"{finished} (in 10 min)")
+    agent = {"name": "Beagle", "host": "box", "state": "idle", "since": created}
+    hub.answers["agent_list"] = {"agents": [agent]}
+    assert main(["agent", "list"]) == 0
+    assert "10 min" in capsys.readouterr().out
+
+
 def test_times_that_a_task_does_not_have_are_not_shown(
     hub: FakeHub, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,6 +63,7 @@ class HubLink:
         self._inbox: deque[Asked] = deque()
         self._stopping = threading.Event()
         self._welcomed = threading.Event()
+        self.ahead_s = 0.0  # of the hub's clock, as against this machine's
         self._thread = threading.Thread(target=self._run, name="hub-link")
         # Everything below is touched by the thread only.
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -231,6 +232,7 @@ class HubLink:
 
     def _welcomed_by_hub(self, welcome: m.Welcome) -> None:
         self._welcome = welcome
+        self.ahead_s = m.ahead_s(welcome, time.time())
         self._log.info("hub_connected", name=welcome.name, epoch=welcome.epoch)
         self._open_feed(welcome)
         self._view.reachable(True)

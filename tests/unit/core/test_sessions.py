@@ -38,6 +38,7 @@ def test_hello_is_answered_with_a_session_and_what_the_hub_expects(rig: Rig) -> 
     assert (welcome.name, welcome.role, welcome.epoch) == ("admin", Role.admin, "epoch1")
     assert len(welcome.session) == limits.SESSION_TOKEN_BYTES
     assert (welcome.heartbeat_s, welcome.lease_s) == (5, 45)
+    assert welcome.wall_ms == rig.clock.now().wall_ms
 
 
 def test_only_readers_are_told_where_the_feed_is(rig: Rig) -> None:

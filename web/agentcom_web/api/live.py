@@ -49,7 +49,7 @@ def snapshot() -> Response:
 def events() -> Response:
     """Server-sent events: first `snapshot`, then `task`, `agent`, `host`, `endpoint`, `queue`, `route`, `log`,
     `hub` as things change, and `event` for each that the hub keeps; another `snapshot` replaces everything. A comment
-    comes at least each 5 s."""
+    comes at least each 5 s. `AgentCom-Wall-Ms` in the head is the hub's clock, which all times here are by."""
     own, token, logs = services(), bearer(), _log_choice()
     own.people.reader(token)
     if not own.streams.take():
@@ -64,6 +64,7 @@ def events() -> Response:
     response = Response(_stream(own, token, logs), content_type="text/event-stream")
     response.call_on_close(own.streams.give_back)
     response.headers["X-Accel-Buffering"] = "no"
+    response.headers["AgentCom-Wall-Ms"] = str(int((time.time() + own.link.ahead_s) * 1000))
     return response
 
 

@@ -4,7 +4,7 @@
 // Authorization header, the stream's too, which is why it is read with fetch and not with EventSource.
 
 import { budgetDetail, showBudgets } from "./budgets.js";
-import { ago, chip, facts, h, lasted, say, show, sureButton, time } from "./dom.js";
+import { ago, chip, facts, goBy, h, lasted, say, show, sureButton, time } from "./dom.js";
 import { endpointRow } from "./endpoints.js";
 import { hostRow } from "./hosts.js";
 import { watchWorktrees } from "./worktrees.js";
@@ -195,6 +195,7 @@ async function readStream(mine, onLive) {
     const headers = { Authorization: `Bearer ${token}`, Accept: "text/event-stream" };
     const response = await fetch(`${API}/events?log=none`, { headers, signal: mine.signal, cache: "no-store" });
     if (!response.ok) throw await problemOf(response);
+    goBy(Number(response.headers.get("AgentCom-Wall-Ms")));
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     for (;;) {

@@ -40,9 +40,16 @@ export function show(parent, items, keyOf, draw) {
 const focusPath = (element) =>
   [...element.querySelectorAll("button, summary, a")].indexOf(document.activeElement);
 
+let aheadMs = 0;
+
+/** Ages go by the hub's clock, whatever this machine's says. */
+export function goBy(hubMs) {
+  aheadMs = hubMs ? hubMs - Date.now() : 0;
+}
+
 export function ago(text) {
   if (!text) return "";
-  const seconds = Math.max(0, (Date.now() - Date.parse(text)) / 1000);
+  const seconds = Math.max(0, (Date.now() + aheadMs - Date.parse(text)) / 1000);
   if (seconds < 90) return `${Math.round(seconds)} s`;
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
   if (seconds < 129_600) return `${Math.round(seconds / 3600)} h`;
