@@ -1,11 +1,23 @@
-"""What is wrong and lasts: raised once, shown until it is over, published when it begins and when it ends."""
+"""What is wrong and lasts: raised once, shown until it is over, published when it begins and when it ends.
+
+Kept beside the store: an alarm that lasts over a restart is no new one, and the end of one that a restart has ended is
+told.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import contextlib
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from agentcom.clock import Now, rfc3339
+from agentcom.config import write_private
+from agentcom.errors import UNREADABLE
 from agentcom.model import JsonObject
+
+FILE: Final = "alarms.json"
 
 Told = tuple[str, dict[str, Any]]  # an event and its fields
 
@@ -16,10 +28,14 @@ class Alarm(NamedTuple):
 
 
 class Alarms:
-    """Alarms by code. `take` gives the events of what has changed since the last call."""
+    """Alarms by code, and those that a run before has left in the folder. `take` gives the events of what has changed
+    since the last call. A disk that takes no file keeps none from being told."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / FILE
         self._raised: dict[str, Alarm] = {}
+        with contextlib.suppress(*UNREADABLE, OSError):
+            self._raised = msgspec.json.decode(self._file.read_bytes(), type=dict[str, Alarm])
         self._events: list[Told] = []
 
     def set(self, code: str, text: str, now: Now) -> None:
@@ -29,10 +45,16 @@ class Alarms:
             if known is not None:
                 del self._raised[code]
                 self._events.append(("alarm_ended", {"code": code, "text": known.text}))
+                self._keep()
             return
         self._raised[code] = Alarm(text, known.since_ms if known else now.wall_ms)
         if known is None:
             self._events.append(("alarm_raised", {"code": code, "text": text}))
+            self._keep()
+
+    def _keep(self) -> None:
+        with contextlib.suppress(OSError):
+            write_private(self._file, msgspec.json.encode(self._raised))
 
     def take(self) -> list[Told]:
         taken, self._events = self._events, []

@@ -56,7 +56,7 @@ class Upkeep:
     def __init__(self, opened: OpenedStore, settings: Settings) -> None:
         self.opened = opened
         self.settings = settings
-        self.alarms = Alarms()
+        self.alarms = Alarms(opened.paths.store)
         self._log = logs.get()
         remove_leftovers(opened.paths.store)
         self._chores = Chores()
@@ -96,6 +96,7 @@ class Upkeep:
         if ended is not None:
             self._ended(ended, now)
         self.alarms.set("backup_damaged", self._damage_of_backups(), now)
+        self.alarms.set("store_damaged", self._damage_of_store(), now)  # of a run before: this start has checked all
         self._begin_what_is_due(now)
 
     def take_events(self) -> list[Told]:
@@ -348,7 +349,10 @@ class Upkeep:
         self._log.error("store_damaged", text=text)
         self._damage_found = text
         self.opened.found_damaged()
-        self.alarms.set("store_damaged", f"a record is damaged: {text}", now)
+        self.alarms.set("store_damaged", self._damage_of_store(), now)
+
+    def _damage_of_store(self) -> str:
+        return f"a record is damaged: {self._damage_found}" if self._damage_found else ""
 
     def _damage(self) -> list[str]:
         return [self._damage_found] if self._damage_found else []

@@ -210,6 +210,10 @@ def test_a_damaged_store_is_set_aside_and_restored_and_the_hub_says_so(world: Wo
     assert str(aside) not in world.run(HUB, "doctor").stdout
 
 
+def codes_of(found: dict[str, Any]) -> list[str]:
+    return [event["code"] for event in found["events"]]
+
+
 def test_i4_a_request_that_needs_a_damaged_record_is_refused_and_all_else_goes_on(world: World) -> None:
     hub = world.hub()
     client = world.client()
@@ -228,6 +232,9 @@ def test_i4_a_request_that_needs_a_damaged_record_is_refused_and_all_else_goes_o
     assert (hub.ready["store"]["how"], hub.ready["store"]["uncertain"]) == ("restored", 0)
     assert world.json(HUB, "task", "show", str(damaged))["description"] == "needle in the store"
     assert tasks_of(world) == there
+    for name in ("alarm_raised", "alarm_ended"):
+        of_name = ("events", "--event", name)
+        eventually(f"{name} is told", lambda of_name=of_name: codes_of(world.json(HUB, *of_name)) == ["store_damaged"])
 
 
 def test_i4_a_hub_that_cannot_go_on_without_a_damaged_record_restores_it_in_the_same_process(world: World) -> None:

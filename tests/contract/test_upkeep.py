@@ -472,8 +472,8 @@ def test_a_list_of_doubts_that_cannot_be_read_is_a_doubt(tmp_path: Path) -> None
     assert "cannot be read" in Doubts(tmp_path).found[0].text
 
 
-def test_an_alarm_is_told_when_it_begins_and_when_it_ends() -> None:
-    alarms, now = Alarms(), ManualClock().now()
+def test_an_alarm_is_told_when_it_begins_and_when_it_ends(tmp_path: Path) -> None:
+    alarms, now = Alarms(tmp_path), ManualClock().now()
     alarms.set("disk_low", "10 MiB", now)
     alarms.set("disk_low", "9 MiB", now)
     assert [event for event, _ in alarms.take()] == ["alarm_raised"]
@@ -533,6 +533,61 @@ def test_a_store_that_is_nearly_full_names_the_commands_and_settings_that_make_r
     assert refused is not None
     for text in (refused.message, Growth().warning(9, 10)):
         assert commands_in(text) == ["agentcom dead purge --all", RETENTION]
+
+
+def told(kept: Kept) -> list[tuple[str, object]]:
+    return [(event, fields["code"]) for event, fields in kept.upkeep.take_events()]
+
+
+def restart(kept: Kept) -> None:
+    kept.upkeep.close()
+    kept.open()
+    kept.turn()
+
+
+def test_the_alarm_of_a_damaged_record_ends_with_the_start_that_checks_all(kept: Kept) -> None:
+    kept.commit(3)
+    kept.turn()
+    kept.upkeep.found_damaged("a record", kept.clock.now())
+    kept.turn()
+    assert told(kept) == [("alarm_raised", "store_damaged")]
+    restart(kept)
+    assert told(kept) == [("alarm_ended", "store_damaged")]
+    assert alarms_of(kept) == {}
+    restart(kept)
+    assert told(kept) == []
+
+
+def test_damage_that_is_found_before_the_first_turn_after_that_stays_an_alarm(kept: Kept) -> None:
+    kept.upkeep.found_damaged("a record", kept.clock.now())
+    kept.turn()
+    assert alarms_of(kept) == {"store_damaged": "a record is damaged: a record"}
+
+
+def test_an_alarm_that_lasts_over_a_restart_is_no_new_one(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    free_on_the_disk(monkeypatch, 100)
+    kept.turn()
+    assert told(kept) == [("alarm_raised", "disk_low")]
+    [before] = kept.upkeep.alarms.view()
+    kept.clock.advance(HOUR_MS)
+    restart(kept)
+    assert told(kept) == []
+    assert kept.upkeep.alarms.view() == [before]
+    free_on_the_disk(monkeypatch, 5000)
+    restart(kept)
+    assert told(kept) == [("alarm_ended", "disk_low")]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"disk_low": 3}'])
+def test_alarms_of_an_earlier_run_that_cannot_be_read_are_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "alarms.json").write_bytes(content)
+    assert Alarms(tmp_path).view() == []
+
+
+def test_a_disk_that_takes_no_file_keeps_no_alarm_from_being_told(tmp_path: Path) -> None:
+    alarms = Alarms(tmp_path / "away")
+    alarms.set("disk_low", "10 MiB", ManualClock().now())
+    assert [event for event, _ in alarms.take()] == ["alarm_raised"]
 
 
 def test_growth_is_told_a_day_before_the_store_is_full() -> None:
