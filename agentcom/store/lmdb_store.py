@@ -281,8 +281,8 @@ class LmdbStore:
 
     def _steps(self, transaction: lmdb.Transaction[bytes]) -> list[migrations.Step]:
         """What leads from the version of the file to ours; a newer one is refused."""
-        found = int.from_bytes(self._own_record(transaction, FORMAT_KEY), "big")
         try:
+            found = int.from_bytes(self._own_record(transaction, FORMAT_KEY), "big")
             return migrations.steps_after(found)
         except StoreVersion as error:
             raise StoreVersion(f"cannot open {self._path}: {error}") from error

@@ -14,10 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from agentcom.errors import StoreVersion
-from agentcom.store.record import SCHEMA_VERSION, pack, unpack
+from agentcom.store.record import NEWER_REMEDY, SCHEMA_VERSION, pack, unpack
 
 FIRST_VERSION: Final = 1  # of AgentCom 0.1.0
-TO_GO_BACK: Final = "go back to before the upgrade: `agentcom backup restore NAME --without-journal`"
 
 Change = Callable[[str, bytes, bytes], bytes | None]
 
@@ -37,8 +36,8 @@ def steps_after(found: int, steps: Sequence[Step] = STEPS, wanted: int = SCHEMA_
     chosen = [step for step in steps if found < step.to <= wanted]
     if found > wanted or [step.to for step in chosen] != list(range(found + 1, wanted + 1)):
         raise StoreVersion(
-            f"the store has format {found}, this program knows formats {FIRST_VERSION} to {wanted}; run the "
-            f"newer AgentCom, or {TO_GO_BACK}"
+            f"the store has format {found}, this program knows formats {FIRST_VERSION} to {wanted}; "
+            f"{NEWER_REMEDY}"
         )
     return chosen
 

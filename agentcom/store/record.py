@@ -27,6 +27,10 @@ except ImportError:  # not built here: one by one, below
 MAGIC: Final = b"\xacR"  # the first byte is no ASCII, so that text in the wrong place is never a record
 SCHEMA_VERSION: Final = 1  # of the bodies; rises with a migration, which runs when the store is opened
 
+NEWER_REMEDY: Final = (
+    "run the newer AgentCom, or go back to before the upgrade: `agentcom backup restore NAME --without-journal`"
+)
+
 _ENVELOPE: Final = struct.Struct(">2sBI")
 ENVELOPE_BYTES: Final = _ENVELOPE.size
 
@@ -103,6 +107,10 @@ def _reason(database: str, key: bytes, record: bytes, wanted: int) -> StoreError
         return _damaged(database, key, "it does not begin like a record")
     if not record.startswith(_head(database, version, key, record[ENVELOPE_BYTES:])):
         return _damaged(database, key, "its checksum does not fit its content")
+    if version > wanted:
+        # Not which record it is: all that this program can say of it is what to do.
+        text = f"the store has records of version {version}, this program knows versions up to {wanted}"
+        return StoreVersion(f"{text}; {NEWER_REMEDY}")
     return StoreVersion(
         f"cannot read the record {key.hex()} of '{database}': it has schema version {version}, and version "
         f"{wanted} was expected; run the AgentCom that wrote it, or a newer one"

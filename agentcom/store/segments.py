@@ -22,7 +22,7 @@ import msgpack
 from agentcom.errors import StoreDamaged, StoreError, StoreVersion
 from agentcom.store import migrations
 from agentcom.store.base import Batch
-from agentcom.store.record import SCHEMA_VERSION
+from agentcom.store.record import NEWER_REMEDY, SCHEMA_VERSION
 
 SEGMENT_HEAD: Final = struct.Struct(">12sHH")  # what it is, how many schema versions came before, version of the format
 RECORD_HEAD: Final = struct.Struct(">4sIQI")  # magic, bytes of the body, sequence, checksum
@@ -117,8 +117,7 @@ def _after_head(path: Path, content: memoryview) -> tuple[int, Sequence[int]]:
     for what, found, known in (("journal version", version, VERSION), ("records of format", schema, SCHEMA_VERSION)):
         if found > known:
             raise StoreVersion(
-                f"cannot read {path}: it has {what} {found}, this program knows those up to {known}; run the newer "
-                f"AgentCom, or {migrations.TO_GO_BACK}"
+                f"cannot read {path}: it has {what} {found}, this program knows those up to {known}; {NEWER_REMEDY}"
             )
     return SEGMENT_HEAD.size, (schema,)
 

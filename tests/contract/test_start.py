@@ -301,14 +301,28 @@ def test_records_that_disagree_from_the_first_batch_on_are_shown_and_not_restore
     assert not list(place.paths.store.glob("data.mdb.set-aside-*"))
 
 
-def test_a_store_of_a_newer_version_is_refused_and_neither_moved_nor_restored(place: Place) -> None:
+@pytest.mark.parametrize(
+    ("number", "envelope", "words"),
+    [
+        (9, 1, "the store has format 9, this program knows formats 1 to 1"),
+        (9, 2, "the store has records of version 2, this program knows versions up to 1"),
+    ],
+)
+def test_a_store_of_a_newer_version_is_refused_and_neither_moved_nor_restored(
+    place: Place, number: int, envelope: int, words: str
+) -> None:
     closed_after(place, 3)
     with raw(place.paths.store) as environment, environment.begin(write=True) as transaction:
         own = environment.open_db(b"store", txn=transaction)
-        transaction.put(b"format", pack("store", b"format", (9).to_bytes(4, "big"), 1), db=own)
+        transaction.put(b"format", pack("store", b"format", number.to_bytes(4, "big"), envelope), db=own)
     before = place.file.read_bytes()
-    with pytest.raises(StoreVersion, match="run the newer AgentCom"):
+    text = f"{words}; run the newer AgentCom, or restore a backup from before the upgrade"
+    with pytest.raises(StoreVersion) as refused:
         place.begin()
+    assert refused.value.message == text
+    with pytest.raises(StoreVersion) as refused:
+        LmdbStore(place.paths.store, map_bytes=MAP_BYTES)
+    assert refused.value.message == f"cannot open {place.paths.store}: {text}"
     assert place.file.read_bytes() == before
     assert place.paths.journal.exists()
 

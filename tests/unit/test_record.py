@@ -87,8 +87,14 @@ def test_the_error_names_the_database_and_the_key() -> None:
 
 def test_an_intact_record_of_a_newer_program_is_refused_as_such() -> None:
     newer = pack("tasks", b"key", b"body", version=2)
-    with pytest.raises(StoreVersion, match="schema version 2"):
+    with pytest.raises(StoreVersion, match=r"records of version 2.*up to 1; run the newer AgentCom"):
         unpack("tasks", b"key", newer)
+
+
+def test_an_intact_record_of_an_older_program_says_which_it_is() -> None:
+    older = pack("tasks", b"key", b"body", version=1)
+    with pytest.raises(StoreVersion, match=r"6b6579 of 'tasks': it has schema version 1, and version 2"):
+        unpack("tasks", b"key", older, version=2)
 
 
 @given(numbers, numbers)
