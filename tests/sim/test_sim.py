@@ -16,10 +16,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.sim.alive import AliveWorld
 from tests.sim.budget import Totals
 from tests.sim.many import processes, run_many
 from tests.sim.mutants import MUTANTS, first_seed_that_notices
-from tests.sim.world import TEN_YEARS_MS, World, settings_of, simulate
+from tests.sim.world import TEN_YEARS_MS, World, replay_command, settings_of, simulate
 
 SEEDS = 1000
 HOURS_MIN = 24
@@ -137,7 +138,23 @@ def test_the_checker_notices_a_broken_rule(noticed: dict[str, Future[str]], muta
 
 def test_a_failing_seed_prints_the_command_that_shows_it_again(noticed: dict[str, Future[str]]) -> None:
     said = noticed["leases_half_as_long"].result()
-    command = said.rpartition("see it again: ")[2].split()
-    assert command[:3] == ["python", "-m", "tests.sim"]
-    done = subprocess.run([sys.executable, *command[1:], "--help"], cwd=ROOT, capture_output=True, check=True)
+    command = said.rpartition("see it again: ")[2]
+    assert "\n" not in command, "it is pasted in one go"
+    done = subprocess.run(["sh", "-c", f"{command} --help"], cwd=ROOT, env={}, capture_output=True, check=True)
     assert b"--trace" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("executable", "said"),
+    [
+        (str(Path.cwd() / ".venv/bin/python"), ".venv/bin/python"),
+        ("/opt/my python/bin/python3", "'/opt/my python/bin/python3'"),
+        ("", "python3"),
+    ],
+)
+def test_a_seed_is_shown_again_by_the_python_that_ran_it(
+    monkeypatch: pytest.MonkeyPatch, executable: str, said: str
+) -> None:
+    monkeypatch.setattr(sys, "executable", executable)
+    assert replay_command(7, 60_000, AliveWorld) == f"{said} -m tests.sim --seed 7 --steps 60 --alive --trace"
+    assert replay_command(7, None, World) == f"{said} -m tests.sim --seed 7 --trace"

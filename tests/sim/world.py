@@ -7,10 +7,13 @@ all faults end, callers stop, and every task must end within a bound that is com
 from __future__ import annotations
 
 import random
+import shlex
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -361,13 +364,22 @@ def simulate(
     try:
         return world.run()
     except Exception as error:
-        asked = f" --steps {safety_ms // 1000}" if safety_ms is not None else ""
-        asked += " --alive" if kind is not World else ""
         at_s = (world.line.now_ms - START_MS) / 1000
         raise SimulationFailed(
             f"seed {seed}, at {at_s:.3f} s: {type(error).__name__}: {error}\n"
-            f"see it again: python -m tests.sim --seed {seed}{asked} --trace"
+            f"see it again: {replay_command(seed, safety_ms, kind)}"
         ) from error
+
+
+def replay_command(seed: int, safety_ms: int | None, kind: type[World]) -> str:
+    """What shows the run of a seed again, to be pasted where this one was started: by the same Python, since no other
+    may have what the tests need."""
+    python = Path(sys.executable or "python3")
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    asked = f" --steps {safety_ms // 1000}" if safety_ms is not None else ""
+    asked += " --alive" if kind is not World else ""
+    return f"{shlex.quote(str(python))} -m tests.sim --seed {seed}{asked} --trace"
 
 
 def settings_of(seed: int) -> Settings:
