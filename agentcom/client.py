@@ -474,7 +474,7 @@ class Client(Caller):
         return self._chore(_object(self.call(m.Compact())), timeout_s)
 
     def store_acknowledge(self) -> JsonObject:
-        """Say that what a start or a restore could not save has been seen: {acknowledged: [...]}."""
+        """Say that what a start or a restore could not save has been seen: {acknowledged: [...], repairs: N}."""
         return _object(self.call(m.StoreAcknowledge()))
 
     def _chore(self, chore: JsonObject, timeout_s: float) -> JsonObject:

@@ -459,7 +459,8 @@ class Compact(Struct, tag_field="op", tag="compact", frozen=True, kw_only=True):
 
 
 class StoreAcknowledge(Struct, tag_field="op", tag="store_acknowledge", frozen=True, kw_only=True):
-    """An operator has seen what a start or a restore could not save: it is no longer shown."""
+    """An operator has seen what a start or a restore could not save: it is no longer shown. That it was restored is no
+    warning any more."""
 
 
 Operation = (

@@ -139,7 +139,7 @@ class Upkeep:
             case m.StoreAcknowledge():
                 seen = self.opened.doubts.acknowledge()
                 self._events.append(("store_acknowledged", {"count": len(seen)}))
-                return {"acknowledged": msgspec.to_builtins(seen)}
+                return {"acknowledged": msgspec.to_builtins(seen), "repairs": self.opened.repairs.acknowledge()}
             case _:
                 raise AssertionError(f"{type(op).__name__} is not for the store")
 

@@ -176,7 +176,7 @@ def _hub_runs(home: Path, pid: int | None) -> Refused:
 @backup.command()
 @pass_invocation
 def acknowledge(invocation: Invocation) -> None:
-    """Say that you have seen what a start or a restore could not save: it is no longer shown."""
+    """Say that you have seen what a start or a restore did and what it could not save: neither is news any more."""
     with invocation.client() as client:
         seen = client.store_acknowledge()
     if invocation.as_json:
@@ -184,7 +184,9 @@ def acknowledge(invocation: Invocation) -> None:
         return
     for one in seen["acknowledged"]:
         output.line(f"  {one['at']}  {output.plain(one['text'])}")
-    output.line(f"{len(seen['acknowledged'])} acknowledged" if seen["acknowledged"] else "nothing is uncertain")
+    count, repairs = len(seen["acknowledged"]), seen["repairs"]
+    told = [f"{count} acknowledged"] * bool(count) + [f"restores seen: {repairs}"] * bool(repairs)
+    output.line(", ".join(told) or "nothing is uncertain")
 
 
 @click.command(cls=HubCommand)

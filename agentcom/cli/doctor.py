@@ -298,8 +298,7 @@ def store_findings(store: JsonObject, troubles: list[str]) -> Iterator[Finding]:
             status, hint = unwell.get(name, ("ok", ""))
             yield Finding(name, status, text, hint, storage.figures(name, store))
     for repair, text, hint in storage.repairs(store):
-        is_news = bool(repair["why"] or repair["missing"])
-        yield Finding("restored", "warn" if is_news else "ok", text, hint, repair)
+        yield Finding("restored", "warn" if storage.is_news(repair) else "ok", text, hint, repair)
     aside = store.get("set_aside") or []
     if aside:
         hint = "nothing needs what a start or a restore sets aside: delete it when nobody wants to see it"

@@ -15,6 +15,7 @@ DAMAGED_REMEDY: Final = (
     "start the hub again: it sets the file aside and restores the store from the newest backup and the journal; then "
     "look at the disk"
 )
+ACKNOWLEDGE: Final = "when you have seen it: agentcom backup acknowledge"
 SET_ASIDE_NAMED: Final = 5  # paths in a line
 DATABASES: Final = "databases"  # those without a row are left out of the text
 
@@ -86,8 +87,14 @@ def repairs(store: JsonObject) -> Iterator[tuple[JsonObject, str, str]]:
         missing = "; ".join(one["missing"])
         lost = f"missing: {missing}" if missing else "no batch is known to be missing"
         aside = one["set_aside"]
-        hint = f"the file from before is {aside}; delete it when nobody wants to see it" if aside else ""
-        yield one, f"at {one['at']}{why}; from {source}, to batch {one['sequence']}; {lost}", hint
+        hints = [ACKNOWLEDGE] * is_news(one)
+        hints += [f"the file from before is {aside}; delete it when nobody wants to see it"] * bool(aside)
+        yield one, f"at {one['at']}{why}; from {source}, to batch {one['sequence']}; {lost}", "; ".join(hints)
+
+
+def is_news(repair: JsonObject) -> bool:
+    """Whether somebody should know of it and has not yet said so: not what was asked for and lost nothing."""
+    return bool(repair["why"] or repair["missing"]) and not repair["seen"]
 
 
 def set_aside(files: list[JsonObject]) -> str:

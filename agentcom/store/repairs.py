@@ -26,7 +26,7 @@ SUFFIX: Final = "set-aside-"
 class Repair(msgspec.Struct, frozen=True, kw_only=True):
     """One restore, at a time (RFC 3339). `why`: what was wrong, empty where a person asked for it; `backup`:
     the name of the file that was taken, empty where the journal alone was enough; `missing`: what could not be
-    got back; `set_aside`: where the old file lies, empty where there was none."""
+    got back; `set_aside`: where the old file lies, empty where there was none; `seen`: an operator has said so."""
 
     at: str
     why: str
@@ -35,6 +35,7 @@ class Repair(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     missing: tuple[str, ...] = ()
     set_aside: str = ""
+    seen: bool = False
 
 
 class Repairs:
@@ -42,6 +43,7 @@ class Repairs:
     how long it matters. `just_made`: this start has made the newest."""
 
     def __init__(self, folder: Path, *, just_made: bool = False) -> None:
+        self._folder = folder
         found = _read(folder)
         newest = found[-1:] if just_made else []
         self._found = [one for one in found if one.set_aside or one in newest]
@@ -51,12 +53,20 @@ class Repairs:
         shown = [one for one in self._found if not one.set_aside or Path(one.set_aside).exists()]
         return [msgspec.to_builtins(one) for one in shown]
 
+    def acknowledge(self) -> int:
+        """An operator has seen them; how many were not seen before. A disk that takes no file leaves that to this
+        process."""
+        count = sum(not one.seen for one in self._found)
+        if count:
+            self._found = [msgspec.structs.replace(one, seen=True) for one in self._found]
+            _write(self._folder, self._found)
+        return count
+
 
 def note_repair(folder: Path, repair: Repair) -> None:
     """Keep it, if the disk takes it: a store that was just restored must not fail for that."""
     known = [one for one in _read(folder) if one.set_aside and Path(one.set_aside).exists()]
-    with contextlib.suppress(OSError):
-        write_private(folder / FILE, msgspec.json.encode([*known, repair][-REPAIRS_MAX:]))
+    _write(folder, [*known, repair][-REPAIRS_MAX:])
 
 
 def set_aside_in(*folders: Path) -> list[JsonObject]:
@@ -79,6 +89,11 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None
+
+
+def _write(folder: Path, repairs: list[Repair]) -> None:
+    with contextlib.suppress(OSError):
+        write_private(folder / FILE, msgspec.json.encode(repairs))
 
 
 def _read(folder: Path) -> list[Repair]:

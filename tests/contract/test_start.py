@@ -239,6 +239,21 @@ def test_what_a_repair_could_not_get_back_stands_with_it(place: Place) -> None:
     opened.close()
 
 
+def test_a_repair_that_was_seen_stays_seen_and_a_later_one_is_not(place: Place) -> None:
+    closed_after(place, 5)
+    place.damage()
+    opened = place.begin()
+    assert [one["seen"] for one in opened.repairs.view()] == [False]
+    assert opened.repairs.acknowledge() == 1
+    assert [one["seen"] for one in opened.repairs.view()] == [True]
+    assert opened.repairs.acknowledge() == 0
+    opened.close()
+    place.damage(seed=2)
+    opened = place.begin()
+    assert [one["seen"] for one in opened.repairs.view()] == [True, False]
+    opened.close()
+
+
 def test_a_list_of_repairs_that_cannot_be_read_or_written_keeps_no_store_from_starting(place: Place) -> None:
     closed_after(place, 5)
     note = place.paths.store / repairs.FILE
@@ -246,6 +261,7 @@ def test_a_list_of_repairs_that_cannot_be_read_or_written_keeps_no_store_from_st
     place.damage()
     opened = place.begin()
     assert (opened.report.how, opened.store.sequence, opened.repairs.view()) == ("restored", 5, [])
+    assert opened.repairs.acknowledge() == 0
     opened.close()
 
 

@@ -1224,12 +1224,13 @@ def test_the_doctor_says_when_the_store_was_restored_what_is_missing_and_what_ma
     aside = "/home/x/store/data.mdb.set-aside-1"
     repair = {
         "at": "2027-01-15T08:00:00Z", "why": "the store is damaged: page 3", "backup": "backup-40.mdb", "replayed": 13,
-        "sequence": 53, "missing": [], "set_aside": aside,
+        "sequence": 53, "missing": [], "set_aside": aside, "seen": False,
     }  # fmt: skip
     asked = {**repair, "why": "", "backup": "", "missing": ["batches 54 to 55 are nowhere"], "set_aside": ""}
+    seen = {**repair, "seen": True}
     hub.answers["hub_status"] = {
         "version": __version__, "scheduler": "cython", "started": "now", "troubles": [],
-        "store": {**STORE, "repairs": [repair, asked], "set_aside": [{"path": aside, "bytes": 4096}] * 7},
+        "store": {**STORE, "repairs": [repair, asked, seen], "set_aside": [{"path": aside, "bytes": 4096}] * 7},
     }  # fmt: skip
     hub.answers["whoami"] = {"name": "admin", "role": "admin"}
     hub.answers["host_list"] = {"hosts": []}
@@ -1238,16 +1239,20 @@ def test_the_doctor_says_when_the_store_was_restored_what_is_missing_and_what_ma
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     first = next(n for n, one in enumerate(lines) if "restored:" in one)
-    by_itself, where, by_hand, files, hint = lines[first : first + 5]
+    by_itself, where, by_hand, to_do, known, still, files, hint = lines[first : first + 8]
     assert by_itself == (
         "warn  restored: at 2027-01-15T08:00:00Z, because the store is damaged: page 3; from backup-40.mdb and "
         "13 batches of the journal, to batch 53; no batch is known to be missing"
     )
-    assert where.strip() == f"the file from before is {aside}; delete it when nobody wants to see it"
+    kept = f"the file from before is {aside}; delete it when nobody wants to see it"
+    acknowledge = "when you have seen it: agentcom backup acknowledge"
+    assert where.strip() == f"{acknowledge}; {kept}"
     assert by_hand == (
         "warn  restored: at 2027-01-15T08:00:00Z, as was asked for; from 13 batches of the journal alone, "
         "to batch 53; missing: batches 54 to 55 are nowhere"
     )
+    assert to_do.strip() == acknowledge
+    assert (known, still.strip()) == (by_itself.replace("warn", "ok  "), kept)
     assert files == f"ok    set aside: 28 KiB in {', '.join([aside] * 5)} and 2 more beside them"
     assert "delete it" in hint
     assert main(["doctor", "--json"]) == 0

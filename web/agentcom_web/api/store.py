@@ -41,5 +41,5 @@ def compact() -> Response:
 @store.post("/store/acknowledge")
 @described("operate, admin")
 def acknowledge() -> Response:
-    """Say that what a start or a restore could not save has been seen: it is no longer shown."""
+    """Say that what a start or a restore could not save has been seen, and what it did: neither is news."""
     return answer(body(m.StoreAcknowledge))
