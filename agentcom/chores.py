@@ -1,21 +1,27 @@
 """Work on the store that takes long: one at a time, in child processes, watched by the loop and never waited for.
 
-A caller gets the number of the chore and asks again. The last ones are remembered with what came of them.
+A caller gets the number of the chore and asks again. The last ones are remembered with what came of them, the last of all
+over a restart too: whoever waits for one that a restart has cut off learns that, and no number is given twice.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
 from agentcom.clock import Now, rfc3339
-from agentcom.errors import AgentComError, Refused
+from agentcom.config import write_private
+from agentcom.errors import UNREADABLE, AgentComError, Refused, StoreError
 from agentcom.model import JsonObject
 
+FILE: Final = "chore.json"
 REMEMBERED: Final = 20
+CUT_OFF: Final = "it was cut off by a restart of the hub; ask for it again"
 RETRY_S: Final = 5.0
 Kind = Literal["backup", "verify", "compact"]
 
@@ -32,7 +38,7 @@ class Run(Protocol):
 
 
 class Chore(msgspec.Struct):
-    """One of them, as it is shown."""
+    """One of them, as it is shown. One that was cut off has failed at a time that nobody knows."""
 
     number: int
     kind: Kind
@@ -58,13 +64,19 @@ class Chore(msgspec.Struct):
 
 
 class Chores:
-    """At most one chore at work."""
+    """At most one chore at work. The last one is noted in the folder, if the disk takes it."""
 
-    def __init__(self) -> None:
-        self._numbers = itertools.count(1)
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / FILE
         self._run: Run | None = None
         self._done: Callable[[Any], JsonObject] = lambda _: {}
         self.recent: list[Chore] = []
+        with contextlib.suppress(*UNREADABLE, OSError):
+            self.recent.append(msgspec.json.decode(self._file.read_bytes(), type=Chore))
+        self._numbers = itertools.count(self.recent[-1].number + 1 if self.recent else 1)
+        for one in self.recent:
+            if one.state == "running":
+                one.state, one.code, one.error = "failed", StoreError.code, CUT_OFF
 
     @property
     def running(self) -> Chore | None:
@@ -89,6 +101,7 @@ class Chores:
         self._run, self._done = begin(), done
         chore = Chore(next(self._numbers), kind, now.wall_ms, by_itself)
         self.recent = [*self.recent, chore][-REMEMBERED:]
+        self._note(chore)
         return chore
 
     def turn(self, now: Now) -> Chore | None:
@@ -105,7 +118,12 @@ class Chores:
             chore.state, chore.code, chore.error = "failed", error.code, error.message
         self._run = None
         chore.ended_ms = now.wall_ms
+        self._note(chore)
         return chore
+
+    def _note(self, chore: Chore) -> None:
+        with contextlib.suppress(OSError):
+            write_private(self._file, msgspec.json.encode(chore))
 
     def close(self) -> None:
         if self._run is not None:

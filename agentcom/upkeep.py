@@ -59,7 +59,7 @@ class Upkeep:
         self.alarms = Alarms(opened.paths.store)
         self._log = logs.get()
         remove_leftovers(opened.paths.store)
-        self._chores = Chores()
+        self._chores = Chores(opened.paths.store)
         self._scrubber = Scrubber(opened.journaled.scan_stored)
         self._growth = Growth()
         self._events: list[Told] = [

@@ -214,7 +214,8 @@ def _told(chore: JsonObject) -> str:
     by_itself = ", by itself" if chore["by_itself"] else ""
     if chore["state"] == "running":
         return f"under way, begun {output.moment(chore['started'])}{by_itself}"
-    when = output.moment(chore["ended"]) + by_itself
+    ended, begun = output.moment(chore["ended"]), f"begun {output.moment(chore['started'])}"
+    when = (ended or begun) + by_itself
     if chore["state"] == "failed":
         return f"failed, {when}: {chore['error']['message']}"
     problems = chore["result"].get("problems") or []

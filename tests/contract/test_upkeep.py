@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -631,8 +632,43 @@ def test_of_a_small_map_more_is_kept_free() -> None:
     assert (quota_of(1 << 20), dispatch_quota_of(1 << 20)) == (0.5, 0.75)
 
 
-def test_a_chore_that_cannot_be_begun_leaves_none_at_work() -> None:
-    chores = Chores()
+def chores_of(kept: Kept) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = kept.ask(m.BackupList())["chores"]  # type: ignore[assignment]
+    return found
+
+
+def test_a_chore_that_a_restart_has_cut_off_says_so_under_its_number(kept: Kept) -> None:
+    kept.commit(2)
+    begun = kept.ask(m.BackupNow())
+    restart(kept)
+    [cut_off] = chores_of(kept)
+    assert (cut_off["number"], cut_off["started"]) == (begun["number"], begun["started"])
+    assert cut_off["state"] == "failed"
+    assert cut_off["error"] == {"code": "store", "message": "it was cut off by a restart of the hub; ask for it again"}
+    assert kept.ask(m.BackupNow())["number"] == begun["number"] + 1  # type: ignore[operator]
+    kept.until_idle()
+    assert [one["state"] for one in chores_of(kept)] == ["done", "failed"]
+
+
+def test_the_last_chore_before_a_restart_is_still_known_and_its_number_not_given_again(kept: Kept) -> None:
+    kept.commit(2)
+    kept.ask(m.BackupNow())
+    kept.until_idle()
+    before = chores_of(kept)
+    restart(kept)
+    assert chores_of(kept) == before
+    assert kept.ask(m.BackupNow())["number"] == before[0]["number"] + 1
+    kept.until_idle()
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"number": "seven"}'])
+def test_a_note_of_the_last_chore_that_cannot_be_read_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "chore.json").write_bytes(content)
+    assert Chores(tmp_path).recent == []
+
+
+def test_a_chore_that_cannot_be_begun_leaves_none_at_work(tmp_path: Path) -> None:
+    chores = Chores(tmp_path)
 
     def fail() -> CompactionRun:
         raise StoreError("no")

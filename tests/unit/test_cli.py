@@ -1348,6 +1348,7 @@ def test_the_list_of_backups_says_what_is_under_way_on_the_store_and_how_the_las
         chore(5, "backup", state="failed", error=failed),
         chore(4, "verify", result=damaged),
         chore(3, "verify", result=good),
+        chore(2, "verify", state="failed", error={"code": "store", "message": "cut off"}, ended=None),
         chore(2, "compact", result={"before_bytes": 86016, "after_bytes": 45056, "stopped_ms": 1}),
         chore(1, "backup", by_itself=True, result=made),
     ]
@@ -1355,11 +1356,12 @@ def test_the_list_of_backups_says_what_is_under_way_on_the_store_and_how_the_las
     assert main(["backup", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     ended = f"{chores[1]['ended']} (10 min ago)"
-    assert lines[-6:] == [
+    assert lines[-7:] == [
         f"  backup 6   under way, begun {chores[0]['started']} (2 min ago)",
         f"  backup 5   failed, {ended}: {failed['message']}",
         f"  verify 4   not passed, {ended}: backup-2.mdb: damaged, 0 rows, batch 0; pages lost and 2 more",
         f"  verify 3   ok, {ended}: backup-2.mdb: good, 9 rows, batch 8",
+        f"  verify 2   failed, begun {chores[4]['started']} (11 min ago): cut off",
         f"  compact 2  ok, {ended}: 84 KiB before, 44 KiB now; the hub stood still for 1 ms",
         f"  backup 1   ok, {ended}, by itself: backup-2.mdb: 44 KiB, 27 rows, batch 8, verified",
     ]
