@@ -1,7 +1,7 @@
 """Work on the store that takes long: one at a time, in child processes, watched by the loop and never waited for.
 
-A caller gets the number of the chore and asks again. The last ones are remembered with what came of them, the last of all
-over a restart too: whoever waits for one that a restart has cut off learns that, and no number is given twice.
+A caller gets the number of the chore and asks again. The last ones are remembered with what came of them, the last of
+all over a restart too: whoever waits for one that a restart has cut off learns that, and no number is given twice.
 """
 
 from __future__ import annotations
