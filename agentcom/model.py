@@ -358,7 +358,8 @@ class RuleScope(Term):
 
 
 class QueueRule(Struct, frozen=True, kw_only=True):
-    """A pause, a limit or a weight. `key` is an id where things can be renamed (host, endpoint, submitter)."""
+    """A pause, a limit or a weight. `key` is an id where things can be renamed (host, endpoint), and of a submitter the
+    id of the first key or token that had the name."""
 
     kind: RuleKind
     scope: RuleScope

@@ -13,7 +13,8 @@ MICRO: Final = 1_000_000  # of a dollar
 
 
 class BudgetRecord(Struct, frozen=True, array_like=True, kw_only=True):
-    """A budget, in millionths of a dollar. `scope` is `all`, `repo` or `submitter`; `key` an address or a number."""
+    """A budget, in millionths of a dollar. `scope` is `all`, `repo` or `submitter`; `key` an address,
+    or the id of the first key or token that had the submitter's name."""
 
     scope: str
     key: str

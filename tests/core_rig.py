@@ -20,7 +20,7 @@ import msgspec
 
 from agentcom import limits
 from agentcom import messages as m
-from agentcom.auth import KeyPair
+from agentcom.auth import KeyPair, sha256_hex
 from agentcom.clock import ManualClock, Now
 from agentcom.config import Settings
 from agentcom.core.effects import (
@@ -150,6 +150,11 @@ class Rig:
         joining.send(m.Enrol(name=name, key=key))
         joining.expect(m.Enrolled)
         return key
+
+    def token(self, name: str, secret: str, role: Role = Role.submit) -> int:
+        """Register a token, which the web process sends as `bearer`; the id of its record."""
+        self.admin.ask(m.TokenAdd(name=name, role=role, token_sha256=sha256_hex(secret)))
+        return self.hub.principals.by_name[name].id
 
     def member(self, role: Role, name: str = "") -> Caller:
         """A new key of the role with a session."""

@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
+
 from agentcom import limits
 from agentcom.clock import Now, rfc3339
 from agentcom.core.agents import Fleet
@@ -70,15 +72,29 @@ class Gates:
     # --- at start ---------------------------------------------------------------------------------------
 
     def load(self, rules: list[QueueRule], paused: bool) -> None:
-        """Before the tasks are loaded. Rules of hosts and endpoints that are gone go too."""
+        """Before the tasks are loaded. Rules of hosts and endpoints that are gone go too; of two for one submitter, as
+        older versions had them, the newest stays."""
         self.paused = paused
         for rule in rules:
             if self._names.is_of_nothing(rule):
                 self._out.delete("limits", rule.record_key)
                 continue
-            self.rules[rule.kind, rule.scope, rule.key] = rule
-            self._take_over(rule, rule.number)
+            kept = self._merged(rule)
+            self.rules[kept.kind, kept.scope, kept.key] = kept
+            self._take_over(kept, kept.number)
         self._draw_lines()
+
+    def _merged(self, rule: QueueRule) -> QueueRule:
+        """What is kept of a stored rule and the one that is known under its key, if there is one."""
+        key = self._names.key_now(rule.scope, rule.key)
+        other = self.rules.get((rule.kind, rule.scope, key))
+        if other is None and key == rule.key:
+            return rule
+        self._out.delete("limits", rule.record_key)
+        if other is None or rule.set_ms >= other.set_ms:
+            other = msgspec.structs.replace(rule, key=key)
+        self._out.put("limits", other.record_key, other)
+        return other
 
     # --- from people ------------------------------------------------------------------------------------
 
@@ -394,7 +410,7 @@ class Gates:
         return rule.number if rule is not None else 1
 
     def _submitter_weight(self, submitter: int) -> int:
-        return self._weight(RuleScope.submitter, str(submitter))
+        return self._weight(RuleScope.submitter, self._names.submitter_key(submitter))
 
     def _view(self, rule: QueueRule) -> JsonObject:
         view: JsonObject = {

@@ -21,7 +21,7 @@ from agentcom.clock import Now, rfc3339
 from agentcom.core.effects import RecordKey, key_u64x2
 from agentcom.core.outlet import Outlet
 from agentcom.core.rule_names import RuleNames
-from agentcom.core.sums import ALL, EPOCH, Scope, Sums, record_key, scopes_of
+from agentcom.core.sums import ALL, EPOCH, Scope, Sums, record_key, scopes
 from agentcom.core.sums import period_of as period_of
 from agentcom.core.tasks import Tasks
 from agentcom.errors import NotFound, Refused
@@ -77,7 +77,7 @@ class Ledger:
         self.budgets: dict[Place, BudgetRecord] = {}
         self.open: dict[Attempt, LedgerRecord] = {}
         self.estimated: dict[Attempt, LedgerRecord] = {}
-        self.sums = Sums(out)
+        self.sums = Sums(out, names.submitter_key)
         self.waiting: dict[int, Place | None] = {}  # by task, for which budget; None: its own, or not looked at yet
         self.held_count = 0  # in this tick
         self.changed = False
@@ -96,7 +96,7 @@ class Ledger:
         """Before the tasks are loaded."""
         self.sums.load(carried)
         for budget in budgets:
-            self.budgets[budget.scope, budget.key, budget.per] = budget
+            self._load_budget(budget)
         for record in records:
             self.sums.loaded(record)
             self._paid[record.task] += record.amount
@@ -104,6 +104,18 @@ class Ledger:
                 self.open[record.task, record.attempt] = record
             elif record.estimated:
                 self._keep_estimated(record)
+
+    def _load_budget(self, budget: BudgetRecord) -> None:
+        """Of two for one submitter, as older versions had them, the newest stays."""
+        key = self._names.key_now(budget.scope, budget.key)
+        other = self.budgets.get((budget.scope, key, budget.per))
+        if other is None and key == budget.key:
+            self.budgets[budget.scope, key, budget.per] = budget
+            return
+        self._out.delete("meta", record_key(PREFIX, (budget.scope, budget.key, budget.per)))
+        if other is None or budget.set_ms >= other.set_ms:
+            other = msgspec.structs.replace(budget, key=key)
+        self._keep(other)
 
     def loaded(self) -> None:
         """After the tasks: what live ones have cost, and which of them wait for a budget."""
@@ -416,7 +428,7 @@ class Ledger:
         reserved = sum(
             record.reserved
             for record in self.open.values()
-            if scope in scopes_of(record) and period_of(budget.per, record.at_ms) == period
+            if scope in self.sums.scopes_of(record) and period_of(budget.per, record.at_ms) == period
         )
         return {
             "key": self._name(budget),
@@ -449,7 +461,7 @@ class Ledger:
         """What is reserved, counted anew from the open attempts. For checks."""
         found: Counter[tuple[Scope, str]] = Counter()
         for record in self.open.values():
-            for scope in scopes_of(record):
+            for scope in self.sums.scopes_of(record):
                 for per in BudgetPeriod:
                     found[scope, period_of(per, record.at_ms)] += record.reserved
         return found
@@ -457,8 +469,7 @@ class Ledger:
     def _scopes(self, slot: int) -> tuple[Scope, ...]:
         table = self._tasks.table
         repo = self._tasks.groups[table.group[slot]].repo
-        own: Scope = ("submitter", str(table.submitter[slot]))
-        return ((ALL, ""), ("repo", repo), own) if repo else ((ALL, ""), own)
+        return scopes(repo, self._names.submitter_key(table.submitter[slot]))
 
     def _correct(self, record: LedgerRecord, by: int, now: Now) -> None:
         table = self._tasks.table
@@ -480,7 +491,7 @@ class Ledger:
             del self.estimated[next(iter(self.estimated))]
 
     def _tell(self, record: LedgerRecord, now: Now) -> None:
-        for scope in scopes_of(record):
+        for scope in self.sums.scopes_of(record):
             for per in BudgetPeriod:
                 budget = self.budgets.get((*scope, per))
                 if budget is not None:

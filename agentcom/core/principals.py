@@ -101,6 +101,7 @@ class Principals:
         self.by_key: dict[str, PrincipalRecord] = {}
         self.by_token: dict[str, PrincipalRecord] = {}
         self.by_name: dict[str, PrincipalRecord] = {}
+        self._first_of: dict[str, int] = {}  # by name, of people who have or had it: the id of the first
         self.invites: dict[str, InviteRecord] = {}
         self._links: dict[str, PrincipalRecord] = {}
         self._refused_keys: dict[int, str] = {}  # by principal: the signing key whose refusal was told
@@ -115,6 +116,8 @@ class Principals:
             self.by_token[record.token_sha256] = record
         if not record.revoked:
             self.by_name[record.name] = record
+        if not record.parent:
+            self._first_of[record.name] = min(record.id, self._first_of.get(record.name, record.id))
 
     def load_invite(self, record: InviteRecord) -> None:
         self.invites[record.key] = record
@@ -147,6 +150,16 @@ class Principals:
         if record.web_process and record.web_process != web_process:
             raise Refused("unauthorised", "the page's session ended with the web process; open a new link")
         return record
+
+    def number_named(self, name: str) -> int | None:
+        """The number that stands for whoever has the name: the id of the first who had it, which stays when a key or a
+        token is revoked and another gets its name. None where nobody ever had it."""
+        return self._first_of.get(name)
+
+    def number_of(self, principal: int) -> int:
+        """The number of the principal's name. It never changes."""
+        record = self.by_id.get(principal)
+        return self._first_of.get(record.name, principal) if record is not None else principal
 
     def admitted(self, now: Now) -> tuple[frozenset[str], frozenset[str]]:
         """The keys that may connect: (to the hub, to the feed)."""

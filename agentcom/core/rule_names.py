@@ -1,7 +1,8 @@
 """How people write what a rule of the queue is about, and how it is kept.
 
 People give `repo:URL`, `label:LABEL`, `endpoint:NAME`, `host:NAME`, `submitter:NAME`. What can be renamed is kept by
-its number, so a rule goes on working under another name.
+its number, so a rule goes on working under another name. A submitter is whoever has the name: their key or token may
+be revoked and another get its name, so it is kept by the number of the first who had it.
 """
 
 from __future__ import annotations
@@ -51,11 +52,19 @@ class RuleNames:
         if scope is RuleScope.tier and name not in set(Tier):
             raise Refused("invalid", f"tier: {name!r} is none of {', '.join(Tier)}", field="tier")
         if scope is RuleScope.submitter:
-            principal = self._principals.by_name.get(name)
-            if principal is None:
+            number = self._principals.number_named(name)
+            if number is None:
                 raise NotFound(f"key: nobody is named {name}; see `agentcom token list`", field="key")
-            return str(principal.id)
+            return str(number)
         return name
+
+    def submitter_key(self, submitter: int) -> str:
+        """What rules for the submitter of a task are kept under."""
+        return str(self._principals.number_of(submitter))
+
+    def key_now(self, scope: str, key: str) -> str:
+        """The key of a stored rule as it is kept now: older versions had one for each key and token of a name."""
+        return self.submitter_key(int(key)) if scope == RuleScope.submitter else key
 
     def name_of(self, scope: RuleScope, key: str) -> str:
         """What people call it now; the key itself when it is gone."""

@@ -2,7 +2,8 @@
 
 The book has a record for each attempt; the sums are counted from it at start. A record that has been kept for its term
 goes, and in the same batch what it counts as is carried over to the record of its scopes (`SpentRecord`), so the sums
-of every period are the same before and after, and after a restart. `booked` is the sum of all there ever was, written
+of every period are the same before and after, and after a restart. On disk each key or token that submits has its own;
+counted here is what `submitter_key` names, all that had one name. `booked` is the sum of all there ever was, written
 with each change: a check of the store compares it with the records and with what was carried over.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -21,18 +22,20 @@ from agentcom.money import LedgerRecord, SpentRecord
 PREFIX: Final = b"spent"  # of the records of what was carried over, in `meta`
 BOOKED: Final = "booked"
 ALL: Final = "all"
+SUBMITTER: Final = "submitter"
 DAYS_KEPT: Final = 64  # the newest by name: a clock that jumps must not lose today's
 MONTHS_KEPT: Final = 13
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-Scope = tuple[str, str]  # ("all", ""), ("repo", URL), ("submitter", id)
+Scope = tuple[str, str]  # ("all", ""), ("repo", URL), ("submitter", number)
 
 
 class Sums:
     """`by_place` is settled and reserved together. Of days and months the newest are kept."""
 
-    def __init__(self, out: Outlet) -> None:
+    def __init__(self, out: Outlet, submitter_key: Callable[[int], str]) -> None:
         self._out = out
+        self._submitter_key = submitter_key
         self.by_place: Counter[tuple[Scope, str]] = Counter()
         self.carried: dict[Scope, SpentRecord] = {}
         self.booked = 0
@@ -41,8 +44,9 @@ class Sums:
         """What was carried over, before the records of the book are counted."""
         for record in carried:
             self.carried[record.scope, record.key] = record
+            key = self._submitter_key(int(record.key)) if record.scope == SUBMITTER else record.key
             for period, amount in record.amounts.items():
-                self.by_place[(record.scope, record.key), period] += amount
+                self.by_place[(record.scope, key), period] += amount
             if record.scope == ALL:
                 self.booked += record.amounts[""]
 
@@ -61,7 +65,7 @@ class Sums:
 
     def carry(self, record: LedgerRecord) -> None:
         """The record goes; what it counts as stays."""
-        for scope in scopes_of(record):
+        for scope in scopes(record.repo, str(record.submitter)):
             carried = self.carried.get(scope)
             if carried is None:
                 carried = self.carried[scope] = SpentRecord(scope=scope[0], key=scope[1], amounts={"": 0})
@@ -72,6 +76,10 @@ class Sums:
                 del carried.amounts[period]
             self._out.put("meta", record_key(PREFIX, scope), carried)
 
+    def scopes_of(self, record: LedgerRecord) -> tuple[Scope, ...]:
+        """What it counts for."""
+        return scopes(record.repo, self._submitter_key(record.submitter))
+
     def forget_old(self) -> set[str]:
         """Leave out periods that are long over, and say which."""
         old = old_periods(period for _, period in self.by_place)
@@ -81,14 +89,14 @@ class Sums:
 
     def _add(self, record: LedgerRecord, by: int) -> None:
         self.booked += by
-        for scope in scopes_of(record):
+        for scope in self.scopes_of(record):
             for per in BudgetPeriod:
                 self.by_place[scope, period_of(per, record.at_ms)] += by
 
 
-def scopes_of(record: LedgerRecord) -> tuple[Scope, ...]:
-    own: Scope = ("submitter", str(record.submitter))
-    return ((ALL, ""), ("repo", record.repo), own) if record.repo else ((ALL, ""), own)
+def scopes(repo: str, submitter: str) -> tuple[Scope, ...]:
+    own: Scope = (SUBMITTER, submitter)
+    return ((ALL, ""), ("repo", repo), own) if repo else ((ALL, ""), own)
 
 
 def period_of(per: BudgetPeriod, wall_ms: int) -> str:

@@ -342,6 +342,55 @@ def test_r19_a_weight_of_a_repository_counts_among_those_of_its_submitter(rig: R
     assert rig.admin.ask(m.QueueRules())["weights"] == []
 
 
+def weights(rig: Rig) -> list[tuple[str, int]]:
+    return [(rule["key"], rule["number"]) for rule in rig.admin.ask(m.QueueRules())["weights"]]
+
+
+def test_a_weight_holds_for_whoever_has_the_name_and_can_be_taken_back_while_nobody_has_it(rig: Rig) -> None:
+    rig.token("ann", "first")
+    rig.admin.ask(m.QueueWeight(key="submitter:ann", number=3))
+    rig.admin.ask(m.TokenRevoke(name="ann"))
+    rig.admin.ask(m.QueueWeight(key="submitter:ann", number=4))
+    assert weights(rig) == [("submitter:ann", 4)]
+    rig.token("ann", "second")
+    rig.admin.ask(m.QueueWeight(key="submitter:ann", number=3))
+    assert weights(rig) == [("submitter:ann", 3)]
+    for _ in range(20):
+        rig.admin.submit(shell_task())
+    for _ in range(20):
+        rig.web.ask(m.Submit(tasks=(shell_task(),)), bearer="second")
+    box = rig.host()
+    order = []
+    for _ in range(16):
+        assign = box.take()
+        order.append(assign.task)
+        box.complete(assign)
+    assert Counter(number > 20 for number in order) == {True: 12, False: 4}
+    rig.admin.ask(m.TokenRevoke(name="ann"))
+    rig.admin.ask(m.QueueWeight(key="submitter:ann"))
+    assert weights(rig) == []
+
+
+def test_of_two_weights_for_one_name_in_a_store_the_newest_holds(rig: Rig) -> None:
+    """Until now each key and token of a name had rules of its own."""
+    records = [rig.token("ann", "first")]
+    rig.admin.ask(m.TokenRevoke(name="ann"))
+    records.append(rig.token("ann", "second"))
+    batch = Batch()
+    for record, number, set_ms in zip(records, (2, 3), (1, 2), strict=True):
+        rule = QueueRule(
+            kind=RuleKind.weight, scope=RuleScope.submitter, key=str(record), number=number, set_ms=set_ms
+        )
+        batch.put("limits", rule.record_key, msgspec.msgpack.encode(rule))
+    rig.store.commit(batch, rig.store.sequence + 1)
+    restart(rig)
+    for _ in range(2):
+        assert (weights(rig), rig.store.count("limits")) == ([("submitter:ann", 3)], 1)
+        restart(rig)
+    rig.admin.ask(m.QueueWeight(key="submitter:ann"))
+    assert (weights(rig), rig.store.count("limits")) == ([], 0)
+
+
 # --- bad input ------------------------------------------------------------------------------------------
 
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from agentcom import messages as m
 from agentcom.config import RetentionSettings
 from agentcom.core.effects import key_u64x2
-from agentcom.core.ledger import HELD_MAX, LOOKED_MAX, period_of
+from agentcom.core.ledger import HELD_MAX, LOOKED_MAX, PREFIX, period_of
+from agentcom.core.sums import record_key
 from agentcom.errors import Refused
 from agentcom.model import Backend, BudgetPeriod, FailureClass, ResultStatus, Role, State
-from agentcom.money import MICRO, LedgerRecord, SpentRecord, micro, shown
-from agentcom.store.base import Database
+from agentcom.money import MICRO, BudgetRecord, LedgerRecord, SpentRecord, micro, shown
+from agentcom.store.base import Batch, Database
 from agentcom.store.crosscheck import cross_check, walk_store
 from tests.core_rig import HostEnd, Rig
 from tests.factories import agent_offer, complex_task, error, result, settings, shell_task
@@ -323,6 +324,59 @@ def test_a_budget_by_submitter_holds_theirs_alone(rig: Rig) -> None:
     hers, mine = ann.submit(complex_task()), rig.admin.submit(complex_task())
     assert box.take().task == mine
     assert rig.admin.state(hers) == "held"
+
+
+def test_a_budget_and_what_was_spent_of_it_hold_for_the_next_token_of_that_name(rig: Rig) -> None:
+    box = cloud(rig)
+    rig.token("dora", "first")
+    budget(rig, "submitter:dora", 2.5)
+    rig.web.ask(m.Submit(tasks=(complex_task(),)), bearer="first")
+    paid(box, box.take(), 1.5)
+    rig.admin.ask(m.TokenRevoke(name="dora"))
+    assert shown_budgets(rig) == {"submitter:dora ever": (1.5, 0.0, 1.0)}
+    rig.token("dora", "second")
+    new = rig.web.ask(m.Submit(tasks=(complex_task(),)), bearer="second")["tasks"][0]["id"]
+    assert rig.admin.state(new) == "held"
+    budget(rig, "submitter:dora", 3.5)
+    assert shown_budgets(rig) == {"submitter:dora ever": (1.5, 2.0, 0.0)}
+    paid(box, box.take(), 0.5)
+    assert (shown_budgets(rig), len(sums(rig))) == ({"submitter:dora ever": (2.0, 0.0, 1.5)}, 6)
+    rig.admin.ask(m.TokenRevoke(name="dora"))
+    assert budget(rig, "submitter:dora", None)["usd"] is None
+    assert shown_budgets(rig) == {}
+
+
+def test_of_two_budgets_for_one_name_in_a_store_the_newest_holds_and_counts_both_tokens() -> None:
+    """Until now each key and token of a name had budgets and sums of its own."""
+    rig = rig_that_keeps(DAY_S)
+    box = cloud(rig)
+    records = []
+    for secret in ("first", "second"):
+        records.append(rig.token("dora", secret))
+        rig.web.ask(m.Submit(tasks=(complex_task(),)), bearer=secret)
+        paid(box, box.take(), 0.5)
+        rig.clock.advance(DAY_MS)
+        box.beat()
+        if secret == "first":
+            rig.admin.ask(m.TokenRevoke(name="dora"))
+    assert rig.retire(2) == 1, "what both have cost is carried over, or will be"
+    batch = Batch()
+    for record, limit, set_ms in zip(records, (MICRO, 3 * MICRO), (1, 2), strict=True):
+        place = ("submitter", str(record), BudgetPeriod.ever)
+        old = BudgetRecord(scope="submitter", key=str(record), per=BudgetPeriod.ever, limit=limit, set_ms=set_ms)
+        batch.put("meta", record_key(PREFIX, place), msgspec.msgpack.encode(old))
+    rig.store.commit(batch, rig.store.sequence + 1)
+    for _ in range(2):
+        rig.start()
+        rig.admin.hello()
+        assert shown_budgets(rig) == {"submitter:dora ever": (1.0, 0.0, 2.0)}
+        assert len(list(rig.store.scan("meta", PREFIX, PREFIX + b"\xff" * 17))) == 1
+    rig.clock.advance(2 * DAY_MS)
+    rig.retire(2)
+    assert (rig.store.count("ledger"), cross_check(walk_store(rig.store))) == (0, (0, []))
+    assert shown_budgets(rig) == {"submitter:dora ever": (1.0, 0.0, 2.0)}
+    budget(rig, "submitter:dora", None)
+    assert shown_budgets(rig) == {}
 
 
 @pytest.mark.parametrize("key", ["label:x", "repo:", "everything", "submitter:nobody", "host:box"])
