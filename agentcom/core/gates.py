@@ -105,17 +105,27 @@ class Gates:
             self._out.number("paused", int(paused))
             self._changed()
         elif paused:
-            self._set(RuleKind.pause, scope, self._names.key_of(scope, key), 1, by, now)
+            self._set(RuleKind.pause, scope, self._names.new_key_of(scope, key, "repo"), 1, by, now)
         else:
-            self._unset(RuleKind.pause, scope, self._names.key_of(scope, key))
+            resolved = self._names.key_of(scope, key)
+            if scope is RuleScope.repo and not self._is_paused(scope, resolved):
+                self._check_resumed(key)
+            self._unset(RuleKind.pause, scope, resolved)
+
+    def _check_resumed(self, repo: str) -> None:
+        """Nothing is paused under that name. Where it is nobody's, what is paused may be known under another."""
+        try:
+            self._names.check_repo(repo, "repo")
+        except NotFound as unknown:
+            paused = ", ".join(self.paused_keys()) or "nothing"
+            raise NotFound(f"{unknown.message}; paused: {paused}", field="repo") from unknown
 
     def set_number(self, kind: RuleKind, key: str, number: int | None, by: str, now: Now) -> JsonObject:
         """Set a limit or a weight by its key as people write it (`repo:URL`); None takes it back."""
         scope, name = self._names.parsed(kind, key)
-        resolved = self._names.key_of(scope, name)
         if number is not None:
-            rule = self._set(kind, scope, resolved, number, by, now)
-            return self._view(rule)
+            return self._view(self._set(kind, scope, self._names.new_key_of(scope, name), number, by, now))
+        resolved = self._names.key_of(scope, name)
         if (kind, scope, resolved) not in self.rules:
             raise NotFound(f"key: no {kind} is set for {key}; see `agentcom queue {kind} list`", field="key")
         self._unset(kind, scope, resolved)

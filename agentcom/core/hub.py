@@ -112,7 +112,7 @@ class Hub:
         self.tasks.check_kinds = self.fleet.check_kinds
         self.attempts.repo_of = self.repositories.of
         self.attempts.signing_key_of = self._signing_key_of
-        names.repo_address = self.repositories.address
+        names.repo_address, names.check_repo = self.repositories.address, self.repositories.check
         self._record_as(settings)
         self.requests = Requests(self)
         self.removals = Removals(self, self.out)

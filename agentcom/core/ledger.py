@@ -368,7 +368,7 @@ class Ledger:
 
     def set(self, key: str, usd: float | None, per: BudgetPeriod, by: str, now: Now) -> JsonObject:
         """Set a budget by its key as people write it (`all`, `repo:URL`, `submitter:NAME`); None takes it back."""
-        scope = self._parsed(key)
+        scope = self._parsed(key, is_new=usd is not None)
         place: Place = (*scope, per)
         self.changed = True
         if usd is None:
@@ -441,13 +441,15 @@ class Ledger:
             "set_at": rfc3339(budget.set_ms),
         }
 
-    def _parsed(self, key: str) -> Scope:
+    def _parsed(self, key: str, *, is_new: bool) -> Scope:
         if key == ALL:
             return ALL, ""
         kind, colon, name = key.partition(":")
         if not colon or not name or kind not in (RuleScope.repo, RuleScope.submitter):
             said = f"key: {key!r} has no budget; give all, repo:URL or submitter:NAME"
             raise Refused("invalid", said, field="key")
+        if is_new:
+            return kind, self._names.new_key_of(RuleScope(kind), name)
         return kind, self._names.key_of(RuleScope(kind), name)
 
     def _name(self, budget: BudgetRecord) -> str:

@@ -60,10 +60,7 @@ class Repositories:
             needs = _within((*spec.needs, *plugins), f"{at}.needs") if plugins else spec.needs
             is_same = spec.repo == record.url and not plugins
             return spec if is_same else msgspec.structs.replace(spec, repo=record.url, needs=needs)
-        if _WORD.match(spec.repo):
-            where = f"{at}.repo"
-            said = f"{where}: no repository is registered as {spec.repo!r}; see `agentcom repo list`, or give its URL"
-            raise NotFound(said, field=where)
+        _refuse_word(spec.repo, f"{at}.repo")
         return spec
 
     def of(self, url: str) -> RepoRecord | None:
@@ -146,6 +143,12 @@ class Repositories:
         """The address that tasks have, for a name or any spelling; the text itself where none is registered."""
         record = self.by_name.get(name) or self.of(name)
         return record.url if record is not None else name
+
+    def check(self, name: str, where: str) -> None:
+        """Refuse what no task may name: neither a registered repository nor an address, in the words of a submit."""
+        if name not in self.by_name and self.of(name) is None:
+            _refuse_word(name, where)
+            check_repo(name, Role.admin, where)
 
     def view(self, record: RepoRecord) -> JsonObject:
         return {
@@ -236,6 +239,12 @@ class Repositories:
             hub.gates.gate_group(number)
         hub.board.reset()
         hub.tasks.changed = True
+
+
+def _refuse_word(name: str, where: str) -> None:
+    if _WORD.match(name):
+        said = f"{where}: no repository is registered as {name!r}; see `agentcom repo list`, or give its URL"
+        raise NotFound(said, field=where)
 
 
 def _branch(name: str) -> str:

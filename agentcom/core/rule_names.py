@@ -30,6 +30,7 @@ class RuleNames:
         self._registry = registry
         self._principals = principals
         self.repo_address: Callable[[str], str] = lambda name: name
+        self.check_repo: Callable[[str, str], None] = lambda _name, _field: None
 
     @staticmethod
     def parsed(kind: RuleKind, key: str) -> tuple[RuleScope, str]:
@@ -41,8 +42,15 @@ class RuleNames:
             raise Refused("invalid", f"key: {key!r} is no key of a {kind}; give one of {names}", field="key")
         return RuleScope(scope), name
 
+    def new_key_of(self, scope: RuleScope, name: str, field: str = "key") -> str:
+        """`key_of` for a rule that is set. Refused for a repository that no task may name: it would do nothing."""
+        if scope is RuleScope.repo:
+            self.check_repo(name, field)
+        return self.key_of(scope, name)
+
     def key_of(self, scope: RuleScope, name: str) -> str:
-        """What a rule is kept under: a number where things can be renamed."""
+        """What a rule is kept under: a number where things can be renamed. A rule that is there can be taken back also
+        where its repository is registered no more."""
         if scope is RuleScope.host:
             return str(self._fleet.host_named(name).record.id)
         if scope is RuleScope.repo:

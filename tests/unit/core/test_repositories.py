@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from agentcom import messages as m
+from agentcom.core.ledger import PREFIX
+from agentcom.core.sums import record_key
 from agentcom.errors import Refused
-from agentcom.model import CheckKind, CheckSpec, Role
+from agentcom.model import BudgetPeriod, CheckKind, CheckSpec, QueueRule, Role, RuleKind, RuleScope
+from agentcom.money import BudgetRecord
 from agentcom.repos import has_credentials, same_place
+from agentcom.store.base import Batch
 from tests.core_rig import HostEnd, Rig
 from tests.factories import shell_task
 
@@ -172,6 +177,69 @@ def test_a_pause_and_a_limit_take_the_name(rig: Rig) -> None:
     rig.admin.ask(m.QueuePause(repo=URL, paused=False))
     assert box.assigned().task == task
     assert rig.admin.ask(m.QueueLimit(key="repo:engine", number=1))["key"] == f"repo:{URL}"
+
+
+@pytest.mark.parametrize(
+    ("op", "field"),
+    [
+        (m.QueuePause(repo="nope"), "repo"),
+        (m.QueueLimit(key="repo:nope", number=1), "key"),
+        (m.QueueWeight(key="repo:nope", number=2), "key"),
+        (m.BudgetSet(key="repo:nope", usd=2), "key"),
+    ],
+    ids=["pause", "limit", "weight", "budget"],
+)
+def test_a_rule_for_a_name_that_is_not_registered_is_refused_as_a_task_of_it_is(
+    rig: Rig, op: m.Operation, field: str
+) -> None:
+    register(rig)
+    said = refusal(rig, m.Submit(tasks=(shell_task(repo="nope"),))).message.partition(": ")[2]
+    refused = refusal(rig, op)
+    assert (refused.code, refused.field, refused.message) == ("not_found", field, f"{field}: {said}")
+    assert (rig.hub.gates.rules, rig.hub.ledger.budgets) == ({}, {})
+
+
+@pytest.mark.parametrize("repo", ["engine/src", ".", "http://git.example/a", "https://x:secret@git.example/a"])
+def test_a_rule_for_what_no_task_may_name_is_refused(rig: Rig, repo: str) -> None:
+    refused = [refusal(rig, op) for op in (m.QueuePause(repo=repo), m.QueueLimit(key=f"repo:{repo}", number=1))]
+    assert [one.field for one in refused] == ["repo", "key"]
+    assert "secret" not in refused[0].message
+
+
+@pytest.mark.parametrize("repo", ["https://git.example/a", "git@git.example:team/a", "/srv/a.git", "file:///srv/a"])
+def test_a_rule_may_be_set_for_an_address_before_any_task_names_it(rig: Rig, repo: str) -> None:
+    rig.admin.ask(m.QueuePause(repo=repo))
+    assert rig.admin.ask(m.BudgetSet(key=f"repo:{repo}", usd=1))["key"] == f"repo:{repo}"
+    for op in (m.QueueLimit, m.QueueWeight):
+        assert rig.admin.ask(op(key=f"repo:{repo}", number=2))["key"] == f"repo:{repo}"
+
+
+def test_the_pause_of_one_that_was_removed_stays_on_its_address_and_a_resume_by_name_says_so(rig: Rig) -> None:
+    register(rig)
+    rig.admin.ask(m.QueuePause(repo="engine"))
+    rig.admin.ask(m.RepoRemove(repo="engine"))
+    refused = refusal(rig, m.QueuePause(repo="engine", paused=False))
+    assert (refused.code, refused.field) == ("not_found", "repo")
+    assert refused.message.endswith(f"; paused: repo:{URL}")
+    assert rig.admin.ask(m.QueuePause(repo=URL, paused=False))["pauses"] == []
+    assert refusal(rig, m.QueuePause(repo="engine", paused=False)).message.endswith("; paused: nothing")
+
+
+def test_rules_that_an_older_version_took_for_a_name_of_none_can_be_taken_back(rig: Rig) -> None:
+    batch = Batch()
+    for kind in (RuleKind.pause, RuleKind.limit):
+        rule = QueueRule(kind=kind, scope=RuleScope.repo, key="nope", number=1)
+        batch.put("limits", rule.record_key, msgspec.msgpack.encode(rule))
+    place = ("repo", "nope", BudgetPeriod.day)
+    budget = BudgetRecord(scope="repo", key="nope", per=BudgetPeriod.day, limit=1)
+    batch.put("meta", record_key(PREFIX, place), msgspec.msgpack.encode(budget))
+    rig.store.commit(batch, rig.store.sequence + 1)
+    rig.start()
+    rig.admin.hello()
+    assert rig.admin.ask(m.QueuePause(repo="nope", paused=False))["pauses"] == []
+    rig.admin.ask(m.QueueLimit(key="repo:nope"))
+    rig.admin.ask(m.BudgetSet(key="repo:nope", usd=None))
+    assert (rig.hub.gates.rules, rig.hub.ledger.budgets) == ({}, {})
 
 
 def test_one_that_tasks_name_is_removed_by_force_only_and_they_go_on_without_it(rig: Rig) -> None:
