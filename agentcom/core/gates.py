@@ -124,7 +124,13 @@ class Gates:
         """Set a limit or a weight by its key as people write it (`repo:URL`); None takes it back."""
         scope, name = self._names.parsed(kind, key)
         if number is not None:
-            return self._view(self._set(kind, scope, self._names.new_key_of(scope, name), number, by, now))
+            resolved = self._names.new_key_of(scope, name)
+            if kind is RuleKind.weight and number == 1:  # what everybody has is no rule
+                self._unset(kind, scope, resolved)
+                rule = QueueRule(kind=kind, scope=scope, key=resolved, number=1, set_by=by, set_ms=now.wall_ms)
+            else:
+                rule = self._set(kind, scope, resolved, number, by, now)
+            return self._view(rule)
         resolved = self._names.key_of(scope, name)
         if (kind, scope, resolved) not in self.rules:
             raise NotFound(f"key: no {kind} is set for {key}; see `agentcom queue {kind} list`", field="key")

@@ -371,6 +371,14 @@ def test_a_weight_holds_for_whoever_has_the_name_and_can_be_taken_back_while_nob
     assert weights(rig) == []
 
 
+def test_a_weight_of_1_is_what_all_have_and_is_no_rule(rig: Rig) -> None:
+    rig.admin.ask(m.QueueWeight(key="submitter:admin", number=3))
+    set_to_1 = rig.admin.ask(m.QueueWeight(key="submitter:admin", number=1))
+    assert (set_to_1["key"], set_to_1["number"], weights(rig)) == ("submitter:admin", 1, [])
+    rig.admin.ask(m.QueueWeight(key=f"repo:{REPO}", number=1))
+    assert (weights(rig), rig.store.count("limits")) == ([], 0)
+
+
 def test_of_two_weights_for_one_name_in_a_store_the_newest_holds(rig: Rig) -> None:
     """Until now each key and token of a name had rules of its own."""
     records = [rig.token("ann", "first")]
