@@ -75,6 +75,8 @@ class Configuration:
 
     def _store(self, name: str, value: Value, by: PrincipalRecord, now: Now) -> None:
         old = self._applied(name)
+        if name in self.stored and name not in self.ignored and old == value:
+            return  # nothing changes: what was before, who set it and when stay
         record = SettingRecord(value=value, was=old, by=by.name, at_ms=now.wall_ms)
         self.stored[name] = record
         self.ignored.pop(name, None)

@@ -48,6 +48,21 @@ def test_a_longer_lease_holds_for_attempts_that_run_already(rig: Rig) -> None:
     assert rig.admin.state(number) == "delayed"
 
 
+def test_a_setting_that_is_set_to_what_it_is_keeps_what_was_before_and_who_set_it_when(rig: Rig) -> None:
+    ann = rig.member(Role.admin, "ann")
+    for name, value, was in (("queue.lease_s", 50, 45), ("models.cloud_tiers", ["standard"], [])):
+        rig.admin.ask(m.ConfigChange(set={name: value}))
+        before = shown(rig, name)
+        assert (before["was"], before["by"]) == (was, "admin")
+        rig.advance(1_000)
+        assert ann.ask(m.ConfigChange(set={name: value}))["settings"] == {name: before}
+        assert rig.published("hub") == []
+        rig.start()
+        rig.admin.hello()
+        ann.hello()
+        assert ann.ask(m.ConfigChange(set={name: value}))["settings"] == {name: before} == {name: shown(rig, name)}
+
+
 def test_settings_that_do_not_change_the_pace_renew_no_lease(rig: Rig) -> None:
     """Whoever set anything more often than a lease lasts kept the attempts of hosts that are gone for ever."""
     box = rig.host()
