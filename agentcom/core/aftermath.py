@@ -146,8 +146,8 @@ class Aftermath:
         losses = table.losses[slot]
         if losses < queue.max_losses:
             self._tasks.set_alone(slot, must_run_alone(losses, queue.max_losses))
-        code = "stalled" if error.code == "stalled" else "worker_lost"
-        self._again(slot, losses, queue.max_losses - 1, code, now, f"{times(losses, 'lost worker')} in a row")
+        said = f"{times(losses, 'lost worker')} in a row"
+        self._again(slot, losses, queue.max_losses - 1, "worker_lost", now, said)
 
     def not_accepted(self, slot: int, place: str, when: str, now: Now) -> None:
         """Nobody took the assignment. Once is the host's affair, and the task goes elsewhere at once; a task that this

@@ -504,7 +504,7 @@ class Attempts:
 
     def _take_back_stalled(self, slot: int, silent_s: int, now: Now) -> None:
         """Its host is alive and its worker is not. The agent is free when the host has killed what is left of it."""
-        said = f"the attempt was ended: {progress.told(silent_s)}"
+        said = f"the attempt stalled and was ended: {progress.told(silent_s)}"
         error = TaskError(failure_class=FailureClass.infrastructure, code="stalled", message=said)
         self.stop(slot, error, now, outcome="stalled")
         self._table.agent[slot] = self._table.unaccepted[slot] = 0

@@ -16,7 +16,7 @@ SOMETIMES = (
     "expired_complete_by", "expired_held_too_long", "expired_start_by", "expired_ttl", "not_before_came",
     "became_waiting", "dead_never_accepted", "dependant_started", "limit_had_room", "limit_met",
     "pace_told", "refused_dependency_failed", "refused_has_dependants", "settings_changed",
-    "dead_stalled", "ran_alone", "retired_by_age", "retired_one_too_many",
+    "ran_alone", "retired_by_age", "retired_one_too_many",
     "stalled_taken_back", "submitters_took_turns", "window_opened_again", "worker_got_stuck",
     # money
     "budget_had_room", "budget_set", "budget_set_below_what_was_booked", "held_for_a_budget",

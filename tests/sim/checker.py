@@ -498,6 +498,8 @@ class Checker:
         over |= spent.unaccepted >= queue.max_unaccepted
         if row.state is State.dead:
             assert over, f"task {row.id} is dead ({row.error_code}) with budget left: {spent}"
+            is_lost = spent.losses >= queue.max_losses
+            assert is_lost == (row.error_code == "worker_lost"), f"task {row.id} is dead ({row.error_code}): {spent}"
         else:
             was_alive = row.state not in FINAL
             assert not (over and was_alive), (
@@ -607,7 +609,7 @@ class Checker:
 
 
 TAKEN_BACK = ("lost", "unaccepted", "interrupted", "stalled")
-DEATHS = ("worker_lost", "infrastructure_exhausted", "never_accepted", "stalled")
+DEATHS = ("worker_lost", "infrastructure_exhausted", "never_accepted")
 
 
 def mark_of(description: str) -> str:

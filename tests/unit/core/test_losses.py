@@ -355,15 +355,38 @@ def test_r3_a_job_of_hours_that_makes_progress_runs_once(rig: Rig, box: HostEnd)
     assert (rig.admin.state(number), rig.admin.task(number)["attempt"]) == ("working", 1)
 
 
-def test_a_task_that_stalls_again_and_again_is_dead_with_stalled(rig: Rig, box: HostEnd) -> None:
+def test_a_task_that_stalls_again_and_again_is_dead_with_worker_lost(rig: Rig, box: HostEnd) -> None:
     number = rig.admin.submit(shell_task())
     for _ in range(3):
         next_turn(rig, box)
+        stall(rig, box)
+    error = rig.admin.task(number)["error"]
+    assert (rig.admin.state(number), error["code"]) == ("dead", "worker_lost")
+    assert error["message"].startswith("gave up after 3 lost workers in a row; the last: the attempt stalled and was ")
+    found = rig.admin.ask(m.DeadList(code="worker_lost"))["tasks"]
+    assert [one["id"] for one in found] == [number]
+
+
+@pytest.mark.parametrize("last", ["lease", "stall", "new process", "interrupted"])
+def test_however_the_last_worker_is_lost_its_task_is_dead_with_worker_lost(rig: Rig, box: HostEnd, last: str) -> None:
+    number = rig.admin.submit(shell_task())
+    stall(rig, box)
+    next_turn(rig, box)
+    box.take()
+    crash(box)
+    next_turn(rig, box)
+    if last == "stall":
+        stall(rig, box)
+    else:
         assign = box.take()
-        keep_silent(rig, box, 2 * STALL_MS, assign)
-        rig.advance(5_000)
-        box.report(box.ended(assign, "cancelled"))
-    assert (rig.admin.state(number), rig.admin.task(number)["error"]["code"]) == ("dead", "stalled")
+        if last == "lease":
+            rig.advance(60_000)
+        elif last == "new process":
+            crash(box)
+        else:
+            box.report(box.ended(assign, "interrupted", None, error(code="sidecar_restarted")))
+    found = rig.admin.task(number)
+    assert (found["state"], found["losses"], found["error"]["code"]) == ("dead", 3, "worker_lost")
 
 
 @pytest.mark.parametrize(
@@ -463,6 +486,14 @@ def test_r5_an_agent_whose_kill_is_never_confirmed_is_free_after_a_lease(rig: Ri
         rig.advance(5_000)
         box.beat()
     assert rig.agent("box-1") == "idle"
+
+
+def stall(rig: Rig, box: HostEnd) -> None:
+    """What the host takes gets nowhere, and is ended."""
+    assign = box.take()
+    keep_silent(rig, box, 2 * STALL_MS, assign)
+    rig.advance(5_000)
+    box.report(box.ended(assign, "cancelled"))
 
 
 def agent(rig: Rig) -> dict[str, object]:
