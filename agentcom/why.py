@@ -21,6 +21,7 @@ from agentcom.core.ledger import CODE as BUDGET
 from agentcom.core.ledger import TOO_SMALL, UNPRICED, WAITING_CODES
 from agentcom.core.questions import CODE as QUESTION
 from agentcom.core.score import Candidate, score_part
+from agentcom.core.waiting import FAILED, named
 from agentcom.core.wanted import model_of
 from agentcom.model import (
     OPEN_ATTEMPT,
@@ -41,6 +42,7 @@ ABLE_WHEN: Final = {  # of a task that is not ready, when a host that could run 
     State.delayed: "once its time has come",
     State.waiting: "once what it waits for has completed",
 }
+HELD_AND_WAITS: Final = "once what it waits for has completed and it is released"
 PRESENT = frozenset({State.ready, State.waiting, State.delayed, State.held})
 
 
@@ -133,8 +135,12 @@ class Why:
         if row.state is State.waiting:
             return f"it waits for {waits_for(row.id)} to complete"
         if row.state is State.held:
-            if row.error_code == "dependency_failed":
+            if row.error_code == FAILED:
                 return row.error_message  # once that is mended it is released by itself
+            failed = self._hub.tasks.waiting.failed(row.id)
+            if failed:
+                first = f"it waits for {named(failed)}, which did not complete: {_retry(failed)}"
+                return f"{row.error_message}; {first}; then: agentcom task release {row.id}"
             if row.error_code == BUDGET:
                 short = self._hub.ledger.shortage(self._hub.tasks.table.slot_of[row.id], self._now)
                 said = row.error_message if short is None else f"{short.message}; {short.change}"
@@ -173,15 +179,19 @@ class Why:
     def _host(self, explained: JsonObject) -> JsonObject:
         """Of a task that is not ready: a host that nothing is the matter with does not run it now, but then."""
         shown = {name: value for name, value in explained.items() if name != "id"}
-        then = ABLE_WHEN.get(self._row.state)
+        row, then = self._row, ABLE_WHEN.get(self._row.state)
+        if row.state is State.held and self._hub.tasks.waiting.unmet(row.id):
+            then = ABLE_WHEN[State.waiting] if row.error_code == FAILED else HELD_AND_WAITS
         return {**shown, "message": f"it could run here {then}"} if then and not shown["fails"] else shown
 
     def _release(self) -> JsonObject | None:
-        """Of a held task: whether it goes on by itself, the command that lets it, and the figures where a budget holds
-        it."""
+        """Of a held task: whether it goes on by itself, what has to be done for that or before, the command that lets
+        it then, and the figures where a budget holds it."""
         row = self._row
         if row.state is not State.held:
             return None
+        is_depending = row.error_code == FAILED
+        failed = self._hub.tasks.waiting.failed(row.id)
         is_budget = row.error_code in WAITING_CODES
         is_own = row.error_code == UNPRICED and row.id in self._hub.tasks.table.budgets
         asks = row.error_code == QUESTION
@@ -191,9 +201,9 @@ class Why:
             short = self._hub.ledger.shortage(self._slot, self._now)
         larger, is_enough = self._larger()
         return {
-            "by_itself": (is_budget and not is_own) or row.error_code == "dependency_failed",
-            "command": command if not is_budget and is_enough else None,
-            "change": short.change if short is not None else larger or None,
+            "by_itself": (is_budget and not is_own) or is_depending,
+            "command": command if not (is_budget or is_depending) and is_enough else None,
+            "change": short.change if short is not None else larger or _retry(failed) or None,
             **(self._hub.ledger.release_view(short) if short is not None else {}),
         }
 
@@ -310,3 +320,9 @@ class Why:
     def _explained(self, fails: str) -> Iterator[JsonObject]:
         hosts = self._hub.router.refusals.explain(self._group, self._is_retry)
         return (host for host in hosts if host["fails"] == fails)
+
+
+def _retry(failed: list[int]) -> str:
+    """What makes these tasks live again."""
+    command = "agentcom dead retry" if len(failed) > 1 else "agentcom task retry"
+    return f"{command} {' '.join(map(str, failed))}" if failed else ""

@@ -234,6 +234,49 @@ def test_why_of_a_task_that_is_not_ready_says_when_a_host_could_run_it(
     assert found["release"] == expected
 
 
+def dead_dependency(rig: Rig, box: HostEnd) -> tuple[int, int]:
+    """A dead task, and one that waits for it."""
+    first = rig.admin.submit(shell_task(max_retries=0))
+    second = rig.admin.submit(shell_task(depends_on=(first,)))
+    box.fail(box.take(), error())
+    assert (rig.admin.state(first), rig.admin.state(second)) == ("dead", "held")
+    return first, second
+
+
+def test_why_of_a_task_whose_dependency_is_dead_names_no_release_that_would_be_refused(rig: Rig) -> None:
+    first, second = dead_dependency(rig, rig.host("box"))
+    found = why(rig, second)
+    assert [one["message"] for one in found["hosts"]] == ["it could run here once what it waits for has completed"]
+    assert found["release"] == {"by_itself": True, "command": None, "change": f"agentcom task retry {first}"}
+    assert found["reason"] == (
+        f"task {first}, which it waits for, is dead; retry that one (agentcom task retry {first}), or cancel this one"
+    )
+
+
+def test_why_of_a_held_task_that_has_something_to_wait_for_says_both(rig: Rig) -> None:
+    box = rig.host("box", agents=2)
+    first, other = rig.admin.submit(shell_task(max_retries=0), shell_task(not_before="2027-12-31T00:00:00Z")), 2
+    second = rig.admin.submit(shell_task(depends_on=(first, other)))
+    rig.admin.ask(m.TaskHold(task=second, reason="not yet"))
+    both = ["it could run here once what it waits for has completed and it is released"]
+    found = why(rig, second)
+    assert [one["message"] for one in found["hosts"]] == both
+    assert found["release"] == {"by_itself": False, "command": f"agentcom task release {second}", "change": None}
+    box.fail(box.take(), error())
+    rig.admin.ask(m.TaskCancel(task=other))
+    found = why(rig, second)
+    assert [one["message"] for one in found["hosts"]] == both
+    assert found["release"] == {
+        "by_itself": False,
+        "command": f"agentcom task release {second}",
+        "change": f"agentcom dead retry {first} {other}",
+    }
+    assert found["reason"].endswith(
+        f"not yet; it waits for tasks {first}, {other}, which did not complete: agentcom dead retry {first} {other}; "
+        f"then: agentcom task release {second}"
+    )
+
+
 def test_why_of_a_task_that_a_budget_holds_has_the_releasing_figure_as_a_field(rig: Rig) -> None:
     rig.host("box", (agent_offer(backends=(Backend.claude,)),))
     rig.admin.ask(m.BudgetSet(key="all", usd=0.5))
