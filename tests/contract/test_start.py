@@ -15,7 +15,7 @@ from agentcom.store.backup import make_backup
 from agentcom.store.check import CheckReport, Condition
 from agentcom.store.journal import REACHED_FILE
 from agentcom.store.lmdb_store import LmdbStore
-from agentcom.store.record import pack
+from agentcom.store.record import NEWER_REMEDY, pack
 from agentcom.store.repairs import set_aside_in
 from agentcom.store.segments import segments
 from agentcom.store.start import open_store
@@ -332,7 +332,7 @@ def test_a_store_of_a_newer_version_is_refused_and_neither_moved_nor_restored(
         own = environment.open_db(b"store", txn=transaction)
         transaction.put(b"format", pack("store", b"format", number.to_bytes(4, "big"), envelope), db=own)
     before = place.file.read_bytes()
-    text = f"{words}; run the newer AgentCom, or restore a backup from before the upgrade"
+    text = f"{words}; {NEWER_REMEDY}"
     with pytest.raises(StoreVersion) as refused:
         place.begin()
     assert refused.value.message == text
