@@ -15,7 +15,8 @@ from agentcom.config import Settings
 from agentcom.errors import ConfigError
 from agentcom.model import Backend, FailureClass, ResultStatus, Strategy, TaskSpec
 from agentcom_sidecar.anthropic_key import find_key
-from agentcom_sidecar.backends.claude import classify, provider_limits, retry_after_s
+from agentcom_sidecar.backends.base import retry_after_s
+from agentcom_sidecar.backends.claude import classify, provider_limits
 from agentcom_sidecar.execution import execute
 from tests.standins import StandIn, standin
 from tests.works import Ran, check, repository, run_attempt, settings, work_of

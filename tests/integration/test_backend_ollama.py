@@ -192,6 +192,14 @@ def test_each_failure_has_its_class_and_code(
     assert one.result.cost_usd == 0.0
 
 
+@pytest.mark.parametrize(("told_s", "expected_s"), [(6, 6.0), (None, None), (1e9, 30 * 24 * 3600.0)])
+def test_a_limit_says_when_to_come_back(
+    tmp_path: Path, server: StandIn, told_s: float | None, expected_s: float | None
+) -> None:
+    error = ran(tmp_path, server, {"fault": "429", "retry_after_s": told_s}).failed
+    assert (error.failure_class, error.retry_after_s) == (FailureClass.usage_window, expected_s)
+
+
 def test_silence_before_the_first_byte_is_found_out(tmp_path: Path, server: StandIn) -> None:
     one = ran(tmp_path, server, {"fault": "hang"}, given=settings(first_byte_s=0.3))
     assert (one.failed.failure_class, one.failed.code) == (FailureClass.infrastructure, "no_first_byte")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -201,6 +201,18 @@ def are_odd(*values: object) -> bool:
 def reason_of(value: object) -> str | None:
     """Why an answer ended, as a server gave it, within a bound."""
     return clean(value[:STOP_REASON_CHARS_MAX]) if isinstance(value, str) else None
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait as the server says; None when it says nothing that can be read."""
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) * unit_s
+        except (KeyError, ValueError):
+            continue
+        if 0 <= seconds < float("inf"):
+            return seconds
+    return None
 
 
 class Clock:

@@ -33,6 +33,7 @@ from agentcom_sidecar.backends.base import (
     count_of,
     infrastructure,
     reason_of,
+    retry_after_s,
     task_error,
 )
 
@@ -220,18 +221,6 @@ def classify(status: int, error_type: str | None) -> tuple[FailureClass, str]:
     if 300 <= status < 400:
         return FailureClass.configuration, "redirected"
     return FailureClass.task_error, "bad_request"
-
-
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait as the server says; None when it says nothing that can be read."""
-    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers[name]) * unit_s
-        except (KeyError, ValueError):
-            continue
-        if 0 <= seconds < float("inf"):
-            return seconds
-    return None
 
 
 def provider_limits(headers: Mapping[str, str]) -> dict[str, int]:

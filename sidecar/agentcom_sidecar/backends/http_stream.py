@@ -17,6 +17,7 @@ import httpx2
 
 from agentcom import limits
 from agentcom.addresses import AddressError, Place, places
+from agentcom.model import FailureClass
 from agentcom_sidecar.backends.base import (
     CONNECT_S_MAX,
     BackendError,
@@ -25,6 +26,7 @@ from agentcom_sidecar.backends.base import (
     clean,
     configuration,
     infrastructure,
+    retry_after_s,
 )
 
 LINE_BYTES_MAX = 4 * limits.MIB  # a tool call may arrive whole in one line
@@ -174,10 +176,13 @@ def _error_text(raw: bytes) -> str:
     return raw.decode("utf-8", "replace").strip()
 
 
-def trouble_of(status: int, said: str, model: str) -> BackendError | None:
+def trouble_of(status: int, said: str, model: str, headers: Mapping[str, str]) -> BackendError | None:
     """What a status means whichever of these servers gives it; None for what its own driver has to say."""
     if status == 404:
         return infrastructure("model_missing", f"{said} (model {model})")
+    if status == 429:
+        wait_s = retry_after_s(headers)
+        return BackendError(FailureClass.usage_window, "rate_limited", said, retry_after_s=wait_s)
     if status == 503:
         return infrastructure("endpoint_busy", said)
     if status >= 500:

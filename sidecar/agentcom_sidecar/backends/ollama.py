@@ -15,7 +15,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentcom.model import Backend, FailureClass
+from agentcom.model import Backend
 from agentcom_sidecar.backends.base import (
     BackendError,
     Clock,
@@ -108,13 +108,11 @@ class OllamaBackend:
             body["tools"] = [tool_of(tool) for tool in tools]
         return body
 
-    def _classified(self, status: int, text: str, _headers: Mapping[str, str]) -> BackendError:
+    def _classified(self, status: int, text: str, headers: Mapping[str, str]) -> BackendError:
         said = f"{self._server.url} answered {status}: {text or 'no reason given'}"
-        trouble = trouble_of(status, said, self.model)
+        trouble = trouble_of(status, said, self.model, headers)
         if trouble is not None:
             return trouble
-        if status == 429:
-            return BackendError(FailureClass.usage_window, "rate_limited", said)
         if status == 400 and "does not support tools" in text:
             return configuration(
                 "tools_unsupported", f"{said}; give the task a model with tools (models.standard)"

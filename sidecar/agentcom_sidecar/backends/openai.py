@@ -16,7 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentcom.model import Backend, FailureClass
+from agentcom.model import Backend
 from agentcom_sidecar.backends.base import (
     BackendError,
     Clock,
@@ -145,13 +145,9 @@ class OpenAIBackend:
         said = f"{self._server.url} answered {status}: {text or 'no reason given'}"
         if self._key:
             said = said.replace(self._key, "[redacted]")
-        trouble = trouble_of(status, said, self.model)
+        trouble = trouble_of(status, said, self.model, headers)
         if trouble is not None:
             return trouble
-        if status == 429:
-            return BackendError(
-                FailureClass.usage_window, "rate_limited", said, retry_after_s=_seconds(headers)
-            )
         if status in (401, 403):
             return configuration(
                 "auth_refused",
@@ -222,14 +218,6 @@ def _usage(usage: dict[str, Any]) -> Usage:
     cached = min(prompt, count_of(details.get("cached_tokens"))) if isinstance(details, dict) else 0
     odd = are_odd(usage.get("prompt_tokens"), usage.get("completion_tokens"))
     return Usage(fresh=prompt - cached, cache_read=cached, out=count_of(usage.get("completion_tokens")), odd=odd)
-
-
-def _seconds(headers: Mapping[str, str]) -> float | None:
-    try:
-        seconds = float(headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds < float("inf") else None
 
 
 def _take_calls(calls: dict[int, _CallParts], pieces: object) -> None:
