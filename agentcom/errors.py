@@ -12,6 +12,12 @@ from typing import Final
 # What decoders raise for bytes that are not what they should be: bad JSON, MessagePack, TOML and text are
 # ValueErrors, a nesting without end is a RecursionError.
 UNREADABLE: Final = (ValueError, RecursionError)
+# What whoever is cut off may do, told with the end of a session and with every answer after it.
+JOIN_AGAIN: Final = "join again with a new code: agentcom join CODE"
+NEW_LINK: Final = "open a new link from `agentcom token link`"
+NEW_TOKEN: Final = f"ask for a new one, or {NEW_LINK}"
+REPLACED: Final = "another process of this key has connected; stop one of the two, or give each home a key of its own"
+NOT_ADMITTED: Final = f"this key is not enrolled here, or was revoked; {JOIN_AGAIN}"
 
 
 class AgentComError(Exception):

@@ -17,7 +17,7 @@ import zmq
 from agentcom import limits, logs
 from agentcom import messages as m
 from agentcom.core.effects import Event, Incoming
-from agentcom.errors import Refused
+from agentcom.errors import NOT_ADMITTED, Refused
 from agentcom.gate import Gate
 from agentcom.peers import Peers
 from agentcom.wire import Received, Wire
@@ -103,7 +103,7 @@ class Intake:
             self._refuse(peer, m.request_id_of(body), Refused("too_large", text))
             return
         if not self._gate.admits(key):
-            self._refuse(peer, None, Refused("revoked", "this key is not enrolled here, or was revoked"))
+            self._refuse(peer, None, Refused("revoked", NOT_ADMITTED))
             return
         try:
             found = m.read_to_hub(body)

@@ -57,7 +57,7 @@ from agentcom.core.sessions import Session, Sessions
 from agentcom.core.story import NEXT_NOTE
 from agentcom.core.succession import NoSubmits, succeed
 from agentcom.core.tasks import OPEN, Jitter, Tasks
-from agentcom.errors import Refused
+from agentcom.errors import NOT_ADMITTED, REPLACED, Refused
 from agentcom.model import (
     JsonObject,
     Role,
@@ -408,7 +408,7 @@ class Hub:
             else:
                 self._left(old, now)
             if old.peer != session.peer:
-                self.out.refuse(old.peer, "replaced", "another process of this key has connected")
+                self.out.refuse(old.peer, "replaced", REPLACED)
                 self.out.add(EndSession(old.peer))
         is_repeat = session.token != event.fresh
         verdicts, names = self._welcome_host(session, hello, is_repeat, now)
@@ -451,7 +451,10 @@ class Hub:
     def _of_session(self, event: Incoming, message: m.OfSession, now: Now) -> None:
         session = self.sessions.find(event.key, message.session)
         if session is None:
-            raise Refused("no_session", "this session is not known here; say hello again")
+            principal = self.principals.by_key.get(event.key)
+            if principal is not None and principal.revoked:
+                raise Refused("revoked", NOT_ADMITTED)
+            raise Refused("no_session", "this session has ended, or is of before the hub's restart; say hello again")
         if session.peer != event.peer:
             displaced = self.sessions.move(session, event.peer)
             if displaced is not None:

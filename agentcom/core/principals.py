@@ -13,7 +13,7 @@ from agentcom import messages as m
 from agentcom.clock import Now
 from agentcom.core.effects import KeysChanged, key_u64
 from agentcom.core.outlet import Outlet
-from agentcom.errors import NotFound, Refused
+from agentcom.errors import NEW_LINK, NEW_TOKEN, NotFound, Refused
 from agentcom.model import InviteRecord, PrincipalRecord, Role
 from agentcom.signed_report import fingerprint
 
@@ -140,15 +140,13 @@ class Principals:
         """The principal of a bearer token; refused if unknown, revoked, expired, or of another web process."""
         record = self.by_token.get(token_sha256)
         if record is None or record.revoked:
-            raise Refused("unauthorised", "this token is not known here or was revoked; ask for a new one")
+            raise Refused("unauthorised", f"this token is not known here or was revoked; {NEW_TOKEN}")
         parent = self.by_id.get(record.parent) if record.parent else None
         expired = record.expires_ms and record.expires_ms <= now.wall_ms
         if expired or (record.parent and (parent is None or parent.revoked)):
-            raise Refused(
-                "unauthorised", "this session has ended; open a new link from `agentcom token link`"
-            )
+            raise Refused("unauthorised", f"this session has ended; {NEW_LINK}")
         if record.web_process and record.web_process != web_process:
-            raise Refused("unauthorised", "the page's session ended with the web process; open a new link")
+            raise Refused("unauthorised", f"the page's session ended with the web process; {NEW_LINK}")
         return record
 
     def number_named(self, name: str) -> int | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from agentcom.clock import Now
 from agentcom.core.agents import Agent, Host
 from agentcom.core.outlet import Outlet
+from agentcom.errors import JOIN_AGAIN
 from agentcom.model import EndpointRecord, JsonObject
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Removals:
         principal = hub.principals.by_id[host.record.principal]
         if not principal.revoked:
             hub.principals.revoke(principal.name)
-            hub.end_sessions(principal.id, "revoked", "this host was removed from the hub", now)
+            hub.end_sessions(principal.id, "revoked", f"this host was removed from the hub; {JOIN_AGAIN}", now)
         hub.fleet.remove_host(host, by)
 
     @staticmethod

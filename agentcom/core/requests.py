@@ -20,7 +20,7 @@ from agentcom.core.principals import RIGHTS, may_touch, owner_of
 from agentcom.core.sessions import Session
 from agentcom.core.tasks import Move, illegal
 from agentcom.core.waiting import references
-from agentcom.errors import NotFound, Refused
+from agentcom.errors import JOIN_AGAIN, NotFound, Refused
 from agentcom.model import (
     FINAL,
     FailureClass,
@@ -408,7 +408,7 @@ class Requests:
     ) -> object:
         record = self._hub.principals.revoke(op.name)
         self._out.publish("hub", "key_revoked", name=op.name, role=record.role.value, by=caller.name)
-        self._hub.end_sessions(record.id, "revoked", "this key was revoked", now)
+        self._hub.end_sessions(record.id, "revoked", f"this key was revoked; {JOIN_AGAIN}", now)
         return {"name": op.name, "revoked": True}
 
     def _token_link(

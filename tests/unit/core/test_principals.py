@@ -160,8 +160,9 @@ def test_revoking_a_key_ends_its_sessions_at_once(rig: Rig) -> None:
     effects = rig.admin.send(rig.admin.request(m.TokenRevoke(name="ann")))
     assert KeysChanged(revoked=True) in effects
     assert EndSession(ann.peer) in effects
-    assert ann.expect(m.Error).code == "revoked"
-    assert ann.refusal(ann.request(m.QueueStats())).code == "no_session"
+    told = [ann.expect(m.Error), *(ann.refusal(ann.request(m.QueueStats())) for _ in range(2))]
+    assert {one.code for one in told} == {"revoked"}
+    assert {one.message.partition("; ")[2] for one in told} == {"join again with a new code: agentcom join CODE"}
     assert ann.refusal(m.Hello(protocol=1, process="process-1")).code == "not_enrolled"
     keys, readers = rig.hub.principals.admitted(rig.clock.now())
     assert ann.key not in keys | readers
@@ -316,6 +317,17 @@ def test_page_session_and_link_end_with_the_key_that_made_them(rig: Rig) -> None
     assert code(rig, m.Whoami(), rig.web, bearer) == "unauthorised"
     trade = m.LinkTrade(secret_sha256=sha256("open"), token_sha256=sha256("new"))
     assert code(rig, trade, rig.web) == "unauthorised"
+
+
+def test_a_page_session_that_has_ended_is_told_what_to_do_however_late_it_asks(rig: Rig) -> None:
+    bearer = page(rig)
+    rig.advance(limits.PAGE_SESSION_TTL_S * 1000)
+    for made in ("", "another page, at which the ended one is forgotten"):
+        if made:
+            page(rig, bearer=made)
+        with pytest.raises(Refused, match="open a new link from `agentcom token link`") as found:
+            rig.web.ask(m.Whoami(), bearer)
+        assert found.value.code == "unauthorised"
 
 
 def test_a_link_ends_after_ten_minutes(rig: Rig) -> None:
