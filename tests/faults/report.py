@@ -19,13 +19,15 @@ Count = int | float | str | bool | None
 
 @dataclass
 class Report:
-    """One run. `row` is the line of docs/reliability.md that it tries; `violations` must be empty."""
+    """One run. `row` is the line of docs/reliability.md that it tries; `violations` must be empty; `cannot_tell` is
+    what the run was too short to judge: neither kept nor broken."""
 
     row: str
     tried: str
     seed: int = 0
     counts: dict[str, Count] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
+    cannot_tell: list[str] = field(default_factory=list)
     full: dict[str, float] = field(default_factory=dict)
     begun: float = field(default_factory=time.monotonic)
 
@@ -44,6 +46,7 @@ class Report:
             else:
                 self.counts[name] = count
         self.violations += other.violations
+        self.cannot_tell += other.cannot_tell
 
     def extrapolate(self, name: str, wanted: int, what: str) -> None:
         """Note how many hours `wanted` of the count `name` would take at this run's pace."""
@@ -61,6 +64,7 @@ class Report:
                 "counts": self.counts,
                 "violations": self.violations[:20],
                 "violation_count": len(self.violations),
+                "cannot_tell": self.cannot_tell[:20],
                 **({"full_run_hours": self.full} if self.full else {}),
                 "took_s": round(time.monotonic() - self.begun, 1),
                 "commit": commit(),
@@ -79,8 +83,21 @@ class Report:
                 file.write(line + "\n")
         return self
 
+    @property
+    def status(self) -> int:
+        """Of a process that made this run."""
+        return status_of([self])
+
     def require(self) -> Report:
         """Fail if anything that was promised did not hold; the line is told first."""
         self.tell()
         assert not self.violations, "\n".join(self.violations[:20])
         return self
+
+
+def status_of(reports: list[Report]) -> int:
+    """0: all that was promised held; 1: something did not; 3: nothing did not, and some of it cannot be told. (2 is
+    wrong use.)"""
+    if any(report.violations for report in reports):
+        return 1
+    return 3 if any(report.cannot_tell for report in reports) else 0
