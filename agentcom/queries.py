@@ -375,6 +375,9 @@ class Queries:
     def _task_log(self, op: m.TaskLog, mine: int) -> object:
         row = self._row_of(op.task, mine)
         attempt = op.attempt or row.attempt
+        if attempt > row.attempt:
+            had = f"which has had {row.attempt}" if row.attempt else "which has had none yet"
+            raise NotFound(f"there is no attempt {attempt} of task {row.id}, {had}", field="attempt")
         running = row.state in OPEN_ATTEMPT and attempt == row.attempt
         kept = self._logbook.read(row.id, attempt, op.offset)
         if kept is None:

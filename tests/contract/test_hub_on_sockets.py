@@ -98,6 +98,17 @@ def test_a_log_is_followed_while_the_task_runs(hub: LiveHub) -> None:
     assert (found["text"], found["next_offset"], found["complete"]) == ("two\n", 8, False)
 
 
+def test_the_log_of_an_attempt_that_a_task_has_not_had_is_not_found(hub: LiveHub) -> None:
+    ann, box = hub.admin(), hub.host()
+    number = ann.submit(shell_task())
+    assert ann.ask(m.TaskLog(task=number))["text"] == "", "none has begun"
+    box.complete(box.take())
+    assert ann.ask(m.TaskLog(task=number, attempt=1))["attempt"] == 1
+    with pytest.raises(Refused, match=f"there is no attempt 99 of task {number}, which has had 1") as refused:
+        ann.ask(m.TaskLog(task=number, attempt=99))
+    assert (refused.value.code, refused.value.field) == ("not_found", "attempt")
+
+
 # --- connections ----------------------------------------------------------------------------------------
 
 
