@@ -116,6 +116,8 @@ class Chores:
             chore.state = "done"
         except AgentComError as error:
             chore.state, chore.code, chore.error = "failed", error.code, error.message
+        except OSError as error:  # the disk, while the outcome was taken: that ends the chore, not the hub
+            chore.state, chore.code, chore.error = "failed", StoreError.code, f"{error}; look at the disk"
         self._run = None
         chore.ended_ms = now.wall_ms
         self._note(chore)

@@ -43,6 +43,22 @@ def test_the_page_shows_a_task_that_completes_meanwhile_without_a_reload(page: P
     eventually("the hub says the same", lambda: client.task_get(made.json()["id"])["state"] == "completed")
 
 
+def test_removing_all_says_which_tasks_were_kept_for_others_that_wait_for_them(page: Page, world: World) -> None:
+    world.start("home", "up", "--json", "--http", "127.0.0.1:0", "--hub-port", "0")
+    client = world.client("home")
+    client.queue_pause()
+    alone, wanted = (client.submit(description=name, command="true")["id"] for name in ("alone", "wanted"))
+    client.submit(description="waits", command="true", depends_on=[wanted])
+    for task in (alone, wanted):
+        client.task_cancel(task)
+    page.goto(world.json("home", "token", "link")["link"])
+    page.get_by_role("button", name=re.compile("cancelled")).first.click()
+    for name in ("Remove all cancelled", "Remove all cancelled for good?"):
+        page.get_by_role("button", name=name, exact=True).click()
+    expect(page.get_by_text(f"Kept, since other tasks wait for them: {wanted}.")).to_be_visible(timeout=15_000)
+    assert [one["id"] for one in client.task_list(state="cancelled")["tasks"]] == [wanted]
+
+
 def test_a_link_works_once(page: Page, world: World) -> None:
     world.start("home", "up", "--json", "--http", "127.0.0.1:0", "--hub-port", "0")
     link = world.json("home", "token", "link")["link"]

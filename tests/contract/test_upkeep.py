@@ -20,6 +20,7 @@ from agentcom.clock import ManualClock
 from agentcom.config import BackupSettings, CompactionSettings, Settings
 from agentcom.errors import NotFound, Refused, StoreError, StoreFull
 from agentcom.growth import Growth
+from agentcom.model import JsonObject
 from agentcom.room import DISPATCH_QUOTA, QUOTA, Room, dispatch_quota_of, quota_of
 from agentcom.settings import NAMES
 from agentcom.store import compact
@@ -665,6 +666,32 @@ def test_the_last_chore_before_a_restart_is_still_known_and_its_number_not_given
 def test_a_note_of_the_last_chore_that_cannot_be_read_is_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "chore.json").write_bytes(content)
     assert Chores(tmp_path).recent == []
+
+
+class Over:
+    """A run that is over at once."""
+
+    def turn(self) -> bool:
+        return True
+
+    def outcome(self) -> None:
+        return None
+
+    def stop(self) -> None:
+        return None
+
+
+def test_an_error_of_the_disk_at_its_end_fails_the_chore_and_not_the_hub(tmp_path: Path) -> None:
+    chores, now = Chores(tmp_path), ManualClock().now()
+
+    def full(_: object) -> JsonObject:
+        raise OSError(28, "No space left on device", str(tmp_path))
+
+    chores.start("backup", Over, full, now)
+    ended = chores.turn(now)
+    assert ended is not None
+    assert (ended.state, ended.code, chores.running) == ("failed", "store", None)
+    assert "No space left on device" in str(ended.error)
 
 
 def test_a_chore_that_cannot_be_begun_leaves_none_at_work(tmp_path: Path) -> None:

@@ -680,12 +680,22 @@ $("gate-form").addEventListener("submit", (event) => {
 $("sign-out").addEventListener("click", () => signOut(""));
 $("pause").addEventListener("click", () => attempt(() => ask("POST", `/queue/${live.counts.paused ? "resume" : "pause"}`)));
 $("pane-close").addEventListener("click", closeTask);
+/** Tasks that were left as they are, since others wait for them. */
 async function inBulk(verb, state) {
   let cursor = null;
+  const kept = [];
   do {
     const fields = cursor === null ? { state } : { state, cursor };
-    cursor = (await ask("POST", `/dead/${verb}`, fields)).next_cursor;
+    const answer = await ask("POST", `/dead/${verb}`, fields);
+    kept.push(...(answer.kept ?? []));
+    cursor = answer.next_cursor;
   } while (cursor !== null);
+  return kept;
+}
+
+async function purgeAll(state) {
+  const kept = await inBulk("purge", state);
+  say(kept.length ? `Kept, since other tasks wait for them: ${kept.join(", ")}. The others are gone for good.` : "They are gone for good.");
 }
 
 $("retry-dead").addEventListener("click", () => attempt(() => inBulk("retry", view.filter), "They are back in their lanes."));
@@ -694,7 +704,7 @@ $("purge-dead").addEventListener("click", ({ currentTarget: button }) => {
   if (button.dataset.sure === state) {
     button.dataset.sure = "";
     button.textContent = `Remove all ${state}`;
-    attempt(() => inBulk("purge", state), "They are gone for good.");
+    attempt(() => purgeAll(state));
     return;
   }
   button.dataset.sure = state;
