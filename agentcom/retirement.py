@@ -15,9 +15,9 @@ import msgspec
 
 from agentcom import limits
 from agentcom.clock import Now
-from agentcom.core.effects import Over, RecordKey, Retire, key_u64, key_u64x2
+from agentcom.core.effects import Kept, Over, RecordKey, Retire, key_u64, key_u64x2
 from agentcom.core.hub import Hub
-from agentcom.core.retention import Gone
+from agentcom.core.retention import Gone, left
 from agentcom.live_records import LiveRecords
 from agentcom.model import FINAL, KeptEvent, TaskRow
 from agentcom.money import LedgerRecord
@@ -46,9 +46,8 @@ class Retirement:
             return []
         over = self._over(hub)
         most = self._slice(hub)
-        is_over = over.tasks > 0 or over.results > 0 or over.notes > 0
-        walk, allowed = ("number", over) if is_over else ("age", Over())
-        rows = self._due_rows(hub, walk, allowed, most, now)
+        walk, allowed = ("number", over) if over.is_any else ("age", Over())
+        rows, kept = self._due_rows(hub, walk, allowed, most, now)
         events = self._due_events(hub, over, now)
         paid = self._due_paid(hub, now)
         if not rows and not events and not paid:
@@ -59,7 +58,7 @@ class Retirement:
         tasks = tuple(row.id for row in rows)
         ledger = tuple((int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")) for key in paid)
         found = self._found(rows) | {("ledger", key): body for key, body in paid.items()}
-        return [Retire(tasks, events, allowed, found, ledger)]
+        return [Retire(tasks, events, allowed, found, kept, ledger)]
 
     def _over(self, hub: Hub) -> Over:
         """How many are kept beyond what may be. What belongs to live tasks does not count: it must not drive out what
@@ -84,35 +83,36 @@ class Retirement:
         fresh, self._ended = max(0, ended - self._ended), ended
         return min(max(limits.RETIRE_ROWS_MIN, 2 * fresh), limits.RETIRE_ROWS_MAX)
 
-    def _due_rows(self, hub: Hub, walk: str, over: Over, most: int, now: Now) -> list[TaskRow]:
-        """Final tasks of the next page of which something is due, the oldest first."""
+    def _due_rows(
+        self, hub: Hub, walk: str, over: Over, most: int, now: Now
+    ) -> tuple[list[TaskRow], dict[int, Kept]]:
+        """Final tasks of the next page of which something is due, the oldest first, and how much is kept of each. By
+        number no more than are too many: the next slice goes on behind the last one."""
         length = most + limits.RETIRE_SCAN_ROWS_MAX
         page = self._store.scan("tasks", self._cursors[walk], limit=length)
         found: list[TaskRow] = []
+        kept: dict[int, Kept] = {}
         for key, body in page:
-            if len(found) == most:
+            if len(found) == most or (walk == "number" and not over.is_any):
                 self._cursors[walk] = key
-                return found
+                return found, kept
             row = _row(body)
             if row.state not in FINAL:
                 continue
             going = hub.retention.due(row, over, now)
-            if going and (walk == "age" or self._has(key, going)):
+            has = self._kept(key, row) if going else Kept()
+            if going and (walk == "age" or _has_any(has, going)):
                 found.append(row)
+                kept[row.id] = has
+                over = left(over, going, has)
         is_last = len(page) < length
         self._cursors[walk] = b"" if is_last else page[-1][0] + b"\0"
-        return found
+        return found, kept
 
-    def _has(self, key: bytes, going: Gone) -> bool:
-        """Whether there is any of what is too much: most tasks have no notes, and a slice is for those that have."""
-        return (
-            bool(going & Gone.task)
-            or (bool(going & Gone.results) and self._any("reports", key))
-            or (bool(going & Gone.story) and self._any("stories", key))
-        )
-
-    def _any(self, database: str, key: bytes) -> bool:
-        return bool(self._store.scan(database, key, after(key), limit=1))
+    def _kept(self, key: bytes, row: TaskRow) -> Kept:
+        results, notes = (self._store.scan(database, key, after(key)) for database in ("reports", "stories"))
+        last = key_u64x2(row.id, row.attempt)
+        return Kept(len(results), sum(not place.startswith(last) for place, _ in results), len(notes))
 
     def _due_events(self, hub: Hub, over: Over, now: Now) -> tuple[int, ...]:
         due = []
@@ -139,3 +139,8 @@ class Retirement:
             for place, body in zip(places, self._store.get_many(database, places), strict=True)
             if body is not None
         }
+
+
+def _has_any(kept: Kept, going: Gone) -> bool:
+    """Whether there is any of what is too much: most tasks have no notes, and a slice is for those that have."""
+    return bool(going & Gone.task or (going & Gone.results and kept.results) or (going & Gone.story and kept.notes))

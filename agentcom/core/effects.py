@@ -71,15 +71,30 @@ class Over(NamedTuple):
     notes: int = 0
     events: int = 0
 
+    @property
+    def is_any(self) -> bool:
+        """Whether tasks, or what belongs to them, are too many."""
+        return self.tasks > 0 or self.results > 0 or self.notes > 0
+
+
+class Kept(NamedTuple):
+    """How many records of a final task retention counts: `earlier` are the results of attempts before its last."""
+
+    results: int = 0
+    earlier: int = 0
+    notes: int = 0
+
 
 class Retire(NamedTuple):
     """A slice of the oldest, of which something may be due to go: final tasks, numbers of kept events, and paid
-    attempts as (task, attempt). `found` has each task's row, body and last result, and what the attempts cost."""
+    attempts as (task, attempt). `found` has each task's row, body and last result, and what the attempts cost; `kept`
+    is by task."""
 
     tasks: tuple[int, ...]
     events: tuple[int, ...]
     over: Over
     found: Mapping[RecordKey, bytes]
+    kept: Mapping[int, Kept]
     ledger: tuple[tuple[int, int], ...] = ()
 
 

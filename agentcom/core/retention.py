@@ -1,6 +1,7 @@
 """How long what is over is kept: finished tasks, their results, their stories, and the events of the feed.
 
-Each has a term and a number (`retention.*`); what is beyond either goes, the oldest first, in bounded slices. The core
+Each has a term and a number (`retention.*`); what is beyond either goes, the oldest first, in bounded slices. A task's
+results go at once, and so does its story: of no more tasks than brings what is kept back within its number. The core
 has no list of what is final: the shell reads a slice of the oldest (agentcom/retirement.py) and puts it into a
 `Retire`; here it is decided, on the state as it is then. So a task that was retried meanwhile stays, and one that live
 tasks wait for does too. Ages run on the term clock: a wall clock that is set deletes nothing.
@@ -15,7 +16,7 @@ import msgspec
 
 from agentcom import messages as m
 from agentcom.clock import Now
-from agentcom.core.effects import Over, RecordKey, Retire, key_u64, key_u64x2
+from agentcom.core.effects import Kept, Over, RecordKey, Retire, key_u64, key_u64x2
 from agentcom.core.evidence import LATE
 from agentcom.core.outlet import Outlet
 from agentcom.core.tasks import Tasks, idempotency_key
@@ -34,6 +35,16 @@ class Gone(IntFlag):
     results = 1
     story = 2
     task = 4
+
+
+def left(over: Over, going: Gone, kept: Kept) -> Over:
+    """What is too much still when that goes of a task of which so much is kept. With a story the results of earlier
+    attempts go."""
+    if going & Gone.task:
+        return Over(over.tasks - 1, over.results - kept.results, over.notes - kept.notes, over.events)
+    is_short = bool(going & Gone.story)
+    results = kept.results if going & Gone.results else kept.earlier if is_short else 0
+    return Over(over.tasks, over.results - results, over.notes - (kept.notes if is_short else 0), over.events)
 
 
 class Retention:
@@ -70,7 +81,7 @@ class Retention:
 
     def retire(self, event: Retire, now: Now) -> None:
         """Let go what is due of a slice: the shell's reading may be older than this tick. The shell says how many
-        results, notes and events are too many; the tasks are counted here."""
+        results, notes and events are too many, and how many of them a task has; the tasks are counted here."""
         over = event.over._replace(tasks=self.finals - self._tasks.settings.retention.tasks_max)
         gone = []
         for task in event.tasks:
@@ -82,10 +93,11 @@ class Retention:
             if going & Gone.task and self._may_go(task):
                 self.purge(row, event.found)
                 gone.append(task)
-                over = Over(over.tasks - 1, over.results - 1, over.notes - 1, over.events)
             elif going and not going & Gone.task:
                 self._shorten(row, going, event.found)
-                over = over._replace(results=over.results - 1, notes=over.notes - 1)
+            else:
+                continue
+            over = left(over, going, event.kept.get(task, Kept()))
         if gone:
             self.retired += len(gone)
             self._out.publish("task", "tasks_retired", tasks=gone)

@@ -274,6 +274,67 @@ def test_notes_beyond_their_number_go_the_oldest_first() -> None:
     assert counts_and_databases_agree(rig)
 
 
+def died(rig: Rig, box: HostEnd, attempts: int = 2) -> int:
+    """A dead task: each attempt has left a result, and there are notes of its end and of each wait and its end."""
+    number = rig.admin.submit(shell_task(max_retries=attempts - 1))
+    for _ in range(attempts):
+        box.beat()
+        box.report(box.ended(box.take(), "failed", result(), error()))
+        rig.advance(60_000)
+    assert rig.admin.state(number) == "dead"
+    return number
+
+
+def held_by(rig: Rig, database: str, number: int) -> int:
+    return len(rig.store.scan(database, key_u64(number), key_u64(number + 1)))
+
+
+@pytest.mark.parametrize(("stories_max", "expected"), [(9, [0, 3, 3, 3]), (8, [0, 0, 3, 3]), (3, [0, 0, 0, 3])])
+def test_of_notes_no_more_stories_go_than_are_beyond_the_number(stories_max: int, expected: list[int]) -> None:
+    rig = rig_with(stories_max=stories_max)
+    box = rig.host()
+    numbers = [died(rig, box) for _ in range(4)]
+    assert [held_by(rig, "stories", one) for one in numbers] == [3, 3, 3, 3]
+    rig.retire(5)
+    assert [held_by(rig, "stories", one) for one in numbers] == expected
+    assert counts_and_databases_agree(rig)
+
+
+@pytest.mark.parametrize(("reports_max", "expected"), [(4, [0, 2, 2]), (3, [0, 0, 2]), (2, [0, 0, 2])])
+def test_of_results_no_more_go_than_those_of_the_oldest_task_that_is_beyond_the_number(
+    reports_max: int, expected: list[int]
+) -> None:
+    rig = rig_with(reports_max=reports_max)
+    box = rig.host()
+    numbers = [died(rig, box) for _ in range(3)]
+    rig.retire(5)
+    assert [held_by(rig, "reports", one) for one in numbers] == expected
+
+
+def test_the_results_that_go_with_a_story_count_too() -> None:
+    rig = rig_with(stories_max=3, reports_max=3)
+    box = rig.host()
+    numbers = [died(rig, box) for _ in range(2)]
+    rig.retire(5)
+    assert [held_by(rig, "reports", one) for one in numbers] == [0, 2]
+    rig = rig_with(stories_max=3, reports_max=4)
+    box = rig.host()
+    numbers = [died(rig, box) for _ in range(2)]
+    rig.retire(5)
+    assert [held_by(rig, "reports", one) for one in numbers] == [1, 2]
+
+
+def test_the_oldest_goes_also_where_one_after_the_other_is_too_many() -> None:
+    """A slice that let one go went on behind the hundred that it had looked at."""
+    rig = rig_with(tasks_max=limits.RETIRE_ROWS_MIN + 50)
+    rig.validates = False
+    numbers = cancelled(rig, limits.RETIRE_ROWS_MIN + 50)
+    for n in range(1, 5):
+        numbers += cancelled(rig)
+        rig.retire()
+        assert kept(rig) == numbers[n:]
+
+
 def test_a_dead_task_whose_results_went_is_retried_as_any() -> None:
     rig = rig_with(reports_s=DAY_S, stories_s=DAY_S)
     box = rig.host()
@@ -308,7 +369,7 @@ def test_a_slice_that_names_a_task_of_which_nothing_is_due_changes_nothing() -> 
     body = rig.store.get("tasks", key_u64(number))
     assert body is not None
     found = {("tasks", key_u64(number)): body}
-    assert rig.tick(Retire((number, 99), (), Over(), found)) == []
+    assert rig.tick(Retire((number, 99), (), Over(), found, {})) == []
     assert kept(rig) == [number]
 
 
