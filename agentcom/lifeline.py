@@ -1,4 +1,4 @@
-"""A daemon's tie to the supervisor that started it: when the supervisor dies, the daemon gets SIGTERM.
+"""How a child of ours is started, and its tie to who started it: when that one dies, the child gets SIGTERM.
 
 The supervisor puts its process id into the child's environment; the child asks the kernel for the signal
 itself, early, so that nothing has to run between fork and exec. The kernel watches the thread that started
@@ -10,10 +10,17 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 from collections.abc import MutableMapping
 
 PARENT_PID_VARIABLE = "AGENTCOM_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
+
+
+def own_command(module: str, *arguments: str) -> list[str]:
+    """`python -m MODULE ARGUMENTS` in this Python, for a child. -P: a `msgspec.py` that happens to lie in the working
+    directory is not to be run in the place of ours."""
+    return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def follow_parent(environment: MutableMapping[str, str] | None = None) -> bool:

@@ -18,6 +18,7 @@ from agentcom.cli.command import Invocation, LocalCommand, json_option, pass_inv
 from agentcom.client import Client
 from agentcom.config import Home, Settings
 from agentcom.errors import AgentComError, ConfigError
+from agentcom.lifeline import own_command
 from agentcom.startup import check_home, dashboard_link, ensure_host, ensure_token
 from agentcom.supervisor import Start, StartFailed, Stopped, Supervisor, hub_pid, only_one, write_start
 
@@ -145,7 +146,7 @@ class _Up:
         self._go_on()
 
     def _start(self, name: str, timeout_s: float) -> dict[str, Any]:
-        return self._supervisor.start(name, [sys.executable, "-m", "agentcom.cli", name], timeout_s)
+        return self._supervisor.start(name, own_command("agentcom.cli", name), timeout_s)
 
     def _start_sidecar(self) -> dict[str, Any] | None:
         """A hub without a sidecar still serves: one that does not start is told and tried again."""

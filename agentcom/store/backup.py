@@ -74,9 +74,8 @@ class ChildRun:
     with the process that started it."""
 
     def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "agentcom.store.backup", *arguments]
         self._child: subprocess.Popen[str] = subprocess.Popen(
-            command,
+            lifeline.own_command("agentcom.store.backup", *arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -94,7 +94,7 @@ class RunningCheck:
         self._begun = time.monotonic()
         self._report: CheckReport | None = None
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "agentcom.store.check", str(path), "--json"],
+            lifeline.own_command("agentcom.store.check", str(path), "--json"),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={
                 **os.environ,

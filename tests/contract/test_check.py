@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agentcom.store import check
+from agentcom.store.backup import make_backup
 from agentcom.store.check import Condition, full_check, full_check_here, imprint, quick_check
 from agentcom.store.record import key_u64, pack
 from tests.contract.homes import Place
@@ -127,6 +128,15 @@ def test_a_checking_process_that_is_killed_has_found_damage(place: Place) -> Non
         os.environ["PYTHONPATH"] = before
     assert report.condition is Condition.damaged
     assert "signal 7" in report.problems[0]
+
+
+def test_no_file_of_the_working_directory_stands_in_for_a_module_of_the_child(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "msgspec.py").write_text("raise SystemExit('shadowed')\n")
+    monkeypatch.chdir(tmp_path)
+    assert full_check(place.paths.store).problems == ()
+    assert make_backup(place.paths.store, place.paths.backups).sequence == BATCHES
 
 
 def test_the_command_prints_one_document_and_its_status(place: Place) -> None:

@@ -159,12 +159,13 @@ def test_only_one_up_runs_on_a_home(home: Home) -> None:
 class Up:
     """`agentcom up` on free ports, without the page, as a process of its own."""
 
-    def __init__(self, home: Path, *arguments: str) -> None:
+    def __init__(self, home: Path, *arguments: str, cwd: Path | None = None) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AGENTCOM_")}
         self.environment = {**environment, "AGENTCOM_HOME": str(home)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "agentcom.cli", "up", "--json", "--no-web", "--hub-port", "0", *arguments],
+            [sys.executable, "-P", "-m", "agentcom.cli", "up", "--json", "--no-web", "--hub-port", "0", *arguments],
             env=self.environment,
+            cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -209,6 +210,16 @@ def test_up_says_in_one_line_where_everything_is(up: Up, tmp_path: Path) -> None
     start = read_start(Home(tmp_path / "home"))
     assert start is not None
     assert start.pid == up.process.pid
+
+
+def test_no_file_of_the_working_directory_stands_in_for_a_module_of_a_daemon(tmp_path: Path) -> None:
+    for name in ("msgspec.py", "zmq.py", "flask.py", "agentcom_sidecar.py"):
+        (tmp_path / name).write_text("raise SystemExit('shadowed')\n")
+    up = Up(tmp_path / "home", cwd=tmp_path)
+    try:
+        assert up.ready()["ready"] is True
+    finally:
+        up.end()
 
 
 def test_the_first_task_runs_on_the_host_that_up_joined(up: Up) -> None:
