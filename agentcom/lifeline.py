@@ -23,6 +23,16 @@ def own_command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
+def cause_of_end(status: int) -> str:
+    """Of a child, by what `subprocess` has as its return code: `exit code 1`, `SIGKILL`."""
+    if status >= 0:
+        return f"exit code {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
 def follow_parent(environment: MutableMapping[str, str] | None = None) -> bool:
     """End with the process named in AGENTCOM_PARENT_PID; True if there is one to follow.
 

@@ -27,7 +27,7 @@ from msgspec import Struct
 from agentcom import limits
 from agentcom.config import Home, write_private
 from agentcom.errors import UNREADABLE, AgentComError, ConfigError
-from agentcom.lifeline import PARENT_PID_VARIABLE
+from agentcom.lifeline import PARENT_PID_VARIABLE, cause_of_end
 
 BACKOFF_S = 0.5
 BACKOFF_S_MAX = 30.0
@@ -285,7 +285,7 @@ class Supervisor:
             if code is not None:
                 wait_s = child.next_wait_s()
                 self._tell(
-                    f"{child.name} ended ({_cause(code)}); it starts again in {wait_s:g} s; see {child.log}"
+                    f"{child.name} ended ({cause_of_end(code)}); it starts again in {wait_s:g} s; see {child.log}"
                 )
             if (
                 child.process is None
@@ -314,12 +314,3 @@ def bound_log(path: Path) -> None:
         if path.stat().st_size > LOG_BYTES_MAX:
             path.with_name(path.name + ".1").write_bytes(path.read_bytes())
             os.truncate(path, 0)
-
-
-def _cause(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"

@@ -27,7 +27,16 @@ from agentcom import lifeline
 from agentcom.config import write_private
 from agentcom.errors import UNREADABLE, AgentComError, StoreError, StoreFull
 from agentcom.model import JsonObject
-from agentcom.store.check import DATA_FILE, CheckReport, Condition, full_check, full_check_here
+from agentcom.store.check import (
+    DATA_FILE,
+    FROM_OUTSIDE,
+    OF_DAMAGE,
+    CheckReport,
+    Condition,
+    full_check,
+    full_check_here,
+    how_ended,
+)
 from agentcom.store.lmdb_store import DATABASES_MAX, MAP_BYTES
 from agentcom.store.place import NO_ROOM, sync_directory
 
@@ -101,8 +110,12 @@ class ChildRun:
             return last
         if status == _STATUS_FULL:
             raise StoreFull(last)
-        how = f"signal {-status}: the store may be damaged" if status < 0 else f"status {status}"
-        raise StoreError(last or f"the process that worked on the store ended by {how}")
+        how = f"the process that worked on the store {how_ended(status)}"
+        if -status in OF_DAMAGE:
+            how += ": the store may be damaged"
+        elif status < 0:
+            how += f"; {FROM_OUTSIDE}; free memory (`dmesg` tells), and try again"
+        raise StoreError(last or how)
 
     def stop(self) -> None:
         """End it; the copy that it was making is removed by the next one."""

@@ -1,9 +1,11 @@
 """Is the file what was written? Asked before a store is opened, and of every backup.
 
-A damaged LMDB file can abort the process that maps it, so `full_check` runs in a child: a child that ends by a
-signal has found damage too. It reads the file's structure as plain bytes first, opens it only if that holds, then
-verifies every record's checksum, the row counts and the agreement between the databases. Where it was built,
-`_datafile.pyx` proves structure and checksums; of what it does not believe, `lmdb.verify` and a walk say what it is.
+A damaged LMDB file can abort the process that maps it, so `full_check` runs in a child: a child that ends by one of
+the signals that come of that has found damage too. One that is ended from outside, or fails by itself, has found
+nothing: it is begun once more, and then nobody knows (`NotChecked`). It reads the file's structure as plain bytes,
+opens it only if that holds, then verifies every record's checksum, the row counts and the agreement between the
+databases. Where it was built, `_datafile.pyx` proves structure and checksums; of what it does not believe,
+`lmdb.verify` and a walk say what it is.
 `quick_check` is for a store that was closed cleanly: it compares the meta pages with what was noted then.
 """
 
@@ -13,6 +15,7 @@ import json
 import mmap
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -47,6 +50,13 @@ CHECK_S_MAX: Final = 3600  # a check that takes longer is ended and counts as fa
 PROGRESS_ROWS: Final = 50_000
 _PROBLEM_CHARS_MAX: Final = 300
 
+# What a process gets of a file that it maps and cannot read, of a check of LMDB's own, or of a walk without end. Any
+# other signal is somebody's.
+OF_DAMAGE: Final = frozenset(
+    {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGXCPU}
+)
+FROM_OUTSIDE: Final = "that came from outside, as from the kernel where memory is short, and says nothing of the file"
+
 
 class Condition(StrEnum):
     """What a check found. `inconsistent`: every record is sound, but they do not agree with each other."""
@@ -56,6 +66,10 @@ class Condition(StrEnum):
     inconsistent = "inconsistent"
     newer = "newer"
     missing = "missing"
+
+
+class NotChecked(StoreError):
+    """A check could not be carried out, twice: nothing is known of the file, and nothing was done to it."""
 
 
 class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +94,8 @@ def full_check(
 ) -> CheckReport:
     """Check a store's directory, or a backup's file, in a child process.
 
-    The store may not be written meanwhile. Never raises for what the file holds: that is in the report.
+    The store may not be written meanwhile. Never raises for what the file holds: that is in the report. NotChecked
+    where the child was ended from outside, or failed, and the next one too.
     """
     return RunningCheck(path, cpu_s_max).wait(progress)
 
@@ -91,29 +106,49 @@ class RunningCheck:
 
     def __init__(self, path: Path | str, cpu_s_max: float = CHECK_S_MAX) -> None:
         self._path = Path(path)
+        self._cpu_s_max = cpu_s_max
         self._begun = time.monotonic()
-        self._report: CheckReport | None = None
-        self._child = subprocess.Popen(
-            lifeline.own_command("agentcom.store.check", str(path), "--json"),
+        self._found: CheckReport | NotChecked | None = None
+        self._child = self._begin()
+
+    def _begin(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            lifeline.own_command("agentcom.store.check", str(self._path), "--json"),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={
                 **os.environ,
-                "AGENTCOM_CHECK_CPU_S": str(cpu_s_max), lifeline.PARENT_PID_VARIABLE: str(os.getpid()),
+                "AGENTCOM_CHECK_CPU_S": str(self._cpu_s_max), lifeline.PARENT_PID_VARIABLE: str(os.getpid()),
             },
         )  # fmt: skip
 
     def wait(self, progress: Progress | None = None) -> CheckReport:
-        """What it has found, once it has ended. Never raises for what the file holds: that is in the report."""
-        if self._report is None:
-            self._report = self._answer(progress)
-        return self._report
+        """What it has found, once it has ended; errors as of `full_check`. Asked again it says the same."""
+        if self._found is None:
+            self._found = self._answer(progress)
+        if isinstance(self._found, NotChecked):
+            raise self._found
+        return self._found
 
     def end(self) -> None:
         """Nobody asks any more."""
         with self._child as child:
             child.kill()
 
-    def _answer(self, progress: Progress | None) -> CheckReport:
+    def _answer(self, progress: Progress | None) -> CheckReport | NotChecked:
+        found = self._heard(progress)
+        if isinstance(found, str):
+            self._child = self._begin()
+            found = self._heard(progress)
+        if not isinstance(found, str):
+            return found
+        if self._child.returncode < 0:
+            why = f"{FROM_OUTSIDE}; nothing was changed; free memory (`dmesg` tells), and try again"
+        else:
+            why = "that says nothing of the file; nothing was changed; see to what it names, and try again"
+        return NotChecked(f"cannot check {self._path}: the checking process {found}, twice; {why}")
+
+    def _heard(self, progress: Progress | None) -> CheckReport | str:
+        """The child's report, or how it ended without one where that is no damage."""
         complaint = ""
         with self._child as child:
             assert child.stderr is not None
@@ -125,10 +160,16 @@ class RunningCheck:
         try:
             return msgspec.json.decode(answer, type=CheckReport)
         except UNREADABLE:
-            how = f"signal {-child.returncode}" if child.returncode < 0 else f"status {child.returncode}"
-            took_ms = int((time.monotonic() - self._begun) * 1000)
-            text = f"the checking process ended by {how} {complaint}"
-            return _report(self._path, Condition.damaged, text, duration_ms=took_ms)
+            how = how_ended(child.returncode) + (f" ({complaint})" if complaint else "")
+        if -child.returncode not in OF_DAMAGE:
+            return how
+        took_ms = int((time.monotonic() - self._begun) * 1000)
+        return _report(self._path, Condition.damaged, f"the checking process {how}", duration_ms=took_ms)
+
+
+def how_ended(status: int) -> str:
+    """Of a child's return code, behind its name."""
+    return f"{'was ended by' if status < 0 else 'ended with'} {lifeline.cause_of_end(status)}"
 
 
 def _tell(line: str, progress: Progress | None) -> bool:

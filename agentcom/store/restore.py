@@ -91,8 +91,8 @@ def restore(
     the store, where that is the reason.
 
     Raises StoreLocked while a hub runs on the store, StoreVersion when only a newer program could read the
-    backups, StoreFull without room for a second copy, StoreDamaged when nothing passes: each leaves the store
-    as it was.
+    backups, StoreFull without room for a second copy, StoreDamaged when nothing passes, NotChecked: each leaves the
+    store as it was.
     """
     begun = time.monotonic()
     place, held = Path(store), lock
@@ -101,7 +101,11 @@ def restore(
     try:
         building = place / _BUILDING
         source = _Source(Path(backups), Path(journal), chosen, replay)
-        built = _build(building, source, map_bytes, checker, need)
+        try:
+            built = _build(building, source, map_bytes, checker, need)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
         quarantined = _swap(place, building)
         (place / NOTE_FILE).unlink(missing_ok=True)  # it told of the file that was set aside
         _set_backups_aside(Path(backups), built.replay.last)
@@ -247,7 +251,6 @@ def _build(building: Path, source: _Source, map_bytes: int, checker: Checker, ne
     if second:
         run = _fill(building, second[0], source, map_bytes)
         return _Built(second[0], run, Condition.inconsistent, tuple(rejected))
-    shutil.rmtree(building, ignore_errors=True)
     text = source.why_nothing(rejected)
     if newer and newer == len(rejected):
         raise StoreVersion(f"{text}; run the newer AgentCom")

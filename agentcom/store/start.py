@@ -139,7 +139,8 @@ class OpenedStore:
 
     def confirm(self) -> None:
         """Wait for the check that goes on beside, if one does. From then on the store is written, and what it holds may
-        be told. CheckFailed where it is not good; what else may have failed because of that says so too late."""
+        be told. CheckFailed where it is not good, NotChecked where that stays unknown; what else may have failed
+        because of that says so too late."""
         if self._check is None:
             return
         self.journaled.let_write()
@@ -234,8 +235,8 @@ def open_store(
     check may still go on when this returns: see `OpenedStore.confirm`.
 
     Raises StoreLocked when another hub has it, StoreVersion when a newer program wrote it, StoreDamaged when it
-    is damaged and nothing can be restored (the file is left in place), StoreFull, StoreError; with `may_go_ahead`
-    CheckFailed.
+    is damaged and nothing can be restored (the file is left in place), NotChecked when its check could not be carried
+    out (nothing is changed), StoreFull, StoreError; with `may_go_ahead` CheckFailed.
     """
     begun = time.monotonic()
     require_disk(paths)

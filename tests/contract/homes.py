@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
+
+import pytest
 
 from agentcom.store.check import full_check_here
 from agentcom.store.start import OpenedStore, StorePaths, open_store
@@ -49,6 +52,23 @@ class Place:
             start = rng.randrange(2, len(content) // 4096) * 4096
             content[start : start + 512] = bytes(512)
         self.file.write_bytes(content)
+
+
+def end_children(folder: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every Python that is begun from now on does `how` when it opens a store, which this one does not; where each
+    begins a line of a file, that file."""
+    seen = folder / "begun"
+    program = f"""
+import lmdb, os, signal, sys
+def opened(*_arguments, **_options):
+    with open({str(seen)!r}, "a") as file:
+        print(os.getpid(), file=file)
+    {how}
+whole, lmdb.open = lmdb.open, opened
+"""
+    (folder / "sitecustomize.py").write_text(program)
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+    return seen
 
 
 def crash(opened: OpenedStore) -> None:

@@ -23,10 +23,10 @@ from agentcom.store.backup import (
     note_check,
     verify_backup,
 )
-from agentcom.store.check import Condition
+from agentcom.store.check import Condition, NotChecked
 from agentcom.store.record import pack
 from agentcom.store.restore import RestoreReport, restore
-from tests.contract.homes import MAP_BYTES, Place, crash
+from tests.contract.homes import MAP_BYTES, Place, crash, end_children
 from tests.contract.places import raw
 
 
@@ -356,6 +356,31 @@ def test_a_restore_that_was_cut_off_between_the_two_files_is_finished_by_the_nex
     opened = place.begin()
     assert (opened.report.how, opened.store.sequence, place.is_whole(opened)) == ("restored", 14, True)
     crash(opened)
+
+
+@pytest.mark.parametrize(("name", "says"), [("SIGKILL", "from outside"), ("SIGBUS", "the store may be damaged")])
+def test_a_copying_process_that_is_ended_from_outside_has_found_no_damage(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str
+) -> None:
+    with_backups(place, then=4)
+    end_children(tmp_path, f"os.kill(os.getpid(), signal.{name})", monkeypatch)
+    with pytest.raises(StoreError, match=f"ended by {name}.*{says}") as caught:
+        make_backup(place.paths.store, place.paths.backups)
+    assert ("damaged" in caught.value.message) == (name == "SIGBUS")
+
+
+def test_a_restore_whose_check_of_a_backup_is_ended_from_outside_changes_nothing(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [_, newest] = with_backups(place, 5, 9)
+    Path(newest.path).with_suffix(".json").unlink()  # so it has to be checked
+    before = {file: file.read_bytes() for file in place.paths.store.parent.rglob("*") if file.is_file()}
+    end_children(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", monkeypatch)
+    with pytest.raises(NotChecked, match=f"cannot check {newest.path}"):
+        restored(place)
+    after = {file: file.read_bytes() for file in place.paths.store.parent.rglob("*") if file.is_file()}
+    assert {file: after[file] for file in before} == before
+    assert not (place.paths.store / "restoring").exists()
 
 
 def test_the_command_says_what_it_made(place: Place) -> None:

@@ -11,11 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from agentcom.errors import StoreDamaged
 from agentcom.store import check
 from agentcom.store.backup import make_backup
-from agentcom.store.check import Condition, full_check, full_check_here, imprint, quick_check
+from agentcom.store.check import (
+    Condition,
+    NotChecked,
+    RunningCheck,
+    full_check,
+    full_check_here,
+    imprint,
+    quick_check,
+)
 from agentcom.store.record import key_u64, pack
-from tests.contract.homes import Place
+from tests.contract.homes import Place, end_children
 from tests.contract.places import raw
 
 ROOT = Path(__file__).parents[2]
@@ -115,19 +124,53 @@ def test_no_store_and_no_database_are_told(tmp_path: Path) -> None:
     assert full_check_here(tmp_path).condition is Condition.damaged
 
 
-def test_a_checking_process_that_is_killed_has_found_damage(place: Place) -> None:
-    shim = (
-        "import os, signal, lmdb; lmdb.open = lambda *_, **__: os.kill(os.getpid(), signal.SIGBUS)"
+@pytest.mark.parametrize("name", ["SIGBUS", "SIGSEGV", "SIGABRT", "SIGXCPU"])
+def test_a_checking_process_that_dies_of_what_it_reads_has_found_damage(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    begun = end_children(tmp_path, f"os.kill(os.getpid(), signal.{name})", monkeypatch)
+    report = full_check(place.paths.store)
+    assert (report.condition, len(begun.read_text().splitlines())) == (Condition.damaged, 1)
+    assert report.problems[0].startswith(f"the checking process was ended by {name}")
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_a_check_that_is_ended_from_outside_twice_says_nothing_of_the_file(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    begun = end_children(tmp_path, f"os.kill(os.getpid(), signal.{name})", monkeypatch)
+    running = RunningCheck(place.paths.store)
+    with pytest.raises(NotChecked) as caught:
+        running.wait()
+    assert caught.value.message.startswith(
+        f"cannot check {place.paths.store}: the checking process was ended by {name}, twice; that came from outside"
     )
-    (place.paths.store.parent / "sitecustomize.py").write_text(shim)
-    before = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = f"{place.paths.store.parent}{os.pathsep}{ROOT}"
-    try:
-        report = full_check(place.paths.store)
-    finally:
-        os.environ["PYTHONPATH"] = before
-    assert report.condition is Condition.damaged
-    assert "signal 7" in report.problems[0]
+    assert "nothing was changed" in caught.value.message
+    with pytest.raises(NotChecked):
+        running.wait()
+    assert len(begun.read_text().splitlines()) == 2
+
+
+def test_a_check_that_fails_by_itself_is_told_with_its_reason(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end_children(tmp_path, "raise MemoryError('no more')", monkeypatch)
+    with pytest.raises(NotChecked, match=r"ended with exit code 1 \(MemoryError: no more\), twice; ") as caught:
+        full_check(place.paths.store)
+    assert not isinstance(caught.value, StoreDamaged)
+
+
+def test_a_check_that_is_ended_from_outside_once_is_begun_again(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = tmp_path / "once"
+    how = f"""if not os.path.exists({str(once)!r}):
+        open({str(once)!r}, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(*_arguments, **_options)"""
+    begun = end_children(tmp_path, how, monkeypatch)
+    assert full_check(place.paths.store).condition is Condition.good
+    assert len(begun.read_text().splitlines()) == 2
 
 
 def test_no_file_of_the_working_directory_stands_in_for_a_module_of_the_child(

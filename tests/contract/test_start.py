@@ -12,14 +12,14 @@ import pytest
 from agentcom.errors import StoreDamaged, StoreFull, StoreLocked, StoreVersion
 from agentcom.store import Batch, repairs, start
 from agentcom.store.backup import make_backup
-from agentcom.store.check import CheckReport, Condition
+from agentcom.store.check import CheckReport, Condition, NotChecked
 from agentcom.store.journal import REACHED_FILE
 from agentcom.store.lmdb_store import LmdbStore
 from agentcom.store.record import NEWER_REMEDY, pack
 from agentcom.store.repairs import set_aside_in
 from agentcom.store.segments import segments
 from agentcom.store.start import open_store
-from tests.contract.homes import MAP_BYTES, Place, crash
+from tests.contract.homes import MAP_BYTES, Place, crash, end_children
 from tests.contract.places import raw
 
 
@@ -181,6 +181,24 @@ def test_damage_is_repaired_in_a_child_and_the_hub_starts(place: Place) -> None:
     assert told[0].startswith("checking ")
     assert "restoring" in told[1]
     place.commit(opened, 1)
+    opened.close()
+
+
+def test_a_start_whose_check_is_ended_from_outside_is_refused_and_changes_nothing(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = place.begin()
+    place.commit(opened, 6)
+    opened.backup_made(make_backup(place.paths.store, place.paths.backups).sequence)
+    crash(opened)
+    before = {file: file.read_bytes() for file in place.paths.store.rglob("*") if file.is_file()}
+    with monkeypatch.context() as patch:
+        end_children(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", patch)
+        with pytest.raises(NotChecked, match="ended by SIGKILL"):
+            place.begin(in_child=True)
+    assert {file: file.read_bytes() for file in place.paths.store.rglob("*") if file.is_file()} == before
+    opened = place.begin(in_child=True)
+    assert (opened.report.how, opened.report.uncertain, place.is_whole(opened)) == ("full", (), True)
     opened.close()
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import msgspec
 import psutil
@@ -19,13 +20,13 @@ from agentcom.config import Home, Settings
 from agentcom.errors import ConfigError, StoreDamaged, StoreVersion
 from agentcom.store import start
 from agentcom.store.backup import make_backup
-from agentcom.store.check import CheckReport, Condition, Progress, full_check
+from agentcom.store.check import CheckReport, Condition, NotChecked, Progress, full_check
 from agentcom.store.journal import REACHED_FILE, Reached
 from agentcom.store.lmdb_store import OWN, STATE_KEY, LmdbStore, State
 from agentcom.store.record import pack, unpack
 from agentcom.store.segments import segments
 from agentcom.store.start import CheckFailed, OpenedStore, open_store
-from tests.contract.homes import MAP_BYTES, Place, crash
+from tests.contract.homes import MAP_BYTES, Place, crash, end_children
 from tests.contract.places import batch_of, raw
 from tests.world import eventually
 
@@ -353,6 +354,27 @@ def test_a_hub_that_cannot_load_goes_by_what_the_check_says(
     else:
         assert files_of(place) == before
         opened.close()
+
+
+@pytest.mark.parametrize("fails", ["to load", "the check alone"])
+def test_a_hub_whose_check_is_ended_from_outside_leaves_all_as_it_is(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Home, fails: str
+) -> None:
+    killed(place)
+    before = files_of(place)
+    monkeypatch.setattr(start, "CHECKED_ALWAYS_BYTES", 0)
+    broker = Mock(side_effect=ConfigError("cannot listen") if fails == "to load" else None)
+    monkeypatch.setattr(hub_daemon, "Broker", broker)
+    with monkeypatch.context() as patch:
+        end_children(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", patch)
+        opened = ahead(place)
+        assert not opened.is_confirmed
+        with pytest.raises(NotChecked, match="ended by SIGKILL"):
+            hub_daemon._loaded(home, Settings(), opened)
+    assert files_of(place) == before
+    opened = place.begin()
+    assert (opened.report.how, place.is_whole_of(opened)) == ("full", True)
+    opened.close()
 
 
 BEGIN = "import sys, time; from agentcom.store.check import RunningCheck; RunningCheck(sys.argv[1]); time.sleep(60)"
