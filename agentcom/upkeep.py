@@ -75,6 +75,7 @@ class Upkeep:
         self._backup_due_ms: int | None = None  # monotonic; None until the first turn
         self._compaction_due_ms: int | None = None
         self._backed_up = self._newest_sequence
+        opened.find_change(self._backed_up)
         self._is_journal_long = False
 
     # --- what the loop calls ----------------------------------------------------------------------------
@@ -263,10 +264,15 @@ class Upkeep:
         is_needed = (self.opened.needs_backup or bool(self._damaged)) and may_now
         if is_needed or is_due:
             self._backup_due_ms = now.mono_ms + max(every_ms, NEEDED_AGAIN_S * 1000)
-            if is_needed or self.opened.journaled.sequence > self._backed_up:
+            if is_needed or self._is_journal_long or self._has_changed:
                 self._begin(now)
         else:
             self._compact_if_worth_it(now)
+
+    @property
+    def _has_changed(self) -> bool:
+        """Or each backup would ask for the next one, by the event that tells of it."""
+        return self.opened.journaled.changed > self._backed_up
 
     def _begin(self, now: Now) -> None:
         try:
@@ -377,7 +383,7 @@ class Upkeep:
 
     def _overdue(self, now: Now) -> str:
         every_s, newest = self.settings.backups.every_s, self._newest
-        if not every_s or newest is None or self.opened.journaled.sequence == self._backed_up:
+        if not every_s or newest is None or not self._has_changed:
             return ""
         age_s = now.wall_ms / 1000 - _seconds(newest.time)
         return f"the newest backup is {age_s / 3600:.1f} h old" if age_s > OVERDUE * every_s + AGAIN_S else ""

@@ -24,9 +24,15 @@ from agentcom.errors import StoreDamaged, StoreError, StoreFull
 from agentcom.store.base import Batch, Row, Store, StoreSize, StoreStats, require_next
 from agentcom.store.journal import Journal
 
+OF_EVENTS: Final = frozenset({b"next_event", b"clock"})  # of "meta": written where nobody does anything, as events are
 HIDDEN_ROWS: Final = 64  # that a page of a scan has beyond what was asked for
 _NO_KEYS: Final[list[bytes]] = []
 ROOM_TIMES: Final = 4  # so many times the bytes that may wait have to find room: pages are copied
+
+
+def tells_only(batch: Batch) -> bool:
+    """Whether it holds nothing but what the hub tells of itself, such as that a backup was made."""
+    return all(name == "feed" or (name == "meta" and rows.keys() <= OF_EVENTS) for name, rows in batch.changes())
 
 
 class Follower(Store, Protocol):
@@ -41,6 +47,8 @@ class Follower(Store, Protocol):
 
 class JournaledStore:
     """Implements Store over another one. `close` settles, and closes the store under it, not the journal.
+
+    `changed` is the last batch of which somebody may want a backup: one that does more than to tell.
 
     `may_skip_journal` is for degraded mode: while the disk has no room for the journal, batches that the store
     can still take (completions, cancels, deletes) go on without it, which leaves a hole for a backup to close.
@@ -57,6 +65,7 @@ class JournaledStore:
         self._waiting_bytes = 0
         self._last = 0  # the last batch of those that wait
         self.last_bytes = 0  # of the last batch that was written
+        self.changed = 0
         self._looked: dict[str, tuple[int, int]] = {}  # by database: waiting keys looked up, and how many it has
         self._ordered: dict[str, list[bytes]] = {}  # by database: the waiting keys, sorted when they were asked for
         self._until: Callable[[], None] | None = None
@@ -119,6 +128,8 @@ class JournaledStore:
         if not self._store.writable:
             self._store.commit(batch, sequence)  # refuses, with its own words
         require_next(sequence, self.sequence, self._place)
+        if not tells_only(batch):
+            self.changed = sequence
         try:
             self.journal.append(batch, sequence)
         except StoreFull:

@@ -9,6 +9,7 @@ the store, or has a hole since the newest backup, asks for a new backup (`needs_
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ from agentcom.store.check import (
 )
 from agentcom.store.doubts import Doubts
 from agentcom.store.journal import Journal, reached_of
-from agentcom.store.journaled import JournaledStore
+from agentcom.store.journaled import JournaledStore, tells_only
 from agentcom.store.lmdb_store import MAP_BYTES, LmdbStore
 from agentcom.store.place import NOTE_FILE, file_system, require_local, take_lock
 from agentcom.store.repairs import Repairs
@@ -174,6 +175,16 @@ class OpenedStore:
         kept = [one.sequence for one in list_backups(self.paths.backups) if one.verified]
         self.journal.rotate()
         self.journal.drop_through(min(kept, default=0))
+
+    def find_change(self, since: int) -> None:
+        """What was changed after batch `since`, by a run before: the journal says, or it counts as changed."""
+        if self.journaled.sequence <= since:
+            return
+        replay = self.journal.replay(since)
+        with contextlib.suppress(StoreError):
+            if all(tells_only(batch) for _, batch in replay) and replay.last == self.journaled.sequence:
+                return
+        self.journaled.changed = self.journaled.sequence
 
     def found_damaged(self) -> None:
         """A record was read that is not as it was written: the next start checks in full, however this one ends."""

@@ -68,6 +68,19 @@ class Kept:
         for batch in self.place.script.batches(count):
             self.opened.journaled.commit(batch, self.place.script.sequence)
 
+    def tell(self, event: int = 1) -> None:
+        """What the hub writes where nobody does anything: an event, and where its clock stands."""
+        batch = Batch()
+        batch.put("feed", event.to_bytes(8, "big"), b"backup_made")
+        batch.put("meta", b"next_event", (event + 1).to_bytes(8, "big"))
+        batch.put("meta", b"clock", b"12:00")
+        self.opened.journaled.commit(batch, self.opened.journaled.sequence + 1)
+
+    def after(self, ms: int) -> None:
+        self.clock.advance(ms)
+        self.turn()
+        self.until_idle()
+
     def ask(self, op: m.Operation) -> dict[str, object]:
         return self.upkeep.answer(op, self.clock.now())
 
@@ -82,6 +95,12 @@ def _large() -> Batch:
     """More than a MiB."""
     batch = Batch()
     batch.put("feed", (1).to_bytes(8, "big"), bytes(2**20 + 1))
+    return batch
+
+
+def _small() -> Batch:
+    batch = Batch()
+    batch.put("config", b"queue.lease_s", b"60")
     return batch
 
 
@@ -116,6 +135,51 @@ def test_the_first_backup_comes_after_ten_minutes_and_the_next_ones_on_schedule_
     kept.turn()
     kept.until_idle()
     assert kept.backups() == 2
+
+
+def test_what_the_hub_tells_of_itself_is_no_change_that_asks_for_a_backup(kept: Kept) -> None:
+    kept.commit(3)
+    kept.turn()
+    kept.after(601_000)
+    kept.tell()
+    for _ in range(3):
+        kept.after(HOUR_MS + 1000)
+    assert kept.backups() == 1
+    assert alarms_of(kept) == {}, "nor is it overdue"
+    kept.opened.journaled.commit(_small(), kept.opened.journaled.sequence + 1)
+    kept.tell(2)
+    kept.after(HOUR_MS + 1000)
+    assert kept.backups() == 2
+
+
+@pytest.mark.parametrize(("is_changed", "backups"), [(False, 1), (True, 2)])
+def test_whether_anything_has_changed_since_the_backup_is_known_over_a_restart(
+    kept: Kept, is_changed: bool, backups: int
+) -> None:
+    kept.commit(3)
+    kept.turn()
+    kept.after(601_000)
+    if is_changed:
+        kept.opened.journaled.commit(_small(), kept.opened.journaled.sequence + 1)
+    kept.tell()
+    kept.upkeep.close()
+    kept.open()
+    kept.tell(2)
+    kept.after(1000)
+    kept.after(2 * HOUR_MS)
+    assert kept.backups() == backups
+
+
+def test_a_journal_that_lacks_what_came_after_the_backup_counts_as_a_change(kept: Kept) -> None:
+    kept.commit(3)
+    kept.ask(m.BackupNow())
+    kept.until_idle()
+    kept.tell()
+    kept.upkeep.close()
+    for file in kept.opened.paths.journal.glob("*"):
+        file.unlink()
+    kept.open()
+    assert kept.opened.journaled.changed == 4
 
 
 def test_a_backup_drops_the_part_of_the_journal_that_no_kept_one_needs(kept: Kept) -> None:
