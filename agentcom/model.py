@@ -301,6 +301,8 @@ class TaskRow(Struct, array_like=True):
     retired: int = 0  # what is kept no longer: core/retention.Gone
     budget: int = 0  # of its own, in millionths of a dollar; 0: none
     accepted_ms: int = 0  # of its open attempt; 0: not yet
+    shortened_ms: int = 0  # when its notes went, its end's among them; 0: never. Of a final task
+    shortened_by: str = ""  # the setting, where that took anything that this row does not tell
 
 
 class ClockNote(Struct, array_like=True):

@@ -21,7 +21,7 @@ from agentcom.core.evidence import LATE
 from agentcom.core.hub import Hub
 from agentcom.core.outlet import KEPT
 from agentcom.core.requests import OF_THE_STORE
-from agentcom.core.story import tell
+from agentcom.core.story import shortening, tell
 from agentcom.core.waiting import NAMED_MAX
 from agentcom.core.worktree_view import worktrees
 from agentcom.errors import NotFound, Refused, StoreError
@@ -171,7 +171,15 @@ class Queries:
         return {**registry.view(record), "reached_from": reached}
 
     def _task_get(self, op: m.TaskGet, mine: int) -> object:
-        return self._json(self._row_of(op.task, mine))
+        row = self._row_of(op.task, mine)
+        return {**self._json(row), "story_shortened": self._shortened(row)}
+
+    def _shortened(self, row: TaskRow) -> JsonObject | None:
+        """When, and by which setting, the task's story lost entries."""
+        key = key_u64(row.id)
+        first = self._store.scan("stories", key, after(key), limit=1)
+        cut = shortening(row, [_note(body) for _, body in first])
+        return {"at": rfc3339(cut.at_ms), "by": cut.by} if cut is not None else None
 
     def _row(self, task: int) -> TaskRow | None:
         """The task as it is: a live one from the core's table, which knows what a restart may forget."""

@@ -19,7 +19,7 @@ from agentcom.core.effects import Kept, Over, RecordKey, Retire, key_u64, key_u6
 from agentcom.core.hub import Hub
 from agentcom.core.retention import Gone, left
 from agentcom.live_records import LiveRecords
-from agentcom.model import FINAL, KeptEvent, TaskRow
+from agentcom.model import FINAL, KeptEvent, StoryNote, TaskRow
 from agentcom.money import LedgerRecord
 from agentcom.store.base import Store, after
 
@@ -27,6 +27,7 @@ PAUSE_MS: Final = 1000
 FULL_PAUSE_MS: Final = 10_000  # while no new tasks are taken
 _row = msgspec.msgpack.Decoder(TaskRow).decode
 _kept = msgspec.msgpack.Decoder(KeptEvent).decode
+_note = msgspec.msgpack.Decoder(StoryNote).decode
 _paid = msgspec.msgpack.Decoder(LedgerRecord).decode
 
 
@@ -112,7 +113,12 @@ class Retirement:
     def _kept(self, key: bytes, row: TaskRow) -> Kept:
         results, notes = (self._store.scan(database, key, after(key)) for database in ("reports", "stories"))
         last = key_u64x2(row.id, row.attempt)
-        return Kept(len(results), sum(not place.startswith(last) for place, _ in results), len(notes))
+        return Kept(
+            results=len(results),
+            earlier=sum(not place.startswith(last) for place, _ in results),
+            notes=len(notes),
+            untold=len(notes) - any(_note(body).event == row.state for _, body in notes),
+        )
 
     def _due_events(self, hub: Hub, over: Over, now: Now) -> tuple[int, ...]:
         due = []

@@ -124,6 +124,7 @@ def show_task(invocation: Invocation, found: JsonObject) -> None:
             ("assigned", output.moment(found.get("assigned_at"))),
             ("finished", output.moment(found.get("finished_at"))),
             ("labels", ", ".join(found.get("labels") or [])),
+            ("story", _shortened(found.get("story_shortened"))),
         ]
     )
     _show_route(found.get("route"))
@@ -228,6 +229,10 @@ def _show_second(second: JsonObject | None) -> None:
     output.line(f"  second host: {output.plain(second['host'])} {verdict}{why} ({signed_by(second['signature'])})")
     for check in second["checks"]:
         output.line(f"    {output.coloured(str(check['status']))} {output.plain(_check(check))}")
+
+
+def _shortened(cut: JsonObject | None) -> str | None:
+    return f"shortened by {cut['by']} at {cut['at']}: earlier entries have gone" if cut is not None else None
 
 
 def _show_look(look: JsonObject | None) -> None:

@@ -78,11 +78,13 @@ class Over(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """How many records of a final task retention counts: `earlier` are the results of attempts before its last."""
+    """How many records of a final task retention counts: `earlier` are the results of attempts before its last,
+    `untold` the notes that tell more than its row."""
 
     results: int = 0
     earlier: int = 0
     notes: int = 0
+    untold: int = 0
 
 
 class Retire(NamedTuple):

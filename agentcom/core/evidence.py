@@ -70,6 +70,7 @@ def _note(out: Outlet, tasks: Tasks, message: m.Result, now: Now, found: Found) 
         attempt = row.attempt if row is not None else message.attempt
         if row is not None and row.retired:
             row.retired = 0  # there is something again for retention to take
+            tasks.story.back(row, now)
             out.put("tasks", key_u64(row.id), row)
     else:
         attempt = tasks.table.attempt[slot]

@@ -63,7 +63,7 @@ class Retention:
     def due(self, row: TaskRow, over: Over, now: Now) -> Gone:
         """What of a final task has to go: by its age, or because so many are kept beyond what may be."""
         terms = self._tasks.settings.retention
-        age_ms = self._age_ms(row.finished_term_ms or row.finished_ms, now)
+        age_ms = self._row_age_ms(row, now)
         if over.tasks > 0 or age_ms >= terms.tasks_s * 1000:
             return Gone.task
         going = Gone.nothing
@@ -89,15 +89,15 @@ class Retention:
             row = _row(stored) if stored is not None else None
             if row is None or row.state not in FINAL:
                 continue
-            going = self.due(row, over, now)
+            going, kept = self.due(row, over, now), event.kept.get(task, Kept())
             if going & Gone.task and self._may_go(task):
                 self.purge(row, event.found)
                 gone.append(task)
             elif going and not going & Gone.task:
-                self._shorten(row, going, event.found)
+                self._shorten(row, going, kept, event.found, now)
             else:
                 continue
-            over = left(over, going, event.kept.get(task, Kept()))
+            over = left(over, going, kept)
         if gone:
             self.retired += len(gone)
             self._out.publish("task", "tasks_retired", tasks=gone)
@@ -126,7 +126,9 @@ class Retention:
             return False  # it goes with a later slice, when nobody waits for it
         return True
 
-    def _shorten(self, row: TaskRow, going: Gone, found: Mapping[RecordKey, bytes]) -> None:
+    def _shorten(
+        self, row: TaskRow, going: Gone, kept: Kept, found: Mapping[RecordKey, bytes], now: Now
+    ) -> None:
         """Results or story go, the task stays with what it came to."""
         place = key_u64x2(row.id, row.attempt)
         if going & Gone.results:
@@ -141,9 +143,17 @@ class Retention:
                 for database in ("attempts", "routes", "reports"):
                     self._out.delete(database, earlier)
                 self._out.delete("reports", earlier + LATE)
+            if kept.notes or row.attempt > 1:
+                row.shortened_ms = now.wall_ms
+            if kept.untold or row.attempt > 1:
+                is_old = self._row_age_ms(row, now) >= self._tasks.settings.retention.stories_s * 1000
+                row.shortened_by = "retention.stories_s" if is_old else "retention.stories_max"
         row.retired = int(Gone(row.retired) | going)
         self._out.put("tasks", key_u64(row.id), row)
         self._out.task_changed(row.id)
+
+    def _row_age_ms(self, row: TaskRow, now: Now) -> int:
+        return self._age_ms(row.finished_term_ms or row.finished_ms, now)
 
     def _age_ms(self, then_ms: int, now: Now) -> int:
         return self._tasks.clock.now_ms(now) - then_ms

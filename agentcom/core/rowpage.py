@@ -16,7 +16,7 @@ from agentcom.core.rows import CODES, COLUMNS, NOT_STORED, RowPage
 from agentcom.model import FailureClass, Lane, State, TaskError, TaskRow, Tier, TierSource
 
 COLUMN_OF: Final[Mapping[str, str]] = {"inferred_tier": "inferred"}  # by field, where the two have different names
-TEXTS: Final = ("error_class", "error_code", "error_message", "status")
+TEXTS: Final = ("error_class", "error_code", "error_message", "status", "shortened_by")
 ENUMS: Final[Mapping[str, type[State] | type[Lane] | type[Tier] | type[TierSource]]] = {
     "state": State, "lane": Lane, "tier": Tier, "tier_source": TierSource, "inferred_tier": Tier,
 }  # fmt: skip

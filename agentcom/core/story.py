@@ -28,6 +28,7 @@ from agentcom.model import (
     OPEN_ATTEMPT,
     AttemptRecord,
     JsonObject,
+    State,
     StoryNote,
     TaskResult,
     TaskRow,
@@ -56,6 +57,7 @@ class Noted(StrEnum):
     start_failed = "start_failed"
     report_refused = "report_refused"
     second_host = "second_host"
+    shortened = "shortened"
 
 
 class Story:
@@ -110,6 +112,18 @@ class Story:
         self.next_number += 1
         self._out.number(NEXT_NOTE, self.next_number)
 
+    def back(self, row: TaskRow, now: Now) -> None:
+        """A final task of which all notes have gone is about to get more: note first what its row alone told, that they
+        have gone and its end. Where nothing but the end was noted there is only that to note again."""
+        if row.shortened_by:
+            then = Now(now.mono_ms, row.shortened_ms)
+            self.note(row.id, Noted.shortened, row.attempt, _gone(row.attempt), then, by=row.shortened_by)
+        if row.shortened_ms:
+            ended = Now(now.mono_ms, row.finished_ms)
+            if row.state is not State.completed:
+                self.note(row.id, Noted(row.state.value), row.attempt, row.error_message, ended)
+        row.shortened_ms, row.shortened_by = 0, ""
+
     def failed_starts(self, slot: int, result: TaskResult, now: Now) -> None:
         """Note each start of an agent program that failed, at its own time by the host's stopwatch: the host tells of
         them when the attempt has ended. One that comes without a time was no later than now."""
@@ -127,12 +141,18 @@ def tell(
     attempts: Sequence[AttemptRecord],
     notes: Sequence[StoryNote],
 ) -> list[JsonObject]:
-    """The story from its records, attempts and notes in key order. An attempt whose record is gone leaves a gap."""
+    """The story from its records, attempts and notes in key order. An attempt whose record is gone leaves a gap; where
+    retention has made it, it is told at its place that it did, and when."""
     told = [_entry("submitted", row.created_ms, 0, by=submitter, until=not_before or "")]
+    cut = shortening(row, notes)
+    if cut is not None:
+        told.append(_entry(cut.event, cut.at_ms, 0, cause=cut.cause, by=cut.by))
     known = {record.attempt: record for record in attempts}
     during: dict[int, list[StoryNote]] = {}
     after: dict[int, list[StoryNote]] = {}
     for note in notes:
+        if note.event == Noted.shortened:
+            continue
         (during if note.is_during else after).setdefault(note.attempt, []).append(note)
     for number in sorted({0, row.attempt, *known, *during, *after}):
         told += _of_attempt(known.get(number), during.get(number, []))
@@ -140,6 +160,28 @@ def tell(
             told.append(_entry(row.state.value, row.finished_ms, row.attempt, cause=row.error_message))
         told += map(_noted, after.get(number, []))
     return told
+
+
+def shortening(row: TaskRow, notes: Sequence[StoryNote]) -> StoryNote | None:
+    """When retention took what the story had, and by which setting: a final task's row says so, else the first note."""
+    if row.shortened_by:
+        return StoryNote(
+            event=Noted.shortened.value,
+            attempt=row.attempt,
+            at_ms=row.shortened_ms,
+            cause=_gone(row.attempt),
+            by=row.shortened_by,
+        )
+    return notes[0] if notes and notes[0].event == Noted.shortened else None
+
+
+def _gone(attempts: int) -> str:
+    """What a shortened story lacks of a task that has had so many attempts."""
+    if attempts < 2:
+        kept = "the last attempt and the end are kept" if attempts else "the end is kept"
+        return f"what was noted until then has gone; {kept}"
+    earlier = "attempt 1" if attempts == 2 else f"attempts 1 to {attempts - 1}"
+    return f"{earlier} and what was noted until then have gone; the last attempt and the end are kept"
 
 
 def _of_attempt(record: AttemptRecord | None, notes: Sequence[StoryNote]) -> Iterator[JsonObject]:

@@ -328,6 +328,7 @@ class Tasks:
             raise illegal(record.id, record.state, Move.retry)
         if self.waiting.unmet(record.id):
             state = TABLE[record.state, Move.wait]
+        self.story.back(record, now)
         old = record.state
         record.state = state
         record.retries_used = record.losses = record.parked_count = record.infra_count = record.unaccepted = 0

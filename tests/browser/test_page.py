@@ -251,6 +251,14 @@ def test_ages_go_by_the_clock_of_the_hub_and_not_of_the_browser(page: Page, hub:
         expect(page.locator("#task-rows time")).to_have_text("10 min")
 
 
+def test_a_task_whose_story_was_shortened_says_so(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
+    cut = {"at": "2026-05-01T10:00:00Z", "by": "retention.stories_max"}
+    hub.tasks[1] = {**task_of(1, TaskSpec(description="Fix the parser")), "story_shortened": cut}
+    signed_in(page, web, hub)
+    page.locator("#task-rows .what").click()
+    expect(page.locator("#pane")).to_contain_text("shortened by retention.stories_max")
+
+
 def test_what_a_task_says_is_text_and_never_markup(page: Page, web: WebProcess, hub: FakeWebHub) -> None:
     text = '<img src=x onerror="window.broken = true"><b>bold</b>'
     hub.tasks[1] = task_of(1, TaskSpec(description=text))

@@ -304,6 +304,16 @@ def test_a_task_that_ended_without_a_result_is_not_shown_with_the_result_none(
     assert "result: not completed in 5 ms" in capsys.readouterr().out
 
 
+def test_a_task_whose_story_was_shortened_says_by_which_setting(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = {"at": "2027-01-15T08:00:00.000Z", "by": "retention.stories_s"}
+    hub.answers["task_get"] = lambda op: task(op.task, story_shortened=cut)
+    assert main(["task", "show", "1"]) == 0
+    told = "shortened by retention.stories_s at 2027-01-15T08:00:00.000Z: earlier entries have gone"
+    assert told in capsys.readouterr().out
+
+
 def test_a_task_whose_result_has_gone_still_tells_its_status_and_which_settings_keep_results(
     hub: FakeHub, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from agentcom import limits
 from agentcom import messages as m
+from agentcom.clock import rfc3339
 from agentcom.config import RetentionSettings, Settings
 from agentcom.core.effects import Over, Retire, key_u64
 from agentcom.core.succession import NoSubmits
@@ -240,10 +241,131 @@ def test_a_story_goes_before_its_task_and_leaves_the_last_attempt() -> None:
     assert rig.store.count("stories") == 0
     assert rig.store.count("attempts") == 1
     told = rig.admin.ask(m.TaskStory(task=number))["entries"]
-    assert [(each["event"], each["attempt"]) for each in told][:2] == [("submitted", None), ("assigned", 2)]
+    assert [(each["event"], each["attempt"]) for each in told][:3] == [
+        ("submitted", None), ("shortened", None), ("assigned", 2),
+    ]  # fmt: skip
+    assert told[-1]["event"] == "completed"
     assert shown(rig, number)["result"]["status"] == "unchecked"
     assert rig.retire(3) == 0
     assert counts_and_databases_agree(rig)
+
+
+def story(rig: Rig, number: int) -> list[tuple[str, int | None]]:
+    return [(each["event"], each["attempt"]) for each in rig.admin.ask(m.TaskStory(task=number))["entries"]]
+
+
+def cut(rig: Rig, number: int) -> JsonObject:
+    """The second entry, which says that others have gone."""
+    found: JsonObject = rig.admin.ask(m.TaskStory(task=number))["entries"][1]
+    assert found["event"] == "shortened"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kept_for", "setting"),
+    [({"stories_s": DAY_S}, "retention.stories_s"), ({"stories_max": 1}, "retention.stories_max")],
+)
+def test_a_shortened_story_says_what_has_gone_and_by_which_setting(kept_for: dict[str, int], setting: str) -> None:
+    rig = rig_with(**kept_for)
+    box = rig.host()
+    number = died(rig, box, attempts=4)
+    assert shown(rig, number)["story_shortened"] is None
+    rig.clock.advance(DAY_MS)
+    rig.retire(3)
+    at = rfc3339(rig.clock.now().wall_ms - 2_000)
+    assert story(rig, number) == [
+        ("submitted", None), ("shortened", None), ("assigned", 4), ("accepted", 4), ("ended", 4), ("dead", 4),
+    ]  # fmt: skip
+    found = cut(rig, number)
+    assert (found["at"], found["by"]) == (at, setting)
+    assert found["cause"] == (
+        "attempts 1 to 3 and what was noted until then have gone; the last attempt and the end are kept"
+    )
+    assert shown(rig, number)["story_shortened"] == {"at": at, "by": setting}
+
+
+@pytest.mark.parametrize("is_retried", [False, True])
+def test_a_story_that_lost_notes_in_its_middle_says_so(is_retried: bool) -> None:
+    rig = rig_with(stories_s=DAY_S)
+    number = rig.admin.submit(shell_task())
+    rig.admin.ask(m.TaskHold(task=number, reason="not yet"))
+    rig.admin.ask(m.TaskCancel(task=number))
+    rig.clock.advance(DAY_MS)
+    rig.retire()
+    more = []
+    if is_retried:
+        rig.admin.ask(m.TaskRetry(task=number))
+        more = [("retried", None)]
+    assert story(rig, number) == [("submitted", None), ("shortened", None), ("cancelled", None), *more]
+    assert cut(rig, number)["cause"] == "what was noted until then has gone; the end is kept"
+    assert shown(rig, number)["story_shortened"]["by"] == "retention.stories_s"
+
+
+def test_a_shortened_story_of_a_task_that_was_retried_keeps_its_earlier_end_and_says_what_has_gone() -> None:
+    rig = rig_with(stories_s=DAY_S)
+    box = rig.host()
+    number = died(rig, box)
+    ended = rig.admin.ask(m.TaskStory(task=number))["entries"][-1]
+    rig.clock.advance(DAY_MS)
+    rig.retire()
+    before = cut(rig, number)
+    rig.admin.ask(m.DeadRetry(tasks=(number,)))
+    expected = [
+        ("submitted", None), ("shortened", None), ("assigned", 2), ("accepted", 2), ("ended", 2), ("dead", 2),
+        ("retried", 2),
+    ]  # fmt: skip
+    assert story(rig, number) == expected
+    assert cut(rig, number) == before
+    assert rig.admin.ask(m.TaskStory(task=number))["entries"][5] == ended
+    assert shown(rig, number)["story_shortened"] == {"at": before["at"], "by": before["by"]}
+    rig.start()
+    rig.admin.hello()
+    assert story(rig, number) == expected
+    assert shown(rig, number)["story_shortened"] == {"at": before["at"], "by": before["by"]}
+    box.hello()
+    box.complete(box.take())
+    rig.clock.advance(DAY_MS)
+    rig.retire()
+    assert story(rig, number)[1:3] == [("shortened", None), ("assigned", 3)]
+    assert story(rig, number)[-1] == ("completed", 3)
+    assert cut(rig, number)["cause"].startswith("attempts 1 to 2 and ")
+    assert counts_and_databases_agree(rig)
+
+
+def test_a_story_of_which_nothing_was_lost_says_nothing_also_after_a_retry() -> None:
+    rig = rig_with(stories_s=DAY_S)
+    box = rig.host()
+    done, number = completed(rig, box), died(rig, box, attempts=1)
+    before = story(rig, done), story(rig, number)
+    rig.clock.advance(DAY_MS)
+    rig.retire(2)
+    assert rig.store.count("stories") == 0
+    assert (story(rig, done), story(rig, number)) == before
+    assert shown(rig, number)["story_shortened"] is None
+    rig.admin.ask(m.TaskRetry(task=number))
+    assert story(rig, number) == [*before[1], ("retried", 1)]
+
+
+def test_what_comes_late_after_a_story_was_shortened_leaves_that_told() -> None:
+    rig = rig_with(stories_s=DAY_S)
+    box = rig.host()
+    number = rig.admin.submit(shell_task())
+    box.fail(box.take())
+    rig.advance(10_000)
+    box.beat()
+    taken = box.take()
+    rig.admin.ask(m.TaskCancel(task=number))
+    box.report(box.ended(taken, "cancelled"))
+    rig.clock.advance(DAY_MS)
+    rig.retire()
+    before = cut(rig, number)
+    box.hello()
+    box.report(box.ended(taken, "completed", result()))
+    assert cut(rig, number) == before
+    rig.admin.ask(m.TaskRetry(task=number))
+    assert cut(rig, number) == before
+    assert [event for event, _ in story(rig, number)][-4:-1] == ["cancelled", "late_result", "retried"]
+    assert shown(rig, number)["story_shortened"] == {"at": before["at"], "by": before["by"]}
 
 
 def test_stories_and_results_of_live_tasks_stay() -> None:
@@ -428,7 +550,7 @@ def test_what_comes_late_of_a_task_whose_story_has_gone_goes_too() -> None:
     assert rig.store.count("stories") == 0
     box.hello()
     box.report(box.ended(taken, "completed", result()))
-    assert rig.store.count("stories") == 1
+    assert rig.store.count("stories") == 2  # its end, which was noted again before, and this
     rig.clock.advance(DAY_MS)
     rig.retire(5)
     assert rig.store.count("stories") == 0

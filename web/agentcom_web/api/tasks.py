@@ -131,7 +131,8 @@ def reports(task: int) -> Response:
 @tasks.get("/tasks/<int:task>/story")
 @described("view, submit (own), operate, admin", query=m.TaskStory, fixed=("task",))
 def story(task: int) -> Response:
-    """Every transition of a task with time, cause and attempt, oldest first, in the order of the hub."""
+    """Every transition of a task with time, cause and attempt, oldest first, in the order of the hub. An entry
+    `shortened` stands where retention has taken others: `by` is the setting."""
     return answer(query(m.TaskStory, task=task))
 
 

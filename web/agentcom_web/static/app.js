@@ -646,6 +646,7 @@ function taskFacts(task) {
     ["Waits for", (task.waits_for ?? []).join(", ")], ["Not before", moment(task.not_before)],
     ["Tried again", moment(task.retry_at)], ["Start by", moment(task.start_by)], ["Complete by", moment(task.complete_by)],
     ["Expires", moment(task.expires_at)],
+    ["Story", task.story_shortened ? `shortened by ${task.story_shortened.by} at ${moment(task.story_shortened.at)}: earlier entries have gone` : null],
     ["Second host", task.second_look ? `attempt ${task.second_look.attempt} on ${task.second_look.host} is verified, another host verifies it` : null],
     ["Repository", task.repo], ["Branch", task.branch], ["Needs", (task.needs ?? []).join(", ")], ["Labels", (task.labels ?? []).join(", ")],
     ["Command", task.command ? h("code", {}, task.command) : null],
