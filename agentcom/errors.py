@@ -98,6 +98,7 @@ class StoreLocked(StoreError):
 
 
 class StoreVersion(StoreError):
-    """The store was written by a newer version than this program."""
+    """The store was written by a newer version than this program. `found` is its format, where that is known."""
 
     code = "store_version"
+    found: int = 0

@@ -15,6 +15,7 @@ from agentcom.model import JsonObject
 from agentcom.supervisor import hub_pid
 
 ONLY_A_HUB_KNOWS = "how many are kept and when the next is due is known when the hub runs"
+OF_NEWER = "of a newer version"
 NO_HUB = "no hub runs on this home: this is what its files say"
 no_wait = click.option("--no-wait", is_flag=True, help="Only begin it; `backup list` tells its end.")
 
@@ -86,7 +87,7 @@ def _listed(invocation: Invocation) -> JsonObject:
 def _state(one: JsonObject) -> str:
     if one["verified"]:
         return f"verified, {one['condition']}"
-    return "damaged" if one["condition"] == "damaged" else "not verified"
+    return {"damaged": "damaged", "newer": OF_NEWER}.get(one["condition"], "not verified")
 
 
 @backup.command()
@@ -232,6 +233,8 @@ def _came_to(chore: JsonObject) -> str:
         return f"{sizes}; the hub stood still for {result['stopped_ms']} ms"
     if chore["kind"] == "verify":
         rows = sum(result["rows"].values())
+        if result["condition"] == "newer":
+            return f"{result['name']}: {OF_NEWER}"
         return f"{result['name']}: {result['condition']}, {rows} rows, batch {result['sequence']}"
     size = output.size(result["bytes"])
     return f"{result['name']}: {size}, {result['rows']} rows, batch {result['sequence']}, verified"

@@ -38,7 +38,9 @@ from agentcom.store.check import (
     how_ended,
 )
 from agentcom.store.lmdb_store import DATABASES_MAX, MAP_BYTES
+from agentcom.store.migrations import FIRST_VERSION
 from agentcom.store.place import NO_ROOM, sync_directory
+from agentcom.store.record import SCHEMA_VERSION
 
 KEPT: Final = 3
 _NAME: Final = re.compile(r"backup-(\d{20})-(\d{8}T\d{6}Z)\.mdb")
@@ -51,7 +53,8 @@ _PIECE_BYTES: Final = 2**20
 
 class Backup(msgspec.Struct, frozen=True, kw_only=True):
     """A backup and what its manifest says. `verified` is false without a manifest; `time` is RFC 3339;
-    `condition` is good or inconsistent, or damaged once a check has found that."""
+    `condition` is good or inconsistent, or damaged once a check has found that. One of a format that only a newer
+    program knows is `newer` and not verified, as it is of no use here; its manifest stays what it is for that one."""
 
     path: str
     sequence: int
@@ -60,6 +63,7 @@ class Backup(msgspec.Struct, frozen=True, kw_only=True):
     checksum: str = ""
     verified: bool = False
     condition: Condition = Condition.good
+    format: int = FIRST_VERSION  # what a manifest without it has
     rows: int = 0
     duration_ms: int = 0
 
@@ -219,16 +223,19 @@ def verify_backup(path: Path | str) -> CheckReport:
 
 def note_check(path: Path | str, report: CheckReport) -> None:
     """Write down beside the backup what a check of it has found: what does not pass counts as verified no longer,
-    and does again once it passes. The file stays. A folder that takes no file leaves the manifest as it was."""
+    and does again once it passes. Of one that only a newer program can read its format is all that is known. The file
+    stays. A folder that takes no file leaves the manifest as it was."""
     file = Path(path)
     passes = report.condition in (Condition.good, Condition.inconsistent)
-    if not file.exists() or not (passes or report.condition is Condition.damaged):
-        return  # what only a newer program can read is not damaged
-    known = _told(file) or _read_manifest(file)
-    verified = passes and bool(known.checksum)
-    if (known.verified, known.condition) == (verified, report.condition):
+    if not file.exists() or report.condition is Condition.missing:
         return
-    noted = msgspec.structs.replace(known, verified=verified, condition=report.condition)
+    known = _told(file) or _read_manifest(file)
+    noted = msgspec.structs.replace(known, format=report.format or known.format)
+    if report.condition is not Condition.newer:  # which is not damaged
+        verified = passes and bool(known.checksum)
+        noted = msgspec.structs.replace(noted, verified=verified, condition=report.condition)
+    if noted == known:
+        return
     with contextlib.suppress(OSError):
         write_private(_manifest(file), msgspec.json.encode(noted))
 
@@ -250,6 +257,8 @@ def _read_manifest(file: Path) -> Backup:
     told = _told(file)
     if told is None:
         return bare
+    if told.format > SCHEMA_VERSION:
+        return msgspec.structs.replace(bare, format=told.format, rows=told.rows, condition=Condition.newer)
     if (told.sequence, told.bytes) == (bare.sequence, bare.bytes):
         return msgspec.structs.replace(told, path=str(file), time=bare.time)
     return msgspec.structs.replace(bare, condition=Condition.damaged) if told.is_damaged else bare
@@ -348,6 +357,7 @@ def _name(unfinished: Path, report: CheckReport, duration_ms: int) -> Backup:
         checksum=_checksum(unfinished),
         verified=True,
         condition=report.condition,
+        format=report.format,
         duration_ms=duration_ms,
         rows=sum(report.rows.values()),
     )

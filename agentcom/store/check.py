@@ -73,11 +73,12 @@ class NotChecked(StoreError):
 
 
 class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
-    """`sequence` and `rows` are as far as they could be read; `problems` are the first PROBLEMS_MAX of
-    `problem_count`."""
+    """`format`, `sequence` and `rows` are as far as they could be read, 0 before that; `problems` are the first
+    PROBLEMS_MAX of `problem_count`."""
 
     condition: Condition
     path: str
+    format: int = 0
     sequence: int = 0
     rows: dict[str, int] = {}
     file_bytes: int = 0
@@ -190,7 +191,7 @@ def full_check_here(path: Path | str, progress: Progress | None = None) -> Check
     try:
         report = _check_file(file, progress)
     except StoreVersion as error:
-        report = _report(file, Condition.newer, str(error))
+        report = _report(file, Condition.newer, str(error), version=error.found)
     except (*UNREADABLE, lmdb.Error, lmdb.verify.VerifyError, AgentComError, OSError) as error:
         report = _report(file, Condition.damaged, str(error))
     took_ms = int((time.monotonic() - begun) * 1000)
@@ -260,7 +261,11 @@ class _Content:
         self._transaction = environment.begin()
         self._own = environment.open_db(OWN.encode(), txn=self._transaction, create=False)
         self.version = int.from_bytes(self.own(FORMAT_KEY), "big")
-        migrations.steps_after(self.version)
+        try:
+            migrations.steps_after(self.version)
+        except StoreVersion as error:
+            error.found = self.version
+            raise
         self.state = msgspec.msgpack.decode(self.own(STATE_KEY), type=State)
         self.entries: dict[str, int] = {}
         self._handles: dict[str, lmdb._Database] = {}
@@ -344,7 +349,8 @@ def _check_content(
             if rows != content.state.counts.get(name, 0)
         ]
         if wrong:
-            return _report(file, Condition.damaged, *wrong, sequence=content.state.sequence)
+            sequence = content.state.sequence
+            return _report(file, Condition.damaged, *wrong, version=content.version, sequence=sequence)
         count, told = cross_check(content.walk) if content.version == SCHEMA_VERSION else (0, [])
         if not is_proven:
             content.walk_the_rest()
@@ -352,6 +358,7 @@ def _check_content(
             file,
             Condition.inconsistent if count else Condition.good,
             *told,
+            version=content.version,
             sequence=content.state.sequence,
             rows=content.entries,
             problem_count=count,
@@ -364,6 +371,7 @@ def _report(
     file: Path,
     condition: Condition,
     *problems: str,
+    version: int = 0,
     sequence: int = 0,
     rows: dict[str, int] | None = None,
     problem_count: int | None = None,
@@ -376,6 +384,7 @@ def _report(
     return CheckReport(
         condition=condition,
         path=str(file),
+        format=version,
         sequence=sequence,
         rows=rows or {},
         file_bytes=size,

@@ -24,6 +24,7 @@ from agentcom.store.check import DATA_FILE, CheckReport, Condition, full_check
 from agentcom.store.journal import Journal
 from agentcom.store.lmdb_store import MAP_BYTES, LmdbStore
 from agentcom.store.place import FILES, NO_ROOM, NOTE_FILE, sync_directory, take_lock
+from agentcom.store.record import SCHEMA_VERSION
 from agentcom.store.repairs import SUFFIX, Repair, note_repair
 from agentcom.store.segments import Replay, has_first_batch, segments
 
@@ -230,13 +231,22 @@ def _build(building: Path, source: _Source, map_bytes: int, checker: Checker, ne
     for backup in source.candidates():
         is_known_good = backup is not None and backup.condition in need.conditions and is_as_written(backup)
         if backup is not None and not is_known_good:
-            report = verify_backup(Path(backup.path))
-            note_check(backup.path, report)
+            report = _checked(backup)
             newer += report.condition is Condition.newer
             if report.condition not in SOUND:
-                rejected.append(f"{backup.path}: {report.condition}, {'; '.join(report.problems[:2])}")
+                rejected.append(f"{backup.path}: {_in_words(report)}")
                 continue
-        run = _fill(building, backup, source, map_bytes)
+        try:
+            run = _fill(building, backup, source, map_bytes)
+        except StoreVersion:  # its manifest did not say so, unless it is the journal
+            if backup is None:
+                raise
+            report = _checked(backup)
+            if report.condition is not Condition.newer:
+                raise
+            newer += 1
+            rejected.append(f"{_name(backup)}: {_in_words(report)}")
+            continue
         if run.last < need.sequence:
             rejected.append(f"{_name(backup)}: it leads to batch {run.last} only; {run.missing}")
             continue
@@ -255,6 +265,20 @@ def _build(building: Path, source: _Source, map_bytes: int, checker: Checker, ne
     if newer and newer == len(rejected):
         raise StoreVersion(f"{text}; run the newer AgentCom")
     raise StoreDamaged(text)
+
+
+def _checked(backup: Backup) -> CheckReport:
+    """What a check of it finds, which is written down."""
+    report = verify_backup(Path(backup.path))
+    note_check(backup.path, report)
+    return report
+
+
+def _in_words(report: CheckReport) -> str:
+    if report.condition is Condition.newer:
+        known = f" (format {report.format}, this program knows up to {SCHEMA_VERSION})" if report.format else ""
+        return f"of a newer version{known}"
+    return f"{report.condition}, {'; '.join(report.problems[:2])}"
 
 
 def _name(backup: Backup | None) -> str:

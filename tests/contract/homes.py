@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
+import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from agentcom.store.backup import Backup
 from agentcom.store.check import full_check_here
+from agentcom.store.record import pack
 from agentcom.store.start import OpenedStore, StorePaths, open_store
+from tests.contract.places import raw
 from tests.faults.store_workload import Workload, digest, rows_of
 
 MAP_BYTES = 2**24
@@ -52,6 +59,19 @@ class Place:
             start = rng.randrange(2, len(content) // 4096) * 4096
             content[start : start + 512] = bytes(512)
         self.file.write_bytes(content)
+
+
+def of_newer_version(made: Backup, folder: Path, *, told: bool) -> None:
+    """Let the backup be one of format 9; where that is `told` its manifest says so, as that program's would."""
+    shutil.copyfile(made.path, folder / "data.mdb")
+    with raw(folder) as environment, environment.begin(write=True) as transaction:
+        own = environment.open_db(b"store", txn=transaction)
+        transaction.put(b"format", pack("store", b"format", (9).to_bytes(4, "big"), 1), db=own)
+    shutil.copyfile(folder / "data.mdb", made.path)
+    checksum = hashlib.blake2b(Path(made.path).read_bytes(), digest_size=16).hexdigest()
+    manifest = {**msgspec.to_builtins(made), "checksum": checksum, "bytes": Path(made.path).stat().st_size}
+    manifest |= {"format": 9} if told else {}
+    Path(made.path).with_suffix(".json").write_text(json.dumps(manifest))
 
 
 def end_children(folder: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agentcom.errors import StoreDamaged, StoreError, StoreLocked
+from agentcom.errors import StoreDamaged, StoreError, StoreLocked, StoreVersion
 from agentcom.store import backup
 from agentcom.store.backup import (
     Backup,
@@ -24,10 +24,8 @@ from agentcom.store.backup import (
     verify_backup,
 )
 from agentcom.store.check import Condition, NotChecked
-from agentcom.store.record import pack
 from agentcom.store.restore import RestoreReport, restore
-from tests.contract.homes import MAP_BYTES, Place, crash, end_children
-from tests.contract.places import raw
+from tests.contract.homes import MAP_BYTES, Place, crash, end_children, of_newer_version
 
 
 @pytest.fixture
@@ -337,17 +335,55 @@ def test_with_nothing_to_restore_from_the_store_stays_where_it_is(place: Place) 
 def test_backups_that_only_a_newer_program_can_read_are_told_as_such(place: Place, tmp_path: Path) -> None:
     [made] = with_backups(place, 5)
     shutil.rmtree(place.paths.journal)
-    newer = tmp_path / "newer"
-    newer.mkdir()
-    shutil.copyfile(made.path, newer / "data.mdb")
-    with raw(newer) as environment, environment.begin(write=True) as transaction:
-        own = environment.open_db(b"store", txn=transaction)
-        transaction.put(b"format", pack("store", b"format", (9).to_bytes(4, "big"), 1), db=own)
-    shutil.copyfile(newer / "data.mdb", made.path)
+    of_newer_version(made, tmp_path, told=False)
     assert verify_backup(made.path).condition is Condition.newer
     with pytest.raises(StoreError, match="run the newer AgentCom") as caught:
         restored(place)
     assert caught.value.code == "store_version"
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_restore_takes_the_backup_before_one_of_a_newer_version(place: Place, tmp_path: Path, told: bool) -> None:
+    older, newest = with_backups(place, 5, 9, then=3)
+    of_newer_version(newest, tmp_path, told=told)
+    report = restored(place)
+    assert (report.backup, report.replayed, report.sequence) == (older.path, 7, 12)
+    assert report.rejected == (f"{newest.path}: of a newer version (format 9, this program knows up to 1)",)
+    shown, _ = list_backups(place.paths.backups)
+    assert (shown.path, shown.verified, shown.condition, shown.is_damaged) == (
+        newest.path, False, Condition.newer, False
+    )  # fmt: skip
+    assert newest_verified(place.paths.backups) == 5
+    manifest = json.loads(Path(newest.path).with_suffix(".json").read_text())
+    assert (manifest["verified"], manifest["condition"], manifest["format"]) == (True, "good", 9), "as it was for them"
+    opened = place.begin()
+    assert place.is_whole(opened)
+    opened.close()
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_backup_of_a_newer_version_that_was_named_is_refused_by_its_name(
+    place: Place, tmp_path: Path, told: bool
+) -> None:
+    _, newest = with_backups(place, 5, 9)
+    of_newer_version(newest, tmp_path, told=told)
+    before = place.file.read_bytes()
+    with pytest.raises(StoreVersion) as caught:
+        restored(place, chosen=Path(newest.path).name)
+    assert caught.value.message == (
+        f"this backup does not pass: {newest.path}: of a newer version (format 9, this program knows up to 1); "
+        "without a name the newest that passes is taken; run the newer AgentCom"
+    )
+    assert (place.file.read_bytes(), (place.paths.store / "restoring").exists()) == (before, False)
+
+
+def test_a_backup_of_a_newer_version_pushes_out_none_of_ours(place: Place, tmp_path: Path) -> None:
+    first, newest = with_backups(place, 5, 9)
+    of_newer_version(newest, tmp_path, told=True)
+    make_backup(place.paths.store, place.paths.backups, 2)
+    assert {Path(one.path).name for one in list_backups(place.paths.backups)} >= {
+        Path(first.path).name, Path(newest.path).name
+    }  # fmt: skip
 
 
 def test_a_restore_that_was_cut_off_between_the_two_files_is_finished_by_the_next_start(place: Place) -> None:

@@ -11,7 +11,7 @@ import pytest
 from agentcom.cli import main
 from agentcom.config import Home
 from agentcom.store.backup import Backup, make_backup, newest_verified
-from tests.contract.homes import Place
+from tests.contract.homes import Place, of_newer_version
 
 
 @pytest.fixture
@@ -98,6 +98,24 @@ def test_with_the_hub_stopped_a_backup_is_verified_and_damage_is_written_down(
     assert "damaged" in capsys.readouterr().out
     assert newest_verified(place.paths.backups) == 10
     assert main(["backup", "verify", "nowhere.mdb"]) == 5
+
+
+def test_a_backup_of_a_newer_version_is_listed_as_one_and_left_out_of_a_restore(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older, newest = stopped_with_backups(place, 10, 20)
+    of_newer_version(newest, tmp_path, told=False)
+    assert main(["backup", "verify"]) == 1
+    told = capsys.readouterr().out
+    assert told.startswith(f"{Path(newest.path).name}: of a newer version")
+    assert main(["backup", "list"]) == 0
+    states = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("backup-")}
+    assert states[Path(newest.path).name].endswith("of a newer version")
+    assert states[Path(older.path).name].endswith("verified, good")
+    assert main(["backup", "restore"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"restored from {Path(older.path).name}: batch 20")
+    assert f"not taken: {newest.path}: of a newer version" in told
 
 
 def test_with_the_hub_stopped_the_folder_of_the_settings_is_looked_at(
