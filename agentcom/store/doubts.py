@@ -5,6 +5,7 @@ The list outlives restarts: a hub that was started twice since the damage still 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ import msgspec
 
 from agentcom.config import write_private
 
+NEXT_TASK: Final = b"next_task"  # in "meta"
 FILE: Final = "uncertain.json"
 DOUBTS_MAX: Final = 1000  # the oldest are kept: they say where it began
 
@@ -51,6 +53,15 @@ class Doubts:
         seen, self.found = self.found, []
         self._file.unlink(missing_ok=True)
         return seen
+
+
+def missing_tasks(following: bytes | None, given: Mapping[str, int]) -> str:
+    """Behind a line of what is lost: the tasks that were new in it, from the one that would be next (NEXT_TASK as the
+    store has it) to the last that had a number (`Journal.given`). Empty where none is known of."""
+    first, last = max(1, int.from_bytes(following or b"", "big")), given["next_task"] - 1
+    if last < first:
+        return ""
+    return f"; task {first} is missing" if last == first else f"; tasks {first} to {last} are missing"
 
 
 def _now() -> str:

@@ -21,6 +21,7 @@ from agentcom.errors import StoreDamaged, StoreError, StoreFull, StoreLocked, St
 from agentcom.store.backup import Backup, is_as_written, list_backups, note_check, verify_backup
 from agentcom.store.base import Batch
 from agentcom.store.check import DATA_FILE, CheckReport, Condition, full_check
+from agentcom.store.doubts import NEXT_TASK, missing_tasks
 from agentcom.store.journal import Journal
 from agentcom.store.lmdb_store import MAP_BYTES, LmdbStore
 from agentcom.store.place import FILES, NO_ROOM, NOTE_FILE, sync_directory, take_lock
@@ -66,6 +67,7 @@ class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):
 class _Built(NamedTuple):
     backup: Backup | None
     replay: Replay
+    next_task: bytes | None
     condition: Condition
     rejected: tuple[str, ...]
 
@@ -110,7 +112,7 @@ def restore(
         quarantined = _swap(place, building)
         (place / NOTE_FILE).unlink(missing_ok=True)  # it told of the file that was set aside
         _set_backups_aside(Path(backups), built.replay.last)
-        uncertain = _set_journal_right(Path(journal), built.replay, known_sequence, replay)
+        uncertain = _set_journal_right(Path(journal), built, known_sequence, replay)
     except OSError as error:
         kind = StoreFull if error.errno in NO_ROOM else StoreError
         raise kind(f"cannot restore {place}: {error}; the old store is in its place or beside it") from error
@@ -237,7 +239,7 @@ def _build(building: Path, source: _Source, map_bytes: int, checker: Checker, ne
                 rejected.append(f"{backup.path}: {_in_words(report)}")
                 continue
         try:
-            run = _fill(building, backup, source, map_bytes)
+            run, following = _fill(building, backup, source, map_bytes)
         except StoreVersion:  # its manifest did not say so, unless it is the journal
             if backup is None:
                 raise
@@ -251,16 +253,16 @@ def _build(building: Path, source: _Source, map_bytes: int, checker: Checker, ne
             rejected.append(f"{_name(backup)}: it leads to batch {run.last} only; {run.missing}")
             continue
         if is_known_good and backup is not None and need.conditions == SOUND:
-            return _Built(backup, run, backup.condition, tuple(rejected))
+            return _Built(backup, run, following, backup.condition, tuple(rejected))
         report = checker(building)
         if report.condition is Condition.good:
-            return _Built(backup, run, report.condition, tuple(rejected))
+            return _Built(backup, run, following, report.condition, tuple(rejected))
         rejected.append(f"{_name(backup)}: {report.condition} in the end")
         if report.condition in need.conditions:
             second.append(backup)
     if second:
-        run = _fill(building, second[0], source, map_bytes)
-        return _Built(second[0], run, Condition.inconsistent, tuple(rejected))
+        run, following = _fill(building, second[0], source, map_bytes)
+        return _Built(second[0], run, following, Condition.inconsistent, tuple(rejected))
     text = source.why_nothing(rejected)
     if newer and newer == len(rejected):
         raise StoreVersion(f"{text}; run the newer AgentCom")
@@ -285,7 +287,10 @@ def _name(backup: Backup | None) -> str:
     return backup.path if backup is not None else "the journal"
 
 
-def _fill(building: Path, backup: Backup | None, source: _Source, map_bytes: int) -> Replay:
+def _fill(
+    building: Path, backup: Backup | None, source: _Source, map_bytes: int
+) -> tuple[Replay, bytes | None]:
+    """What was replayed, and NEXT_TASK as it is then."""
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(mode=0o700)
     if backup is not None:
@@ -294,11 +299,12 @@ def _fill(building: Path, backup: Backup | None, source: _Source, map_bytes: int
     try:
         run = source.replay(store.sequence)
         bring_forward(store, run)
+        following = store.get("meta", NEXT_TASK)
     finally:
         store.close()
     with (building / DATA_FILE).open("rb") as file:
         os.fsync(file.fileno())
-    return run
+    return run, following
 
 
 def _swap(place: Path, building: Path) -> str:
@@ -324,9 +330,9 @@ def _set_backups_aside(folder: Path, sequence: int) -> None:
                     file.rename(file.with_name(f"{file.name}.{suffix}"))
 
 
-def _set_journal_right(folder: Path, run: Replay, known: int, with_journal: bool) -> tuple[str, ...]:
+def _set_journal_right(folder: Path, built: _Built, known: int, with_journal: bool) -> tuple[str, ...]:
     """Set aside what the restored store cannot take, and say what is missing."""
-    uncertain = []
+    uncertain, run = [], built.replay
     try:
         journal = Journal(folder)
     except StoreVersion as error:  # back to before an upgrade, without the journal that was written since
@@ -351,6 +357,8 @@ def _set_journal_right(folder: Path, run: Replay, known: int, with_journal: bool
         uncertain.append(
             f"batches {max(run.last, beyond) + 1} to {known} were acknowledged and are nowhere to be found"
         )
+    if uncertain:
+        uncertain[-1] += missing_tasks(built.next_task, journal.given)
     return tuple(uncertain)
 
 

@@ -35,7 +35,7 @@ from agentcom.store.check import (
     imprint,
     quick_check,
 )
-from agentcom.store.doubts import Doubts
+from agentcom.store.doubts import NEXT_TASK, Doubts, missing_tasks
 from agentcom.store.journal import Journal, reached_of
 from agentcom.store.journaled import JournaledStore, tells_only
 from agentcom.store.lmdb_store import MAP_BYTES, LmdbStore
@@ -458,11 +458,16 @@ class _Opening:
         if journal.found.torn_bytes:
             self._notes.append(f"{journal.found.torn_bytes} bytes of a batch cut short ended the journal")
         self._notes += journal.found.holes
+        lost = []
         if journal.last > sequence:
             beyond = journal.last
             journal.forget_after(sequence, quarantine_name())
-            self._uncertain.append(f"batches {sequence + 1} to {beyond}: {replay.missing}")
-        self._uncertain += self._missing(sequence, journal.found.last, journal.reached)
+            lost.append(f"batches {sequence + 1} to {beyond}: {replay.missing}")
+        lost += self._missing(sequence, journal.found.last, journal.reached)
+        if lost:
+            following = (waiting or Batch()).rows("meta").get(NEXT_TASK) or store.get("meta", NEXT_TASK)
+            lost[-1] += missing_tasks(following, journal.given)
+        self._uncertain += lost
         journal.go_back(sequence)
         if journal.last != sequence:
             journal.skip(sequence)

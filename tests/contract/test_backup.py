@@ -51,6 +51,10 @@ def restored(place: Place, **options: object) -> RestoreReport:
     return restore(paths.store, paths.backups, paths.journal, map_bytes=MAP_BYTES, **options)  # type: ignore[arg-type]
 
 
+def next_task(place: Place) -> int:
+    return int.from_bytes(place.script.rows["meta", b"next_task"], "big")
+
+
 def test_a_backup_of_an_open_store_is_verified_and_named_after_its_batch(place: Place) -> None:
     opened = place.begin()
     place.commit(opened, 12)
@@ -276,15 +280,18 @@ def test_what_lies_behind_a_hole_in_the_journal_is_said_and_set_aside(place: Pla
     place.commit(opened, 10)
     make_backup(place.paths.store, place.paths.backups)
     place.commit(opened, 3)
+    first = next_task(place)
     place.commit(opened, 1, journal=False)
     opened.journal.skip(14)
     place.commit(opened, 4)
+    last = next_task(place) - 1
     opened.close()
     place.damage()
     report = restored(place, known_sequence=20)
     assert (report.sequence, report.replayed) == (13, 3)
     assert "batches 14 to 18 are not in the store: the journal has no batch 14" in report.uncertain[0]
     assert "batches 19 to 20 were acknowledged and are nowhere to be found" in report.uncertain[1]
+    assert report.uncertain[1].endswith(f"; tasks {first} to {last} are missing")
     again = place.begin()
     assert (again.store.sequence, place.is_whole(again)) == (13, True)
     assert list(place.paths.journal.glob("*.set-aside-*"))
