@@ -320,11 +320,14 @@ class Upkeep:
     def _compact_if_worth_it(self, now: Now) -> None:
         """Looked at on a schedule: worth it when enough of a file that is not small is free."""
         every_ms = self.settings.compaction.every_s * 1000
+        next_ms = now.mono_ms + every_ms
         if self._compaction_due_ms is None:
-            self._compaction_due_ms = now.mono_ms + every_ms
+            self._compaction_due_ms = next_ms
+        if every_ms:
+            self._compaction_due_ms = min(self._compaction_due_ms, next_ms)  # it may have been set shorter
         if not every_ms or now.mono_ms < self._compaction_due_ms:
             return
-        self._compaction_due_ms = now.mono_ms + every_ms
+        self._compaction_due_ms = next_ms
         stats = self.opened.journaled.stats()
         free_bytes = stats["file_bytes"] - stats["used_bytes"]
         wanted = self.settings.compaction.free_percent / 100

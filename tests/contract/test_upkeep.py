@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from agentcom import messages as m
+from agentcom import upkeep
 from agentcom.alarms import Alarms
 from agentcom.chores import Chores
 from agentcom.clock import ManualClock
@@ -500,6 +501,23 @@ def test_no_copy_is_begun_without_room_for_it(kept: Kept, monkeypatch: pytest.Mo
     monkeypatch.setattr(compact, "has_room", lambda _path, _bytes: False)
     with pytest.raises(StoreFull, match="no room"):
         kept.ask(m.Compact())
+
+
+def looks_each(seconds: int) -> Settings:
+    return Settings(backups=BackupSettings(every_s=0), compaction=CompactionSettings(every_s=seconds))
+
+
+def test_a_schedule_of_compactions_that_is_set_shorter_holds_from_then_on(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "COMPACTED_FROM_BYTES", 0)
+    _removed(kept)
+    kept.upkeep.settings = looks_each(24 * 3600)
+    kept.turn()
+    kept.upkeep.settings = looks_each(60)
+    kept.turn()
+    kept.after(61_000)
+    assert kept.events() == ["store_compacted"]
 
 
 # --- what is shown --------------------------------------------------------------------------------------
