@@ -99,7 +99,15 @@ class Chores:
                 return running
             raise Refused("busy", f"a {running.kind} is at work on the store; try again", retry_after_s=RETRY_S)
         self._run, self._done = begin(), done
-        chore = Chore(next(self._numbers), kind, now.wall_ms, by_itself)
+        return self._remember(Chore(next(self._numbers), kind, now.wall_ms, by_itself))
+
+    def not_begun(self, kind: Kind, error: AgentComError | OSError, now: Now) -> Chore:
+        """Remember one that was to begin by itself and could not: nobody was there to be refused."""
+        code = error.code if isinstance(error, AgentComError) else StoreError.code
+        number, at_ms = next(self._numbers), now.wall_ms
+        return self._remember(Chore(number, kind, at_ms, True, "failed", at_ms, code, str(error)))
+
+    def _remember(self, chore: Chore) -> Chore:
         self.recent = [*self.recent, chore][-REMEMBERED:]
         self._note(chore)
         return chore

@@ -332,8 +332,10 @@ class Upkeep:
         free_bytes = stats["file_bytes"] - stats["used_bytes"]
         wanted = self.settings.compaction.free_percent / 100
         if stats["file_bytes"] >= COMPACTED_FROM_BYTES and free_bytes >= wanted * stats["file_bytes"]:
-            with contextlib.suppress(AgentComError, OSError):  # no room, or another chore: at the next time
+            try:
                 self._compact(now, by_itself=True)
+            except (AgentComError, OSError) as error:  # no room, or no process could be started: at the next time
+                self._ended(self._chores.not_begun("compact", error, now), now)
 
     def _compaction_status(self, free_bytes: int, now: Now) -> JsonObject:
         due, every_s = self._compaction_due_ms, self.settings.compaction.every_s
