@@ -9,6 +9,7 @@ from agentcom.clock import Now
 from agentcom.room import LESS_KEPT, quota_of
 
 SAMPLES: Final = 60  # one a minute: an hour
+RECENT_MIN: Final = 5  # samples by which is judged whether it still grows
 HIGH: Final = 0.7  # of the map: people should look
 SOON_H: Final = 24.0
 HOUR_MS: Final = 3_600_000
@@ -25,10 +26,16 @@ class Growth:
         self._samples.append((now.mono_ms, used_bytes))
 
     def bytes_per_h(self) -> int:
-        """0 until there are ten minutes of samples: a burst is no trend."""
-        if len(self._samples) < SAMPLES // 6:
+        """0 until there are ten minutes of samples: a burst is no trend. After that the lower of two rates, over all
+        samples and over the newest quarter of them: a burst that is over is none either."""
+        count = len(self._samples)
+        if count < SAMPLES // 6:
             return 0
-        (first_ms, first), (last_ms, last) = self._samples[0], self._samples[-1]
+        return min(self._rate_of(count), self._rate_of(max(RECENT_MIN, count // 4)))
+
+    def _rate_of(self, count: int) -> int:
+        """Bytes an hour over the newest `count` samples."""
+        (first_ms, first), (last_ms, last) = self._samples[-count], self._samples[-1]
         return (last - first) * HOUR_MS // max(1, last_ms - first_ms)
 
     def warning(self, used_bytes: int, map_bytes: int) -> str:

@@ -710,6 +710,23 @@ def test_growth_is_told_a_day_before_the_store_is_full() -> None:
     assert "70%" in growth.warning(7 * gib, 10 * gib)
 
 
+def grown(*used_kib: int) -> Growth:
+    """One sample a minute."""
+    growth, clock = Growth(), ManualClock()
+    for kib in used_kib:
+        growth.look(kib << 10, clock.now())
+        clock.advance(60_000)
+    return growth
+
+
+def test_a_burst_that_is_over_is_no_trend() -> None:
+    idle = [900] * 7
+    assert grown(100, 500, 900, *idle).warning(900 << 10, 8 << 20) == ""
+    assert grown(100, 500, 900, *idle, *idle).warning(900 << 10, 8 << 20) == ""
+    assert grown(*[100] * 40, *range(100, 900, 50), *[900] * 15).warning(900 << 10, 8 << 20) == ""
+    assert "in 3 h" in grown(*range(100, 1300, 30)).warning(1300 << 10, 8 << 20), "this one goes on"
+
+
 def test_new_tasks_are_refused_at_85_percent_and_nothing_is_given_out_from_92_on() -> None:
     size = 10_000_000
     store, clock = MemoryStore(map_bytes=size), ManualClock()
