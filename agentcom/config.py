@@ -59,6 +59,11 @@ class HubSettings(Struct, frozen=True, forbid_unknown_fields=True):
         """The most that the store may grow to."""
         return self.map_mib << 20 if self.map_mib else self.map_gib << 30
 
+    @property
+    def map_setting(self) -> str:
+        """The name of the setting that says so."""
+        return "hub.map_mib" if self.map_mib else "hub.map_gib"
+
 
 class BackupSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[backups]: how often the hub backs up its store by itself (0: never), how many it keeps, and where. A journal

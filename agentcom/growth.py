@@ -6,6 +6,7 @@ from collections import deque
 from typing import Final
 
 from agentcom.clock import Now
+from agentcom.limits import MIB
 from agentcom.room import LESS_KEPT, quota_of
 
 SAMPLES: Final = 60  # one a minute: an hour
@@ -48,5 +49,6 @@ class Growth:
         rate = self.bytes_per_h()
         left_h = (quota * map_bytes - used_bytes) / rate if rate > 0 else SOON_H
         if left_h < SOON_H:
-            return f"at {rate >> 20} MiB an hour the store takes no new tasks in {left_h:.0f} h: {LESS_KEPT}"
+            pace = f"{rate // MIB} MiB" if rate >= MIB else f"{rate // 1024} KiB"
+            return f"at {pace} an hour the store takes no new tasks in {left_h:.0f} h: {LESS_KEPT}"
         return ""

@@ -29,6 +29,7 @@ from agentcom.limits import MIB
 from agentcom.model import JsonObject
 from agentcom.room import LESS_KEPT
 from agentcom.store.backup import Backup, BackupRun, CheckRun, backup_view, check_view, list_backups
+from agentcom.store.base import StoreStats
 from agentcom.store.compact import CompactionRun, remove_leftovers
 from agentcom.store.repairs import set_aside_in
 from agentcom.store.scrub import Scrubber
@@ -147,11 +148,12 @@ class Upkeep:
     def status(self, now: Now) -> JsonObject:
         """The store's figures: what /stats, `queue stats` and `doctor` show."""
         stats, paths = self.opened.journaled.stats(), self.opened.paths
-        self._look_at_disk(now)  # or the figure in the alarm would be of up to a minute ago
+        self._look_at_limits(stats, now)  # or the figures in the alarms would be of up to a minute ago
         free_bytes = stats["file_bytes"] - stats["used_bytes"]
         return {
             **stats,
             "free_pages": free_bytes // PAGE_BYTES,
+            "map_setting": self.settings.hub.map_setting,
             "map_use": stats["used_bytes"] / stats["map_bytes"],
             "journal": self.opened.journal.stats(),
             "backups": self._backup_status(now),
@@ -374,6 +376,9 @@ class Upkeep:
         beyond = self.opened.journal.bytes_beyond(self._backed_up)
         self._is_journal_long = beyond > self.settings.backups.journal_mib * MIB
         self._growth.look(stats["used_bytes"], now)
+        self._look_at_limits(stats, now)
+
+    def _look_at_limits(self, stats: StoreStats, now: Now) -> None:
         self.alarms.set("store_growing", self._growth.warning(stats["used_bytes"], stats["map_bytes"]), now)
         self._look_at_disk(now)
         self.alarms.set("backup_overdue", self._overdue(now), now)

@@ -38,7 +38,7 @@ def lines(store: JsonObject) -> Iterator[tuple[str, str]]:
     yield (
         STORE,
         f"{_size(store['used_bytes'])} in use, {_size(free)} free{pages} in a file of {_size(store['file_bytes'])}, "
-        f"{store['used_bytes'] / store['map_bytes']:.1%} of hub.map_gib",
+        f"{store['used_bytes'] / store['map_bytes']:.1%} of {store.get('map_setting', 'hub.map_gib')}",
     )
     yield DATABASES, _rows_and_bytes(store["databases"])
     if "journal" not in store:

@@ -18,7 +18,7 @@ from agentcom import upkeep
 from agentcom.alarms import Alarms
 from agentcom.chores import Chores
 from agentcom.clock import ManualClock
-from agentcom.config import BackupSettings, CompactionSettings, Settings
+from agentcom.config import BackupSettings, CompactionSettings, HubSettings, Settings
 from agentcom.errors import NotFound, Refused, StoreError, StoreFull
 from agentcom.growth import Growth
 from agentcom.model import JsonObject
@@ -563,6 +563,12 @@ def test_the_figures_name_what_people_ask_for(kept: Kept) -> None:
     assert msgspec.json.encode(status)
 
 
+def test_the_figures_say_which_setting_bounds_the_store(kept: Kept) -> None:
+    assert kept.upkeep.status(kept.clock.now())["map_setting"] == "hub.map_gib"
+    kept.upkeep.settings = Settings(hub=HubSettings(map_mib=8))
+    assert kept.upkeep.status(kept.clock.now())["map_setting"] == "hub.map_mib"
+
+
 def test_what_was_not_saved_is_trouble_over_restarts_until_it_is_acknowledged(kept: Kept) -> None:
     kept.opened.doubts.add(("batches 3 to 5: gone",))
     kept.upkeep.close()
@@ -620,6 +626,43 @@ def test_how_little_is_free_is_what_is_free_when_somebody_asks(
     free_on_the_disk(monkeypatch, 5000)
     assert alarms_of(kept) == {}
     assert kept.events() == ["alarm_raised", "alarm_ended"]
+
+
+def test_how_full_the_store_is_is_what_it_holds_when_somebody_asks(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = kept.opened.journaled.stats()
+
+    def hold(share: float) -> None:
+        found = {**of, "map_bytes": int(of["used_bytes"] / share)}
+        monkeypatch.setattr(kept.opened.journaled, "stats", lambda: found)
+
+    hold(0.87)
+    kept.turn()
+    hold(0.8)
+    assert alarms_of(kept)["store_growing"].startswith("the store holds 80%")
+    hold(0.3)
+    assert alarms_of(kept) == {}
+
+
+def test_how_old_the_newest_backup_is_is_its_age_when_somebody_asks(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_s = kept.clock.now().wall_ms / 1000
+    monkeypatch.setattr(upkeep, "_seconds", lambda _text: made_s)
+    monkeypatch.setattr(kept.upkeep, "_begin", lambda _now: None)
+    kept.commit(2)
+    kept.ask(m.BackupNow())
+    kept.until_idle()
+    kept.commit(1)
+    kept.clock.advance(3 * HOUR_MS)
+    kept.turn()
+    kept.clock.advance(30_000)
+    made_s -= 3600
+    assert alarms_of(kept) == {"backup_overdue": "the newest backup is 4.0 h old"}
+    kept.ask(m.BackupNow())
+    eventually("it is made", lambda: kept.upkeep._chores.turn(kept.clock.now()))
+    assert alarms_of(kept) == {}
 
 
 RETENTION = "agentcom config set retention.tasks_max N"
@@ -725,6 +768,10 @@ def test_a_burst_that_is_over_is_no_trend() -> None:
     assert grown(100, 500, 900, *idle, *idle).warning(900 << 10, 8 << 20) == ""
     assert grown(*[100] * 40, *range(100, 900, 50), *[900] * 15).warning(900 << 10, 8 << 20) == ""
     assert "in 3 h" in grown(*range(100, 1300, 30)).warning(1300 << 10, 8 << 20), "this one goes on"
+
+
+def test_a_slow_growth_of_a_small_store_is_told_in_kib() -> None:
+    assert grown(*range(1000, 1480, 12)).warning(1480 << 10, 8 << 20).startswith("at 720 KiB an hour the store takes")
 
 
 def test_new_tasks_are_refused_at_85_percent_and_nothing_is_given_out_from_92_on() -> None:

@@ -1228,6 +1228,12 @@ def test_the_doctor_gives_rows_and_bytes_of_each_database_and_the_free_pages(
     assert "feed" not in text
 
 
+@pytest.mark.parametrize("setting", ["hub.map_gib", "hub.map_mib"])
+def test_how_full_the_store_is_names_the_setting_that_counts(setting: str) -> None:
+    text = dict(storage.lines({**STORE, "map_setting": setting}))[storage.STORE]
+    assert text.endswith(f"in a file of 40 KiB, 0.0% of {setting}")
+
+
 def test_the_doctor_says_when_the_store_was_restored_what_is_missing_and_what_may_be_deleted(
     hub: FakeHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
