@@ -15,6 +15,7 @@ from agentcom.model import JsonObject
 from agentcom.supervisor import hub_pid
 
 ONLY_A_HUB_KNOWS = "how many are kept and when the next is due is known when the hub runs"
+NO_USE = "no restore takes this backup; the others are as they were, and `agentcom backup now` makes a new one"
 OF_NEWER = "of a newer version"
 NO_HUB = "no hub runs on this home: this is what its files say"
 no_wait = click.option("--no-wait", is_flag=True, help="Only begin it; `backup list` tells its end.")
@@ -108,6 +109,8 @@ def verify(invocation: Invocation, name: str | None, no_wait: bool) -> int:
     output.line(_came_to(chore))
     for problem in chore["result"]["problems"]:
         output.line(f"  {output.plain(problem)}")
+    if chore["result"]["condition"] == "damaged":
+        output.line(f"  {NO_USE}")
     return int(not chore["result"]["passes"])
 
 

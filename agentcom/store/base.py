@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol, TypedDict
 
-from agentcom.errors import StoreError
+from agentcom.errors import StoreDamaged, StoreError
 
 KEY_BYTES_MAX: Final = 511  # LMDB's limit; a longer key is a ValueError at Batch.put
 UNDER_ROWS: Final = 64  # the same where rows are as large as results
 PAGE_ROWS: Final = 1000  # rows that `pages` takes from the store at a time: bounds its memory
 
 Row = tuple[bytes, bytes]
+RESTORED_AT_START: Final = "start the hub again, it restores the store"
 _NO_ROWS: Final[Mapping[bytes, bytes | None]] = {}
 
 
@@ -47,6 +48,11 @@ class Database(StrEnum):
 
 
 _MEMBERS: Final = {str(member): member for member in Database}
+
+
+def in_use(error: StoreDamaged) -> StoreDamaged:
+    """Of a record of the store that the hub works on, in a backup the same says something else: with what to do."""
+    return StoreDamaged(f"{error.message}; {RESTORED_AT_START}")
 
 
 def _member(database: str) -> Database:

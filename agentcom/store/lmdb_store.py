@@ -23,7 +23,17 @@ import msgspec
 
 from agentcom.errors import StoreDamaged, StoreError, StoreFull, StoreVersion
 from agentcom.store import migrations
-from agentcom.store.base import Batch, Database, DatabaseStats, Row, StoreSize, StoreStats, require_next
+from agentcom.store.base import (
+    RESTORED_AT_START,
+    Batch,
+    Database,
+    DatabaseStats,
+    Row,
+    StoreSize,
+    StoreStats,
+    in_use,
+    require_next,
+)
 from agentcom.store.place import NO_ROOM, file_system, has_room, require_local, sync_directories, take_lock
 from agentcom.store.record import SCHEMA_VERSION, pack, pack_all, unpack, unpack_all
 
@@ -138,18 +148,18 @@ class LmdbStore:
         try:
             with self._environment.begin() as transaction:
                 record = transaction.get(key, db=self._handles[database])
-        except lmdb.Error as error:
+            return None if record is None else unpack(database, key, record)
+        except (lmdb.Error, StoreDamaged) as error:
             raise self._error("read", error) from error
-        return None if record is None else unpack(database, key, record)
 
     def get_many(self, database: str, keys: Sequence[bytes]) -> list[bytes | None]:
         self._require_usable("read")
         try:
             with self._environment.begin() as transaction:
                 found = transaction.cursor(self._handles[database]).getmulti(keys)
-        except lmdb.Error as error:
+            bodies = {key: unpack(database, key, record) for key, record in found}
+        except (lmdb.Error, StoreDamaged) as error:
             raise self._error("read", error) from error
-        bodies = {key: unpack(database, key, record) for key, record in found}
         return [bodies.get(key) for key in keys]
 
     def scan(
@@ -167,9 +177,9 @@ class LmdbStore:
             with self._environment.begin() as transaction:
                 cursor = transaction.cursor(self._handles[database])
                 records = list(islice(walk(cursor, start, stop), limit))
-        except lmdb.Error as error:
+            return unpack_all(database, records)
+        except (lmdb.Error, StoreDamaged) as error:
             raise self._error("scan", error) from error
-        return unpack_all(database, records)
 
     def count(self, database: str) -> int:
         self._require_usable("count")
@@ -319,12 +329,15 @@ class LmdbStore:
             if rows != counts[name]:
                 raise StoreDamaged(
                     f"cannot open {self._path}: '{name}' has {rows} rows, {counts[name]} were counted at "
-                    f"batch {state.sequence}; start the hub again, it restores the store"
+                    f"batch {state.sequence}; {RESTORED_AT_START}"
                 )
         return State(state.sequence, counts)
 
     def _own_record(self, transaction: lmdb.Transaction[bytes], key: bytes) -> bytes:
-        return unpack(OWN, key, transaction.get(key, db=self._own) or b"", OWN_VERSION)
+        try:
+            return unpack(OWN, key, transaction.get(key, db=self._own) or b"", OWN_VERSION)
+        except StoreDamaged as error:
+            raise in_use(error) from None
 
     def _put_own_record(self, transaction: lmdb.Transaction[bytes], key: bytes, body: bytes) -> None:
         transaction.put(key, pack(OWN, key, body, OWN_VERSION), db=self._own)
@@ -388,12 +401,14 @@ class LmdbStore:
         if self._refusal:
             raise StoreError(f"cannot {operation} {self._path}: {self._refusal}")
 
-    def _error(self, operation: str, error: lmdb.Error) -> StoreError:
+    def _error(self, operation: str, error: lmdb.Error | StoreDamaged) -> StoreError:
+        if isinstance(error, StoreDamaged):
+            return in_use(error)
         failed = f"cannot {operation} {self._path}: {error}"
         if _is_no_room(error):
             return StoreFull(f"{failed}; {_ROOM_HINT}")
         if isinstance(error, _DAMAGE):
-            return StoreDamaged(f"{failed}; start the hub again, it restores the store")
+            return StoreDamaged(f"{failed}; {RESTORED_AT_START}")
         if isinstance(error, lmdb.VersionMismatchError):
             return StoreVersion(f"{failed}; the file was written by another version of LMDB")
         if isinstance(error, lmdb.PanicError):

@@ -12,8 +12,17 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
-from agentcom.errors import StoreError, StoreFull, StoreLocked
-from agentcom.store.base import Batch, Database, DatabaseStats, Row, StoreSize, StoreStats, require_next
+from agentcom.errors import StoreDamaged, StoreError, StoreFull, StoreLocked
+from agentcom.store.base import (
+    Batch,
+    Database,
+    DatabaseStats,
+    Row,
+    StoreSize,
+    StoreStats,
+    in_use,
+    require_next,
+)
 from agentcom.store.record import pack, unpack
 
 MAP_BYTES: Final = 1 << 36
@@ -141,7 +150,7 @@ class MemoryStore:
     def get(self, database: str, key: bytes) -> bytes | None:
         self._require_usable("read")
         record = self._disk.tables[database].records.get(key)
-        return None if record is None else unpack(database, key, record)
+        return None if record is None else _body(database, key, record)
 
     def get_many(self, database: str, keys: Sequence[bytes]) -> list[bytes | None]:
         return [self.get(database, key) for key in keys]
@@ -164,7 +173,7 @@ class MemoryStore:
         keys = table.keys[low:high]
         if reverse:
             keys.reverse()
-        return [(key, unpack(database, key, table.records[key])) for key in keys]
+        return [(key, _body(database, key, table.records[key])) for key in keys]
 
     def count(self, database: str) -> int:
         self._require_usable("count")
@@ -215,3 +224,10 @@ class MemoryStore:
                 f"cannot commit to {_PATH}: {used} bytes and a batch of {batch.size_bytes} are above "
                 f"{self._map_bytes}; delete something"
             )
+
+
+def _body(database: str, key: bytes, record: bytes) -> bytes:
+    try:
+        return unpack(database, key, record)
+    except StoreDamaged as error:
+        raise in_use(error) from None

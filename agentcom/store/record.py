@@ -31,6 +31,10 @@ NEWER_REMEDY: Final = (
     "run the newer AgentCom, or go back to before the upgrade: `agentcom backup restore NAME --without-journal`"
 )
 
+# What their keys begin with: a task's number, or that and its attempt's.
+OF_TASKS: Final = frozenset({"bodies", "dead", "depends", "lanes", "stories", "tasks"})
+OF_ATTEMPTS: Final = frozenset({"attempts", "ledger", "reports", "routes"})
+
 _ENVELOPE: Final = struct.Struct(">2sBI")
 ENVELOPE_BYTES: Final = _ENVELOPE.size
 
@@ -112,15 +116,23 @@ def _reason(database: str, key: bytes, record: bytes, wanted: int) -> StoreError
         text = f"the store has records of version {version}, this program knows versions up to {wanted}"
         return StoreVersion(f"{text}; {NEWER_REMEDY}")
     return StoreVersion(
-        f"cannot read the record {key.hex()} of '{database}': it has schema version {version}, and version "
+        f"cannot read {named(database, key)}: it has schema version {version}, and version "
         f"{wanted} was expected; run the AgentCom that wrote it, or a newer one"
     )
 
 
 def _damaged(database: str, key: bytes, cause: str) -> StoreDamaged:
-    return StoreDamaged(
-        f"cannot read the record {key.hex()} of '{database}': {cause}; start the hub again, it restores the store"
-    )
+    return StoreDamaged(f"cannot read {named(database, key)}: {cause}")
+
+
+def named(database: str, key: bytes) -> str:
+    """A record as people can look for it: by the task and the attempt, where its key has them."""
+    numbers = [int.from_bytes(key[at : at + 8], "big") for at in range(0, len(key), 8)]
+    if database in OF_TASKS and len(key) >= 8:
+        return f"the record of task {numbers[0]} in '{database}'"
+    if database in OF_ATTEMPTS and len(key) >= 16:
+        return f"the record of attempt {numbers[1]} of task {numbers[0]} in '{database}'"
+    return f"the record {key.hex()} of '{database}'"
 
 
 def key_u64(number: int) -> bytes:

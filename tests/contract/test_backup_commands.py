@@ -93,9 +93,17 @@ def test_with_the_hub_stopped_a_backup_is_verified_and_damage_is_written_down(
     assert main(["backup", "verify", "--json"]) == 0
     chore = said(capsys)
     assert (chore["kind"], chore["state"], chore["result"]["passes"]) == ("verify", "done", True)
-    Path(second.path).write_bytes(bytes(second.bytes))
+    content = bytearray(Path(second.path).read_bytes())
+    content[content.rindex(next(body for (name, _), body in place.script.rows.items() if name == "bodies"))] ^= 4
+    Path(second.path).write_bytes(content)
     assert main(["backup", "verify"]) == 1
-    assert "damaged" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert told.startswith(f"{Path(second.path).name}: damaged")
+    assert "its checksum does not fit its content\n" in told
+    assert "start the hub again" not in told, "that is for a store"
+    assert told.splitlines()[-1] == (
+        "  no restore takes this backup; the others are as they were, and `agentcom backup now` makes a new one"
+    )
     assert newest_verified(place.paths.backups) == 10
     assert main(["backup", "verify", "nowhere.mdb"]) == 5
 

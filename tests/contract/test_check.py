@@ -74,7 +74,8 @@ def test_a_flipped_bit_in_a_record_is_damage_that_names_the_record(place: Place)
     place.file.write_bytes(content)
     report = full_check_here(place.paths.store)
     assert report.condition is Condition.damaged
-    assert "of 'bodies': its checksum does not fit" in report.problems[0]
+    assert report.problems[0].startswith("cannot read the record of task ")
+    assert report.problems[0].endswith(" in 'bodies': its checksum does not fit its content")
 
 
 def test_a_truncated_file_is_damage_found_without_mapping_it(place: Place) -> None:

@@ -40,7 +40,7 @@ def test_i4_a_request_that_needs_a_damaged_record_is_refused_and_changes_nothing
     damage(hub, database, ended)
     sequence = hub.store.sequence
     for _ in range(2):
-        with pytest.raises(Refused, match=f"of '{database}'.*start the hub again") as caught:
+        with pytest.raises(Refused, match=f"in '{database}'.*start the hub again") as caught:
             hub.ask(op(task=ended))
         assert caught.value.code == "store_damaged"
     assert hub.store.sequence == sequence

@@ -4,8 +4,8 @@
 
 Rows that can run for any length take `--minutes` each; the others run once, at the size of the long column. A row
 prints its lines when its runs end; the last line sums up. Status 1 when anything that was promised did not hold, 3 when
-nothing did not and a run was too short to tell (`cannot_tell` in its line), 2 for a row that is not run here, 0 when all
-held.
+nothing did not and a run was too short to tell (`cannot_tell` in its line), 2 for a row that is not run here, 0 when
+all held.
 """
 
 from __future__ import annotations

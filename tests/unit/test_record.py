@@ -80,7 +80,7 @@ def test_a_byte_that_moves_from_the_key_to_the_body_is_noticed() -> None:
 
 
 def test_the_error_names_the_database_and_the_key() -> None:
-    with pytest.raises(StoreDamaged, match=r"0000000000000007 of 'tasks'.*checksum") as caught:
+    with pytest.raises(StoreDamaged, match=r"of task 7 in 'tasks'.*checksum") as caught:
         unpack("tasks", key_u64(7), pack("tasks", key_u64(7), b"body")[:-1])
     assert caught.value.code == "store_damaged"
 
@@ -124,3 +124,21 @@ def test_many_rows_are_packed_as_each_alone_and_those_without_a_body_are_left_ou
     alone = [(key, pack("tasks", key, body)) for key, body in rows if body is not None]
     assert pack_all("tasks", rows) == alone
     assert unpack_all("tasks", alone) == [row for row in rows if row[1] is not None]
+
+
+@pytest.mark.parametrize(
+    ("database", "key", "named"),
+    [
+        ("bodies", key_u64(355), "of task 355 in 'bodies'"),
+        ("lanes", key_u64(355), "of task 355 in 'lanes'"),
+        ("stories", key_u64x2(355, 9), "of task 355 in 'stories'"),
+        ("attempts", key_u64x2(355, 2), "of attempt 2 of task 355 in 'attempts'"),
+        ("reports", key_u64x2(355, 2) + b"late", "of attempt 2 of task 355 in 'reports'"),
+        ("hosts", key_u64(3), "0000000000000003 of 'hosts'"),
+        ("tasks", b"odd", "6f6464 of 'tasks'"),
+    ],
+)
+def test_a_damaged_record_is_named_as_people_know_it(database: str, key: bytes, named: str) -> None:
+    with pytest.raises(StoreDamaged) as caught:
+        unpack(database, key, pack(database, key, b"body")[:-1])
+    assert caught.value.message == f"cannot read the record {named}: its checksum does not fit its content"
