@@ -19,24 +19,25 @@ import time
 from datetime import UTC, datetime
 
 from bench.machine import commit, machine
+from tests.arguments import length, whole
 from tests.sim.budget import FULL_HOURS, FULL_LEASES, Totals
 from tests.sim.many import KINDS, guarded, processes, run_many
 from tests.sim.world import SimulationFailed, World
 
-SEEDS_AT_ONCE = 40
+SEEDS_AT_ONCE = 40  # where none are asked for; hours and minutes go on from there
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
-    parser.add_argument("--seed", type=int, help="replay this one")
-    parser.add_argument("--seeds", type=int, default=0, help="how many to run")
-    parser.add_argument("--first", type=int, default=0, help="the first of them")
-    parser.add_argument("--hours", type=float, default=0.0, help="go on until so many hours are simulated")
-    parser.add_argument("--minutes", type=float, default=0.0, help="go on for so long of real time")
+    parser.add_argument("--seed", type=whole(0), help="replay this one")
+    parser.add_argument("--seeds", type=whole(1), default=SEEDS_AT_ONCE, help="how many to run")
+    parser.add_argument("--first", type=whole(0), default=0, help="the first of them")
+    parser.add_argument("--hours", type=length, default=0.0, help="go on until so many hours are simulated")
+    parser.add_argument("--minutes", type=length, default=0.0, help="go on for so long of real time")
     parser.add_argument("--alive", action="store_true", help="agents that live: none may be judged dead")
-    parser.add_argument("--jobs", type=int, help="processes; one per core by default, 0 for none")
+    parser.add_argument("--jobs", type=whole(0), help="processes; one per core by default, 0 for none")
     parser.add_argument(
-        "--steps", type=int, help="seconds of the safety phase, instead of what the seed says"
+        "--steps", type=whole(1), help="seconds of the safety phase, instead of what the seed says"
     )
     parser.add_argument("--trace", action="store_true", help="print every step of --seed")
     parser.add_argument("--json", action="store_true", help="print the counts as one JSON document")
@@ -74,10 +75,9 @@ def _run_many(asked: argparse.Namespace) -> int:
     def goes_on(totals: Totals) -> bool:
         return totals.hours < asked.hours or time.monotonic() - begun < asked.minutes * 60
 
-    seeds = asked.seeds or SEEDS_AT_ONCE  # hours and minutes go on from there
     with processes(asked.jobs) as pool:
         totals = run_many(
-            pool, _kind(asked), asked.first, _safety_ms(asked), seeds, goes_on, asked.keep_going
+            pool, _kind(asked), asked.first, _safety_ms(asked), asked.seeds, goes_on, asked.keep_going
         )
     for text in totals.failed.values():
         print(text, file=sys.stderr)

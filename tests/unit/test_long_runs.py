@@ -9,6 +9,7 @@ import pytest
 
 from tests.faults import __main__ as faults
 from tests.faults.report import Report
+from tests.sim import __main__ as sim
 
 
 def refused_by(
@@ -65,3 +66,18 @@ def test_a_long_run_of_no_length_is_refused(
 ) -> None:
     assert arguments.split()[0] in refused_by(faults, arguments, monkeypatch, capsys)
     assert ran == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--seeds -3", "--seeds 0", "--hours -1", "--hours nan", "--minutes -1", "--minutes inf", "--first -1",
+        "--seed -1", "--jobs -1", "--steps 0",
+    ],
+)  # fmt: skip
+def test_a_simulation_of_nothing_is_refused(
+    arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sim, "run_many", None)
+    monkeypatch.setattr(sim, "guarded", None)
+    assert arguments.split()[0] in refused_by(sim, arguments, monkeypatch, capsys)
