@@ -76,7 +76,6 @@ class Upkeep:
         self._backup_due_ms: int | None = None  # monotonic; None until the first turn
         self._compaction_due_ms: int | None = None
         self._backed_up = self._newest_sequence
-        opened.find_change(self._backed_up)
         self._is_journal_long = False
 
     # --- what the loop calls ----------------------------------------------------------------------------
@@ -274,7 +273,7 @@ class Upkeep:
     @property
     def _has_changed(self) -> bool:
         """Or each backup would ask for the next one, by the event that tells of it."""
-        return self.opened.journaled.changed > self._backed_up
+        return self.opened.has_changed(self._backed_up)
 
     def _begin(self, now: Now) -> None:
         try:
@@ -393,10 +392,11 @@ class Upkeep:
 
     def _overdue(self, now: Now) -> str:
         every_s, newest = self.settings.backups.every_s, self._newest
-        if not every_s or newest is None or not self._has_changed:
+        if not every_s or newest is None:
             return ""
         age_s = now.wall_ms / 1000 - _seconds(newest.time)
-        return f"the newest backup is {age_s / 3600:.1f} h old" if age_s > OVERDUE * every_s + AGAIN_S else ""
+        is_overdue = age_s > OVERDUE * every_s + AGAIN_S and self._has_changed
+        return f"the newest backup is {age_s / 3600:.1f} h old" if is_overdue else ""
 
 
 def _seconds(rfc3339_text: str) -> float:

@@ -9,7 +9,6 @@ the store, or has a hole since the newest backup, asks for a new backup (`needs_
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -124,6 +123,7 @@ class OpenedStore:
         self.report = report
         self._newest_backup = newest_verified(paths.backups)
         self._is_damaged = False
+        self._has_looked = False  # into the journal, for a change
         self._check: RunningCheck | None = None
         self._progress: Progress | None = None
         self._begun = 0.0
@@ -176,15 +176,21 @@ class OpenedStore:
         self.journal.rotate()
         self.journal.drop_through(min(kept, default=0))
 
-    def find_change(self, since: int) -> None:
-        """What was changed after batch `since`, by a run before: the journal says, or it counts as changed."""
-        if self.journaled.sequence <= since:
-            return
+    def has_changed(self, since: int) -> bool:
+        """Whether a batch after that one does more than to tell. What a run before wrote is asked of the journal, once
+        and only where this run wrote no such batch: it may have to read a segment. What it cannot say is a change."""
+        if self.journaled.changed <= since and not self._has_looked and self.journaled.sequence > since:
+            self._has_looked = True
+            if not self._tells_only(since):
+                self.journaled.changed = self.journaled.sequence
+        return self.journaled.changed > since
+
+    def _tells_only(self, since: int) -> bool:
         replay = self.journal.replay(since)
-        with contextlib.suppress(StoreError):
-            if all(tells_only(batch) for _, batch in replay) and replay.last == self.journaled.sequence:
-                return
-        self.journaled.changed = self.journaled.sequence
+        try:
+            return all(tells_only(batch) for _, batch in replay) and replay.last == self.journaled.sequence
+        except StoreError:
+            return False
 
     def found_damaged(self) -> None:
         """A record was read that is not as it was written: the next start checks in full, however this one ends."""

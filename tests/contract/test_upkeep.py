@@ -180,7 +180,36 @@ def test_a_journal_that_lacks_what_came_after_the_backup_counts_as_a_change(kept
     for file in kept.opened.paths.journal.glob("*"):
         file.unlink()
     kept.open()
-    assert kept.opened.journaled.changed == 4
+    assert kept.upkeep._has_changed
+
+
+def test_the_journal_is_read_for_a_change_once_and_only_where_this_run_made_none(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_s = kept.clock.now().wall_ms / 1000
+    monkeypatch.setattr(upkeep, "_seconds", lambda _text: made_s)
+    kept.commit(3)
+    kept.ask(m.BackupNow())
+    kept.until_idle()
+    kept.tell()
+    kept.upkeep.close()
+    kept.open()
+    asked: list[int] = []
+    replay = kept.opened.journal.replay
+    monkeypatch.setattr(kept.opened.journal, "replay", lambda after: asked.append(after) or replay(after))
+    kept.after(1000)
+    assert asked == [], "a start reads none"
+    for hour in range(3):
+        kept.tell(2 + hour)
+        kept.after(HOUR_MS + 1000)
+    assert (kept.backups(), asked) == (1, [3])
+    kept.upkeep.close()
+    kept.open()
+    monkeypatch.setattr(kept.opened.journal, "replay", lambda after: asked.append(after) or replay(after))
+    kept.opened.journaled.commit(_small(), kept.opened.journaled.sequence + 1)
+    kept.after(1000)
+    kept.after(HOUR_MS)
+    assert (kept.backups(), asked) == (2, [3])
 
 
 def test_a_backup_drops_the_part_of_the_journal_that_no_kept_one_needs(kept: Kept) -> None:
