@@ -128,7 +128,7 @@ class JournaledStore:
         if not self._store.writable:
             self._store.commit(batch, sequence)  # refuses, with its own words
         require_next(sequence, self.sequence, self._place)
-        if not tells_only(batch):
+        if batch.rows("tasks") or not tells_only(batch):  # most change a task
             self.changed = sequence
         try:
             self.journal.append(batch, sequence)
