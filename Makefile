@@ -41,7 +41,7 @@ test: .venv/.test
 # The simulator. `make sim` is what every merge runs; SEEDS=100000, HOURS=1000 (simulated) and MINUTES=10 (real) go
 # on for as long as is asked, under every fault; FIRST is the first seed, ALIVE=1 the runs in which nobody may die.
 sim: .venv/.test
-	$(if $(SEEDS)$(HOURS)$(MINUTES),$(BIN)/python -m tests.sim --json $(if $(SEEDS),--seeds $(SEEDS)) \
+	$(if $(SEEDS)$(HOURS)$(MINUTES)$(FIRST),$(BIN)/python -m tests.sim --json $(if $(SEEDS),--seeds $(SEEDS)) \
 		$(if $(HOURS),--hours $(HOURS)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(FIRST),--first $(FIRST)) \
 		$(if $(ALIVE),--alive),$(BIN)/python -m pytest tests/sim)
 

@@ -11,6 +11,7 @@ from agentcom.model import JsonObject
 STORE: Final = "store"
 BACKUP: Final = "last backup"
 SCRUB: Final = "scrub"
+COMPACTION: Final = "compaction"
 DAMAGED_REMEDY: Final = (
     "start the hub again: it sets the file aside and restores the store from the newest backup and the journal; then "
     "look at the disk"
@@ -48,6 +49,10 @@ def lines(store: JsonObject) -> Iterator[tuple[str, str]]:
     yield BACKUP, last_backup(backups)
     damage = f"damage was found: {scrub['damaged']}" if scrub["damaged"] else ""
     yield SCRUB, damage or f"{scrub['rows']} records verified, {scrub['rounds']} rounds"
+    compacted = store["compaction"]["last"]
+    if compacted is not None and compacted["error"]:
+        when = f" at {compacted['ended']}" if compacted["ended"] else ""
+        yield COMPACTION, f"the last one failed{when}: {compacted['error']['message']}"
     for alarm in store["alarms"]:
         yield "alarm", alarm["text"]
 
@@ -57,6 +62,9 @@ def unwell(store: JsonObject) -> dict[str, tuple[str, str]]:
     if "journal" not in store:
         return {}
     found = {}
+    compacted = store["compaction"]["last"]
+    if compacted is not None and compacted["error"]:
+        found[COMPACTION] = ("warn", "")  # it says what is missing
     if store["backups"]["unreadable"]:
         found[BACKUP] = ("warn", "")  # it says what to do
     if store["scrub"]["damaged"]:
@@ -74,7 +82,7 @@ def last_backup(backups: JsonObject) -> str:
         return f"{none}; the next is due {backups['next']}" if backups["next"] else none
     state = "verified" if newest["verified"] else "not verified"
     others = backups["count"] - backups["verified"]
-    kept = f"{backups['verified']} kept" + (f", {others} more damaged or not verified" if others else "")
+    kept = f"{backups['verified']} kept" + (f", {others} more that a restore does not take" if others else "")
     return f"{output.seconds(backups['age_s'])} old, {state}, {newest['name']}, {kept}"
 
 

@@ -74,7 +74,11 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
 )
 @click.option("--timeout", "timeout_s", type=int, metavar="S", help="Seconds that one attempt may take.")
 @click.option(
-    "--stall", "stall_s", type=int, metavar="S", help="Seconds without progress until it is stalled."
+    "--stall",
+    "stall_s",
+    type=int,
+    metavar="S",
+    help="Seconds without progress until it is stalled; two heartbeats at least.",
 )
 @click.option("--not-before", metavar="TIME", help="RFC 3339; do not start earlier.")
 @click.option("--start-by", metavar="TIME", help="RFC 3339; expires unless a worker is on it by then.")

@@ -141,7 +141,7 @@ class Deadlines:
         if state is State.held and table.delay_ms[slot] <= term_ms:
             return too_late("held_too_long", "it was held for longer than queue.held_s allows")
         if table.expires_ms[slot] <= term_ms:
-            return too_late("ttl", "its time to live was over, and it did not run")
+            return too_late("ttl", "its time to live was over while it waited")
         return None
 
     def _was_started(self, slot: int) -> bool:

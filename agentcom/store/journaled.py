@@ -31,8 +31,16 @@ ROOM_TIMES: Final = 4  # so many times the bytes that may wait have to find room
 
 
 def tells_only(batch: Batch) -> bool:
-    """Whether it holds nothing but what the hub tells of itself, such as that a backup was made."""
-    return all(name == "feed" or (name == "meta" and rows.keys() <= OF_EVENTS) for name, rows in batch.changes())
+    """Whether it holds nothing but what comes without anybody doing anything: what the hub tells of itself, such as
+    that a backup was made, and what hosts say of themselves as long as they are there."""
+    for name, rows in batch.changes():
+        if name == "meta":
+            comes_by_itself = rows.keys() <= OF_EVENTS
+        else:
+            comes_by_itself = name == "feed" or (name == "hosts" and None not in rows.values())
+        if not comes_by_itself:
+            return False
+    return True
 
 
 class Follower(Store, Protocol):

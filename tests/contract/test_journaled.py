@@ -236,3 +236,22 @@ def test_a_scan_over_what_waits_is_that_of_a_store_that_has_it_all(
         assert late.scan(TASKS, start, stop, reverse=reverse, limit=limit) == wanted
     assert late.count(TASKS) == whole.count(TASKS)
     late.journal.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_change"),
+    [
+        ([("feed", b"1", b"told"), ("meta", b"next_event", b"2")], False),
+        ([("hosts", b"1", b"seen just now"), ("meta", b"clock", b"7")], False),
+        ([("hosts", b"1", None)], True),
+        ([("feed", b"1", b"told"), ("agents", b"1", b"new")], True),
+        ([("meta", b"next_task", b"2")], True),
+        ([("feed", b"1", b"told"), ("tasks", b"1", b"ready")], True),
+    ],
+)
+def test_what_comes_without_anybody_doing_anything_is_no_change(
+    store: JournaledStore, changes: list[tuple[str, bytes, bytes | None]], is_change: bool
+) -> None:
+    commit(store, (TASKS, b"a", b"first"))
+    commit(store, *changes)
+    assert store.changed == (2 if is_change else 1)

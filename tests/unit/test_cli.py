@@ -1306,8 +1306,8 @@ LIST = {
     ("fields", "text"),
     [
         ({"count": 3, "verified": 3}, "2 min old, verified, backup-8.mdb, 3 kept"),
-        ({"count": 3, "verified": 2}, "2 min old, verified, backup-8.mdb, 2 kept, 1 more damaged or not verified"),
-        ({"count": 4, "verified": 2}, "2 min old, verified, backup-8.mdb, 2 kept, 2 more damaged or not verified"),
+        ({"count": 3, "verified": 2}, "2 min old, verified, backup-8.mdb, 2 kept, 1 more that a restore does not take"),
+        ({"count": 4, "verified": 2}, "2 min old, verified, backup-8.mdb, 2 kept, 2 more that a restore does not take"),
         ({"count": 2, "newest": None}, "none that passes"),
         ({"newest": None, "next": "noon"}, "none yet; the next is due noon"),
         ({"newest": None, "next": "noon", "unreadable": "cannot list /b: no"}, "cannot list /b: no"),
@@ -1331,9 +1331,23 @@ def test_the_list_says_why_the_folder_of_backups_cannot_be_read(
     ]
 
 
+ON_DISK = {
+    **STORE, "journal": {"bytes": 1, "covered_from": 1, "last": 2}, "backups": LIST, "scrub": SCRUBBED,
+    "compaction": {"last": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("ended", "said"), [("noon", "failed at noon: no room"), (None, "failed: no room")])
+def test_a_compaction_that_failed_is_told_with_the_figures_and_by_the_doctor(ended: str | None, said: str) -> None:
+    failed = {"ended": ended, "error": {"code": "storage_full", "message": "no room"}}
+    found = {one.name: one for one in doctor.store_findings({**ON_DISK, "compaction": {"last": failed}}, [])}
+    assert (found["compaction"].status, found["compaction"].detail) == ("warn", f"the last one {said}")
+    assert "compaction" not in dict(storage.lines(ON_DISK))
+
+
 def test_a_folder_of_backups_that_cannot_be_read_is_no_ok_for_the_doctor() -> None:
     backups = {**LIST, "unreadable": "cannot list /b: no; set backups.folder"}
-    store = {**STORE, "journal": {"bytes": 1, "covered_from": 1, "last": 2}, "backups": backups, "scrub": SCRUBBED}
+    store = {**ON_DISK, "backups": backups}
     found = {one.name: one for one in doctor.store_findings(store, [])}
     assert (found["last backup"].status, found["last backup"].detail) == ("warn", backups["unreadable"])
     assert found["scrub"].status == "ok"
@@ -1341,8 +1355,7 @@ def test_a_folder_of_backups_that_cannot_be_read_is_no_ok_for_the_doctor() -> No
 
 def test_damage_that_the_scrubber_has_found_is_no_ok_for_the_doctor() -> None:
     damaged = "cannot read the record 0a of 'tasks': its checksum does not fit its content"
-    store = {**STORE, "journal": {"bytes": 1, "covered_from": 1, "last": 2}, "backups": LIST}
-    store["scrub"] = {**SCRUBBED, "damaged": damaged}
+    store = {**ON_DISK, "scrub": {**SCRUBBED, "damaged": damaged}}
     found = {one.name: one for one in doctor.store_findings(store, [])}
     assert (found["scrub"].status, found["scrub"].detail) == ("fail", f"damage was found: {damaged}")
     assert "start the hub again" in found["scrub"].hint

@@ -168,7 +168,7 @@ def test_a_task_that_expires_tells_why(rig: Rig) -> None:
     number = rig.admin.submit(task(ttl_s=5))
     rig.advance(5_000)
     assert events(rig, number)[-1] == ("expired", None)
-    assert story(rig, number)[-1]["cause"] == "its time to live was over, and it did not run"
+    assert story(rig, number)[-1]["cause"] == "its time to live was over while it waited"
 
 
 def test_a_late_result_stands_where_it_came_and_names_its_attempt(rig: Rig) -> None:
