@@ -331,7 +331,7 @@ class Hub:
         self.attempts.lease_anew(now, renews=not is_same_pace)
         self.board.reset()
         self._record_as(settings)
-        self.tasks.changed = True
+        self.tasks.changed = self.ledger.changed = True  # the next attempt may need less of a budget
         self.out.add(SettingsChanged(settings))
 
     def _record_as(self, settings: Settings) -> None:

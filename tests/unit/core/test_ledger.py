@@ -174,6 +174,17 @@ def test_a_tasks_own_budget_is_for_all_its_attempts(rig: Rig) -> None:
 # --- what is not known ----------------------------------------------------------------------------------
 
 
+def test_an_allowance_that_was_set_lower_lets_those_go_that_have_room_now(rig: Rig) -> None:
+    box = cloud(rig)
+    budget(rig, "all", 1)
+    rig.admin.ask(m.ConfigChange(set={"budgets.attempt_usd": 2.0}))
+    task = rig.admin.submit(complex_task())
+    rig.tick()
+    assert rig.admin.state(task) == "held"
+    rig.admin.ask(m.ConfigChange(set={"budgets.attempt_usd": 0.5}))
+    assert box.take().task == task
+
+
 def test_a_task_that_is_retried_by_a_person_has_spent_what_it_has_spent(rig: Rig) -> None:
     box = cloud(rig)
     budget(rig, "all", 100)
