@@ -386,9 +386,14 @@ class Broker:
         batch: Batch = Batch()
         later = self._make_core(batch, self.hub)
         self._tell_room(now)
-        later += self._decide(events, batch, now)
+        later += self._decide_whole(events, batch, now)
         self._commit(batch)
         return later
+
+    def _decide_whole(self, events: list[Event], batch: Batch, now: Now) -> list[Effect]:
+        """With what they have begun and not ended; nothing is given out."""
+        later = self._decide(events, batch, now)
+        return later + self._apply(self.hub.schedule(now, has_room=False), batch)
 
     def _one_by_one(self, events: list[Event], now: Now) -> list[Effect]:
         """Not even the events without submits fit in one batch: each gets its own, up to the first that does
@@ -397,7 +402,7 @@ class Broker:
         self._tell_room(now)
         for done, event in enumerate(events):
             batch: Batch = Batch()
-            effects = self._decide([event], batch, now)
+            effects = self._decide_whole([event], batch, now)
             try:
                 self._commit(batch)
             except StoreFull as error:

@@ -18,9 +18,9 @@ from agentcom.broker import Broker
 from agentcom.clock import ManualClock, rfc3339
 from agentcom.config import Home, HubSettings
 from agentcom.core.agents import Agent
-from agentcom.core.effects import Event
+from agentcom.core.effects import Event, key_u64
 from agentcom.errors import Refused, StoreError
-from agentcom.model import KeptEvent
+from agentcom.model import KeptEvent, TaskRow
 from agentcom.store.journal import Journal
 from agentcom.store.journaled import JournaledStore
 from agentcom.store.memory_store import Failure, MemoryDisk, MemoryStore
@@ -104,6 +104,10 @@ class FailingHub:
         answer: m.Reply | m.Error = self.until(self.ann, m.Reply | m.Error)  # type: ignore[arg-type]
         assert self.ann.received == [], "it was answered twice"
         return answer
+
+    def state_stored(self, task: int) -> str:
+        row = msgspec.msgpack.decode(self.store.get("tasks", key_u64(task)) or b"", type=TaskRow)
+        return str(row.state.value)
 
     @staticmethod
     def sent_to(caller: FakeClient, kind: type[Any]) -> list[Any]:
@@ -409,3 +413,19 @@ def test_a_disk_that_does_not_confirm_ends_the_hub_and_nothing_is_sent(hub: Fail
         hub.until(hub.ann, m.Reply)
     assert not hub.ann.socket.poll(50)
     assert hub.journal.last == hub.store.sequence
+
+
+@pytest.mark.sources
+@pytest.mark.parametrize("failures", [1, 2])
+def test_what_is_told_of_a_tick_that_is_handled_again_is_stored(hub: FailingHub, failures: int) -> None:
+    """A task was shown as working while the store had it as assigned."""
+    number = hub.submit()
+    hub.until(hub.box, m.Assign)
+    for _ in range(failures):  # the batch, and the batch without submits
+        hub.store.fail_next(Failure.FULL)
+    hub.box.send(m.Accept(session=hub.box.token, task=number, attempt=1))
+    hub.ann.send(hub.ann.request(m.TaskGet(task=number)))
+    hub.tick_over(2)
+    stored = hub.state_stored(number)
+    assert hub.until(hub.ann, m.Reply).value["state"] == stored
+    hub.check()

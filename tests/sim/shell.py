@@ -348,7 +348,7 @@ class HubShell:
         try:
             batch: Batch = Batch()
             later = self._make_core(batch, self.hub)
-            later += self._decide(again, batch, now)
+            later += self._decide_whole(again, batch, now)
             self._commit(batch)
             self._line.reach("tick_handled_again")
         except StoreFull as second:
@@ -367,11 +367,15 @@ class HubShell:
             self._room.was_full(error, now)
         self._line.note("commit_failed", error.code)
 
+    def _decide_whole(self, events: list[Event], batch: Batch, now: Now) -> list[Effect]:
+        later = self._decide(events, batch, now)
+        return later + self._apply(self.hub.schedule(now, has_room=False), batch)
+
     def _one_by_one(self, events: list[Event], now: Now) -> list[Effect]:
         later = self._take_over(self.hub)
         for event in events:
             batch: Batch = Batch()
-            effects = self._decide([event], batch, now)
+            effects = self._decide_whole([event], batch, now)
             try:
                 self._commit(batch)
             except StoreFull as error:
