@@ -317,11 +317,7 @@ def test_r19_a_weight_gives_a_submitter_its_share_after_a_restart_too(rig: Rig) 
         ann.submit(shell_task())
     restart(rig)
     box = rig.host()
-    order = []
-    for _ in range(16):
-        assign = box.take()
-        order.append(assign.task)
-        box.complete(assign)
+    order = done_in_turn(box, 16)
     assert Counter(number > 20 for number in order) == {True: 12, False: 4}
     [rule] = rig.admin.ask(m.QueueRules())["weights"]
     assert (rule["key"], rule["number"], rule["set_by"]) == ("submitter:ann", 3, "admin")
@@ -332,14 +328,20 @@ def test_r19_a_weight_of_a_repository_counts_among_those_of_its_submitter(rig: R
     for _ in range(9):
         rig.admin.submit(shell_task(repo=OTHER), shell_task(repo=REPO))
     box = rig.host()
-    order = []
-    for _ in range(9):
-        assign = box.take()
-        order.append(assign.task)
-        box.complete(assign)
+    order = done_in_turn(box, 9)
     assert Counter(number % 2 == 0 for number in order) == {True: 6, False: 3}
     rig.admin.ask(m.QueueWeight(key=f"repo:{REPO}", number=None))
     assert rig.admin.ask(m.QueueRules())["weights"] == []
+
+
+def done_in_turn(box: HostEnd, count: int) -> list[int]:
+    """So many tasks, each taken and completed before the next; their numbers."""
+    order = []
+    for _ in range(count):
+        assign = box.take()
+        order.append(assign.task)
+        box.complete(assign)
+    return order
 
 
 def weights(rig: Rig) -> list[tuple[str, int]]:
@@ -360,11 +362,7 @@ def test_a_weight_holds_for_whoever_has_the_name_and_can_be_taken_back_while_nob
     for _ in range(20):
         rig.web.ask(m.Submit(tasks=(shell_task(),)), bearer="second")
     box = rig.host()
-    order = []
-    for _ in range(16):
-        assign = box.take()
-        order.append(assign.task)
-        box.complete(assign)
+    order = done_in_turn(box, 16)
     assert Counter(number > 20 for number in order) == {True: 12, False: 4}
     rig.admin.ask(m.TokenRevoke(name="ann"))
     rig.admin.ask(m.QueueWeight(key="submitter:ann"))
