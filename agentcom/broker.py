@@ -7,8 +7,8 @@
 5. One slice of housekeeping that changes no task state; then sleep until a socket or a timer is due (intake.py).
 
 While more messages wait the loop does not wait for the disk: what a tick has to say is made ready and held, the next
-tick is drained and decided, and each is let go once its own batch is durable, before the next batch is written. What
-has come by then joins that tick, since a tick costs more than a message.
+tick is drained and decided, and each is let go once its own batch is durable, before the next batch is written. Where a
+tick has but few messages, those that have come by then join it, since a tick costs as much as several of them.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ from agentcom.wire import wire_of
 
 NOTICED_MAX = 200  # events that wait for the next tick, or for room on the disk; the oldest go
 POLL_MS_MAX = 250  # housekeeping (feed, outboxes) runs at least this often
-BESIDE_EFFECTS = 4  # to make so many ready takes longer than to wake a thread
+FEW_EVENTS = 24  # those of eight tasks: a tick with more pays for itself
 CHORES_MS = 10  # between two looks at what is due while messages come, so that short ticks do not live for them
 GAP_MS = 1000  # two ticks further apart than this: the loop was away, deadlines move
 
@@ -270,18 +270,16 @@ class Broker:
         """The core's effects of this tick, its records committed; what is left is to be carried out."""
         batch: Batch = Batch()
         later = self._decide(events, batch, now)
-        if self._flies:
-            self._let_go()
-            if self._has_input():
-                joined, _ = self._drain()  # what has come while the disk was at work
-                later += self._decide(joined, batch, now)
-                events += joined
+        self._let_go()
+        if len(events) < FEW_EVENTS and self._has_input():
+            joined, _ = self._drain()
+            later += self._decide(joined, batch, now)
+            events += joined
         later += self._apply(self.hub.schedule(now, has_room=self._room.may_dispatch(now)), batch)
         self._after_step(2)
-        self._let_go()
         self._is_busy = self._has_input()
         try:
-            self._commit(batch, beside=may_wait(later) and (self._is_busy or len(later) >= BESIDE_EFFECTS))
+            self._commit(batch, beside=self._is_busy and may_wait(later))  # a thread is not woken for nothing
         except StoreError as error:
             return self._handle_again(error, events, later, now)
         self._after_step(3)

@@ -29,13 +29,13 @@ CORE: Final = (
     "complexity", "deadlines", "depends", "dispatch", "effects", "estimates", "evidence", "fallbacks", "flows",
     "gates", "groups", "hub", "interned", "isolation", "lanes", "leases", "ledger", "losses", "outlet",
     "placed", "principals", "progress", "questions", "refusal", "registry", "removal", "repositories",
-    "requests", "retries", "routing", "rows", "score", "second_host", "sessions", "story", "tail", "tally",
+    "requests", "retention", "retries", "routing", "rows", "score", "second_host", "sessions", "story", "tail", "tally",
     "tasks", "terms", "turns", "waiting", "waits", "wanted",
 )  # fmt: skip
 # Not what decodes into a struct of its own: a compiled module does not keep what the fields of a class are.
 SHELL: Final = (
     "agentcom.broker", "agentcom.clock", "agentcom.feed", "agentcom.intake", "agentcom.lookups", "agentcom.outgoing",
-    "agentcom.peers", "agentcom.room",
+    "agentcom.peers", "agentcom.retirement", "agentcom.room",
     "agentcom.store.base", "agentcom.store.journal", "agentcom.store.journaled", "agentcom.store.record",
 )  # fmt: skip
 MODULES: Final = (*(f"agentcom.core.{name}" for name in CORE), *SHELL)

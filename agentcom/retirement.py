@@ -17,7 +17,7 @@ from agentcom import limits
 from agentcom.clock import Now
 from agentcom.core.effects import Kept, Over, RecordKey, Retire, key_u64, key_u64x2
 from agentcom.core.hub import Hub
-from agentcom.core.retention import Gone, left
+from agentcom.core.retention import RESULTS, STORY, TASK, left
 from agentcom.live_records import LiveRecords
 from agentcom.model import FINAL, KeptEvent, StoryNote, TaskRow
 from agentcom.money import LedgerRecord
@@ -147,6 +147,6 @@ class Retirement:
         }
 
 
-def _has_any(kept: Kept, going: Gone) -> bool:
+def _has_any(kept: Kept, going: int) -> bool:
     """Whether there is any of what is too much: most tasks have no notes, and a slice is for those that have."""
-    return bool(going & Gone.task or (going & Gone.results and kept.results) or (going & Gone.story and kept.notes))
+    return bool(going & TASK or (going & RESULTS and kept.results) or (going & STORY and kept.notes))

@@ -10,7 +10,7 @@ tasks wait for does too. Ages run on the term clock: a wall clock that is set de
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import IntFlag
+from typing import Final
 
 import msgspec
 
@@ -28,22 +28,21 @@ _event = msgspec.msgpack.Decoder(KeptEvent).decode
 _result = msgspec.msgpack.Decoder(TaskResult).decode
 
 
-class Gone(IntFlag):
-    """What of a final task is kept no longer (`TaskRow.retired`)."""
+# What of a final task is kept no longer, as bits (`TaskRow.retired`). Plain numbers: to combine two members of a flag
+# takes twenty times as long, and each task that goes is asked about twice.
+NOTHING: Final = 0
+RESULTS: Final = 1
+STORY: Final = 2
+TASK: Final = 4
 
-    nothing = 0
-    results = 1
-    story = 2
-    task = 4
 
-
-def left(over: Over, going: Gone, kept: Kept) -> Over:
+def left(over: Over, going: int, kept: Kept) -> Over:
     """What is too much still when that goes of a task of which so much is kept. With a story the results of earlier
     attempts go."""
-    if going & Gone.task:
+    if going & TASK:
         return Over(over.tasks - 1, over.results - kept.results, over.notes - kept.notes, over.events)
-    is_short = bool(going & Gone.story)
-    results = kept.results if going & Gone.results else kept.earlier if is_short else 0
+    is_short = bool(going & STORY)
+    results = kept.results if going & RESULTS else kept.earlier if is_short else 0
     return Over(over.tasks, over.results - results, over.notes - (kept.notes if is_short else 0), over.events)
 
 
@@ -60,18 +59,18 @@ class Retention:
         """How many final tasks are kept."""
         return sum(self._tasks.counts[state] for state in FINAL)
 
-    def due(self, row: TaskRow, over: Over, now: Now) -> Gone:
+    def due(self, row: TaskRow, over: Over, now: Now) -> int:
         """What of a final task has to go: by its age, or because so many are kept beyond what may be."""
         terms = self._tasks.settings.retention
         age_ms = self._row_age_ms(row, now)
         if over.tasks > 0 or age_ms >= terms.tasks_s * 1000:
-            return Gone.task
-        going = Gone.nothing
+            return TASK
+        going = NOTHING
         if over.results > 0 or age_ms >= terms.reports_s * 1000:
-            going |= Gone.results
+            going |= RESULTS
         if over.notes > 0 or age_ms >= terms.stories_s * 1000:
-            going |= Gone.story
-        return going & ~Gone(row.retired) if going else going
+            going |= STORY
+        return going & ~row.retired if going else going
 
     def event_due(self, kept: KeptEvent, over: Over, now: Now) -> bool:
         return (
@@ -90,10 +89,10 @@ class Retention:
             if row is None or row.state not in FINAL:
                 continue
             going, kept = self.due(row, over, now), event.kept.get(task, Kept())
-            if going & Gone.task and self._may_go(task):
+            if going & TASK and self._may_go(task):
                 self.purge(row, event.found)
                 gone.append(task)
-            elif going and not going & Gone.task:
+            elif going and not going & TASK:
                 self._shorten(row, going, kept, event.found, now)
             else:
                 continue
@@ -127,16 +126,16 @@ class Retention:
         return True
 
     def _shorten(
-        self, row: TaskRow, going: Gone, kept: Kept, found: Mapping[RecordKey, bytes], now: Now
+        self, row: TaskRow, going: int, kept: Kept, found: Mapping[RecordKey, bytes], now: Now
     ) -> None:
         """Results or story go, the task stays with what it came to."""
         place = key_u64x2(row.id, row.attempt)
-        if going & Gone.results:
+        if going & RESULTS:
             stored = found.get(("reports", place))
             if stored is not None and row.state is State.completed:
                 row.status = _result(stored).status.value
             self._out.delete_task("reports", row.id)
-        if going & Gone.story:
+        if going & STORY:
             self._out.delete_task("stories", row.id)
             for attempt in range(1, row.attempt):
                 earlier = key_u64x2(row.id, attempt)
@@ -148,7 +147,7 @@ class Retention:
             if kept.untold or row.attempt > 1:
                 is_old = self._row_age_ms(row, now) >= self._tasks.settings.retention.stories_s * 1000
                 row.shortened_by = "retention.stories_s" if is_old else "retention.stories_max"
-        row.retired = int(Gone(row.retired) | going)
+        row.retired = row.retired | going
         self._out.put("tasks", key_u64(row.id), row)
         self._out.task_changed(row.id)
 

@@ -131,8 +131,9 @@ class Journal:
         """False after an error at the disk."""
         return self._refusal is None
 
-    def append(self, batch: Batch, sequence: int) -> None:
-        """Write the batch down, without a sync. StoreFull and StoreError leave the journal as it was.
+    def append(self, batch: Batch, sequence: int) -> int:
+        """Write the batch down, without a sync; the bytes of its record. StoreFull and StoreError leave the journal as
+        it was.
 
         A sequence that does not follow the last one begins a new run: there is a hole before it.
         """
@@ -162,6 +163,7 @@ class Journal:
         self._reached.count(batch)
         self._unsynced.add(self._file)
         self._unsynced_bytes += self._end - before[0]
+        return len(record)
 
     def cut_back(self) -> None:
         """Take the last append out again, because its batch was not committed."""

@@ -72,7 +72,7 @@ class JournaledStore:
         self._waiting = Batch()
         self._waiting_bytes = 0
         self._last = 0  # the last batch of those that wait
-        self.last_bytes = 0  # of the last batch that was written
+        self.last_bytes = 0  # of the last record in the journal
         self.changed = 0
         self._looked: dict[str, tuple[int, int]] = {}  # by database: waiting keys looked up, and how many it has
         self._ordered: dict[str, list[bytes]] = {}  # by database: the waiting keys, sorted when they were asked for
@@ -139,14 +139,13 @@ class JournaledStore:
         if batch.rows("tasks") or not tells_only(batch):  # most change a task
             self.changed = sequence
         try:
-            self.journal.append(batch, sequence)
+            self.last_bytes = self.journal.append(batch, sequence)
         except StoreFull:
             if not self.may_skip_journal:
                 raise
             self._pass_on(batch, sequence)
             self.journal.skip(sequence)
             return False
-        self.last_bytes = batch.size_bytes
         if self._has_room and self._waiting_bytes + self.last_bytes < self._behind_bytes:
             return True
         try:

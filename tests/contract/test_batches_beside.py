@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agentcom import messages as m
+from agentcom.broker import FEW_EVENTS
 from agentcom.core.effects import Event
 from agentcom.errors import StoreError
 from agentcom.store import journal
@@ -63,26 +64,31 @@ class Beside:
         self.broker._beside = late
         patch.setattr(self.broker, "_has_input", lambda: True)
 
-    def tick(self, joining: int = 0) -> None:
-        """One tick over the next message, which may leave its batch on the way. So many more messages are found once
-        the batch before is durable."""
+    def tick(self, joining: int = 0, first: int = 1) -> None:
+        """One tick over the next message, or so many, which may leave its batch on the way. So many more messages are
+        there once the batch before is durable."""
         self.hub.ann.socket.poll(0)
         found: list[Event] = []
         for _ in range(500):
             found += self.broker._drain()[0]
-            if len(found) > joining:
+            if len(found) >= first + joining:
                 break
             self.hub.ann.socket.poll(2)
-        assert len(found) == 1 + joining
-        drains = iter([found[:1], found[1:]])
+        assert len(found) == first + joining
+        drains = iter([found[:first], found[first:]])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(self.broker, "_drain", lambda: (next(drains), True))
             patch.setattr(self.broker._feed, "is_due", lambda _mono_ms: False)
             self.broker._tick()
 
-    def submit(self) -> m.Request:
+    def send(self) -> m.Request:
+        """A submit, which waits for a tick."""
         request = self.hub.ann.request(m.Submit(tasks=(shell_task(needs=("nobody",)),)))
         self.hub.ann.send(request)
+        return request
+
+    def submit(self) -> m.Request:
+        request = self.send()
         self.tick()
         return request
 
@@ -116,14 +122,32 @@ def test_nobody_hears_of_a_batch_before_it_is_durable_and_the_next_waits_for_it(
 
 def test_what_has_come_while_the_disk_was_at_work_joins_the_tick(beside: Beside) -> None:
     first = beside.submit()
-    second, third = (beside.hub.ann.request(m.Submit(tasks=(shell_task(needs=("nobody",)),))) for _ in range(2))
-    beside.hub.ann.send(second)
-    beside.hub.ann.send(third)
+    second, third = beside.send(), beside.send()
     beside.tick(joining=1)
     assert (beside.heard(), len(beside.flusher.files)) == ([first.id], 2)
     beside.broker._let_go()
     assert (beside.heard(), len(beside.flusher.files)) == ([second.id, third.id], 2)
     beside.broker.hub.validate()
+
+
+def test_what_has_come_meanwhile_joins_a_tick_that_has_few_messages(beside: Beside) -> None:
+    sent = [beside.send().id for _ in range(FEW_EVENTS)]
+    beside.tick(first=FEW_EVENTS - 1, joining=1)
+    beside.broker._let_go()
+    assert (beside.heard(), len(beside.flusher.files)) == (sent, 1)
+
+
+def test_a_tick_with_many_messages_takes_no_more(beside: Beside) -> None:
+    sent = [beside.send().id for _ in range(FEW_EVENTS + 1)]
+    beside.tick(first=FEW_EVENTS, joining=1)
+    beside.broker._let_go()
+    assert beside.heard() == sent[:FEW_EVENTS]
+
+
+def test_where_nothing_waits_no_thread_is_woken_for_the_flush(beside: Beside, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside.broker, "_has_input", lambda: False)
+    request = beside.submit()
+    assert (beside.heard(), beside.flusher.files) == ([request.id], [])
 
 
 def test_what_a_batch_has_to_say_leaves_while_the_next_tick_is_decided(

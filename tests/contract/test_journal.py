@@ -74,6 +74,15 @@ def test_what_was_appended_comes_back_in_order_after_a_new_start(folder: Path) -
     assert given_back(folder, after=9) == []
 
 
+def test_an_append_tells_how_many_bytes_its_record_has(folder: Path) -> None:
+    journal = filled(folder, 1)
+    before = journal.stats()["bytes"]
+    found = [journal.append(numbered(sequence), sequence) for sequence in (2, 3)]
+    assert sum(found) == journal.stats()["bytes"] - before
+    assert min(found) > numbered(2).size_bytes
+    journal.close()
+
+
 def test_an_appended_batch_is_there_before_any_sync(folder: Path) -> None:
     journal = filled(folder, 3)
     assert journal.stats()["unsynced_bytes"] > 0
