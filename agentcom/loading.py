@@ -24,6 +24,7 @@ from agentcom.core.rowpage import KINDS, NAMES, REQUIRED, page_of, page_read
 from agentcom.core.rows import STATE_CODE, STATES, RowPage
 from agentcom.core.second_host import PREFIX as SECOND
 from agentcom.core.story import NEXT_NOTE, Noted
+from agentcom.core.sums import MOVED
 from agentcom.core.sums import PREFIX as SPENT
 from agentcom.errors import StoreDamaged
 from agentcom.figures import usable
@@ -116,15 +117,18 @@ def load(store: Store, given: Mapping[str, int] = NOTHING_GIVEN) -> Loaded:
         repositories=_all(store, "meta", RepoRecord, REPO),
         questions=_all(store, "meta", QuestionRecord, QUESTION),
         seconds=_all(store, "meta", SecondRecord, SECOND),
-        spent=[
-            msgspec.msgpack.decode(body, type=SpentRecord)
-            for _, body in store.scan("meta", SPENT, SPENT + b"\xff" * 17)
-        ],
+        spent=_sums(store, SPENT),
+        moved=_sums(store, MOVED),
         fallbacks=[
             (int.from_bytes(key[len(FALLBACK) :], "big"), msgspec.msgpack.decode(body, type=FallbackWait))
             for key, body in store.scan("meta", FALLBACK, FALLBACK + b"\xff" * 9)
         ],
     )
+
+
+def _sums(store: Store, prefix: bytes) -> list[SpentRecord]:
+    rows = store.scan("meta", prefix, prefix + b"\xff" * 17)
+    return [msgspec.msgpack.decode(body, type=SpentRecord) for _, body in rows]
 
 
 def _ledger(store: Store) -> Iterator[LedgerRecord]:

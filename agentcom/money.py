@@ -49,7 +49,8 @@ class LedgerRecord(Struct, array_like=True, kw_only=True):
 
 class SpentRecord(Struct, array_like=True, kw_only=True):
     """What the attempts of a scope have cost whose own records are kept no longer, by period: a day, a month, and under
-    the empty name all of it."""
+    the empty name all of it. Or what came to a repository's address from one that it had before, negative where it went
+    to another."""
 
     scope: str
     key: str

@@ -96,7 +96,9 @@ def add(
 @repo.command()
 @repo_name
 @click.option("--name", "new_name", metavar="NAME", help="A new name.")
-@click.option("--url", metavar="URL", help="A new address; not while tasks of it are not over.")
+@click.option(
+    "--url", metavar="URL", help="A new address, for its rules and budgets too; not while tasks of it are not over."
+)
 @branch_option
 @checks_option
 @hosts_option
@@ -125,7 +127,10 @@ def update(
     if not changed:
         raise click.UsageError("nothing to change: give --name, --url, --branch, --check or --host")
     with invocation.client() as client:
-        _show(invocation, client.repo_update(name, **changed))
+        found = client.repo_update(name, **changed)
+    _show(invocation, found)
+    if not invocation.as_json:
+        _tell_moved(found)
 
 
 @repo.command()
@@ -157,3 +162,18 @@ def _show(invocation: Invocation, found: JsonObject) -> None:
         target = f" {check['target']}" if check.get("target") else ""
         output.line(f"  always checked: {check['kind']}{output.plain(target)}")
     output.line(f"  tasks that are not over: {found['live_tasks']}")
+
+
+def _tell_moved(found: JsonObject) -> None:
+    """What was set for a repository whose address has changed; a hub of an older version says nothing of that."""
+    if found.get("moved"):
+        output.line(f"  went to the new address with it: {', '.join(map(_rule, found['moved']))}")
+    for each in found.get("stayed", ()):
+        stays = f"{_rule(each)} stays at {each['key'].partition(':')[2]}"
+        output.line(f"  {output.plain(stays)}: the new address has a {each['kind']} of its own, which stands")
+
+
+def _rule(each: JsonObject) -> str:
+    if each["kind"] == "budget":
+        return f"budget {each['usd']:g} USD per {each['per']}"
+    return f"{each['kind']} {each['number']}" if "number" in each else str(each["kind"])

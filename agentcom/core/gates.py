@@ -24,7 +24,7 @@ from agentcom.core.interned import Interned
 from agentcom.core.lanes import plain_line
 from agentcom.core.outlet import Outlet
 from agentcom.core.registry import Registry
-from agentcom.core.rule_names import RuleNames
+from agentcom.core.rule_names import Moved, RuleNames
 from agentcom.core.tasks import Tasks
 from agentcom.errors import NotFound, Refused
 from agentcom.model import JsonObject, QueueRule, RuleKind, RuleScope
@@ -136,6 +136,23 @@ class Gates:
             raise NotFound(f"key: no {kind} is set for {key}; see `agentcom queue {kind} list`", field="key")
         self._unset(kind, scope, resolved)
         return {"key": key, "number": None}
+
+    def move_repo(self, old: str, new: str) -> Moved:
+        """The repository at `old`, of which no task is live, is at `new` now: its rules go with it, as they were set.
+        Where the new address has one of its own, that stands and the other stays."""
+        moved, stayed = [], []
+        for kind in RuleKind:
+            rule = self.rules.get((kind, RuleScope.repo, old))
+            if rule is None:
+                continue
+            if (kind, RuleScope.repo, new) in self.rules:
+                stayed.append(rule)
+                continue
+            self._unset(kind, RuleScope.repo, old)
+            moved.append(msgspec.structs.replace(rule, key=new))
+            self._keep(moved[-1], None)
+        views = [[{"kind": rule.kind.value, **self._view(rule)} for rule in some] for some in (moved, stayed)]
+        return Moved(views[0], views[1])
 
     def host_gone(self, host: int) -> None:
         self._unset(RuleKind.pause, RuleScope.host, str(host))
@@ -257,15 +274,17 @@ class Gates:
                 f"this hub already has {limits.QUEUE_RULES_MAX} pauses, limits and weights; unset some",
             )
         rule = QueueRule(kind=kind, scope=scope, key=key, number=number, set_by=by, set_ms=now.wall_ms)
-        before = self.rules.get(place)
-        self.rules[place] = rule
+        self._keep(rule, self.rules.get(place))
+        return rule
+
+    def _keep(self, rule: QueueRule, before: QueueRule | None) -> None:
+        self.rules[rule.kind, rule.scope, rule.key] = rule
         self._out.put("limits", rule.record_key, rule)
-        if before is None or before.number != number:
-            self._take_over(rule, number)
-            if kind is RuleKind.limit and scope is RuleScope.label and before is None:
+        if before is None or before.number != rule.number:
+            self._take_over(rule, rule.number)
+            if rule.kind is RuleKind.limit and rule.scope is RuleScope.label and before is None:
                 self._draw_lines()
         self._changed()
-        return rule
 
     def _unset(self, kind: RuleKind, scope: RuleScope, key: str) -> None:
         rule = self.rules.pop((kind, scope, key), None)

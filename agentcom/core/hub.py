@@ -161,7 +161,7 @@ class Hub:
         self.tasks.story.next_number = max(1, loaded.numbers.get(NEXT_NOTE, 1))
         for edge in loaded.depends:
             self.tasks.waiting.depends.load(edge)
-        self.ledger.load(loaded.budgets, loaded.ledger, loaded.spent)
+        self.ledger.load(loaded.budgets, loaded.ledger, loaded.spent, loaded.moved)
         slots = self.tasks.load(loaded.pages, loaded.live)
         self.ledger.loaded()
         for question in loaded.questions:

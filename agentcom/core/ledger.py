@@ -20,7 +20,7 @@ from agentcom import limits
 from agentcom.clock import Now, rfc3339
 from agentcom.core.effects import RecordKey, key_u64x2
 from agentcom.core.outlet import Outlet
-from agentcom.core.rule_names import RuleNames
+from agentcom.core.rule_names import Moved, RuleNames
 from agentcom.core.sums import ALL, EPOCH, Scope, Sums, record_key, scopes
 from agentcom.core.sums import period_of as period_of
 from agentcom.core.tasks import Tasks
@@ -92,9 +92,10 @@ class Ledger:
         budgets: Iterable[BudgetRecord],
         records: Iterable[LedgerRecord],
         carried: Iterable[SpentRecord],
+        moved: Iterable[SpentRecord],
     ) -> None:
         """Before the tasks are loaded."""
-        self.sums.load(carried)
+        self.sums.load(carried, moved)
         for budget in budgets:
             self._load_budget(budget)
         for record in records:
@@ -392,6 +393,32 @@ class Ledger:
         self._keep(budget)
         self._tell_of(budget, used, now)
         return self._view(budget, now)
+
+    def move_repo(self, old: str, new: str, now: Now) -> Moved:
+        """The repository at `old`, of which no task is live, is at `new` now: its budgets and what was spent of them go
+        with it. Where the new address has a budget for the period, that stands and the other stays. Attempts of which
+        a late result may still say what they cost get the new address, so that it counts there."""
+        changing = [record for record in self.estimated.values() if record.repo == old]
+        self.sums.move(old, new, changing)
+        for record in changing:
+            record.repo = new
+            self._save(record)
+        moved, stayed = [], []
+        for per in BudgetPeriod:
+            place, target = (RuleScope.repo.value, old, per), (RuleScope.repo.value, new, per)
+            budget = self.budgets.get(place)
+            if budget is not None and target in self.budgets:
+                stayed.append(budget)
+            elif budget is not None:
+                del self.budgets[place]
+                self._out.delete("meta", record_key(PREFIX, place))
+                self._keep(msgspec.structs.replace(budget, key=new))
+                moved.append(self.budgets[target])
+            if target in self.budgets:
+                self._tell_of(self.budgets[target], self._used(self.budgets[target], now), now)
+        self.changed = True
+        views = [[{"kind": "budget", **self._view(one, now)} for one in some] for some in (moved, stayed)]
+        return Moved(views[0], views[1])
 
     def view(self, now: Now) -> JsonObject:
         """All budgets with what is left of them and how many tasks wait for each, what was spent in all, and how many

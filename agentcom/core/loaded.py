@@ -53,5 +53,6 @@ class Loaded(NamedTuple):
     questions: Sequence[QuestionRecord] = ()
     seconds: Sequence[SecondRecord] = ()
     spent: Iterable[SpentRecord] = ()
+    moved: Iterable[SpentRecord] = ()
     stalled: Mapping[int, int] = {}
     live: int = 0  # how many tasks `pages` has

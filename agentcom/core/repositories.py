@@ -99,7 +99,8 @@ class Repositories:
         self._changed("repo_added", record, caller)
         return self.view(record)
 
-    def update(self, op: m.RepoUpdate, caller: PrincipalRecord) -> JsonObject:
+    def update(self, op: m.RepoUpdate, caller: PrincipalRecord, now: Now) -> JsonObject:
+        """The view; where its address is another now, with what of pauses, limits, weights and budgets went with it."""
         old = self.named(op.repo)
         changed: dict[str, Any] = {}
         if op.name is not None and op.name != old.name:
@@ -119,7 +120,11 @@ class Repositories:
         self._forget(old)
         self._keep(record)
         self._changed("repo_changed", record, caller)
-        return self.view(record)
+        return self.view(record) | (self._take_along(old.url, record.url, now) if "url" in changed else {})
+
+    def _take_along(self, old: str, new: str, now: Now) -> JsonObject:
+        rules, budgets = self._hub.gates.move_repo(old, new), self._hub.ledger.move_repo(old, new, now)
+        return {"moved": rules.moved + budgets.moved, "stayed": rules.stayed + budgets.stayed}
 
     def remove(self, op: m.RepoRemove, caller: PrincipalRecord) -> JsonObject:
         """Its tasks keep its address; with `force` also those that are not over, which then do without its checks."""

@@ -78,7 +78,7 @@ class Requests:
             m.QueueLimit: self._limit,
             m.BudgetSet: self._budget,
             m.RepoAdd: lambda op, caller, _s, now, _f: self._hub.repositories.add(op, caller, now),
-            m.RepoUpdate: lambda op, caller, _s, _n, _f: self._hub.repositories.update(op, caller),
+            m.RepoUpdate: lambda op, caller, _s, now, _f: self._hub.repositories.update(op, caller, now),
             m.RepoRemove: lambda op, caller, _s, _n, _f: self._hub.repositories.remove(op, caller),
             m.QueueWeight: self._weight,
             m.TokenAdd: self._token_add,

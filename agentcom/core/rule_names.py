@@ -8,18 +8,27 @@ be revoked and another get its name, so it is kept by the number of the first wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from agentcom.core.agents import Fleet
 from agentcom.core.principals import Principals
 from agentcom.core.registry import Registry
 from agentcom.errors import NotFound, Refused
-from agentcom.model import QueueRule, RuleKind, RuleScope, Tier
+from agentcom.model import JsonObject, QueueRule, RuleKind, RuleScope, Tier
 
 SCOPES: dict[RuleKind, tuple[RuleScope, ...]] = {
     RuleKind.pause: (RuleScope.repo, RuleScope.tier, RuleScope.host),
     RuleKind.limit: (RuleScope.repo, RuleScope.label, RuleScope.endpoint),
     RuleKind.weight: (RuleScope.submitter, RuleScope.repo),
 }
+
+
+class Moved(NamedTuple):
+    """What was set for a repository that is at another address now, as people see it: what went there with it, and what
+    stayed at the old address, since the new one had its own."""
+
+    moved: list[JsonObject]
+    stayed: list[JsonObject]
 
 
 class RuleNames:

@@ -3,23 +3,26 @@
 The book has a record for each attempt; the sums are counted from it at start. A record that has been kept for its term
 goes, and in the same batch what it counts as is carried over to the record of its scopes (`SpentRecord`), so the sums
 of every period are the same before and after, and after a restart. On disk each key or token that submits has its own;
-counted here is what `submitter_key` names, all that had one name. `booked` is the sum of all there ever was, written
-with each change: a check of the store compares it with the records and with what was carried over.
+counted here is what `submitter_key` names, all that had one name. Where a repository got another address, records from
+before have the old one: what they count as is taken from that and added to the new one, by a `SpentRecord` for each
+(`moved`). `booked` is the sum of all there ever was, written with each change: a check of the store compares it with
+the records and with what was carried over.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from agentcom.core.outlet import Outlet
-from agentcom.model import BudgetPeriod
+from agentcom.model import BudgetPeriod, RuleScope
 from agentcom.money import LedgerRecord, SpentRecord
 
 PREFIX: Final = b"spent"  # of the records of what was carried over, in `meta`
+MOVED: Final = b"moved"  # of those of what went to another address, or came from one; below nothing where it went
 BOOKED: Final = "booked"
 ALL: Final = "all"
 SUBMITTER: Final = "submitter"
@@ -38,10 +41,15 @@ class Sums:
         self._submitter_key = submitter_key
         self.by_place: Counter[tuple[Scope, str]] = Counter()
         self.carried: dict[Scope, SpentRecord] = {}
+        self.moved: dict[Scope, SpentRecord] = {}
         self.booked = 0
 
-    def load(self, carried: Iterable[SpentRecord]) -> None:
-        """What was carried over, before the records of the book are counted."""
+    def load(self, carried: Iterable[SpentRecord], moved: Iterable[SpentRecord]) -> None:
+        """What was carried over and what has moved, before the records of the book are counted."""
+        for record in moved:
+            self.moved[record.scope, record.key] = record
+            for period, amount in record.amounts.items():
+                self.by_place[(record.scope, record.key), period] += amount
         for record in carried:
             self.carried[record.scope, record.key] = record
             key = self._submitter_key(int(record.key)) if record.scope == SUBMITTER else record.key
@@ -75,6 +83,35 @@ class Sums:
             for period in old_periods(carried.amounts):
                 del carried.amounts[period]
             self._out.put("meta", record_key(PREFIX, scope), carried)
+
+    def move(self, old: str, new: str, rewritten: Iterable[LedgerRecord]) -> None:
+        """The repository at `old` is at `new` now: all that counts there counts here. `rewritten` are records that had
+        the old address and are stored with the new one. O(periods of all scopes)."""
+        source: Scope = (RuleScope.repo.value, old)
+        target: Scope = (RuleScope.repo.value, new)
+        amounts = {period: amount for (scope, period), amount in self.by_place.items() if scope == source}
+        for period, amount in amounts.items():
+            del self.by_place[source, period]
+            self.by_place[target, period] += amount
+        for record in rewritten:
+            for per in BudgetPeriod:
+                period = period_of(per, record.at_ms)
+                if period in amounts:
+                    amounts[period] -= record.amount
+        self._transfer(source, {period: -amount for period, amount in amounts.items()})
+        self._transfer(target, amounts)
+
+    def _transfer(self, scope: Scope, amounts: Mapping[str, int]) -> None:
+        moved = self.moved.setdefault(scope, SpentRecord(scope=scope[0], key=scope[1], amounts={}))
+        for period, amount in amounts.items():
+            moved.amounts[period] = moved.amounts.get(period, 0) + amount
+        old = old_periods(moved.amounts)
+        moved.amounts = {each: amount for each, amount in moved.amounts.items() if amount and each not in old}
+        if moved.amounts:
+            self._out.put("meta", record_key(MOVED, scope), moved)
+        else:
+            del self.moved[scope]
+            self._out.delete("meta", record_key(MOVED, scope))
 
     def scopes_of(self, record: LedgerRecord) -> tuple[Scope, ...]:
         """What it counts for."""

@@ -11,13 +11,15 @@ from agentcom import messages as m
 from agentcom.core.ledger import PREFIX
 from agentcom.core.sums import record_key
 from agentcom.errors import Refused
-from agentcom.model import BudgetPeriod, CheckKind, CheckSpec, QueueRule, Role, RuleKind, RuleScope
+from agentcom.model import Backend, BudgetPeriod, CheckKind, CheckSpec, QueueRule, Role, RuleKind, RuleScope
 from agentcom.money import BudgetRecord
 from agentcom.repos import has_credentials, same_place
 from agentcom.store.base import Batch
+from agentcom.store.crosscheck import cross_check, walk_store
 from tests.core_rig import HostEnd, Rig
-from tests.factories import shell_task
+from tests.factories import agent_offer, complex_task, shell_task
 
+MOVED = "https://git.example/moved.git"
 URL = "https://git.example/team/engine.git"
 TESTS = CheckSpec(kind=CheckKind.command_succeeds, target="make test")
 
@@ -261,10 +263,128 @@ def test_one_that_tasks_name_is_removed_by_force_only_and_they_go_on_without_it(
 def test_its_address_stays_while_tasks_name_it(rig: Rig) -> None:
     register(rig)
     task = rig.admin.submit(shell_task(repo="engine"))
-    moved = m.RepoUpdate(repo="engine", url="https://git.example/moved.git")
+    moved = m.RepoUpdate(repo="engine", url=MOVED)
     assert refusal(rig, moved).code == "repo_in_use"
     rig.admin.ask(m.TaskCancel(task=task))
-    assert rig.admin.ask(moved)["url"] == "https://git.example/moved.git"
+    assert rig.admin.ask(moved)["url"] == MOVED
+
+
+def rules(rig: Rig) -> dict[str, tuple[str, ...]]:
+    """By kind, of the hub that runs and of one that starts on its store now, which has the same."""
+    found: dict[str, tuple[str, ...]] = {}
+    for kind, of_kind in rig.admin.ask(m.QueueRules()).items():
+        if kind != "paused":
+            found[kind] = tuple(f"{each['key']} {each.get('number', '')}".strip() for each in of_kind)
+    budgets = rig.admin.ask(m.BudgetList())["budgets"]
+    found["budgets"] = tuple(f"{each['key']} {each['per']} {each['usd']:.0f} {each['spent_usd']}" for each in budgets)
+    twin = rig.twin()
+    assert (twin.gates.rules, twin.ledger.budgets) == (rig.hub.gates.rules, rig.hub.ledger.budgets)
+    assert +twin.ledger.sums.by_place == +rig.hub.ledger.sums.by_place
+    assert cross_check(walk_store(rig.store)) == (0, [])
+    return found
+
+
+def paid_host(rig: Rig) -> HostEnd:
+    return rig.host("paid", agents=(agent_offer("a", backends=(Backend.claude,)),))
+
+
+def spend(rig: Rig, box: HostEnd, usd: float, repo: str = "engine") -> None:
+    rig.admin.submit(complex_task(repo=repo))
+    box.complete(box.take(), cost_usd=usd, backend=Backend.claude, model="m")
+
+
+def test_a_repository_that_moves_takes_its_pause_limit_weight_and_budgets_along_and_says_so(rig: Rig) -> None:
+    register(rig)
+    spend(rig, paid_host(rig), 0.25)
+    rig.admin.ask(m.QueueLimit(key="repo:engine", number=3))
+    rig.admin.ask(m.QueueWeight(key="repo:engine", number=2))
+    rig.admin.ask(m.QueuePause(repo="engine"))
+    rig.admin.ask(m.BudgetSet(key="repo:engine", usd=5, per=BudgetPeriod.day))
+    set_at = rig.admin.ask(m.QueueRules())["limits"][0]["set_at"]
+    rig.advance(5000)
+    answer = rig.admin.ask(m.RepoUpdate(repo="engine", url=MOVED))
+    assert [(each["kind"], each["key"]) for each in answer["moved"]] == [
+        (kind, f"repo:{MOVED}") for kind in ("pause", "limit", "weight", "budget")
+    ]
+    assert answer["stayed"] == []
+    assert rules(rig) == {
+        "pauses": (f"repo:{MOVED}",),
+        "limits": (f"repo:{MOVED} 3",),
+        "weights": (f"repo:{MOVED} 2",),
+        "budgets": (f"repo:{MOVED} day 5 0.25",),
+    }
+    assert rig.admin.ask(m.QueueRules())["limits"][0]["set_at"] == set_at
+    task = rig.admin.submit(shell_task(repo="engine"))
+    box = rig.host()
+    assert not has_work(box)
+    rig.admin.ask(m.QueuePause(repo="engine", paused=False))
+    assert box.assigned().task == task
+
+
+def test_what_is_set_for_the_new_address_stands_and_the_answer_names_what_stayed(rig: Rig) -> None:
+    register(rig)
+    for key, number in (("repo:engine", 3), (f"repo:{MOVED}", 1)):
+        rig.admin.ask(m.QueueLimit(key=key, number=number))
+        rig.admin.ask(m.BudgetSet(key=key, usd=number, per=BudgetPeriod.day))
+    rig.admin.ask(m.BudgetSet(key="repo:engine", usd=9, per=BudgetPeriod.ever))
+    answer = rig.admin.ask(m.RepoUpdate(repo="engine", url=MOVED))
+    assert [(each["kind"], each["key"], each.get("per")) for each in answer["moved"]] == [
+        ("budget", f"repo:{MOVED}", "ever")
+    ]
+    assert [(each["kind"], each["key"], each.get("number", each.get("usd"))) for each in answer["stayed"]] == [
+        ("limit", f"repo:{URL}", 3), ("budget", f"repo:{URL}", 3)
+    ]  # fmt: skip
+    assert rules(rig)["limits"] == (f"repo:{MOVED} 1", f"repo:{URL} 3")
+    assert rules(rig)["budgets"] == (
+        f"repo:{MOVED} day 1 0.0", f"repo:{MOVED} ever 9 0.0", f"repo:{URL} day 3 0.0"
+    )  # fmt: skip
+
+
+def test_what_was_spent_moves_with_a_repository_there_and_back_and_is_counted_once(rig: Rig) -> None:
+    register(rig)
+    box = paid_host(rig)
+    rig.admin.ask(m.BudgetSet(key="repo:engine", usd=9, per=BudgetPeriod.ever))
+    spend(rig, box, 1.0)
+    rig.admin.ask(m.RepoUpdate(repo="engine", url=MOVED))
+    spend(rig, box, 0.5)
+    assert rules(rig)["budgets"] == (f"repo:{MOVED} ever 9 1.5",)
+    rig.admin.ask(m.RepoUpdate(repo="engine", url=URL))
+    assert rules(rig)["budgets"] == (f"repo:{URL} ever 9 1.5",)
+    spend(rig, box, 0.25, MOVED)
+    assert rules(rig)["budgets"] == (f"repo:{URL} ever 9 1.5",)
+    rig.start()
+    rig.admin.hello()
+    assert rules(rig)["budgets"] == (f"repo:{URL} ever 9 1.5",)
+
+
+def test_a_late_bill_counts_at_the_address_to_which_its_repository_has_moved(rig: Rig) -> None:
+    register(rig)
+    box = paid_host(rig)
+    rig.admin.ask(m.BudgetSet(key="repo:engine", usd=9, per=BudgetPeriod.ever))
+    task = rig.admin.submit(complex_task(repo="engine"))
+    lost = box.take()
+    rig.admin.ask(m.TaskCancel(task=task))
+    rig.admin.ask(m.RepoUpdate(repo="engine", url=MOVED))
+    assert rules(rig)["budgets"] == (f"repo:{MOVED} ever 9 2.0",)
+    box.complete(lost, cost_usd=0.5, backend=Backend.claude, model="m")
+    assert rules(rig)["budgets"] == (f"repo:{MOVED} ever 9 0.5",)
+
+
+def test_an_ended_task_that_is_retried_after_its_repository_moved_is_under_nothing_that_went_with_it(rig: Rig) -> None:
+    register(rig)
+    task = rig.admin.submit(shell_task(repo="engine"))
+    rig.admin.ask(m.QueuePause(repo="engine"))
+    rig.admin.ask(m.TaskCancel(task=task))
+    rig.admin.ask(m.RepoUpdate(repo="engine", url=MOVED))
+    rig.admin.ask(m.TaskRetry(task=task))
+    assert rig.host().assigned().task == task
+    assert rig.admin.ask(m.TaskGet(task=task))["repo"] == URL
+
+
+def test_only_a_change_of_the_address_speaks_of_what_moved(rig: Rig) -> None:
+    register(rig)
+    for op in (m.RepoUpdate(repo="engine", name="motor"), m.RepoUpdate(repo="motor", url=URL)):
+        assert "moved" not in rig.admin.ask(op)
 
 
 @pytest.mark.parametrize(
