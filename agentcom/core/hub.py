@@ -82,6 +82,7 @@ class Hub:
         self.accounts = Accounts(self.fleet, self.registry)
         self.fleet.loaded_on = self.registry.models_on
         self.tasks = Tasks(self.out, settings, boot)
+        self.tasks.follows = self.principals.follows
         self.retries = RetryBudgets(settings)
         names = RuleNames(self.fleet, self.registry, self.principals)
         self.gates = Gates(self.out, self.tasks, self.fleet, self.registry, names)

@@ -102,12 +102,14 @@ class Principals:
         self.by_token: dict[str, PrincipalRecord] = {}
         self.by_name: dict[str, PrincipalRecord] = {}
         self._first_of: dict[str, int] = {}  # by name, of people who have or had it: the id of the first
+        self.follows: dict[int, int] = {}  # by id, of those whose name others had before: the id of the first
         self.invites: dict[str, InviteRecord] = {}
         self._links: dict[str, PrincipalRecord] = {}
         self._refused_keys: dict[int, str] = {}  # by principal: the signing key whose refusal was told
         self._next = 1
 
     def load(self, record: PrincipalRecord) -> None:
+        """By rising id, as they lie in the store."""
         self.by_id[record.id] = record
         self._next = max(self._next, record.id + 1)
         if record.key:
@@ -117,7 +119,9 @@ class Principals:
         if not record.revoked:
             self.by_name[record.name] = record
         if not record.parent:
-            self._first_of[record.name] = min(record.id, self._first_of.get(record.name, record.id))
+            first = self._first_of.setdefault(record.name, record.id)
+            if first != record.id:
+                self.follows[record.id] = first
 
     def load_invite(self, record: InviteRecord) -> None:
         self.invites[record.key] = record
@@ -156,8 +160,7 @@ class Principals:
 
     def number_of(self, principal: int) -> int:
         """The number of the principal's name. It never changes."""
-        record = self.by_id.get(principal)
-        return self._first_of.get(record.name, principal) if record is not None else principal
+        return self.follows.get(principal, principal)
 
     def admitted(self, now: Now) -> tuple[frozenset[str], frozenset[str]]:
         """The keys that may connect: (to the hub, to the feed)."""

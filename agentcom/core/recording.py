@@ -114,7 +114,8 @@ class GroupShape(Struct, frozen=True, array_like=True):
 
 
 class TaskShape(Struct, frozen=True, array_like=True):
-    """A task when it is first seen: how long it has been ready, and its place in its lane."""
+    """A task when it is first seen: how long it has been ready, and its place in its lane. `submitter`: who takes a
+    turn with it (`Tasks.turn_of`)."""
 
     waited_ms: int
     order_key: int
@@ -365,7 +366,7 @@ class Recorder:
         slot = tasks.table.slot_of[task]
         table = tasks.table
         waited_ms = tasks.waited_ms(slot, self._now)
-        shape = TaskShape(waited_ms, table.order_key[slot], table.lane[slot], table.submitter[slot])
+        shape = TaskShape(waited_ms, table.order_key[slot], table.lane[slot], tasks.turn_of(slot))
         self._told[TASK, task] = b""
         pieces.append(Piece(TASK, task, msgspec.Raw(_encode(shape))))
 

@@ -141,6 +141,7 @@ class Tasks:
         self.table = TaskTable()
         self.groups = Groups(out)
         self.ready = ReadyQueue(self.groups.pool_of)
+        self.follows: Mapping[int, int] = {}  # by submitter, of those whose name another had before: see principals.py
         self.lines: dict[int, int] = {}  # by label set: the line of the ready queue, where it is not 0
         self.waits = Waits(out)
         self.story = Story(out, self.table)
@@ -212,6 +213,7 @@ class Tasks:
         """Put those that are ready into the queue, each run of like ones at once."""
         runs: dict[int, tuple[array[int], array[int]]] = {}
         has_lines = bool(self.lines) or any(columns["infra_count"]) or any(columns["retries_used"])
+        follows = self.follows
         slot = slots.start
         for state, group, submitter, lane, order_key, task in zip(
             columns["state"], columns["group"], columns["submitter"], columns["lane"], columns["order_key"],
@@ -219,6 +221,8 @@ class Tasks:
         ):  # fmt: skip
             if state == READY:
                 line = self.line_of(slot) if has_lines else 0
+                if follows:
+                    submitter = follows.get(submitter, submitter)
                 place = line << PLACE_BITS | group << 34 | submitter << 2 | lane
                 run = runs.get(place)
                 if run is None:
@@ -585,7 +589,7 @@ class Tasks:
                 table.group[slot],
                 table.order_key[slot],
                 task,
-                table.submitter[slot],
+                self.turn_of(slot),
                 table.lane[slot],
                 self.line_of(slot),
             )
@@ -602,10 +606,15 @@ class Tasks:
             table.group[slot],
             table.order_key[slot],
             table.id[slot],
-            table.submitter[slot],
+            self.turn_of(slot),
             table.lane[slot],
             self.line_of(slot),
         )
+
+    def turn_of(self, slot: int) -> int:
+        """Whose turn in the ready queue the task takes: that of its submitter's name, whichever key or token had it."""
+        submitter = self.table.submitter[slot]
+        return self.follows.get(submitter, submitter) if self.follows else submitter
 
     def line_of(self, slot: int) -> int:
         """The line of the ready queue for the task: 0 unless a limit concerns one of its labels, or the budget of

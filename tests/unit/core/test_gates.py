@@ -369,6 +369,22 @@ def test_a_weight_holds_for_whoever_has_the_name_and_can_be_taken_back_while_nob
     assert weights(rig) == []
 
 
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_r19_tasks_of_a_revoked_token_and_of_the_next_of_its_name_have_one_turn(rig: Rig, is_restarted: bool) -> None:
+    for secret in ("first", "second"):
+        rig.token("ann", secret)
+        for _ in range(8):
+            rig.web.ask(m.Submit(tasks=(shell_task(),)), bearer=secret)
+        rig.admin.ask(m.TokenRevoke(name="ann"))
+    for _ in range(8):
+        rig.admin.submit(shell_task())
+    if is_restarted:
+        restart(rig)
+    order = done_in_turn(rig.host(), 16)
+    assert Counter(number > 16 for number in order) == {False: 8, True: 8}
+    assert [number for number in order if number <= 16] == [*range(1, 9)], "the first of them comes first"
+
+
 def test_a_weight_of_1_is_what_all_have_and_is_no_rule(rig: Rig) -> None:
     rig.admin.ask(m.QueueWeight(key="submitter:admin", number=3))
     set_to_1 = rig.admin.ask(m.QueueWeight(key="submitter:admin", number=1))
