@@ -101,9 +101,10 @@ class Gates:
     def pause(self, scope: RuleScope | None, key: str, paused: bool, by: str, now: Now) -> None:
         """Stop or resume the queue (scope None), a repository, a tier or a host. A repeat changes nothing."""
         if scope is None:
-            self.paused = paused
-            self._out.number("paused", int(paused))
-            self._changed()
+            if paused != self.paused:
+                self.paused = paused
+                self._out.number("paused", int(paused))
+                self._changed()
         elif paused:
             self._set(RuleKind.pause, scope, self._names.new_key_of(scope, key, "repo"), 1, by, now)
         else:
@@ -121,21 +122,27 @@ class Gates:
             raise NotFound(f"{unknown.message}; paused: {paused}", field="repo") from unknown
 
     def set_number(self, kind: RuleKind, key: str, number: int | None, by: str, now: Now) -> JsonObject:
-        """Set a limit or a weight by its key as people write it (`repo:URL`); None takes it back."""
+        """Set a limit or a weight by its key as people write it (`repo:URL`); None takes it back. A repeat changes
+        nothing, and nobody is told of it."""
         scope, name = self._names.parsed(kind, key)
-        if number is not None:
-            resolved = self._names.new_key_of(scope, name)
-            if kind is RuleKind.weight and number == 1:  # what everybody has is no rule
-                self._unset(kind, scope, resolved)
-                rule = QueueRule(kind=kind, scope=scope, key=resolved, number=1, set_by=by, set_ms=now.wall_ms)
-            else:
-                rule = self._set(kind, scope, resolved, number, by, now)
-            return self._view(rule)
-        resolved = self._names.key_of(scope, name)
-        if (kind, scope, resolved) not in self.rules:
+        resolved = self._names.key_of(scope, name) if number is None else self._names.new_key_of(scope, name)
+        place = kind, scope, resolved
+        before = self.rules.get(place)
+        if number is None and before is None:
             raise NotFound(f"key: no {kind} is set for {key}; see `agentcom queue {kind} list`", field="key")
-        self._unset(kind, scope, resolved)
-        return {"key": key, "number": None}
+        if number is None or (kind is RuleKind.weight and number == 1):  # what everybody has is no rule
+            self._unset(kind, scope, resolved)
+        else:
+            self._set(kind, scope, resolved, number, by, now)
+        rule = self.rules.get(place)
+        if rule != before:
+            fields = {"kind": kind.value, "key": key, "value": number}
+            self._out.publish("queue", "queue_rule_set", **fields, by=by)
+        if number is None:
+            return {"key": key, "number": None}
+        if rule is None:
+            rule = QueueRule(kind=kind, scope=scope, key=resolved, number=1, set_by=by, set_ms=now.wall_ms)
+        return self._view(rule)
 
     def move_repo(self, old: str, new: str) -> Moved:
         """The repository at `old`, of which no task is live, is at `new` now: its rules go with it, as they were set.
@@ -266,24 +273,24 @@ class Gates:
 
     # --- rules ------------------------------------------------------------------------------------------
 
-    def _set(self, kind: RuleKind, scope: RuleScope, key: str, number: int, by: str, now: Now) -> QueueRule:
-        place = kind, scope, key
-        if place not in self.rules and len(self.rules) >= limits.QUEUE_RULES_MAX:
+    def _set(self, kind: RuleKind, scope: RuleScope, key: str, number: int, by: str, now: Now) -> None:
+        before = self.rules.get((kind, scope, key))
+        if before is not None and before.number == number:
+            return  # nothing changes: who set it and when stay
+        if before is None and len(self.rules) >= limits.QUEUE_RULES_MAX:
             raise Refused(
                 "limit",
                 f"this hub already has {limits.QUEUE_RULES_MAX} pauses, limits and weights; unset some",
             )
         rule = QueueRule(kind=kind, scope=scope, key=key, number=number, set_by=by, set_ms=now.wall_ms)
-        self._keep(rule, self.rules.get(place))
-        return rule
+        self._keep(rule, before)
 
     def _keep(self, rule: QueueRule, before: QueueRule | None) -> None:
         self.rules[rule.kind, rule.scope, rule.key] = rule
         self._out.put("limits", rule.record_key, rule)
-        if before is None or before.number != rule.number:
-            self._take_over(rule, rule.number)
-            if rule.kind is RuleKind.limit and rule.scope is RuleScope.label and before is None:
-                self._draw_lines()
+        self._take_over(rule, rule.number)
+        if rule.kind is RuleKind.limit and rule.scope is RuleScope.label and before is None:
+            self._draw_lines()
         self._changed()
 
     def _unset(self, kind: RuleKind, scope: RuleScope, key: str) -> None:

@@ -368,7 +368,8 @@ class Ledger:
     # --- budgets ----------------------------------------------------------------------------------------
 
     def set(self, key: str, usd: float | None, per: BudgetPeriod, by: str, now: Now) -> JsonObject:
-        """Set a budget by its key as people write it (`all`, `repo:URL`, `submitter:NAME`); None takes it back."""
+        """Set a budget by its key as people write it (`all`, `repo:URL`, `submitter:NAME`); None takes it back. A
+        repeat changes nothing, and nobody is told of it."""
         scope = self._parsed(key, is_new=usd is not None)
         place: Place = (*scope, per)
         self.changed = True
@@ -379,20 +380,28 @@ class Ledger:
                 )
             self._out.delete("meta", record_key(PREFIX, place))
             del self.budgets[place]
+            self._tell_set(key, usd, per, by)
             return {"key": key, "per": per.value, "usd": None}
-        if place not in self.budgets and len(self.budgets) >= limits.QUEUE_RULES_MAX:
+        before = self.budgets.get(place)
+        if before is not None and before.limit == micro(usd):
+            return self._view(before, now)  # nothing changes: who set it and when stay
+        if before is None and len(self.budgets) >= limits.QUEUE_RULES_MAX:
             raise Refused("limit", f"this hub already has {limits.QUEUE_RULES_MAX} budgets; unset some")
         budget = BudgetRecord(
             scope=scope[0], key=scope[1], per=per, limit=micro(usd), set_by=by, set_ms=now.wall_ms
         )
-        used, before = self._used(budget, now), self.budgets.get(place)
+        used = self._used(budget, now)
         if before is not None:
             # What was told stays told; where there is more room now, it will be told again.
             told = min(before.told_percent, used)
             budget = msgspec.structs.replace(budget, told_in=before.told_in, told_percent=told)
         self._keep(budget)
         self._tell_of(budget, used, now)
+        self._tell_set(key, usd, per, by)
         return self._view(budget, now)
+
+    def _tell_set(self, key: str, usd: float | None, per: BudgetPeriod, by: str) -> None:
+        self._out.publish("queue", "budget_set", key=key, usd=usd, per=per.value, by=by)
 
     def move_repo(self, old: str, new: str, now: Now) -> Moved:
         """The repository at `old`, of which no task is live, is at `new` now: its budgets and what was spent of them go

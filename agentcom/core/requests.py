@@ -370,25 +370,14 @@ class Requests:
         return {"paused": self._hub.paused, "pauses": self._hub.gates.paused_keys()}
 
     def _limit(self, op: m.QueueLimit, caller: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
-        return self._rule(RuleKind.limit, op, caller, now)
+        return self._hub.gates.set_number(RuleKind.limit, op.key, op.number, caller.name, now)
 
     def _weight(self, op: m.QueueWeight, caller: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
-        return self._rule(RuleKind.weight, op, caller, now)
+        return self._hub.gates.set_number(RuleKind.weight, op.key, op.number, caller.name, now)
 
     def _budget(self, op: m.BudgetSet, caller: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
-        done = self._hub.ledger.set(op.key, op.usd, op.per, caller.name, now)
         self._hub.tasks.changed = True  # steps up wait without being held
-        fields = {"key": op.key, "usd": op.usd, "per": op.per.value}
-        self._out.publish("queue", "budget_set", **fields, by=caller.name)
-        return done
-
-    def _rule(
-        self, kind: RuleKind, op: m.QueueLimit | m.QueueWeight, caller: PrincipalRecord, now: Now
-    ) -> object:
-        done = self._hub.gates.set_number(kind, op.key, op.number, caller.name, now)
-        fields = {"kind": kind.value, "key": op.key, "value": op.number}
-        self._out.publish("queue", "queue_rule_set", **fields, by=caller.name)
-        return done
+        return self._hub.ledger.set(op.key, op.usd, op.per, caller.name, now)
 
     def _config_change(
         self, op: m.ConfigChange, caller: PrincipalRecord, _s: Session, now: Now, _f: Found

@@ -11,7 +11,7 @@ import pytest
 from agentcom import limits
 from agentcom import messages as m
 from agentcom.errors import Refused
-from agentcom.model import QueueRule, Role, RuleKind, RuleScope, TaskSpec
+from agentcom.model import QueueRule, Role, RuleKind, RuleScope, TaskSpec, Tier
 from agentcom.store.base import Batch
 from tests.core_rig import HostEnd, Rig
 from tests.factories import (
@@ -131,6 +131,55 @@ def test_pausing_twice_and_resuming_what_runs_change_nothing(rig: Rig) -> None:
     assert rig.admin.ask(m.QueueStats())["pauses"] == [f"repo:{REPO}"]
     for _ in range(2):
         assert rig.admin.ask(m.QueuePause(paused=False, repo=REPO))["pauses"] == []
+
+
+def records(rig: Rig) -> list[tuple[str, Any, str, str]]:
+    """Of every rule and budget: its key, its number, who set it and when."""
+    kinds = rig.admin.ask(m.QueueRules())
+    rules = [each for kind in ("pauses", "limits", "weights") for each in kinds[kind]]
+    every = [*rules, *rig.admin.ask(m.BudgetList())["budgets"]]
+    return [(each["key"], each.get("number", each.get("usd")), each["set_by"], each["set_at"]) for each in every]
+
+
+SAID_AGAIN = [
+    m.QueuePause(repo=REPO),
+    m.QueuePause(tier=Tier.complex),
+    m.QueuePause(host="box"),
+    m.QueueLimit(key=f"repo:{REPO}", number=3),
+    m.QueueLimit(key="label:deploy", number=3),
+    m.QueueWeight(key=f"repo:{REPO}", number=3),
+    m.BudgetSet(key="all", usd=3),
+]
+
+
+@pytest.mark.parametrize("op", SAID_AGAIN)
+def test_a_repeat_leaves_who_has_set_a_rule_and_when_and_is_no_event(rig: Rig, op: m.Operation) -> None:
+    rig.host("box")
+    bob = rig.member(Role.operate, "bob")
+    rig.admin.ask(op)
+    [first] = records(rig)
+    assert first[2] == "admin"
+    rig.advance(5000)
+    before = rig.store.sequence
+    bob.ask(op)
+    assert (rig.published("queue"), rig.store.sequence) == ([], before)
+    assert records(rig) == [first]
+
+
+@pytest.mark.parametrize("op", [op for op in SAID_AGAIN if not isinstance(op, m.QueuePause)])
+def test_another_number_is_that_of_who_has_set_it_now(rig: Rig, op: m.Operation) -> None:
+    bob = rig.member(Role.operate, "bob")
+    rig.admin.ask(op)
+    bob.ask(msgspec.structs.replace(op, **{"usd" if isinstance(op, m.BudgetSet) else "number": 4}))
+    assert [(number, by) for _, number, by, _ in records(rig)] == [(4, "bob")]
+
+
+def test_pausing_everything_again_and_a_weight_that_all_have_write_nothing(rig: Rig) -> None:
+    rig.admin.ask(m.QueuePause())
+    before = rig.store.sequence
+    rig.admin.ask(m.QueuePause())
+    rig.admin.ask(m.QueueWeight(key=f"repo:{REPO}", number=1))
+    assert rig.store.sequence == before
 
 
 # --- limits ---------------------------------------------------------------------------------------------

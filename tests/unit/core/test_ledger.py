@@ -614,11 +614,11 @@ def test_what_was_told_of_a_budget_is_told_once_over_restarts(rig: Rig) -> None:
     rig.admin.submit(complex_task())
     paid(box, box.take(), 8.5)
     assert told(rig) == ["budget_low"]
-    for _ in range(2):
+    for usd in (1, 2):
         rig.start()
         rig.admin.hello()
         box.hello()
-        budget(rig, "repo:https://git.example/other.git", 1)
+        budget(rig, "repo:https://git.example/other.git", usd)
         assert told(rig) == ["budget_set"]
         rig.admin.submit(complex_task())
     assert [rig.admin.state(2), rig.admin.state(3)] == ["held", "held"]
