@@ -7,7 +7,7 @@ again) keeps it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agentcom.clock import Now
 from agentcom.core.agents import Agent, Host
@@ -17,6 +17,8 @@ from agentcom.model import EndpointRecord, JsonObject
 
 if TYPE_CHECKING:
     from agentcom.core.hub import Hub
+
+HOST_CHANGED: Final = "host_changed"  # in `meta`: when a person last changed the record of a host
 
 
 class Removals:
@@ -70,21 +72,32 @@ class Removals:
         if is_now:
             self._drop_host(host, by, now)
         else:
-            fleet.save_host(host)
-            fleet.publish_host(host, now)
-            for agent in fleet.agents_of(host):
-                fleet.publish_agent(agent, now)
+            self._save_host(host, now)
             self.finish(now)
         return self._answer("host", record.name, record.id not in fleet.hosts)
+
+    def drain(self, host: Host, draining: bool, now: Now) -> None:
+        """No new work for the host, or work again: then it is to stay, too."""
+        host.record.draining = draining
+        if not draining:
+            self.hosts.pop(host.record.id, None)
+            host.record.removing = False
+        self._save_host(host, now)
+
+    def _save_host(self, host: Host, now: Now) -> None:
+        """A person has changed it. What it says of itself lies in the same record and asks for no backup (`tells_only`
+        in store/journaled.py), so the batch says beside it that somebody did something."""
+        fleet = self._hub.fleet
+        fleet.save_host(host)
+        self._out.number(HOST_CHANGED, now.wall_ms)
+        fleet.publish_host(host, now)
+        for agent in fleet.agents_of(host):
+            fleet.publish_agent(agent, now)
 
     def kept_agent(self, agent: Agent) -> None:
         """It is to stay after all."""
         agent.record.removing = False
         self.agents.pop(agent.record.id, None)
-
-    def kept_host(self, host: Host) -> None:
-        host.record.removing = False
-        self.hosts.pop(host.record.id, None)
 
     def kept_endpoint(self, record: EndpointRecord) -> None:
         record.draining = False

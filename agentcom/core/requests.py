@@ -297,13 +297,7 @@ class Requests:
 
     def _drain(self, op: m.HostDrain, _c: PrincipalRecord, _s: Session, now: Now, _f: Found) -> object:
         host = self._hub.fleet.host_named(op.host)
-        host.record.draining = op.draining
-        if not op.draining:
-            self._hub.removals.kept_host(host)
-        self._hub.fleet.save_host(host)
-        self._hub.fleet.publish_host(host, now)
-        for agent in self._hub.fleet.agents_of(host):
-            self._hub.fleet.publish_agent(agent, now)
+        self._hub.removals.drain(host, op.draining, now)
         self._hub.tasks.changed = True
         return {"host": op.host, "draining": op.draining}
 

@@ -32,7 +32,8 @@ ROOM_TIMES: Final = 4  # so many times the bytes that may wait have to find room
 
 def tells_only(batch: Batch) -> bool:
     """Whether it holds nothing but what comes without anybody doing anything: what the hub tells of itself, such as
-    that a backup was made, and what hosts say of themselves as long as they are there."""
+    that a backup was made, and what hosts say of themselves as long as they are there. What a person changes of a host
+    has a row of `meta` beside it."""
     for name, rows in batch.changes():
         if name == "meta":
             comes_by_itself = rows.keys() <= OF_EVENTS

@@ -8,8 +8,11 @@ import pytest
 
 from agentcom import messages as m
 from agentcom.errors import Refused
+from agentcom.store.base import Batch
+from agentcom.store.journaled import tells_only
+from agentcom.store.memory_store import MemoryStore
 from tests.core_rig import Rig
-from tests.factories import endpoint_probe, shell_task, task
+from tests.factories import endpoint_probe, resources, shell_task, task
 
 URL = "http://10.0.0.5:11434"
 
@@ -206,3 +209,40 @@ def test_removing_what_is_not_there_says_so(rig: Rig) -> None:
         with pytest.raises(Refused) as refused:
             rig.admin.ask(op)
         assert refused.value.code == "not_found"
+
+
+# --- backups ----------------------------------------------------------------------------------------------
+
+
+class Told(MemoryStore):
+    """Remembers of each batch whether it does no more than to tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[bool] = []
+
+    def commit(self, batch: Batch, sequence: int) -> None:
+        self.told.append(tells_only(batch))
+        super().commit(batch, sequence)
+
+
+def test_what_a_person_does_to_a_host_is_a_change_that_a_backup_is_wanted_for_and_its_own_reports_are_none() -> None:
+    store = Told()
+    rig = Rig(store=store)
+    box = rig.host("box")
+    rig.admin.submit(shell_task())
+    box.take()
+    told = store.told
+    told.clear()
+    rig.clock.advance(60_000)
+    box.beat(resources=resources())
+    assert told == [True]
+    for op in (
+        m.HostDrain(host="box"),
+        m.HostDrain(host="box", draining=False),
+        m.QueuePause(host="box"),
+        m.HostRemove(host="box"),
+    ):
+        told.clear()
+        rig.admin.ask(op)
+        assert told == [False], op
