@@ -235,12 +235,21 @@ def _came_to(chore: JsonObject) -> str:
         sizes = f"{output.size(result['before_bytes'])} before, {output.size(result['after_bytes'])} now"
         return f"{sizes}; the hub stood still for {result['stopped_ms']} ms"
     if chore["kind"] == "verify":
-        rows = sum(result["rows"].values())
         if result["condition"] == "newer":
             return f"{result['name']}: {OF_NEWER}"
-        return f"{result['name']}: {result['condition']}, {rows} rows, batch {result['sequence']}"
+        return f"{result['name']}: {', '.join(_found(result))}"
     size = output.size(result["bytes"])
     return f"{result['name']}: {size}, {result['rows']} rows, batch {result['sequence']}, verified"
+
+
+def _found(result: JsonObject) -> list[str]:
+    """What a check of a backup found, without the figures that it could not read."""
+    found = [result["condition"]]
+    if result["rows"] is not None:
+        found.append(f"{sum(result['rows'].values())} rows")
+    if result["sequence"] is not None:
+        found.append(f"batch {result['sequence']}")
+    return found
 
 
 def _ended(invocation: Invocation, chore: JsonObject) -> bool:

@@ -190,14 +190,18 @@ def oldest_kept(folder: Path | str) -> int:
 
 
 def backup_view(backup: Backup) -> JsonObject:
-    """A backup as it is shown."""
+    """A backup as it is shown; `rows` is null where no manifest says how many."""
     view: JsonObject = msgspec.to_builtins(backup)
-    return {"name": Path(backup.path).name, **view}
+    rows = backup.rows if backup.rows or backup.checksum else None
+    return {"name": Path(backup.path).name, **view, "rows": rows}
 
 
 def check_view(report: CheckReport) -> JsonObject:
-    """What a check of a backup found, as it is shown."""
+    """What a check of a backup found, as it is shown; a figure that it could not read is null."""
     view: JsonObject = msgspec.to_builtins(report)
+    view |= {"format": report.format or None, "rows": report.rows or None}
+    if not report.format or report.condition is Condition.newer:
+        view["sequence"] = None  # of a format that is not known nothing further was read
     return {"name": Path(report.path).name, "passes": report.condition in ("good", "inconsistent"), **view}
 
 

@@ -6,11 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from agentcom.cli import main
 from agentcom.config import Home
 from agentcom.store.backup import Backup, make_backup, newest_verified
+from agentcom.store.lmdb_store import DATABASES_MAX
 from tests.contract.homes import Place, of_newer_version
 
 
@@ -98,7 +100,7 @@ def test_with_the_hub_stopped_a_backup_is_verified_and_damage_is_written_down(
     Path(second.path).write_bytes(content)
     assert main(["backup", "verify"]) == 1
     told = capsys.readouterr().out
-    assert told.startswith(f"{Path(second.path).name}: damaged")
+    assert told.startswith(f"{Path(second.path).name}: damaged\n"), "of rows and batch nothing is known"
     assert "its checksum does not fit its content\n" in told
     assert "start the hub again" not in told, "that is for a store"
     assert told.splitlines()[-1] == (
@@ -106,6 +108,40 @@ def test_with_the_hub_stopped_a_backup_is_verified_and_damage_is_written_down(
     )
     assert newest_verified(place.paths.backups) == 10
     assert main(["backup", "verify", "nowhere.mdb"]) == 5
+
+
+def test_what_a_check_of_a_damaged_backup_could_not_read_is_null_and_not_zero(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (made,) = stopped_with_backups(place, 10)
+    Path(made.path).write_bytes(bytes(made.bytes))
+    assert main(["backup", "verify", "--json"]) == 1
+    result = said(capsys)["result"]
+    assert (result["condition"], result["file_bytes"], result["problem_count"] > 0) == ("damaged", made.bytes, True)
+    assert (result["format"], result["sequence"], result["rows"]) == (None, None, None)
+
+
+def test_a_batch_that_was_read_of_a_damaged_backup_is_told_without_the_rows_that_were_not(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (made,) = stopped_with_backups(place, 10)
+    environment = lmdb.open(made.path, subdir=False, lock=False, max_dbs=DATABASES_MAX)
+    with environment, environment.begin(write=True) as transaction:
+        transaction.drop(environment.open_db(b"bodies", txn=transaction), delete=False)
+    assert main(["backup", "verify"]) == 1
+    assert capsys.readouterr().out.startswith(f"{Path(made.path).name}: damaged, batch 10\n")
+
+
+def test_of_a_backup_without_its_manifest_no_number_of_rows_is_listed(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (made,) = stopped_with_backups(place, 10)
+    Path(made.path).with_suffix(".json").unlink()
+    assert main(["backup", "list", "--json"]) == 0
+    (found,) = said(capsys)["backups"]
+    assert (found["rows"], found["verified"]) == (None, False)
+    assert main(["backup", "list"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[-4:] == ["KiB", "10", "not", "verified"]
 
 
 def test_a_backup_of_a_newer_version_is_listed_as_one_and_left_out_of_a_restore(

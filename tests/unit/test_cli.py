@@ -1365,7 +1365,7 @@ def test_the_list_of_backups_says_what_is_under_way_on_the_store_and_how_the_las
     hub: FakeHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damaged = {
-        "name": "backup-2.mdb", "passes": False, "condition": "damaged", "sequence": 0, "rows": {},
+        "name": "backup-2.mdb", "passes": False, "condition": "damaged", "sequence": None, "rows": None,
         "problems": ["pages lost", "a leak", "no end"],
     }  # fmt: skip
     made = {"name": "backup-2.mdb", "bytes": 45056, "rows": 27, "sequence": 8}
@@ -1388,7 +1388,7 @@ def test_the_list_of_backups_says_what_is_under_way_on_the_store_and_how_the_las
     assert lines[-7:] == [
         f"  backup 6   under way, begun {chores[0]['started']} (2 min ago)",
         f"  backup 5   failed, {ended}: {failed['message']}",
-        f"  verify 4   not passed, {ended}: backup-2.mdb: damaged, 0 rows, batch 0; pages lost and 2 more",
+        f"  verify 4   not passed, {ended}: backup-2.mdb: damaged; pages lost and 2 more",
         f"  verify 3   ok, {ended}: backup-2.mdb: good, 9 rows, batch 8",
         f"  verify 2   failed, begun {chores[4]['started']} (11 min ago): cut off",
         f"  compact 2  ok, {ended}: 84 KiB before, 44 KiB now; the hub stood still for 1 ms",
