@@ -8,6 +8,7 @@ error at the disk in that ends the hub: what was acknowledged is in the journal,
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from datetime import datetime
 from functools import partial
@@ -48,6 +49,7 @@ DISK_FREE_BYTES: Final = 512 * MIB
 WAIT_S: Final = 5.0
 COMPACTED_FROM_BYTES: Final = 64 * MIB  # by itself: a smaller file wins little
 PAGE_BYTES: Final = 4096
+_FIGURE: Final = re.compile(r"\d+")
 UNCERTAIN_TOLD: Final = 20  # of what a start could not save, in the history; the list itself has all
 
 
@@ -75,6 +77,7 @@ class Upkeep:
         self._damage_found = ""  # what was found last
         self._backup_due_ms: int | None = None  # monotonic; None until the first turn
         self._compaction_due_ms: int | None = None
+        self._compaction_failed = _why_failed(self._chores.recent[-1]) if self._chores.recent else ""
         self._backed_up = self._newest_sequence
         self._is_journal_long = False
 
@@ -225,13 +228,22 @@ class Upkeep:
         return self._chores.start("verify", partial(CheckRun.of_backup, path), check_view, now)
 
     def _ended(self, chore: Chore, now: Now) -> None:
-        self._events += _told_of(chore)
+        if not self._is_known(chore):
+            self._events += _told_of(chore)
         level = self._log.error if chore.state == "failed" else self._log.info
         level("store_chore", kind=chore.kind, state=chore.state, error=chore.error)
         if chore.kind == "backup":
             self._backup_ended(chore, now)
         if chore.kind == "verify":
             self._look_again()
+
+    def _is_known(self, chore: Chore) -> bool:
+        """Whether a compaction by itself has failed once more for the reason that was told: each look at the schedule
+        would tell it again. Over a restart if the failed one was the last chore, as alarms do."""
+        if chore.kind != "compact":
+            return False
+        before, self._compaction_failed = self._compaction_failed, _why_failed(chore)
+        return chore.by_itself and bool(before) and before == self._compaction_failed
 
     def _look_again(self) -> None:
         """A check may have found that a backup counts no longer: for the schedule, the journal and new tasks."""
@@ -401,6 +413,11 @@ class Upkeep:
 
 def _seconds(rfc3339_text: str) -> float:
     return datetime.fromisoformat(rfc3339_text).timestamp()
+
+
+def _why_failed(chore: Chore) -> str:
+    """The reason for which a compaction failed; of one that did not, none. With other figures in it it is the same."""
+    return _FIGURE.sub("", chore.error) if chore.kind == "compact" else ""
 
 
 def _told_of(chore: Chore) -> list[Told]:

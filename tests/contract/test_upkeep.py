@@ -549,30 +549,6 @@ def test_a_schedule_of_compactions_that_is_set_shorter_holds_from_then_on(
     assert kept.events() == ["store_compacted"]
 
 
-def test_a_compaction_by_itself_that_cannot_be_begun_is_told_once_for_each_try(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(upkeep, "COMPACTED_FROM_BYTES", 0)
-    monkeypatch.setattr(compact, "has_room", lambda _path, _bytes: False)
-    _removed(kept)
-    kept.upkeep.settings = looks_each(3600)
-    kept.turn()
-    kept.clock.advance(HOUR_MS)
-    for _ in range(3):
-        kept.turn()
-    told = kept.upkeep.take_events()
-    assert [event for event, _ in told] == ["compaction_failed"]
-    assert "no room" in told[0][1]["reason"]
-    last = kept.upkeep.status(kept.clock.now())["compaction"]["last"]
-    assert (last["state"], last["by_itself"], last["error"]["code"]) == ("failed", True, "storage_full")
-    kept.after(HOUR_MS)
-    assert kept.events() == ["compaction_failed"]
-    monkeypatch.undo()
-    monkeypatch.setattr(upkeep, "COMPACTED_FROM_BYTES", 0)
-    kept.after(HOUR_MS)
-    assert kept.events() == ["store_compacted"]
-
-
 # --- what is shown --------------------------------------------------------------------------------------
 
 
