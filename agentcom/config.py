@@ -481,8 +481,10 @@ class Home:
         self.recordings = path / "recordings"
 
     def prepare(self) -> Home:
-        """Make what is missing; refuse a home that others can read or that is not ours."""
+        """Make what is missing; refuse a home that others can read or that is not ours, and make nothing in it then."""
         try:
+            if self.path.is_dir():
+                self.check()
             for folder in (self.path, self.keys, self.store, self.run, self.logs, self.sidecar):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
