@@ -1,6 +1,7 @@
 """What becomes of a task whose attempt has ended without a result: back to its lane, a wait, held, or dead.
 
-By failure class, as the glossary has them. Attempts closes the attempt and frees its agent before it asks here.
+By failure class, as the glossary has them; where its time is over by then it expires. Attempts closes the attempt and
+frees its agent before it asks here.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from agentcom import limits
 from agentcom.clock import Now
 from agentcom.core.agents import Agent, Block, Fleet
+from agentcom.core.deadlines import too_late
 from agentcom.core.isolation import must_run_alone
 from agentcom.core.losses import times
 from agentcom.core.registry import Call, Registry
@@ -24,6 +26,7 @@ from agentcom.model import (
     FailureClass,
     ResultStatus,
     SecondRecord,
+    State,
     TaskError,
     TaskResult,
     Tier,
@@ -86,7 +89,7 @@ class Aftermath:
         if error.failure_class is FailureClass.configuration:
             if error.code in limits.KEY_CODES:
                 self._block(slot, agent, error.message, limits.KEY_BLOCK_MS, now)
-            self._tasks.hold(slot, error, now)
+            self._hold(slot, error, now)
         elif error.failure_class is FailureClass.usage_window:
             table.parked_count[slot] += 1
             self._park(slot, agent, error, now)
@@ -121,7 +124,7 @@ class Aftermath:
         """A second host gives its place to another, at once, or may try again after a backoff; or there were enough."""
         error = self._seconds.could_not(slot, record, why, now)
         if error is not None:
-            self._tasks.hold(slot, error, now)
+            self._hold(slot, error, now)
             return
         said = f"it waits for another second host: {why}"[:4000]
         waits = TaskError(failure_class=FailureClass.infrastructure, code="second_host_failed", message=said)
@@ -202,8 +205,25 @@ class Aftermath:
             self._table.retries_used[slot] = self._table.max_retries[slot]
         self._tasks.move(slot, Move.kill, now)
 
+    def _hold(self, slot: int, error: TaskError, now: Now) -> None:
+        if not self._has_expired(slot, error, now):
+            self._tasks.hold(slot, error, now)
+
+    def _has_expired(self, slot: int, error: TaskError, now: Now) -> bool:
+        """Whether the task's time was over while it ran, which ends it here: it would be delayed or held for a moment
+        that nothing follows."""
+        overdue = self._tasks.deadlines.overdue(slot, State.delayed, now, "before it could be tried again")
+        if overdue is None:
+            return False
+        said = f"{overdue.message}; the last: {error.message}"[:4000]
+        self._table.errors[self._table.id[slot]] = too_late(overdue.code, said)
+        self._tasks.move(slot, Move.expire, now)
+        return True
+
     def _delay(self, slot: int, ms: int, now: Now) -> None:
         table = self._table
+        if self._has_expired(slot, table.errors[table.id[slot]], now):
+            return
         table.delay_ms[slot], table.due_ms[slot] = ms, now.wall_ms + ms
         table.lease_ms[slot] = self._clock_ms(now) + ms
         table.not_before_ms[slot] = 0

@@ -127,9 +127,12 @@ class Deadlines:
         expires_ms = self._table.expires_ms[slot]
         return min(expires_ms, self._table.delay_ms[slot]) if state is State.held else expires_ms
 
-    def overdue(self, slot: int, state: State, now: Now) -> TaskError | None:
+    def overdue(
+        self, slot: int, state: State, now: Now, when: str = "while it waited"
+    ) -> TaskError | None:
         """Why the task expires now, if it does. `start_by` binds until a worker has been on the task; the time to live
-        leaves running work to end, and is looked at again when it comes back to the queue."""
+        leaves running work to end, and is looked at again when it comes back to the queue: `when` says in words that
+        it was over."""
         table = self._table
         if 0 < table.complete_by_ms[slot] <= now.wall_ms:
             return too_late("complete_by", f"it was to be complete by {rfc3339(table.complete_by_ms[slot])}")
@@ -141,7 +144,7 @@ class Deadlines:
         if state is State.held and table.delay_ms[slot] <= term_ms:
             return too_late("held_too_long", "it was held for longer than queue.held_s allows")
         if table.expires_ms[slot] <= term_ms:
-            return too_late("ttl", "its time to live was over while it waited")
+            return too_late("ttl", f"its time to live was over {when}")
         return None
 
     def _was_started(self, slot: int) -> bool:

@@ -171,6 +171,45 @@ def test_a_task_that_expires_tells_why(rig: Rig) -> None:
     assert story(rig, number)[-1]["cause"] == "its time to live was over while it waited"
 
 
+EXPIRED = "its time to live was over before it could be tried again; the last: "
+
+
+def test_a_task_that_fails_past_its_time_to_live_expires_at_once_and_is_not_delayed_first(rig: Rig) -> None:
+    box = rig.host()
+    number = rig.admin.submit(shell_task(ttl_s=5, max_retries=3))
+    assign = box.take()
+    rig.clock.advance(6_000)
+    box.fail(assign, error(message="it ended with 3"))
+    assert events(rig, number)[-2:] == [("ended", 1, "failed"), ("expired", 1)]
+    assert story(rig, number)[-1]["cause"] == f"{EXPIRED}it ended with 3"
+    assert rig.admin.task(number)["error"]["code"] == "ttl"
+    assert agrees(rig)
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"), [(FailureClass.usage_window, "limit"), (FailureClass.configuration, "no_key")]
+)
+def test_a_task_that_would_be_parked_or_held_past_its_time_to_live_expires_at_once(
+    rig: Rig, failure: FailureClass, code: str
+) -> None:
+    box = rig.host()
+    number = rig.admin.submit(shell_task(ttl_s=5))
+    assign = box.take()
+    rig.clock.advance(6_000)
+    box.fail(assign, error(failure, code, message="not now"))
+    assert events(rig, number)[-2:] == [("ended", 1, "failed"), ("expired", 1)]
+    assert story(rig, number)[-1]["cause"] == f"{EXPIRED}not now"
+
+
+def test_a_task_whose_worker_is_lost_past_its_time_to_live_expires_at_once(rig: Rig) -> None:
+    box = rig.host()
+    number = rig.admin.submit(shell_task(ttl_s=5))
+    box.take()
+    box.leave()
+    rig.advance(100_000)
+    assert [each[0] for each in events(rig, number)[-2:]] == ["ended", "expired"]
+
+
 def test_a_late_result_stands_where_it_came_and_names_its_attempt(rig: Rig) -> None:
     box = rig.host(agents=2)
     number = rig.admin.submit(shell_task())
