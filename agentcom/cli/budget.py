@@ -6,7 +6,7 @@ import click
 
 from agentcom import limits
 from agentcom.cli import output
-from agentcom.cli.command import Group, Invocation, NumberCommand, out_of_range, pass_invocation
+from agentcom.cli.command import Group, Invocation, out_of_range, pass_invocation
 
 PERIODS = click.Choice(["day", "month", "ever"])
 
@@ -42,7 +42,7 @@ def show(invocation: Invocation) -> None:
     )
 
 
-@budget.command("set", cls=NumberCommand)
+@budget.command("set")
 @click.argument("key", metavar="KEY")
 @click.argument("usd", metavar="USD", type=float)
 @click.option("--per", type=PERIODS, default="day", help="day (the default), month (both in UTC) or ever.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import click
@@ -18,6 +19,7 @@ from agentcom.config import Home, home_path
 
 ADDRESS = re.compile(r"tcp://[^\s/]+:(?P<port>[0-9]{1,5})")
 NEGATIVE = re.compile(r"-\.?\d.*")  # a number below zero; no option begins with a digit
+NUMBER = re.compile(r"0*[1-9][0-9]{0,18}")  # of a task
 PORT_MAX = 65_535
 REACH_S = 4.0  # with the start of the interpreter a hub that is not there is told within 5 s
 
@@ -87,21 +89,40 @@ def json_option() -> click.Option:
 
 
 class HubCommand(click.Command):
-    """A command that asks the hub: takes --json, --hub and --debug."""
+    """A command that asks the hub: takes --json, --hub and --debug. A negative number is one of its arguments, so that
+    its refusal speaks of the number, not of an option."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += [json_option(), hub_option(), debug_option()]
 
-
-class NumberCommand(HubCommand):
-    """Takes a negative number as an argument, so that its refusal speaks of the number, not of an option."""
-
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        negative = [word for word in args if NEGATIVE.fullmatch(word)]
-        if negative and "--" not in args:
-            args = [*(word for word in args if word not in negative), "--", *negative]
+        if "--" not in args and any(map(NEGATIVE.fullmatch, args)):
+            options, words = self._apart(args)
+            args = [*options, "--", *words]
         return super().parse_args(ctx, args)
+
+    def _apart(self, args: list[str]) -> tuple[list[str], list[str]]:
+        """Options with their values, and the other words, each in their order."""
+        with_value = {
+            name for one in self.params if isinstance(one, click.Option) and not one.is_flag for name in one.opts
+        }
+        options, words = [], []
+        left = iter(args)
+        for word in left:
+            if word == "-" or not word.startswith("-") or NEGATIVE.fullmatch(word):
+                words.append(word)
+            else:
+                options.append(word)
+                options += islice(left, int(word in with_value))
+        return options, words
+
+
+def task_number(text: str) -> int:
+    """What names a task; the type of an argument or option."""
+    if not NUMBER.fullmatch(text):
+        raise click.BadParameter(f"{text!r} names no task: a task's number is a whole number from 1")
+    return int(text)
 
 
 def out_of_range(metavar: str, said: str) -> click.BadParameter:

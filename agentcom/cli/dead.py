@@ -9,12 +9,12 @@ import click
 
 from agentcom import limits
 from agentcom.cli import output
-from agentcom.cli.command import Group, Invocation, pass_invocation
+from agentcom.cli.command import Group, Invocation, pass_invocation, task_number
 from agentcom.model import JsonObject
 
 F = TypeVar("F", bound=Callable[..., Any])
 PAGES_MAX = 50  # a page may be short, so a list asks on; the bound keeps a search for nothing finite
-task_ids = click.argument("task_ids", type=click.IntRange(min=1), nargs=-1, metavar="[ID]...")
+task_ids = click.argument("task_ids", type=task_number, nargs=-1, metavar="[ID]...")
 all_option = click.option("--all", "every", is_flag=True, help="All of them.")
 
 

@@ -8,7 +8,7 @@ import click
 
 from agentcom import limits
 from agentcom.cli import output, storage
-from agentcom.cli.command import Group, Invocation, NumberCommand, out_of_range, pass_invocation
+from agentcom.cli.command import Group, Invocation, out_of_range, pass_invocation
 from agentcom.client import Client
 from agentcom.model import JsonObject
 
@@ -135,7 +135,7 @@ def _list(invocation: Invocation, kind: str, empty: str) -> None:
     )
 
 
-@limit.command("set", cls=NumberCommand)
+@limit.command("set")
 @click.argument("key", metavar="KEY")
 @click.argument("number", metavar="N", type=int)
 @pass_invocation
@@ -163,7 +163,7 @@ def list_limits(invocation: Invocation) -> None:
     _list(invocation, "limits", "no limits; set one with: agentcom queue limit set KEY N")
 
 
-@weight.command("set", cls=NumberCommand)
+@weight.command("set")
 @click.argument("key", metavar="KEY")
 @click.argument("number", metavar="N", type=int)
 @pass_invocation

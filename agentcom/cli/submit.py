@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 
 from agentcom.cli import output
-from agentcom.cli.command import HubCommand, Invocation, pass_invocation
+from agentcom.cli.command import HubCommand, Invocation, pass_invocation, task_number
 from agentcom.cli.task import row, show_task
 from agentcom.client import Client, task_spec
 from agentcom.errors import Refused
@@ -85,7 +85,7 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
 @click.option("--complete-by", metavar="TIME", help="RFC 3339; expires then, running work is cancelled.")
 @click.option("--ttl", "ttl_s", type=int, metavar="S", help="Seconds until it expires, where it does not run.")
 @click.option(
-    "--after", "depends_on", type=int, multiple=True, metavar="ID", help="A task to complete first."
+    "--after", "depends_on", type=task_number, multiple=True, metavar="ID", help="A task to complete first."
 )
 @click.option(
     "--base", metavar="ID|predecessor", help="Start from the branch of that task, one of --after, instead of --branch."

@@ -10,14 +10,14 @@ import click
 from agentcom import limits
 from agentcom.cli import output
 from agentcom.cli import why as explained
-from agentcom.cli.command import Group, Invocation, pass_invocation
+from agentcom.cli.command import Group, Invocation, pass_invocation, task_number
 from agentcom.cli.verify_report import GONE, verify_report
 from agentcom.client import Client
 from agentcom.model import JsonObject
 
 PAGES_MAX = 50  # a page may be short, so a list asks on; the bound keeps a search for nothing finite
 
-task_id = click.argument("task_id", type=click.IntRange(min=1), metavar="ID")
+task_id = click.argument("task_id", type=task_number, metavar="ID")
 
 
 @click.group(cls=Group)

@@ -13,13 +13,14 @@ import click
 import msgspec
 
 from agentcom.cli import output
-from agentcom.cli.command import HubCommand, Invocation, pass_invocation
+from agentcom.cli.command import HubCommand, Invocation, pass_invocation, task_number
 from agentcom.config import write_private
 from agentcom.errors import ConfigError
 from agentcom.model import JsonObject
 from agentcom.report_statement import fault_of, needs_signature, result_of
 from agentcom.signed_report import fingerprint
 
+NUMBER = re.compile(r"-?[0-9]+")  # a task's, or what was meant as one
 KEY = re.compile(r"[0-9a-f]{64}")
 GONE = "its result has gone (retention.reports_s, retention.reports_max)"  # of what has completed: it had one
 
@@ -30,8 +31,12 @@ def _public_key(_context: click.Context, _parameter: click.Parameter, value: str
     return value
 
 
+def _number_or_file(value: str) -> int | str:
+    return task_number(value) if NUMBER.fullmatch(value) else value
+
+
 @click.command("verify-report", cls=HubCommand)
-@click.argument("source", metavar="ID|FILE")
+@click.argument("source", metavar="ID|FILE", type=_number_or_file)
 @click.option(
     "--key",
     metavar="KEY",
@@ -40,7 +45,7 @@ def _public_key(_context: click.Context, _parameter: click.Parameter, value: str
 )
 @click.option("--save", metavar="FILE", help="Keep the reports, to check them again without the hub.")
 @pass_invocation
-def verify_report(invocation: Invocation, source: str, key: str | None, save: str | None) -> None:
+def verify_report(invocation: Invocation, source: int | str, key: str | None, save: str | None) -> None:
     """Check that a task's reports are what their hosts have signed.
 
     Exit code 1 where one is not, or where none is signed.
@@ -77,10 +82,10 @@ def verify_report(invocation: Invocation, source: str, key: str | None, save: st
         raise click.exceptions.Exit(1)
 
 
-def _reports(invocation: Invocation, source: str) -> JsonObject:
-    if source.isdigit():
+def _reports(invocation: Invocation, source: int | str) -> JsonObject:
+    if isinstance(source, int):
         with invocation.client() as client:
-            return client.task_reports(int(source))
+            return client.task_reports(source)
     remedy = "save them with: agentcom task verify-report ID --save FILE"
     try:
         content = Path(source).read_bytes()
