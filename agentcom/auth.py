@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import secrets
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from agentcom.model import Role
 from agentcom.signed_report import public_half
 
 JOIN_PREFIX = "acj1."
+SCHEME = "tcp://"
+PORT_MAX = 65_535
 SIGNING_KEY = "host_signing.key"  # of a host's reports, in its keys/
 
 
@@ -115,6 +118,28 @@ class HubAddress(Struct, frozen=True, omit_defaults=True):
     feed: str = ""
     feed_key: str = ""
     pid: int = 0
+
+
+def address_fault(text: str) -> str:
+    """What is wrong with the address of a hub that somebody gave; empty if nothing is. Whether a hub is there is found
+    out later."""
+    place = text.removeprefix(SCHEME)
+    host, colon, port = place.rpartition(":")
+    if not colon or place.endswith("]"):
+        host, port = place, ""
+    if place == text:
+        why = f"it does not begin with {SCHEME}"
+    elif not host:
+        why = "it has no host"
+    elif re.search(r"[\s/]", host):
+        why = f"{host!r} is no host"
+    elif not port:
+        why = "it has no port"
+    elif not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= PORT_MAX:
+        why = f"{port!r} is no port, which is a number from 1 to {PORT_MAX}"
+    else:
+        return ""
+    return f"{text!r} is not the address of a hub, which has the form {SCHEME}HOST:PORT: {why}"
 
 
 def read_hub_address(home: Home) -> HubAddress | None:

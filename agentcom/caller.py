@@ -19,11 +19,12 @@ import zmq
 
 from agentcom import __version__, limits
 from agentcom import messages as m
-from agentcom.auth import HubAddress, KeyPair, load_key, read_hub_address
+from agentcom.auth import HubAddress, KeyPair, address_fault, load_key, read_hub_address
 from agentcom.config import Home
 from agentcom.connection import Connection, ConnectionLost, NoAnswer
 from agentcom.errors import ConfigError, HubUnreachable, NotFound, ProtocolViolation, Refused
 
+HUB_VARIABLE = "AGENTCOM_HUB"
 REPLY_S = 30.0  # how long a hub that has said welcome may take for one reply
 REPEATS_MAX = 3
 LOOK_AGAIN_S = 0.25  # while the hub is away: how often its address file is read again
@@ -43,9 +44,13 @@ class _SessionLost(Exception):
 
 def hub_of(home: Home, hub: str | None) -> HubAddress:
     """Where the hub is now: `hub` or AGENTCOM_HUB with the public key that this home knows, else what the hub
-    or `agentcom join` wrote down. HubUnreachable with the remedy when nothing is known."""
+    or `agentcom join` wrote down. HubUnreachable with the remedy when nothing is known, ConfigError for an address that
+    is none."""
+    address = hub or os.environ.get(HUB_VARIABLE) or ""
+    fault = address_fault(address) if address else ""
+    if fault:
+        raise ConfigError(fault if hub else f"{HUB_VARIABLE}: {fault}; set it to one, or unset it")
     known = read_hub_address(home)
-    address = hub or os.environ.get("AGENTCOM_HUB") or ""
     if known is None:
         at = f"the public key of the hub at {address}" if address else "any hub"
         raise HubUnreachable(f"{home.path} does not know {at}; run `agentcom up`, or `agentcom join CODE`")

@@ -13,14 +13,13 @@ from typing import Any
 
 import click
 
+from agentcom.auth import address_fault
 from agentcom.cli import output
 from agentcom.client import Client
 from agentcom.config import Home, home_path
 
-ADDRESS = re.compile(r"tcp://[^\s/]+:(?P<port>[0-9]{1,5})")
 NEGATIVE = re.compile(r"-\.?\d.*")  # a number below zero; no option begins with a digit
 NUMBER = re.compile(r"0*[1-9][0-9]{0,18}")  # of a task
-PORT_MAX = 65_535
 REACH_S = 4.0  # with the start of the interpreter a hub that is not there is told within 5 s
 
 
@@ -73,10 +72,9 @@ def _address(context: click.Context, parameter: click.Parameter, value: str | No
 
 def _check_address(value: str | None, variable: str | None) -> None:
     """An empty address counts as none. `variable`: where it was given, if not by an option."""
-    found = ADDRESS.fullmatch(value) if value else None
-    if value and (found is None or not 1 <= int(found["port"]) <= PORT_MAX):
-        said = f"{value!r} is not the address of a hub, which has the form tcp://HOST:PORT"
-        raise click.BadParameter(said, param_hint=variable)
+    fault = address_fault(value) if value else ""
+    if fault:
+        raise click.BadParameter(fault, param_hint=variable)
 
 
 def hub_option() -> click.Option:

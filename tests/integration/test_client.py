@@ -292,9 +292,36 @@ def test_the_address_given_wins_over_the_file(hub: FakeHub, monkeypatch: pytest.
     assert len(hub.hellos) == 1
 
 
-def test_an_address_that_is_none_is_refused(hub: FakeHub) -> None:
-    with pytest.raises(ConfigError, match="tcp://HOST:PORT"):
-        Client.connect(hub.home, hub="here")
+MALFORMED = {
+    "foo": "it does not begin with tcp://",
+    "http://x:1": "it does not begin with tcp://",
+    "x:7420": "it does not begin with tcp://",
+    "tcp://": "it has no host",
+    "tcp://:7420": "it has no host",
+    "tcp://host": "it has no port",
+    "tcp://host:": "it has no port",
+    "tcp://[::1]": "it has no port",
+    "tcp://a b:7420": "'a b' is no host",
+    "tcp://host:0": "'0' is no port, which is a number from 1 to 65535",
+    "tcp://host:7420/": "'7420/' is no port, which is a number from 1 to 65535",
+}
+
+
+@pytest.mark.parametrize(("address", "why"), MALFORMED.items(), ids=MALFORMED)
+@pytest.mark.parametrize("is_known", [True, False])
+def test_an_address_that_is_none_is_refused_with_where_it_was_given_and_what_is_wrong_with_it(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, why: str, is_known: bool
+) -> None:
+    home = hub.home if is_known else Home(tmp_path / "none")
+    said = f"{address!r} is not the address of a hub, which has the form tcp://HOST:PORT: {why}"
+    with pytest.raises(ConfigError) as given:
+        Client.connect(home, hub=address)
+    assert given.value.message == said
+    monkeypatch.setenv("AGENTCOM_HUB", address)
+    with pytest.raises(ConfigError) as found:
+        Client.connect(home)
+    assert found.value.message == f"AGENTCOM_HUB: {said}; set it to one, or unset it"
+    assert hub.hellos == []
 
 
 def test_an_invitation_never_sends_its_secret(hub: FakeHub, client: Client) -> None:

@@ -654,9 +654,7 @@ def test_a_setting_that_is_given_twice_is_refused(hub: FakeHub, capsys: pytest.C
     assert hub.asked == []
 
 
-@pytest.mark.parametrize(
-    "address", ["nonsense", "tcp://x", "tcp://x:", "tcp://:7420", "tcp://x:70000", "http://x:7420", "x:7420"]
-)
+@pytest.mark.parametrize("address", ["nonsense", "tcp://x", "tcp://x:70000", "http://x:7420"])
 def test_a_malformed_address_of_the_hub_is_a_usage_error(
     hub: FakeHub, capsys: pytest.CaptureFixture[str], address: str
 ) -> None:
