@@ -18,7 +18,7 @@ import zmq
 from agentcom.gate import FEED_DOMAIN
 
 TOPICS: Final = ("task", "agent", "host", "endpoint", "queue", "log", "route", "hub")
-COUNTED: Final = ("queue_rules_changed", "tasks_retired", "task_purged")  # change the queue's counts, or what they name
+COUNTED: Final = ("queue_rules_changed", "tasks_retired")  # change the queue's counts; so do events that are kept
 EVENTS: Final = int(zmq.EVENTS)
 POLLIN: Final = int(zmq.POLLIN)
 FLUSH_MS: Final = 50
@@ -62,9 +62,12 @@ class Feed:
     def publish(self, topic: str, event: dict[str, Any] | None) -> None:
         """Send one event now, `at` this time if it does not say another. O(1); never blocks. None, or without readers:
         only the sequence rises, so that one who subscribes at this very moment sees a gap."""
+        if topic == "agent" or (event is not None and (event["event"] in COUNTED or "number" in event)):
+            self._queue_dirty = True  # the counts name the agents by state, what is paused, and what is kept
+        self._send(topic, event)
+
+    def _send(self, topic: str, event: dict[str, Any] | None) -> None:
         self.sequences[topic] += 1
-        if topic == "agent" or (event is not None and event["event"] in COUNTED):
-            self._queue_dirty = True  # the queue's counts name the agents by state, and what is paused
         if event is None or self._subscriptions <= 0:
             return
         frames = [
@@ -99,10 +102,10 @@ class Feed:
         if mono_ms - self._beat_ms >= BEAT_MS:
             self._beat_ms = mono_ms
             if self._queue_dirty and self._subscriptions > 0:
-                self.publish("queue", {"event": "queue_changed", "counts": self._counts()})
+                self._send("queue", {"event": "queue_changed", "counts": self._counts()})
             self._queue_dirty = False
             for topic in TOPICS:
-                self.publish(topic, {"event": "beat"})
+                self._send(topic, {"event": "beat"})  # which changes no counts, on the topic of agents neither
 
     def rebind(self) -> None:
         """Cut every subscriber off; those whose keys are still admitted connect again by themselves."""
@@ -124,7 +127,7 @@ class Feed:
             brief = self._brief(task)
             if brief is not None:
                 self.publish("task", {"event": "task_changed", "task": brief})
-        self.publish("queue", {"event": "queue_changed", "counts": self._counts()})
+        self._send("queue", {"event": "queue_changed", "counts": self._counts()})
         self._queue_dirty = False
 
     def _read_subscriptions(self) -> None:
