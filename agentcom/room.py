@@ -1,12 +1,14 @@
 """Whether the store has room for new tasks: the quota, and what a full disk leaves possible.
 
 New tasks are refused from QUOTA of the map on; the rest of it is for what is under way, so that completions and
-cancels never meet a full store. After a commit that failed for want of room they are refused until there is room
-again; until then nothing new is given out either, since its results could not be taken.
+cancels never meet a full store. After a commit that failed for want of room, and where the disk has next to none left,
+they are refused until there is room again; after such a commit nothing new is given out for a moment either.
 """
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Final
 
 from agentcom.clock import Now
@@ -24,6 +26,7 @@ LOOK_SHARE: Final = 0.005  # of the map: looked at again after so much was commi
 FULL_MS: Final = 10_000  # after a full disk, before it is asked again whether there is room
 DISPATCH_MS: Final = 1000  # after a full disk, before something is given out again
 FREE_BYTES: Final = 4 * MIB  # on the disk: a few ticks' batches, in the store and in the journal
+LEAST_BYTES: Final = FREE_BYTES // 2  # on the disk: with less no new tasks, though no commit has failed yet
 RETRY_S: Final = 30.0
 LESS_KEPT: Final = (  # what people can do about a store that holds much
     "remove dead letters (`agentcom dead purge --all`) or keep less of what is over "
@@ -102,10 +105,20 @@ class Room:
         used_bytes, self._map_bytes = self._store.size()
         self._looked_ms, self._committed_bytes = now.mono_ms, 0
         self.used_share = used_bytes / self._map_bytes
-        if self._full and now.mono_ms >= self._full_until_ms:
+        if not self._full and self._opened is not None:
+            self._look_at_disk(self._opened.paths.store, now)
+        elif self._full and now.mono_ms >= self._full_until_ms:
             if self._opened is None or has_room(self._opened.paths.store, FREE_BYTES):
                 self._full = ""
                 if self._opened is not None:
                     self._opened.journaled.may_skip_journal = False
             else:
                 self._full_until_ms = now.mono_ms + FULL_MS
+
+    def _look_at_disk(self, place: Path, now: Now) -> None:
+        """Whether it is as good as full: then who submits is told before somebody's result is the first to find none.
+        The figure costs nothing, and only a small one is put to the test: reserved blocks are room for some. A quota
+        shows in no figure, so that one is still met by a commit."""
+        if shutil.disk_usage(place).free < LEAST_BYTES and not has_room(place, LEAST_BYTES):
+            self._full = f"less than {LEAST_BYTES // MIB} MiB are free on the disk of {place}; free disk space"
+            self._full_until_ms = now.mono_ms + FULL_MS

@@ -28,7 +28,7 @@ from agentcom.errors import AgentComError, NotFound, StoreError
 from agentcom.growth import Growth
 from agentcom.limits import MIB
 from agentcom.model import JsonObject
-from agentcom.room import LESS_KEPT
+from agentcom.room import LEAST_BYTES, LESS_KEPT
 from agentcom.store.backup import Backup, BackupRun, CheckRun, backup_view, check_view, list_backups
 from agentcom.store.base import StoreStats
 from agentcom.store.compact import CompactionRun, remove_leftovers
@@ -397,8 +397,8 @@ class Upkeep:
     def _look_at_disk(self, now: Now) -> None:
         free = shutil.disk_usage(self.opened.paths.store).free
         text = (
-            f"{free // MIB} MiB are free on the disk of the store; new tasks are refused when none is: free some "
-            f"there, or {LESS_KEPT}, then give back what is free in the store's file (`agentcom compact`)"
+            f"{free // MIB} MiB are free on the disk of the store; new tasks are refused below {LEAST_BYTES // MIB}: "
+            f"free some there, or {LESS_KEPT}, then give back what is free in the store's file (`agentcom compact`)"
         )
         self.alarms.set("disk_low", text if free < DISK_FREE_BYTES else "", now)
 

@@ -617,7 +617,7 @@ def test_how_little_is_free_on_the_disk_is_told_with_the_commands_and_settings_t
     free_on_the_disk(monkeypatch, 100)
     kept.turn()
     text = alarms_of(kept)["disk_low"]
-    assert text.startswith("100 MiB are free on the disk of the store; new tasks are refused when none is: free some")
+    assert text.startswith("100 MiB are free on the disk of the store; new tasks are refused below 2: free some")
     assert commands_in(text) == ["agentcom dead purge --all", RETENTION, "agentcom compact"]
 
 
