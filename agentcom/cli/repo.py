@@ -91,6 +91,8 @@ def add(
             hosts=list(hosts),
         )
     _show(invocation, found)
+    if not invocation.as_json:
+        _tell_moved(found)
 
 
 @repo.command()
@@ -167,10 +169,12 @@ def _show(invocation: Invocation, found: JsonObject) -> None:
 def _tell_moved(found: JsonObject) -> None:
     """What was set for a repository whose address has changed; a hub of an older version says nothing of that."""
     if found.get("moved"):
-        output.line(f"  went to the new address with it: {', '.join(map(_rule, found['moved']))}")
+        output.line(f"  goes to this address with it: {', '.join(map(_rule, found['moved']))}")
     for each in found.get("stayed", ()):
         stays = f"{_rule(each)} stays at {each['key'].partition(':')[2]}"
-        output.line(f"  {output.plain(stays)}: the new address has a {each['kind']} of its own, which stands")
+        own = f"the new address has a {each['kind']} of its own, which stands"
+        used = "tasks that were given that spelling are not over; set it for this address, too"
+        output.line(f"  {output.plain(stays)}: {used if each.get('why') == 'used' else own}")
 
 
 def _rule(each: JsonObject) -> str:

@@ -144,15 +144,19 @@ class Gates:
             rule = QueueRule(kind=kind, scope=scope, key=resolved, number=1, set_by=by, set_ms=now.wall_ms)
         return self._view(rule)
 
-    def move_repo(self, old: str, new: str) -> Moved:
-        """The repository at `old`, of which no task is live, is at `new` now: its rules go with it, as they were set.
-        Where the new address has one of its own, that stands and the other stays."""
+    def repos(self) -> frozenset[str]:
+        """The addresses of repositories for which something is set."""
+        return frozenset(key for _, scope, key in self.rules if scope is RuleScope.repo)
+
+    def move_repo(self, old: str, new: str, *, is_used: bool = False) -> Moved:
+        """The repository at `old` is at `new` now: its rules go with it, as they were set. Where the new address has
+        one of its own, that stands and the other stays; `is_used`: all stay, for tasks that are live at the old one."""
         moved, stayed = [], []
         for kind in RuleKind:
             rule = self.rules.get((kind, RuleScope.repo, old))
             if rule is None:
                 continue
-            if (kind, RuleScope.repo, new) in self.rules:
+            if is_used or (kind, RuleScope.repo, new) in self.rules:
                 stayed.append(rule)
                 continue
             self._unset(kind, RuleScope.repo, old)

@@ -403,20 +403,26 @@ class Ledger:
     def _tell_set(self, key: str, usd: float | None, per: BudgetPeriod, by: str) -> None:
         self._out.publish("queue", "budget_set", key=key, usd=usd, per=per.value, by=by)
 
-    def move_repo(self, old: str, new: str, now: Now) -> Moved:
-        """The repository at `old`, of which no task is live, is at `new` now: its budgets and what was spent of them go
-        with it. Where the new address has a budget for the period, that stands and the other stays. Attempts of which
-        a late result may still say what they cost get the new address, so that it counts there."""
-        changing = [record for record in self.estimated.values() if record.repo == old]
-        self.sums.move(old, new, changing)
-        for record in changing:
-            record.repo = new
-            self._save(record)
+    def repos(self) -> frozenset[str]:
+        """The addresses of repositories that have a budget."""
+        return frozenset(key for scope, key, _ in self.budgets if scope == RuleScope.repo.value)
+
+    def move_repo(self, old: str, new: str, now: Now, *, is_used: bool = False) -> Moved:
+        """The repository at `old` is at `new` now: its budgets and what was spent of them go with it. Where the new
+        address has a budget for the period, that stands and the other stays. Attempts of which a late result may still
+        say what they cost get the new address, so that it counts there. `is_used`: all stays, for tasks that are live
+        at the old address."""
+        if not is_used:
+            changing = [record for record in self.estimated.values() if record.repo == old]
+            self.sums.move(old, new, changing)
+            for record in changing:
+                record.repo = new
+                self._save(record)
         moved, stayed = [], []
         for per in BudgetPeriod:
             place, target = (RuleScope.repo.value, old, per), (RuleScope.repo.value, new, per)
             budget = self.budgets.get(place)
-            if budget is not None and target in self.budgets:
+            if budget is not None and (is_used or target in self.budgets):
                 stayed.append(budget)
             elif budget is not None:
                 del self.budgets[place]

@@ -97,7 +97,7 @@ class Repositories:
         )
         self._keep(record)
         self._changed("repo_added", record, caller)
-        return self.view(record)
+        return self.view(record) | self._gathered(record, now)
 
     def update(self, op: m.RepoUpdate, caller: PrincipalRecord, now: Now) -> JsonObject:
         """The view; where its address is another now, with what of pauses, limits, weights and budgets went with it."""
@@ -122,9 +122,25 @@ class Repositories:
         self._changed("repo_changed", record, caller)
         return self.view(record) | (self._take_along(old.url, record.url, now) if "url" in changed else {})
 
+    def _gathered(self, record: RepoRecord, now: Now) -> JsonObject:
+        """What was set for other spellings of its address before it was registered goes to the one that tasks get from
+        now on, and stays where some are live that have that spelling. Nothing where nothing was set."""
+        place = same_place(record.url)
+        found: JsonObject = {}
+        for url in sorted((self._hub.gates.repos() | self._hub.ledger.repos()) - {record.url}):
+            if same_place(url) == place:
+                for what, some in self._take_along(url, record.url, now).items():
+                    found[what] = found.get(what, []) + some
+        return found
+
     def _take_along(self, old: str, new: str, now: Now) -> JsonObject:
-        rules, budgets = self._hub.gates.move_repo(old, new), self._hub.ledger.move_repo(old, new, now)
-        return {"moved": rules.moved + budgets.moved, "stayed": rules.stayed + budgets.stayed}
+        groups, ledger = self._hub.tasks.groups, self._hub.ledger
+        is_used = any(map(groups.uses, groups.of_repo(old)))
+        rules = self._hub.gates.move_repo(old, new, is_used=is_used)
+        budgets = ledger.move_repo(old, new, now, is_used=is_used)
+        why = {"why": "used" if is_used else "set"}
+        stayed = [each | why for each in rules.stayed + budgets.stayed]
+        return {"moved": rules.moved + budgets.moved, "stayed": stayed}
 
     def remove(self, op: m.RepoRemove, caller: PrincipalRecord) -> JsonObject:
         """Its tasks keep its address; with `force` also those that are not over, which then do without its checks."""

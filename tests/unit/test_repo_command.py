@@ -43,10 +43,28 @@ def test_a_repository_that_moves_says_what_went_with_it_and_what_stayed(
     }
     assert main(UPDATE) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [
-        "  went to the new address with it: pause, budget 20 USD per month",
+        "  goes to this address with it: pause, budget 20 USD per month",
         f"  limit 3 stays at {OLD}: the new address has a limit of its own, which stands",
     ]
     assert main([*UPDATE, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == answer
+
+
+def test_one_that_is_registered_says_what_came_to_it_and_what_stays_with_tasks_of_another_spelling(
+    hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = "git@git.example:engine"
+    hub.answers["repo_add"] = answer = {
+        **VIEW,
+        "moved": [{"kind": "limit", "key": f"repo:{NEW}", "number": 3}],
+        "stayed": [{"kind": "pause", "key": f"repo:{other}", "why": "used"}],
+    }
+    assert main(["repo", "add", "engine", NEW]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "  goes to this address with it: limit 3",
+        f"  pause stays at {other}: tasks that were given that spelling are not over; set it for this address, too",
+    ]
+    assert main(["repo", "add", "engine", NEW, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == answer
 
 

@@ -381,6 +381,39 @@ def test_an_ended_task_that_is_retried_after_its_repository_moved_is_under_nothi
     assert rig.admin.ask(m.TaskGet(task=task))["repo"] == URL
 
 
+def test_what_was_set_for_another_spelling_goes_to_the_one_that_is_registered(rig: Rig) -> None:
+    box, other = paid_host(rig), "git@git.example:team/engine"
+    rig.admin.ask(m.QueueLimit(key=f"repo:{other}", number=3))
+    rig.admin.ask(m.BudgetSet(key=f"repo:{other}", usd=5, per=BudgetPeriod.ever))
+    rig.admin.ask(m.QueueLimit(key=f"repo:{MOVED}", number=1))
+    spend(rig, box, 0.25, other)
+    answer = register(rig)
+    assert [(each["kind"], each["key"]) for each in answer["moved"]] == [
+        ("limit", f"repo:{URL}"), ("budget", f"repo:{URL}")
+    ]  # fmt: skip
+    assert answer["stayed"] == []
+    assert rules(rig)["limits"] == (f"repo:{MOVED} 1", f"repo:{URL} 3")
+    spend(rig, box, 0.5, other)
+    assert rules(rig)["budgets"] == (f"repo:{URL} ever 5 0.75",)
+
+
+def test_what_was_set_for_a_spelling_that_live_tasks_have_stays_with_them_and_is_named(rig: Rig) -> None:
+    other = "git@git.example:team/engine"
+    rig.admin.ask(m.QueuePause(repo=other))
+    rig.admin.ask(m.BudgetSet(key=f"repo:{other}", usd=5, per=BudgetPeriod.day))
+    rig.admin.submit(shell_task(repo=other))
+    answer = register(rig)
+    assert answer["moved"] == []
+    assert [(each["kind"], each["key"], each["why"]) for each in answer["stayed"]] == [
+        ("pause", f"repo:{other}", "used"), ("budget", f"repo:{other}", "used")
+    ]  # fmt: skip
+    assert not has_work(rig.host())
+
+
+def test_registering_speaks_of_what_moved_only_where_something_was_set(rig: Rig) -> None:
+    assert not {"moved", "stayed"} & register(rig).keys()
+
+
 def test_only_a_change_of_the_address_speaks_of_what_moved(rig: Rig) -> None:
     register(rig)
     for op in (m.RepoUpdate(repo="engine", name="motor"), m.RepoUpdate(repo="motor", url=URL)):
