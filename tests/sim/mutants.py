@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -82,17 +83,17 @@ def no_attempt_bump() -> Iterator[None]:
 def result_after_cancel_accepted() -> Iterator[None]:
     """A completion that comes after the cancel completes the task all the same."""
     cancel, late = Attempts.cancel, Attempts._late
-    rows: dict[tuple[int, int], Any] = {}
+    rows: WeakKeyDictionary[Attempts, dict[tuple[int, int], Any]] = WeakKeyDictionary()  # of one run, not of the next
 
     def remembering(self: Attempts, slot: int, *how: Any) -> None:
         row = self._table.record(slot)
         cancel(self, slot, *how)
-        rows[row.id, row.attempt] = row
+        rows.setdefault(self, {})[row.id, row.attempt] = row
 
     def reviving(
         self: Attempts, host: Host, message: m.Result, now: Now, found: Mapping[RecordKey, bytes]
     ) -> Literal["accepted", "duplicate", "stale", "unknown"]:
-        row = rows.get((message.task, message.attempt))
+        row = rows.get(self, {}).get((message.task, message.attempt))
         if row is None or message.outcome != "completed":
             return late(self, host, message, now, found)
         done = msgspec.structs.replace(row, state=State.completed)
