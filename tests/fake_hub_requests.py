@@ -17,11 +17,18 @@ from zmq.utils import z85
 
 from agentcom import messages as m
 from agentcom.auth import HubAddress, KeyPair, load_or_make_key, write_hub_address
+from agentcom.clock import rfc3339
 from agentcom.config import Home
 from agentcom.errors import Refused
 from agentcom.model import Role
 
 Answer = Callable[[Any], Any]
+
+# What a hub without a budget or an endpoint answers.
+NO_BUDGET = {
+    "budget_list": {"budgets": [], "attempt_usd": 2.0, "counted_usd": {}, "held": 0},
+    "endpoint_list": {"endpoints": []},
+}
 
 
 class FakeHub:
@@ -186,6 +193,11 @@ def task(number: int = 7, **fields: Any) -> dict[str, Any]:
         "assigned_at": "2027-01-01T00:00:01.000Z", "finished_at": "2027-01-01T00:00:02.000Z", "labels": [],
         **fields,
     }  # fmt: skip
+
+
+def wall(s: float) -> str:
+    """The time so many seconds from now, as the hub tells it."""
+    return rfc3339(int((time.time() + s) * 1000)) or ""
 
 
 def user_key(home: Path, pair: KeyPair | None = None) -> KeyPair:

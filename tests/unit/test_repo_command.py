@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,16 +15,6 @@ VIEW: dict[str, Any] = {
     "id": 1, "name": "engine", "url": NEW, "default_branch": None, "hosts": [], "checks": [], "live_tasks": 0,
 }  # fmt: skip
 UPDATE = ["repo", "update", "engine", "--url", NEW]
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    for name in [name for name in os.environ if name.startswith("AGENTCOM_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AGENTCOM_HOME", str(tmp_path / "home"))
-    fake = FakeHub(tmp_path / "home").start()
-    yield fake
-    fake.stop()
 
 
 def test_a_repository_that_moves_says_what_went_with_it_and_what_stayed(

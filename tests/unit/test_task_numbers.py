@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from agentcom import messages as m
 from agentcom.cli import main
 from tests.fake_hub_requests import FakeHub, task
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    for name in [name for name in os.environ if name.startswith("AGENTCOM_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AGENTCOM_HOME", str(tmp_path / "home"))
-    fake = FakeHub(tmp_path / "home").start()
-    fake.answers["task_get"] = lambda op: task(op.task)
-    yield fake
-    fake.stop()
-
 
 COMMANDS = [
     *(f"task {each} NUMBER" for each in ("show", "why", "story", "log", "cancel", "retry", "hold", "release")),
