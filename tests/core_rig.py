@@ -37,6 +37,7 @@ from agentcom.core.effects import (
     Send,
     SendAssign,
     Timers,
+    key_u64x2,
 )
 from agentcom.core.hub import Hub
 from agentcom.dead_letters import name_letters
@@ -44,7 +45,7 @@ from agentcom.errors import Refused
 from agentcom.loading import first_principals, load
 from agentcom.logbook import LogBook
 from agentcom.lookups import look_up
-from agentcom.model import EndpointProbe, JsonObject, Role, TaskError, TaskResult, TaskSpec
+from agentcom.model import AttemptRecord, EndpointProbe, JsonObject, Role, TaskError, TaskResult, TaskSpec
 from agentcom.queries import Queries
 from agentcom.retirement import Retirement
 from agentcom.store.base import Batch, Store, delete_under
@@ -54,6 +55,12 @@ from tests import factories
 M = TypeVar("M", bound=msgspec.Struct)
 ADMIN_KEY = factories.public_key("admin")
 WEB_KEY = factories.public_key("web")
+
+# Of the settings that a rig has unless it is given others.
+LEASE_MS = 45_000
+BACKOFF_MS = 2_000  # the first one at most
+ACCEPT_MS = 15_000
+BEAT_MS = 5_000
 
 
 class Rig:
@@ -378,3 +385,17 @@ class HostEnd(Caller):
 
     def see(self, *sightings: m.EndpointSighting) -> list[Effect]:
         return self.send(m.Endpoints(session=self.token, sightings=sightings or (factories.sighting(),)))
+
+
+def attempt(rig: Rig, number: int, n: int) -> AttemptRecord:
+    """The `n`th attempt of a task as it is stored."""
+    stored = rig.store.get("attempts", key_u64x2(number, n))
+    assert stored is not None
+    return msgspec.msgpack.decode(stored, type=AttemptRecord)
+
+
+def keep_alive(rig: Rig, box: HostEnd, ms: int, *assigns: m.Assign) -> None:
+    """Let time pass with heartbeats of these attempts."""
+    for _ in range(ms // BEAT_MS):
+        rig.advance(BEAT_MS)
+        box.beat(*assigns)
