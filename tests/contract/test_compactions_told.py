@@ -13,7 +13,7 @@ from agentcom import upkeep
 from agentcom.errors import StoreError, StoreFull
 from agentcom.model import JsonObject
 from agentcom.store.base import Batch
-from tests.contract.test_upkeep import HOUR_MS, Kept, looks_each
+from tests.contract.kept import HOUR_MS, Kept, looks_each
 
 ROW = (1).to_bytes(8, "big")
 
