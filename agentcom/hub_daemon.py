@@ -8,6 +8,7 @@ nothing more is acknowledged then, and the supervisor starts again from what is 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -118,8 +119,9 @@ def _loaded(home: Home, settings: Settings, store: OpenedStore) -> Broker:
 def _start_anew(error: StoreDamaged, **environment: str) -> NoReturn:
     """The same command in the same process, which lets go of ports, threads and locks."""
     logs.get().warning("store_start", text=f"{error.message}; starting anew, the check first")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # as of a log on a full disk
+            stream.flush()
     os.execve(sys.executable, sys.orig_argv, {**os.environ, CHECK_FIRST: "1", **environment})  # noqa: S606
 
 
@@ -150,7 +152,7 @@ def _run(broker: Broker, store: OpenedStore) -> int:
             ports = {"AGENTCOM_HUB_PORT": _port(address.hub), "AGENTCOM_HUB_FEED_PORT": _port(address.feed)}
             _start_anew_unless_it_was(error, **ports)
         log.error("hub_failed", code=error.code, error=str(error))
-        print(f"agentcom hub: {error}", file=sys.stderr)
+        logs.say(f"agentcom hub: {error}")
         return 1
     log.info("hub_stopped")
     return 0

@@ -1,17 +1,19 @@
 """Structured logs: one JSON object a line on stderr; event names are constants, fields are not sentences.
 
-Secrets are redacted here (redaction.py), in the processor, so that no call site has to remember it.
+Secrets are redacted here (redaction.py), in the processor, so that no call site has to remember it. Nothing raises here
+where a line cannot be written: a log on a full disk must not end what it tells of.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import sys
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO, cast
 
 import msgspec
 import structlog
@@ -23,6 +25,34 @@ _json = msgspec.json.Encoder().encode
 _component = ""
 _threshold = logging.INFO
 COUNT_FIELDS = {"tokens_in", "tokens_out", "tokens_cached"}
+
+
+class Sink:
+    """stderr as far as it takes lines. Once it does again, the first line says how many it did not take, or took late:
+    what was in its buffer is written then."""
+
+    def __init__(self) -> None:
+        self._lost = 0
+
+    def write(self, text: str) -> None:
+        """Whole lines, at once."""
+        lost = self._lost
+        self._lost += text.count("\n")
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed, or none
+            sys.stderr.write(_lines_lost(lost) + text if lost else text)
+            sys.stderr.flush()
+            self._lost = 0
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+
+_sink = Sink()
+
+
+def say(text: str) -> None:
+    """A line for people, as why a daemon ends."""
+    _sink.write(f"{text}\n")
 
 
 def redact(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -50,7 +80,7 @@ def configure(component: str, level: str = "info") -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _sink)),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(component=component)
@@ -82,7 +112,12 @@ class Lines:
             common = {"component": _component, "level": self._level, "timestamp": _now()}
             tail = b"," + _json(common)[1:] + b"\n"
             lines = b"".join([_json(fields)[:-1] + tail for fields in kept])
-            print(redact_keys(lines.decode()), file=sys.stderr, end="", flush=True)
+            _sink.write(redact_keys(lines.decode()))
+
+
+def _lines_lost(count: int) -> str:
+    said = {"event": "log_lines_lost", "count": count, "component": _component, "level": "warning"}
+    return f"{_json({**said, 'timestamp': _now()}).decode()}\n"
 
 
 def _now() -> str:

@@ -144,7 +144,7 @@ class Child:
 
     def heard(self, piece: bytes) -> None:
         """Take a piece of the child's stdout: to its log, and the ready line out of it."""
-        with self.log.open("ab") as log:
+        with contextlib.suppress(OSError), self.log.open("ab") as log:  # a full disk is no end of what runs
             log.write(piece)
         *lines, self._partial = (self._partial + piece).split(b"\n")
         self._partial = self._partial[-READY_LINE_BYTES_MAX:]

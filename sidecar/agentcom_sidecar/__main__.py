@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from agentcom import config
+from agentcom import config, logs
 from agentcom.errors import ConfigError
 from agentcom_sidecar.daemon import main
 
@@ -14,7 +14,7 @@ def run() -> int:
     try:
         return main(home, config.load(home.path))
     except ConfigError as error:
-        print(f"agentcom sidecar: {error.message}", file=sys.stderr)
+        logs.say(f"agentcom sidecar: {error.message}")
         return 2
 
 

@@ -17,7 +17,6 @@ import os
 import secrets
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Coroutine, Iterator
 from datetime import datetime
@@ -173,7 +172,7 @@ class Daemon:
             for task in done:
                 error = task.exception()
                 if isinstance(error, SessionEnded):
-                    print(f"agentcom sidecar: {error.message}", file=sys.stderr)
+                    logs.say(f"agentcom sidecar: {error.message}")
                     return 4
                 if error is not None:
                     raise error
@@ -475,9 +474,9 @@ class Daemon:
     def _carried(self, task: asyncio.Task[None]) -> None:
         self._carriers.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            self._log.error("attempt_not_carried", exc_info=task.exception())
             self._is_broken = True
             self._stop.set()  # ours, and unknown: a restart recovers from what is on disk
+            self._log.error("attempt_not_carried", exc_info=task.exception())
 
     # --- in the background --------------------------------------------------------------------------------
 
@@ -670,5 +669,5 @@ def main(home: Home, settings: Settings, execute: Execute = _default_execute) ->
         except ConfigError:
             raise
         except AgentComError as error:
-            print(f"agentcom sidecar: {error.message}", file=sys.stderr)
+            logs.say(f"agentcom sidecar: {error.message}")
             return 1

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import sys
 from collections.abc import Iterator
 
@@ -56,3 +59,38 @@ def test_kept_lines_below_the_level_are_not_written(capsys: pytest.CaptureFixtur
     lines.add("task_assigned", task=1)
     lines.flush()
     assert capsys.readouterr().err == ""
+
+
+class Full(io.StringIO):
+    """stderr on a full disk."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_line_that_cannot_be_written_raises_nothing_and_is_counted_once_others_can(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = logs.Lines()
+    lines.add("task_assigned", task=1)
+    lines.add("task_assigned", task=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Full())
+        logs.get().error("result_not_written", reason="No space left on device")
+        lines.flush()
+        logs.say("agentcom hub: it ends")
+    logs.get().info("first")
+    logs.get().info("second")
+    written = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [each["event"] for each in written] == ["log_lines_lost", "first", "second"]
+    assert (written[0]["count"], written[0]["component"]) == (4, "hub")
+
+
+@pytest.mark.parametrize("stderr", [None, io.StringIO()], ids=["none", "closed"])
+def test_without_a_stderr_nothing_is_written(monkeypatch: pytest.MonkeyPatch, stderr: io.StringIO | None) -> None:
+    if stderr is not None:
+        stderr.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stderr)
+        logs.get().info("lost")
+    logs.say("said")
