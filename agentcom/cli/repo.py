@@ -172,9 +172,7 @@ def _tell_moved(found: JsonObject) -> None:
         output.line(f"  goes to this address with it: {', '.join(map(_rule, found['moved']))}")
     for each in found.get("stayed", ()):
         stays = f"{_rule(each)} stays at {each['key'].partition(':')[2]}"
-        own = f"the new address has a {each['kind']} of its own, which stands"
-        used = "tasks that were given that spelling are not over; set it for this address, too"
-        output.line(f"  {output.plain(stays)}: {used if each.get('why') == 'used' else own}")
+        output.line(f"  {output.plain(stays)}: the new address has a {each['kind']} of its own, which stands")
 
 
 def _rule(each: JsonObject) -> str:

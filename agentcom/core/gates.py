@@ -108,7 +108,7 @@ class Gates:
         elif paused:
             self._set(RuleKind.pause, scope, self._names.new_key_of(scope, key, "repo"), 1, by, now)
         else:
-            resolved = self._names.key_of(scope, key)
+            resolved = self._names.old_key_of(scope, key, self.repos(RuleKind.pause))
             if scope is RuleScope.repo and not self._is_paused(scope, resolved):
                 self._check_resumed(key)
             self._unset(RuleKind.pause, scope, resolved)
@@ -125,7 +125,10 @@ class Gates:
         """Set a limit or a weight by its key as people write it (`repo:URL`); None takes it back. A repeat changes
         nothing, and nobody is told of it."""
         scope, name = self._names.parsed(kind, key)
-        resolved = self._names.key_of(scope, name) if number is None else self._names.new_key_of(scope, name)
+        if number is None:
+            resolved = self._names.old_key_of(scope, name, self.repos(kind))
+        else:
+            resolved = self._names.new_key_of(scope, name)
         place = kind, scope, resolved
         before = self.rules.get(place)
         if number is None and before is None:
@@ -144,19 +147,19 @@ class Gates:
             rule = QueueRule(kind=kind, scope=scope, key=resolved, number=1, set_by=by, set_ms=now.wall_ms)
         return self._view(rule)
 
-    def repos(self) -> frozenset[str]:
-        """The addresses of repositories for which something is set."""
-        return frozenset(key for _, scope, key in self.rules if scope is RuleScope.repo)
+    def repos(self, kind: RuleKind | None = None) -> frozenset[str]:
+        """The addresses of repositories for which something is set, or something of that kind."""
+        return frozenset(key for one, scope, key in self.rules if scope is RuleScope.repo and kind in (None, one))
 
-    def move_repo(self, old: str, new: str, *, is_used: bool = False) -> Moved:
+    def move_repo(self, old: str, new: str) -> Moved:
         """The repository at `old` is at `new` now: its rules go with it, as they were set. Where the new address has
-        one of its own, that stands and the other stays; `is_used`: all stay, for tasks that are live at the old one."""
+        one of its own, that stands and the other stays."""
         moved, stayed = [], []
         for kind in RuleKind:
             rule = self.rules.get((kind, RuleScope.repo, old))
             if rule is None:
                 continue
-            if is_used or (kind, RuleScope.repo, new) in self.rules:
+            if (kind, RuleScope.repo, new) in self.rules:
                 stayed.append(rule)
                 continue
             self._unset(kind, RuleScope.repo, old)

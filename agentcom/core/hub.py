@@ -109,7 +109,7 @@ class Hub:
         self.repositories = Repositories(self)
         self.fleet.only_on = self.repositories.hosts_of
         self.tasks.groups.is_apart = lambda repo: self.repositories.hosts_of(repo) is not None
-        self.tasks.resolve_repo = self.repositories.resolved
+        self.tasks.resolve_repo, self.tasks.repo_address = self.repositories.resolved, self.repositories.address
         self.tasks.check_kinds = self.fleet.check_kinds
         self.attempts.repo_of = self.repositories.of
         self.attempts.signing_key_of = self._signing_key_of

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Final, NamedTuple
 
 import msgspec
@@ -370,7 +371,7 @@ class Ledger:
     def set(self, key: str, usd: float | None, per: BudgetPeriod, by: str, now: Now) -> JsonObject:
         """Set a budget by its key as people write it (`all`, `repo:URL`, `submitter:NAME`); None takes it back. A
         repeat changes nothing, and nobody is told of it."""
-        scope = self._parsed(key, is_new=usd is not None)
+        scope = self._parsed(key, per, is_new=usd is not None)
         place: Place = (*scope, per)
         self.changed = True
         if usd is None:
@@ -404,25 +405,25 @@ class Ledger:
         self._out.publish("queue", "budget_set", key=key, usd=usd, per=per.value, by=by)
 
     def repos(self) -> frozenset[str]:
-        """The addresses of repositories that have a budget."""
-        return frozenset(key for scope, key, _ in self.budgets if scope == RuleScope.repo.value)
+        """The addresses of repositories that have a budget, or for which something was spent."""
+        spent = (scope for (scope, _), amount in self.sums.by_place.items() if amount)
+        budgets = ((scope, key) for scope, key, _ in self.budgets)
+        return frozenset(key for scope, key in chain(spent, budgets) if scope == RuleScope.repo.value)
 
-    def move_repo(self, old: str, new: str, now: Now, *, is_used: bool = False) -> Moved:
+    def move_repo(self, old: str, new: str, now: Now) -> Moved:
         """The repository at `old` is at `new` now: its budgets and what was spent of them go with it. Where the new
         address has a budget for the period, that stands and the other stays. Attempts of which a late result may still
-        say what they cost get the new address, so that it counts there. `is_used`: all stays, for tasks that are live
-        at the old address."""
-        if not is_used:
-            changing = [record for record in self.estimated.values() if record.repo == old]
-            self.sums.move(old, new, changing)
-            for record in changing:
-                record.repo = new
-                self._save(record)
+        say what they cost get the new address, so that it counts there."""
+        changing = [record for record in self.estimated.values() if record.repo == old]
+        self.sums.move(old, new, changing)
+        for record in changing:
+            record.repo = new
+            self._save(record)
         moved, stayed = [], []
         for per in BudgetPeriod:
             place, target = (RuleScope.repo.value, old, per), (RuleScope.repo.value, new, per)
             budget = self.budgets.get(place)
-            if budget is not None and (is_used or target in self.budgets):
+            if budget is not None and target in self.budgets:
                 stayed.append(budget)
             elif budget is not None:
                 del self.budgets[place]
@@ -483,7 +484,7 @@ class Ledger:
             "set_at": rfc3339(budget.set_ms),
         }
 
-    def _parsed(self, key: str, *, is_new: bool) -> Scope:
+    def _parsed(self, key: str, per: BudgetPeriod, *, is_new: bool) -> Scope:
         if key == ALL:
             return ALL, ""
         kind, colon, name = key.partition(":")
@@ -492,7 +493,8 @@ class Ledger:
             raise Refused("invalid", said, field="key")
         if is_new:
             return kind, self._names.new_key_of(RuleScope(kind), name)
-        return kind, self._names.key_of(RuleScope(kind), name)
+        known = frozenset(repo for one, repo, of in self.budgets if one == RuleScope.repo.value and of is per)
+        return kind, self._names.old_key_of(RuleScope(kind), name, known)
 
     def _name(self, budget: BudgetRecord) -> str:
         if budget.scope == ALL:

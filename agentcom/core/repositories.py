@@ -95,6 +95,7 @@ class Repositories:
             added_by=caller.name,
             added_ms=now.wall_ms,
         )
+        self._refuse_other_spelling(record.url)
         self._keep(record)
         self._changed("repo_added", record, caller)
         return self.view(record) | self._gathered(record, now)
@@ -108,6 +109,7 @@ class Repositories:
         if op.url is not None and op.url != old.url:
             changed["url"] = self._free_url(op.url, caller, old)
             self._refuse_in_use(old, "its address cannot change; register the other one beside it")
+            self._refuse_other_spelling(op.url)
         if op.default_branch is not None:
             changed["default_branch"] = _branch(op.default_branch)
         if op.checks is not None:
@@ -120,27 +122,23 @@ class Repositories:
         self._forget(old)
         self._keep(record)
         self._changed("repo_changed", record, caller)
-        return self.view(record) | (self._take_along(old.url, record.url, now) if "url" in changed else {})
+        return self.view(record) | (self._gathered(record, now, old.url) if "url" in changed else {})
 
-    def _gathered(self, record: RepoRecord, now: Now) -> JsonObject:
-        """What was set for other spellings of its address before it was registered goes to the one that tasks get from
-        now on, and stays where some are live that have that spelling. Nothing where nothing was set."""
+    def _gathered(self, record: RepoRecord, now: Now, before: str | None = None) -> JsonObject:
+        """What was set and spent for other spellings of its address, and for the one that it had `before`, goes to the
+        address that tasks get from now on. Nothing of one that is new where nothing was set."""
         place = same_place(record.url)
+        known = self._hub.gates.repos() | self._hub.ledger.repos()
+        urls = sorted(url for url in known - {record.url, before} if same_place(url) == place)
+        if before is not None:  # a spelling of the same place: what binds its tasks comes before what binds none
+            urls.insert(0 if same_place(before) == place else len(urls), before)
         found: JsonObject = {}
-        for url in sorted((self._hub.gates.repos() | self._hub.ledger.repos()) - {record.url}):
-            if same_place(url) == place:
-                for what, some in self._take_along(url, record.url, now).items():
-                    found[what] = found.get(what, []) + some
-        return found
-
-    def _take_along(self, old: str, new: str, now: Now) -> JsonObject:
-        groups, ledger = self._hub.tasks.groups, self._hub.ledger
-        is_used = any(map(groups.uses, groups.of_repo(old)))
-        rules = self._hub.gates.move_repo(old, new, is_used=is_used)
-        budgets = ledger.move_repo(old, new, now, is_used=is_used)
-        why = {"why": "used" if is_used else "set"}
-        stayed = [each | why for each in rules.stayed + budgets.stayed]
-        return {"moved": rules.moved + budgets.moved, "stayed": stayed}
+        for url in urls:
+            rules = self._hub.gates.move_repo(url, record.url)
+            budgets = self._hub.ledger.move_repo(url, record.url, now)
+            for what, some in (("moved", rules.moved + budgets.moved), ("stayed", rules.stayed + budgets.stayed)):
+                found[what] = found.get(what, []) + some
+        return found if before is not None or any(found.values()) else {}
 
     def remove(self, op: m.RepoRemove, caller: PrincipalRecord) -> JsonObject:
         """Its tasks keep its address; with `force` also those that are not over, which then do without its checks."""
@@ -217,13 +215,36 @@ class Repositories:
             self._hub.fleet.host_named(name)
         return tuple(sorted(set(names)))
 
+    def _refuse_other_spelling(self, url: str) -> None:
+        """Live tasks keep the address that they were given: what is set for this spelling would not bind them.
+        O(repositories of live tasks), for what is done once in the life of a repository."""
+        groups, place = self._hub.tasks.groups, same_place(url)
+        others = {
+            number: other
+            for other in groups.repos()
+            if other != url and same_place(other) == place
+            for number in groups.of_repo(other)
+            if groups.uses(number)
+        }
+        if not others:
+            return
+        spelled = sorted(set(others.values()))
+        is_one = len(spelled) == 1
+        these = spelled[0] if is_one else f"this repository in {len(spelled)} other spellings, as {spelled[0]},"
+        said = f"url: {these} is {'this repository too, and ' * is_one}named by {named(self._tasks_of(set(others)))}"
+        remedy = "cancel them or wait" + f", or give the address as {spelled[0]}" * is_one
+        raise Refused("repo_in_use", f"{said}; {remedy}: else what is set for it would not bind them", field="url")
+
+    def _tasks_of(self, groups: set[int]) -> list[int]:
+        table = self._hub.tasks.table
+        return sorted(task for task, slot in table.slot_of.items() if table.group[slot] in groups)
+
     def _refuse_in_use(self, record: RepoRecord, remedy: str) -> None:
         count = self._live_count(record)
         if not count:
             return
-        groups, table = self._groups(record), self._hub.tasks.table
-        tasks = [task for task, slot in table.slot_of.items() if table.group[slot] in groups]
-        raise Refused("repo_in_use", f"{record.name} is named by {named(sorted(tasks))}; {remedy}", field="repo")
+        tasks = named(self._tasks_of(self._groups(record)))
+        raise Refused("repo_in_use", f"{record.name} is named by {tasks}; {remedy}", field="repo")
 
     def _live_count(self, record: RepoRecord) -> int:
         return sum(self._hub.tasks.groups.uses(number) for number in self._groups(record))

@@ -57,9 +57,13 @@ class RuleNames:
             self.check_repo(name, field)
         return self.key_of(scope, name)
 
+    def old_key_of(self, scope: RuleScope, name: str, known: frozenset[str]) -> str:
+        """`key_of` for a rule that is taken back. The one that is listed under that very text comes first (`known`: the
+        repositories that have such a rule), also where another spelling or nothing is registered by now."""
+        return name if scope is RuleScope.repo and name in known else self.key_of(scope, name)
+
     def key_of(self, scope: RuleScope, name: str) -> str:
-        """What a rule is kept under: a number where things can be renamed. A rule that is there can be taken back also
-        where its repository is registered no more."""
+        """What a rule is kept under: a number where things can be renamed."""
         if scope is RuleScope.host:
             return str(self._fleet.host_named(name).record.id)
         if scope is RuleScope.repo:

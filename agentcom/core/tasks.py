@@ -158,6 +158,7 @@ class Tasks:
         self.want_second: Callable[[int], None] = lambda _task: None
         self.on_asked_over: Callable[[int], None] = lambda _task: None
         self.resolve_repo: Callable[[TaskSpec, str], TaskSpec] = lambda spec, _at: spec
+        self.repo_address: Callable[[str], str] = lambda repo: repo
         self.check_kinds: Callable[[], frozenset[str]] = frozenset
         self._newest_ms = 0
         self._order_base_ms = 0
@@ -343,6 +344,8 @@ class Tasks:
         record.expires_ms = self.clock.now_ms(now) + ttl_ms(spec.ttl_s, record.tier, self.settings)
         record.order_key = self._order_key(record.lane, now)
         record.error_class = record.error_code = record.error_message = ""
+        if spec.repo is not None:  # it may be registered by now, in another spelling
+            spec = msgspec.structs.replace(spec, repo=self.repo_address(spec.repo))
         record.group = self.groups.take(group_of_row(spec, record))  # its number may be another's by now
         slot = self.table.add(record)
         self.counts[state] += 1

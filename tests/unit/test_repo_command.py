@@ -37,19 +37,19 @@ def test_a_repository_that_moves_says_what_went_with_it_and_what_stayed(
     assert json.loads(capsys.readouterr().out) == answer
 
 
-def test_one_that_is_registered_says_what_came_to_it_and_what_stays_with_tasks_of_another_spelling(
+def test_one_that_is_registered_says_what_came_to_it_from_another_spelling_and_what_stays_there(
     hub: FakeHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = "git@git.example:engine"
     hub.answers["repo_add"] = answer = {
         **VIEW,
         "moved": [{"kind": "limit", "key": f"repo:{NEW}", "number": 3}],
-        "stayed": [{"kind": "pause", "key": f"repo:{other}", "why": "used"}],
+        "stayed": [{"kind": "pause", "key": f"repo:{other}"}],
     }
     assert main(["repo", "add", "engine", NEW]) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "  goes to this address with it: limit 3",
-        f"  pause stays at {other}: tasks that were given that spelling are not over; set it for this address, too",
+        f"  pause stays at {other}: the new address has a pause of its own, which stands",
     ]
     assert main(["repo", "add", "engine", NEW, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == answer

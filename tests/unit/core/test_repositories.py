@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from tests.core_rig import HostEnd, Rig
 from tests.factories import agent_offer, complex_task, shell_task
 
 MOVED = "https://git.example/moved.git"
+SSH = "git@git.example:team/engine"
 URL = "https://git.example/team/engine.git"
 TESTS = CheckSpec(kind=CheckKind.command_succeeds, target="make test")
 
@@ -32,6 +34,13 @@ def rig() -> Rig:
 def register(rig: Rig, name: str = "engine", url: str = URL, **fields: Any) -> dict[str, Any]:
     found: dict[str, Any] = rig.admin.ask(m.RepoAdd(name=name, url=url, **fields))
     return found
+
+
+def as_an_older_version(rig: Rig, act: Callable[[], object]) -> None:
+    """One that registers a repository also while tasks with another spelling are live."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rig.hub.repositories, "_refuse_other_spelling", lambda _url: None)
+        act()
 
 
 def has_work(box: HostEnd) -> bool:
@@ -153,8 +162,8 @@ def test_hosts_that_are_taken_back_let_tasks_go_that_waited_for_them(rig: Rig) -
 
 def test_hosts_that_are_set_count_for_tasks_of_every_spelling_that_were_there_before(rig: Rig) -> None:
     rig.host("two", agents=0)
-    rig.admin.submit(shell_task(repo="git@git.example:team/engine.git"))
-    register(rig, hosts=("two",))
+    rig.admin.submit(shell_task(repo=SSH))
+    as_an_older_version(rig, lambda: register(rig, hosts=("two",)))
     one = rig.host("one")
     assert not has_work(one)
     assert rig.admin.ask(m.RepoShow(repo="engine"))["live_tasks"] == 1
@@ -397,17 +406,97 @@ def test_what_was_set_for_another_spelling_goes_to_the_one_that_is_registered(ri
     assert rules(rig)["budgets"] == (f"repo:{URL} ever 5 0.75",)
 
 
-def test_what_was_set_for_a_spelling_that_live_tasks_have_stays_with_them_and_is_named(rig: Rig) -> None:
-    other = "git@git.example:team/engine"
-    rig.admin.ask(m.QueuePause(repo=other))
-    rig.admin.ask(m.BudgetSet(key=f"repo:{other}", usd=5, per=BudgetPeriod.day))
-    rig.admin.submit(shell_task(repo=other))
-    answer = register(rig)
-    assert answer["moved"] == []
-    assert [(each["kind"], each["key"], each["why"]) for each in answer["stayed"]] == [
-        ("pause", f"repo:{other}", "used"), ("budget", f"repo:{other}", "used")
-    ]  # fmt: skip
+def test_an_address_is_not_registered_while_tasks_are_live_that_have_another_spelling(rig: Rig) -> None:
+    task = rig.admin.submit(shell_task(repo=SSH))
+    refused = refusal(rig, m.RepoAdd(name="engine", url=URL))
+    assert (refused.code, refused.field) == ("repo_in_use", "url")
+    assert f"{SSH} is this repository too, and named by task {task}; " in refused.message
+    assert f"or give the address as {SSH}" in refused.message
+    assert rig.admin.ask(m.RepoList())["repos"] == []
+    assert register(rig, url=SSH)["live_tasks"] == 1
+    rig.admin.ask(m.QueuePause(repo="engine"))
     assert not has_work(rig.host())
+
+
+def test_of_two_spellings_that_live_tasks_have_neither_is_registered_until_one_has_none(rig: Rig) -> None:
+    tasks = [rig.admin.submit(shell_task(repo=repo)) for repo in (URL, SSH, URL.removesuffix(".git"))]
+    refused = refusal(rig, m.RepoAdd(name="engine", url=URL))
+    assert (f"tasks {tasks[1]}, {tasks[2]}; " in refused.message, "or give" in refused.message) == (True, False)
+    for task in tasks[1:]:
+        rig.admin.ask(m.TaskCancel(task=task))
+    assert register(rig)["live_tasks"] == 1
+
+
+def test_a_repository_does_not_move_to_an_address_of_which_live_tasks_have_another_spelling(rig: Rig) -> None:
+    register(rig, url=MOVED)
+    rig.admin.submit(shell_task(repo=SSH))
+    refused = refusal(rig, m.RepoUpdate(repo="engine", url=URL))
+    assert (refused.code, refused.field) == ("repo_in_use", "url")
+    assert rig.admin.ask(m.RepoShow(repo="engine"))["url"] == MOVED
+    assert rig.admin.ask(m.RepoUpdate(repo="engine", url=SSH))["live_tasks"] == 1
+
+
+def test_what_was_set_for_a_spelling_of_the_new_address_goes_to_it_too(rig: Rig) -> None:
+    register(rig, url=MOVED)
+    rig.admin.ask(m.QueueLimit(key="repo:engine", number=3))
+    rig.admin.ask(m.QueueWeight(key="repo:engine", number=2))
+    rig.admin.ask(m.QueueLimit(key=f"repo:{SSH}", number=1))
+    answer = rig.admin.ask(m.RepoUpdate(repo="engine", url=URL))
+    assert [(each["kind"], each["key"]) for each in answer["stayed"]] == [("limit", f"repo:{MOVED}")]
+    assert (rules(rig)["limits"], rules(rig)["weights"]) == (
+        (f"repo:{MOVED} 3", f"repo:{URL} 1"), (f"repo:{URL} 2",)
+    )  # fmt: skip
+
+
+def test_what_binds_a_repository_stands_when_its_address_is_spelled_anew(rig: Rig) -> None:
+    register(rig)
+    rig.admin.ask(m.QueueLimit(key="repo:engine", number=3))
+    answer = rig.admin.ask(m.RepoUpdate(repo="engine", url=SSH))
+    assert ([each["key"] for each in answer["moved"]], answer["stayed"]) == ([f"repo:{SSH}"], [])
+    rig.admin.submit(shell_task(repo=SSH))
+    assert refusal(rig, m.RepoUpdate(repo="engine", url=URL)).code == "repo_in_use"
+
+
+def test_an_ended_task_that_is_retried_comes_under_what_its_repository_has_by_now(rig: Rig) -> None:
+    task = rig.admin.submit(shell_task(repo=SSH))
+    rig.admin.ask(m.TaskCancel(task=task))
+    register(rig)
+    rig.admin.ask(m.QueuePause(repo="engine"))
+    rig.admin.ask(m.TaskRetry(task=task))
+    box = rig.host()
+    assert not has_work(box)
+    rig.start()
+    rig.admin.hello()
+    rig.hub.validate()
+    rig.admin.ask(m.QueuePause(repo="engine", paused=False))
+    assert rig.host("new").assigned().task == task
+
+
+def test_what_was_spent_under_another_spelling_counts_for_a_budget_that_is_set_later(rig: Rig) -> None:
+    spend(rig, paid_host(rig), 0.25, SSH)
+    assert not {"moved", "stayed"} & register(rig).keys()
+    rig.admin.ask(m.BudgetSet(key="repo:engine", usd=5, per=BudgetPeriod.ever))
+    assert rules(rig)["budgets"] == (f"repo:{URL} ever 5 0.25",)
+
+
+def test_a_rule_that_is_taken_back_is_the_one_that_is_listed_under_that_very_text(rig: Rig) -> None:
+    for key in (URL, SSH):
+        rig.admin.ask(m.QueuePause(repo=key))
+        rig.admin.ask(m.QueueLimit(key=f"repo:{key}", number=3))
+        rig.admin.ask(m.BudgetSet(key=f"repo:{key}", usd=5, per=BudgetPeriod.day))
+    assert [each["kind"] for each in register(rig)["stayed"]] == ["pause", "limit", "budget"]
+    taken_back = m.QueuePause(repo=SSH, paused=False), m.QueueLimit(key=f"repo:{SSH}")
+    for op in (*taken_back, m.BudgetSet(key=f"repo:{SSH}", usd=None, per=BudgetPeriod.day)):
+        rig.admin.ask(op)
+    assert rules(rig) == {
+        "pauses": (f"repo:{URL}",),
+        "limits": (f"repo:{URL} 3",),
+        "weights": (),
+        "budgets": (f"repo:{URL} day 5 0.0",),
+    }
+    for op in taken_back:  # no such text is listed any more: then it is a spelling of the registered one
+        rig.admin.ask(op)
+    assert (rules(rig)["pauses"], rules(rig)["limits"]) == ((), ())
 
 
 def test_registering_speaks_of_what_moved_only_where_something_was_set(rig: Rig) -> None:
