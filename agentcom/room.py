@@ -58,13 +58,9 @@ class Room:
         self._full_until_ms = 0
         self._dispatch_from_ms = 0
         self._full = ""
+        self.is_full = False  # a commit found no room, and none was seen since; not where little is left
         self._map_bytes = 1
         self.used_share = 0.0
-
-    @property
-    def is_full(self) -> bool:
-        """Whether a commit found no room, and none was seen since."""
-        return bool(self._full)
 
     def committed(self, size_bytes: int) -> None:
         self._committed_bytes += size_bytes
@@ -75,7 +71,7 @@ class Room:
 
     def was_full(self, error: StoreFull, now: Now) -> None:
         """A commit found no room."""
-        self._full = error.message
+        self._full, self.is_full = error.message, True
         self._full_until_ms = now.mono_ms + FULL_MS
         self._dispatch_from_ms = now.mono_ms + DISPATCH_MS
         if self._opened is not None:
@@ -109,7 +105,7 @@ class Room:
             self._look_at_disk(self._opened.paths.store, now)
         elif self._full and now.mono_ms >= self._full_until_ms:
             if self._opened is None or has_room(self._opened.paths.store, FREE_BYTES):
-                self._full = ""
+                self._full, self.is_full = "", False
                 if self._opened is not None:
                     self._opened.journaled.may_skip_journal = False
             else:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from agentcom.clock import ManualClock
+from agentcom.errors import StoreFull
 from agentcom.room import FREE_BYTES, FULL_MS, LEAST_BYTES, LOOK_MS, Room
 from agentcom.store.start import OpenedStore
 from tests.contract.homes import Place
@@ -48,9 +49,20 @@ def test_a_disk_with_next_to_no_room_takes_no_new_tasks_though_no_commit_has_fai
     clock.advance(LOOK_MS)
     refused = room.no_submits(clock.now())
     assert refused is not None
-    assert (refused.code, room.is_full) == ("storage_full", True)
+    assert (refused.code, room.is_full) == ("storage_full", False), "what the hub tells of itself is stored still"
     assert f"less than 2 MiB are free on the disk of {opened.paths.store}; free disk space" in refused.message
     assert room.may_dispatch(clock.now()), "what runs and waits has the rest"
+
+
+def test_only_a_commit_that_failed_makes_it_full_until_there_is_room(
+    opened: OpenedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, clock, room = Disk(monkeypatch), ManualClock(), Room(opened.journaled, opened)
+    room.was_full(StoreFull("the disk is full"), clock.now())
+    assert room.is_full
+    disk.free_bytes = disk.taken_bytes = FREE_BYTES
+    clock.advance(FULL_MS)
+    assert (room.no_submits(clock.now()), room.is_full) == (None, False)
 
 
 def test_they_are_taken_again_once_there_is_more_than_that(
