@@ -21,7 +21,7 @@ from agentcom.core.ledger import CODE as BUDGET
 from agentcom.core.ledger import TOO_SMALL, UNPRICED, WAITING_CODES
 from agentcom.core.questions import CODE as QUESTION
 from agentcom.core.score import Candidate, score_part
-from agentcom.core.waiting import FAILED, named
+from agentcom.core.waiting import ANEW, FAILED, GONE, named
 from agentcom.core.wanted import model_of
 from agentcom.model import (
     OPEN_ATTEMPT,
@@ -135,7 +135,7 @@ class Why:
         if row.state is State.waiting:
             return f"it waits for {waits_for(row.id)} to complete"
         if row.state is State.held:
-            if row.error_code == FAILED:
+            if row.error_code in (FAILED, GONE):
                 return row.error_message  # once that is mended it is released by itself
             failed = self._hub.tasks.waiting.failed(row.id)
             if failed:
@@ -180,7 +180,9 @@ class Why:
         """Of a task that is not ready: a host that nothing is the matter with does not run it now, but then."""
         shown = {name: value for name, value in explained.items() if name != "id"}
         row, then = self._row, ABLE_WHEN.get(self._row.state)
-        if row.state is State.held and self._hub.tasks.waiting.unmet(row.id):
+        if row.state is State.held and row.error_code == GONE:
+            then = None
+        elif row.state is State.held and self._hub.tasks.waiting.unmet(row.id):
             then = ABLE_WHEN[State.waiting] if row.error_code == FAILED else HELD_AND_WAITS
         return {**shown, "message": f"it could run here {then}"} if then and not shown["fails"] else shown
 
@@ -200,6 +202,8 @@ class Why:
         if row.error_code == BUDGET and self._slot is not None:
             short = self._hub.ledger.shortage(self._slot, self._now)
         larger, is_enough = self._larger()
+        if row.error_code == GONE:
+            return {"by_itself": False, "command": None, "change": ANEW}
         return {
             "by_itself": (is_budget and not is_own) or is_depending,
             "command": command if not (is_budget or is_depending) and is_enough else None,

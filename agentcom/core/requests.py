@@ -7,7 +7,7 @@ something either changes all of it or raises Refused before it has changed anyth
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -142,10 +142,18 @@ class Requests:
             isinstance(op, m.TaskRetry | m.TaskCancel | m.TaskHold | m.TaskRelease | m.TaskAnswer)
             and op.task not in tasks.table
         ):
-            return [(database, key_u64(op.task)) for database in ("tasks", "bodies")]
+            named = [(database, key_u64(op.task)) for database in ("tasks", "bodies")]
+            return named + self._predecessors((op.task,)) if isinstance(op, m.TaskRetry) else named
         if isinstance(op, m.DeadRetry | m.DeadPurge):
-            return [(database, key_u64(task)) for task in op.tasks for database in ("tasks", "bodies")]
+            named = [(database, key_u64(task)) for task in op.tasks for database in ("tasks", "bodies")]
+            return named + self._predecessors(op.tasks) if isinstance(op, m.DeadRetry) else named
         return []
+
+    def _predecessors(self, tasks: Sequence[int]) -> list[RecordKey]:
+        """The rows of what these wait for and is not live, each once: it may be gone."""
+        waiting = self._hub.tasks.waiting
+        failed = dict.fromkeys(one for task in tasks for one in waiting.failed(task))
+        return [("tasks", key_u64(one)) for one in failed if one not in tasks]
 
     # --- tasks ------------------------------------------------------------------------------------------
 
@@ -179,7 +187,7 @@ class Requests:
     def _retry_one(self, record: TaskRow, caller: PrincipalRecord, now: Now, found: Found) -> None:
         spec = self._spec(record.id, found)
         assert spec is not None, f"task {record.id} has a row and no body"
-        self._hub.tasks.retry(record, spec, now, caller.name)
+        self._hub.tasks.retry(record, spec, now, found, caller.name)
         self._hub.ledger.back(record, found)
 
     def _spec(self, task: int, found: Found) -> TaskSpec | None:

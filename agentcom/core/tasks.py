@@ -325,7 +325,9 @@ class Tasks:
             self.note(slot, Noted.released, cause, now, by=by)
         self.move(slot, Move.delay if later else Move.release, now, by=by, cause=cause)
 
-    def retry(self, record: TaskRow, spec: TaskSpec, now: Now, by: str = "") -> None:
+    def retry(
+        self, record: TaskRow, spec: TaskSpec, now: Now, found: Mapping[RecordKey, bytes], by: str = ""
+    ) -> None:
         """A dead, cancelled or expired task goes back to its lane with fresh counters and a new time to live; attempts
         rise on. Moments that have passed bind it no more."""
         state = TABLE.get((record.state, Move.retry))
@@ -358,7 +360,7 @@ class Tasks:
         self._enter(slot, state, now)
         self.save(slot)
         self.note(slot, Noted.retried, "", now, by=by)
-        self.waiting.back(slot, now)
+        self.waiting.back(slot, now, found)
         self.waiting.retried(record.id, now)
 
     def set_alone(self, slot: int, alone: bool) -> None:

@@ -2,7 +2,8 @@
 
 A task waits (`waiting`) while each of its unmet dependencies is live. One that is dead, cancelled or expired holds
 it (`held`, `dependency_failed`), naming which; when that one is retried, it waits again. What it waits for may be
-finished long ago or be purged: whatever is not live and has not completed keeps it from running.
+finished long ago: whatever is not live and has not completed keeps it from running. What a task waits for is not
+purged while it is live, so only one that is retried can find that gone (`dependency_gone`): it never runs.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 Found = Mapping[RecordKey, bytes]
 FAILED = "dependency_failed"
+GONE = "dependency_gone"
+ANEW = "cancel this one and submit it anew"
 NAMED_MAX = 10  # ids that a message names
 
 
@@ -118,9 +121,14 @@ class Waiting:
             else:
                 self.wait_again(slot, now, "")
 
-    def back(self, slot: int, now: Now) -> None:
+    def back(self, slot: int, now: Now, found: Found) -> None:
         """A task that has just been retried and still has what it waits for."""
-        self._hold_if_failed(slot, now)
+        failed = self.failed(self._tasks.table.id[slot])
+        gone = [one for one in failed if self._out.latest(("tasks", key_u64(one)), found) is None]
+        if gone:
+            self._tasks.hold(slot, _purged(gone), now)
+        else:
+            self._hold_if_failed(slot, now)
 
     # --- hold and release -------------------------------------------------------------------------------
 
@@ -132,7 +140,9 @@ class Waiting:
         return [one for one in self.unmet(task) if one not in self._tasks.table]
 
     def check_release(self, task: int) -> None:
-        failed = self.failed(task)
+        failed, error = self.failed(task), self._tasks.table.errors.get(task)
+        if failed and error is not None and error.code == GONE:
+            raise Refused(GONE, f"task {task} never runs: {error.message}")
         if failed:
             raise Refused(
                 FAILED, f"task {task} waits for {named(failed)}, which did not complete; retry that first"
@@ -196,6 +206,12 @@ def references(op: m.Submit) -> list[int]:
 
 def _gone(dependency: int) -> str:
     return f"task {dependency}, which it waits for, ended without completing"
+
+
+def _purged(gone: Sequence[int]) -> TaskError:
+    was = "was" if len(gone) == 1 else "were"
+    said = f"{named(gone)}, which it waits for, {was} purged without having completed; {ANEW}"
+    return TaskError(failure_class=FailureClass.configuration, code="dependency_gone", message=said)
 
 
 def _error(said: str, dependency: int) -> TaskError:

@@ -257,10 +257,52 @@ def test_a_dependency_that_is_waited_for_is_not_purged(rig: Rig) -> None:
     assert rig.admin.ask(m.DeadPurge(tasks=(first,))) == PURGED_ONE
     rig.admin.ask(m.TaskRetry(task=second))
     assert rig.admin.state(second) == "held"  # what it waited for is gone, and never completed
+    assert rig.admin.task(second)["error"]["code"] == "dependency_gone"
     rig.admin.ask(m.TaskCancel(task=second))
     rig.admin.ask(m.DeadPurge(tasks=(second,)))
     assert rig.store.count("depends") == 0
     rig.hub.validate()
+
+
+@pytest.mark.parametrize("in_bulk", [False, True])
+def test_a_task_retried_after_its_dependency_was_purged_is_said_to_need_a_new_one(rig: Rig, in_bulk: bool) -> None:
+    first, second = chain(rig, 2)
+    other = rig.admin.submit(task())
+    third = rig.admin.submit(task(depends_on=(other, first)))
+    for number in (other, second, third, first):
+        rig.admin.ask(m.TaskCancel(task=number))
+    rig.admin.ask(m.DeadPurge(tasks=(first,)))
+    rig.admin.ask(m.DeadRetry(tasks=(second,)) if in_bulk else m.TaskRetry(task=second))
+    rig.admin.ask(m.DeadRetry(tasks=(third,)) if in_bulk else m.TaskRetry(task=third))
+    said = f"task {first}, which it waits for, was purged without having completed; cancel this one and submit it anew"
+    for number in (second, third):
+        found = rig.admin.task(number)["error"]
+        assert (found["code"], found["message"]) == ("dependency_gone", said)
+        with pytest.raises(Refused, match=said) as refusal:
+            rig.admin.ask(m.TaskRelease(task=number))
+        assert refusal.value.code == "dependency_gone"
+        why = rig.admin.ask(m.TaskWhy(task=number))
+        assert why["reason"] == said
+        assert why["release"] == {"by_itself": False, "command": None, "change": "cancel this one and submit it anew"}
+    rig.admin.ask(m.TaskRetry(task=other))
+    assert rig.admin.task(third)["error"]["message"] == said
+    rig.start()
+    rig.admin.hello()
+    assert rig.admin.task(third)["error"]["message"] == said
+    rig.admin.ask(m.TaskCancel(task=third))
+    rig.admin.ask(m.TaskCancel(task=other))
+    rig.admin.ask(m.TaskRetry(task=third))
+    assert rig.admin.task(third)["error"]["message"] == said
+
+
+def test_a_task_retried_while_its_dependency_is_dead_names_the_retry_of_that_one(rig: Rig) -> None:
+    first, second = chain(rig, 2)
+    rig.admin.ask(m.TaskCancel(task=second))
+    rig.admin.ask(m.TaskCancel(task=first))
+    rig.admin.ask(m.TaskRetry(task=second))
+    assert f"retry that one (agentcom task retry {first})" in rig.admin.task(second)["error"]["message"]
+    rig.admin.ask(m.TaskRetry(task=first))
+    assert states(rig, first, second) == ["ready", "waiting"]
 
 
 def test_a_task_whose_dependencies_complete_before_its_time_waits_for_that_too(rig: Rig) -> None:
