@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import ipaddress
 import json
 import re
 import secrets
@@ -25,6 +26,8 @@ from agentcom.signed_report import public_half
 JOIN_PREFIX = "acj1."
 SCHEME = "tcp://"
 PORT_MAX = 65_535
+HOST_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")  # or an IPv4 address
+IPV6 = re.compile(r"\[([0-9A-Fa-f:.]+)(%[A-Za-z0-9._-]+)?\]")  # in brackets, with its zone
 SIGNING_KEY = "host_signing.key"  # of a host's reports, in its keys/
 
 
@@ -131,7 +134,7 @@ def address_fault(text: str) -> str:
         why = f"it does not begin with {SCHEME}"
     elif not host:
         why = "it has no host"
-    elif re.search(r"[\s/]", host):
+    elif not _is_host(host):
         why = f"{host!r} is no host"
     elif not port:
         why = "it has no port"
@@ -140,6 +143,16 @@ def address_fault(text: str) -> str:
     else:
         return ""
     return f"{text!r} is not the address of a hub, which has the form {SCHEME}HOST:PORT: {why}"
+
+
+def _is_host(text: str) -> bool:
+    if HOST_NAME.fullmatch(text):
+        return True
+    found = IPV6.fullmatch(text)
+    try:
+        return found is not None and bool(ipaddress.IPv6Address(found[1]).exploded)
+    except ValueError:
+        return False
 
 
 def read_hub_address(home: Home) -> HubAddress | None:

@@ -12,7 +12,7 @@ import pytest
 
 from agentcom import limits
 from agentcom import messages as m
-from agentcom.auth import HubAddress, JoinCode, KeyPair, load_or_make_key, write_hub_address
+from agentcom.auth import HubAddress, JoinCode, KeyPair, address_fault, load_or_make_key, write_hub_address
 from agentcom.client import Client
 from agentcom.config import Home
 from agentcom.errors import ConfigError, HubUnreachable, NotFound, Refused
@@ -302,6 +302,18 @@ MALFORMED = {
     "tcp://host:": "it has no port",
     "tcp://[::1]": "it has no port",
     "tcp://a b:7420": "'a b' is no host",
+    "tcp://*:7420": "'*' is no host",
+    "tcp://user@host:74": "'user@host' is no host",
+    "tcp://-:7420": "'-' is no host",
+    "tcp://\u00e9:7420": "'\u00e9' is no host",
+    "tcp://a\x01:7420": r"'a\x01' is no host",
+    "tcp://h;eth0:74": "'h;eth0' is no host",
+    "tcp://::1:74": "'::1' is no host",
+    "tcp://[::1:74": "'[::1' is no host",
+    "tcp://[::g]:74": "'[::g]' is no host",
+    "tcp://[1.2.3.4]:74": "'[1.2.3.4]' is no host",
+    "tcp://[]:74": "'[]' is no host",
+    "tcp://host\n": r"'host\n' is no host",
     "tcp://host:0": "'0' is no port, which is a number from 1 to 65535",
     "tcp://host:7420/": "'7420/' is no port, which is a number from 1 to 65535",
 }
@@ -322,6 +334,14 @@ def test_an_address_that_is_none_is_refused_with_where_it_was_given_and_what_is_
         Client.connect(home)
     assert found.value.message == f"AGENTCOM_HUB: {said}; set it to one, or unset it"
     assert hub.hellos == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "10.0.0.7", "gpu-1.lan", "my_hub", "1hub", "hub.", "[::1]", "[fe80::1%eth0]", "[::ffff:10.0.0.7]"],
+)
+def test_a_name_and_an_address_of_either_kind_are_hosts(host: str) -> None:
+    assert address_fault(f"tcp://{host}:7420") == ""
 
 
 def test_an_invitation_never_sends_its_secret(hub: FakeHub, client: Client) -> None:
