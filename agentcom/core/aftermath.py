@@ -7,6 +7,7 @@ frees its agent before it asks here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from agentcom import limits
 from agentcom.clock import Now
@@ -32,6 +33,8 @@ from agentcom.model import (
     Tier,
     strategy_of,
 )
+
+TRIED_AGAIN: Final = "before it could be tried again"
 
 
 def has_failed(result: TaskResult) -> bool:
@@ -108,15 +111,20 @@ class Aftermath:
             table.retries_used[slot] += 1
             self._again(slot, table.retries_used[slot], table.max_retries[slot], error.code, now)
 
+    def back(self, slot: int, now: Now, when: str = TRIED_AGAIN) -> None:
+        """To its lane at once, as nobody has failed; `when` says of one whose time is over what it did not come to."""
+        if not self._has_expired(slot, None, now, when):
+            self._tasks.move(slot, Move.back, now)
+
     def escalate(self, slot: int, result: TaskResult, now: Now) -> None:
         """The checks still fail, and the task allows more than its tier: the next attempt is one above. Its attempt has
         ended; no retry is spent."""
         rounds = times(len(result.iterations), "round")
         said = f"its checks still failed after {rounds}: it goes on as {Tier.complex}, as it allows"
-        task = self._table.id[slot]
-        self._table.errors[task] = TaskError(
-            failure_class=FailureClass.verification, code="escalated", message=said
-        )
+        error = TaskError(failure_class=FailureClass.verification, code="escalated", message=said)
+        if self._has_expired(slot, error, now):
+            return
+        self._table.errors[self._table.id[slot]] = error
         self._tasks.escalate(slot, said, now)
         self._tasks.move(slot, Move.back, now)
 
@@ -163,7 +171,7 @@ class Aftermath:
         table.unaccepted[slot] += 1
         count = table.unaccepted[slot]
         if count == 1:
-            self._tasks.move(slot, Move.back, now)
+            self.back(slot, now)
             return
         table.errors[table.id[slot]] = TaskError(
             failure_class=FailureClass.infrastructure,
@@ -209,14 +217,15 @@ class Aftermath:
         if not self._has_expired(slot, error, now):
             self._tasks.hold(slot, error, now)
 
-    def _has_expired(self, slot: int, error: TaskError, now: Now) -> bool:
+    def _has_expired(self, slot: int, error: TaskError | None, now: Now, when: str = TRIED_AGAIN) -> bool:
         """Whether the task's time was over while it ran, which ends it here: it would be delayed or held for a moment
-        that nothing follows."""
-        overdue = self._tasks.deadlines.overdue(slot, State.delayed, now, "before it could be tried again")
+        that nothing follows, or come back to its lane and be told of as one that waited."""
+        overdue = self._tasks.deadlines.overdue(slot, State.delayed, now, when)
         if overdue is None:
             return False
-        said = f"{overdue.message}; the last: {error.message}"[:4000]
-        self._table.errors[self._table.id[slot]] = too_late(overdue.code, said)
+        if error is not None:
+            overdue = too_late(overdue.code, f"{overdue.message}; the last: {error.message}"[:4000])
+        self._table.errors[self._table.id[slot]] = overdue
         self._tasks.move(slot, Move.expire, now)
         return True
 

@@ -518,7 +518,7 @@ class Attempts:
                 continue
             self.stop(slot, None, now, outcome="withdrawn")
             self._table.agent[slot] = self._table.unaccepted[slot] = 0
-            self._tasks.move(slot, Move.back, now)
+            self.aftermath.back(slot, now)
 
     def _completed(self, slot: int, result: TaskResult | None, now: Now) -> None:
         """The end of the task, unless its checks failed and it allows another attempt one tier above."""
@@ -570,7 +570,7 @@ class Attempts:
         self._end(slot, "completed", None, now)
         self.seconds.begin(slot, result, now)
         self._table.agent[slot] = 0
-        self._tasks.move(slot, Move.back, now)
+        self.aftermath.back(slot, now, "before a second host could verify its work")
 
     def _escalates(self, slot: int, now: Now) -> bool:
         group = self._tasks.groups[self._table.group[slot]]
@@ -600,7 +600,7 @@ class Attempts:
         """The lease is reclaimed. A lost worker counts."""
         self._end(slot, outcome, error, now)
         if error is None:
-            self._tasks.move(slot, Move.back, now)
+            self.aftermath.back(slot, now)
             return
         self.aftermath.worker_lost(slot, error, now)
 

@@ -242,6 +242,21 @@ def test_checks_that_fail_to_the_end_take_a_task_one_tier_up_if_it_allows_that(
     assert rig.admin.state(number) == "completed", "there is no tier above"
 
 
+def test_a_task_whose_checks_fail_past_its_time_to_live_expires_and_is_not_escalated_first(
+    both: tuple[Rig, HostEnd, HostEnd],
+) -> None:
+    rig, local, _cloud = both
+    number = rig.admin.submit(task(model=MODEL, allow=(Allowance.up,), ttl_s=5))
+    assign = local.take()
+    rig.clock.advance(6_000)
+    local.complete(assign, status=ResultStatus.partial_pass, backend=Backend.ollama, model=MODEL)
+    told = rig.admin.ask(m.TaskStory(task=number))["entries"]
+    assert [one["event"] for one in told[-2:]] == ["ended", "expired"]
+    assert told[-1]["cause"].startswith(
+        "its time to live was over before it could be tried again; the last: its checks still failed"
+    )
+
+
 @pytest.mark.parametrize(("status", "state"), [("fail", "assigned"), ("none", "completed")])
 def test_a_model_that_changed_nothing_while_checks_fail_is_followed_by_a_better_one(
     both: tuple[Rig, HostEnd, HostEnd], status: Literal["fail", "none"], state: str

@@ -90,6 +90,18 @@ def test_verified_work_goes_back_to_its_lane_for_any_host_but_the_one_that_did_i
     assert [(host["host"], host["fails"]) for host in found["hosts"]] == [("box", "other_host")]
 
 
+def test_work_that_is_done_past_its_time_to_live_expires_before_a_second_host_could_verify_it(rig: Rig) -> None:
+    box = rig.host("box")
+    number = rig.admin.submit(wanted(ttl_s=5))
+    assign = box.take()
+    rig.clock.advance(6_000)
+    box.send(box.ended(assign, "completed", report()))
+    told = rig.admin.ask(m.TaskStory(task=number))["entries"]
+    assert told[-1]["event"] == "expired"
+    assert told[-1]["cause"] == "its time to live was over before a second host could verify its work"
+    assert rig.admin.task(number)["error"]["code"] == "ttl"
+
+
 def test_the_second_host_is_told_what_to_verify_and_its_agreement_completes_the_task(rig: Rig) -> None:
     box = rig.host("box")
     number = first(rig, box)

@@ -14,7 +14,7 @@ from agentcom.core.story import Noted, tell
 from agentcom.errors import Refused
 from agentcom.model import FailureClass, JsonObject, Role, TaskRow
 from agentcom.store.crosscheck import cross_check, walk_store
-from tests.core_rig import Rig
+from tests.core_rig import ACCEPT_MS, Rig
 from tests.factories import error, result, settings, shell_task, task
 
 YEAR_MS = 365 * 24 * 3_600_000
@@ -208,6 +208,28 @@ def test_a_task_whose_worker_is_lost_past_its_time_to_live_expires_at_once(rig: 
     box.leave()
     rig.advance(100_000)
     assert [each[0] for each in events(rig, number)[-2:]] == ["ended", "expired"]
+
+
+@pytest.mark.parametrize("way", ["agent removed", "host removed", "unaccepted"])
+def test_a_running_task_that_comes_back_past_its_time_to_live_does_not_expire_as_one_that_waited(
+    rig: Rig, way: str
+) -> None:
+    box = rig.host()
+    number = rig.admin.submit(shell_task(ttl_s=5))
+    if way == "unaccepted":
+        box.assigned()
+        rig.advance(ACCEPT_MS)
+    else:
+        box.take()
+        rig.advance(6_000)
+        assert rig.admin.state(number) == "working"
+        agent = rig.admin.ask(m.AgentList())["agents"][0]["name"]
+        is_agent = way == "agent removed"
+        rig.admin.ask(m.AgentRemove(agent=agent, now=True) if is_agent else m.HostRemove(host="box", now=True))
+    assert [each[0] for each in events(rig, number)[-2:]] == ["ended", "expired"]
+    assert story(rig, number)[-1]["cause"] == "its time to live was over before it could be tried again"
+    assert rig.admin.task(number)["error"]["code"] == "ttl"
+    assert agrees(rig)
 
 
 def test_a_late_result_stands_where_it_came_and_names_its_attempt(rig: Rig) -> None:
