@@ -77,7 +77,9 @@ class Removals:
         return self._answer("host", record.name, record.id not in fleet.hosts)
 
     def drain(self, host: Host, draining: bool, now: Now) -> None:
-        """No new work for the host, or work again: then it is to stay, too."""
+        """No new work for the host, or work again: then it is to stay, too. Nothing where that is so already."""
+        if host.record.draining is draining and (draining or not host.record.removing):
+            return
         host.record.draining = draining
         if not draining:
             self.hosts.pop(host.record.id, None)

@@ -116,9 +116,9 @@ class Repositories:
             changed["checks"] = self._checks(op.checks)
         if op.hosts is not None:
             changed["hosts"] = self._known_hosts(op.hosts)
-        if not changed:
-            return self.view(old)
         record = msgspec.structs.replace(old, **changed)
+        if record == old:
+            return self.view(old)
         self._forget(old)
         self._keep(record)
         self._changed("repo_changed", record, caller)

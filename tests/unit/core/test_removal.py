@@ -237,6 +237,9 @@ def test_what_a_person_does_to_a_host_is_a_change_that_a_backup_is_wanted_for_an
     rig.clock.advance(60_000)
     box.beat(resources=resources())
     assert told == [True]
+    told.clear()
+    rig.admin.ask(m.HostDrain(host="box", draining=False))
+    assert (told, rig.published("host")) == ([], [])
     for op in (
         m.HostDrain(host="box"),
         m.HostDrain(host="box", draining=False),
@@ -246,3 +249,9 @@ def test_what_a_person_does_to_a_host_is_a_change_that_a_backup_is_wanted_for_an
         told.clear()
         rig.admin.ask(op)
         assert told == [False], op
+    told.clear()
+    rig.admin.ask(m.HostDrain(host="box"))
+    assert (told, rig.published("host")) == ([], [])
+    rig.admin.ask(m.HostDrain(host="box", draining=False))
+    assert told == [False]
+    assert [one["removing"] for one in rig.admin.ask(m.HostList())["hosts"]] == [False]

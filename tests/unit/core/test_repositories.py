@@ -125,6 +125,25 @@ def test_a_changed_check_reaches_a_task_that_waits_already(rig: Rig) -> None:
     assert rig.host().assigned().repo_checks == (TESTS,)
 
 
+def test_an_update_that_changes_nothing_writes_nothing_and_is_no_event(rig: Rig) -> None:
+    rig.host("one")
+    register(rig, checks=(TESTS,), hosts=("one",), default_branch="trunk")
+    before = rig.admin.ask(m.RepoList())
+    for op in (
+        m.RepoUpdate(repo="engine", default_branch="trunk"),
+        m.RepoUpdate(repo="engine", checks=(TESTS,)),
+        m.RepoUpdate(repo="engine", hosts=("one", "one")),
+        m.RepoUpdate(repo="engine"),
+    ):
+        events = rig.store.count("feed")
+        rig.admin.ask(op)
+        assert rig.published("hub") == []
+        assert rig.store.count("feed") == events
+    assert rig.admin.ask(m.RepoList()) == before
+    rig.admin.ask(m.RepoUpdate(repo="engine", default_branch="main"))
+    assert [each["event"] for each in rig.published("hub")] == ["repo_changed"]
+
+
 def test_only_its_hosts_work_on_a_repository_and_why_names_them_with_the_remedy(rig: Rig) -> None:
     one, two = rig.host("one"), rig.host("two")
     register(rig, hosts=("two",))
