@@ -26,6 +26,11 @@ EXIT_NOT_COMPLETED = 11
 _GOOD = {"verified", "already_done", "unchecked", "skipped"}
 
 
+def base_of(text: str) -> int | str:
+    """What --base names."""
+    return text if text == "predecessor" else task_number(text)
+
+
 @click.command(cls=HubCommand)
 @click.argument("description", metavar="TEXT", required=False)
 @click.option("--tier", metavar="TIER", help="trivial, standard or complex; judged from the task by default.")
@@ -88,7 +93,10 @@ _GOOD = {"verified", "already_done", "unchecked", "skipped"}
     "--after", "depends_on", type=task_number, multiple=True, metavar="ID", help="A task to complete first."
 )
 @click.option(
-    "--base", metavar="ID|predecessor", help="Start from the branch of that task, one of --after, instead of --branch."
+    "--base",
+    type=base_of,
+    metavar="ID|predecessor",
+    help="Start from the branch of that task, one of --after, instead of --branch.",
 )
 @click.option("--key", "idempotency_key", metavar="KEY", help="The same key again gives the same task.")
 @click.option("--label", "labels", multiple=True, metavar="LABEL")
@@ -138,8 +146,6 @@ def _spec_fields(fields: dict[str, Any]) -> dict[str, Any]:
         fields["files"] = [_file(text) for text in fields["files"]]
     if "checks" in fields:
         fields["checks"] = [check_of(text) for text in fields["checks"]]
-    if str(fields.get("base", "")).isdecimal():
-        fields["base"] = int(fields["base"])
     if "repo" in fields:
         fields["repo"] = local_repo(fields["repo"])
     return fields

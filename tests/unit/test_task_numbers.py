@@ -18,6 +18,7 @@ COMMANDS = [
     "dead retry NUMBER",
     "dead purge 3 NUMBER",
     "submit text --after NUMBER",
+    "submit text --after 3 --base NUMBER",
 ]
 
 
@@ -40,6 +41,12 @@ def test_what_is_no_whole_number_is_told_in_the_same_words(
 ) -> None:
     assert main(["task", "show", number]) == 2
     assert f"{number!r} names no task: a task's number is a whole number from 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "base"), [("3", 3), ("003", 3), ("predecessor", "predecessor")])
+def test_a_base_is_a_task_or_the_predecessor(hub: FakeHub, given: str, base: object) -> None:
+    assert main(["submit", "text", "--after", "3", "--base", given]) == 0
+    assert [op.tasks[0].base for op in hub.asked if isinstance(op, m.Submit)] == [base]
 
 
 def test_a_number_is_taken_with_zeros_before_it(hub: FakeHub) -> None:
