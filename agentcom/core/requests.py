@@ -152,8 +152,8 @@ class Requests:
     def _predecessors(self, tasks: Sequence[int]) -> list[RecordKey]:
         """The rows of what these wait for and is not live, each once: it may be gone."""
         waiting = self._hub.tasks.waiting
-        failed = dict.fromkeys(one for task in tasks for one in waiting.failed(task))
-        return [("tasks", key_u64(one)) for one in failed if one not in tasks]
+        failed, known = dict.fromkeys(one for task in tasks for one in waiting.failed(task)), set(tasks)
+        return [("tasks", key_u64(one)) for one in failed if one not in known]
 
     # --- tasks ------------------------------------------------------------------------------------------
 
