@@ -94,8 +94,9 @@ class FailingHub:
                 break
             self.ann.socket.poll(2)
         assert len(events) == count
+        drains = iter([events])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(self.broker, "_drain", lambda: (events, True))
+            patch.setattr(self.broker, "_drain", lambda: (next(drains, []), True))  # nothing joins it
             self.broker.tick()
 
     def ask(self, op: m.Operation) -> m.Reply | m.Error:

@@ -149,19 +149,20 @@ def test_the_list_of_backups_says_what_is_under_way_on_the_store_and_how_the_las
     rows = {"meta": 4, "tasks": 5}
     good = {**damaged, "passes": True, "condition": "good", "rows": rows, "sequence": 8, "problems": []}
     failed = {"code": "store_full", "message": "no room for the copy: free 4 MiB " + "x" * 300}
+    over = wall(-600.5)  # of all: each would have its own millisecond
     chores = [
         chore(6, "backup", state="running", started=wall(-150), ended=None),
-        chore(5, "backup", state="failed", error=failed),
-        chore(4, "verify", result=damaged),
-        chore(3, "verify", result=good),
+        chore(5, "backup", state="failed", error=failed, ended=over),
+        chore(4, "verify", result=damaged, ended=over),
+        chore(3, "verify", result=good, ended=over),
         chore(2, "verify", state="failed", error={"code": "store", "message": "cut off"}, ended=None),
-        chore(2, "compact", result={"before_bytes": 86016, "after_bytes": 45056, "stopped_ms": 1}),
-        chore(1, "backup", by_itself=True, result=made),
+        chore(2, "compact", result={"before_bytes": 86016, "after_bytes": 45056, "stopped_ms": 1}, ended=over),
+        chore(1, "backup", by_itself=True, result=made, ended=over),
     ]
     hub.answers["backup_list"] = {**LIST, "chores": chores, "error": failed["message"]}
     assert main(["backup", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    ended = f"{chores[1]['ended']} (10 min ago)"
+    ended = f"{over} (10 min ago)"
     assert lines[-7:] == [
         f"  backup 6   under way, begun {chores[0]['started']} (2 min ago)",
         f"  backup 5   failed, {ended}: {failed['message']}",
