@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
 from agentcom import messages as m
+from agentcom.core.effects import key_u64
 from agentcom.core.ledger import PREFIX
+from agentcom.core.repositories import PREFIX as REPO
 from agentcom.core.sums import record_key
 from agentcom.errors import Refused
 from agentcom.model import Backend, BudgetPeriod, CheckKind, CheckSpec, QueueRule, Role, RuleKind, RuleScope
 from agentcom.money import BudgetRecord
-from agentcom.repos import has_credentials, same_place
+from agentcom.repos import RepoRecord, has_credentials, same_place
 from agentcom.store.base import Batch
 from agentcom.store.crosscheck import cross_check, walk_store
 from tests.core_rig import HostEnd, Rig
@@ -36,11 +37,13 @@ def register(rig: Rig, name: str = "engine", url: str = URL, **fields: Any) -> d
     return found
 
 
-def as_an_older_version(rig: Rig, act: Callable[[], object]) -> None:
+def registered_by_an_older_version(rig: Rig, record: RepoRecord) -> None:
     """One that registers a repository also while tasks with another spelling are live."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rig.hub.repositories, "_refuse_other_spelling", lambda _url: None)
-        act()
+    batch = Batch()
+    batch.put("meta", REPO + key_u64(record.id), msgspec.msgpack.encode(record))
+    rig.store.commit(batch, rig.store.sequence + 1)
+    rig.start()
+    rig.admin.hello()
 
 
 def has_work(box: HostEnd) -> bool:
@@ -182,7 +185,7 @@ def test_hosts_that_are_taken_back_let_tasks_go_that_waited_for_them(rig: Rig) -
 def test_hosts_that_are_set_count_for_tasks_of_every_spelling_that_were_there_before(rig: Rig) -> None:
     rig.host("two", agents=0)
     rig.admin.submit(shell_task(repo=SSH))
-    as_an_older_version(rig, lambda: register(rig, hosts=("two",)))
+    registered_by_an_older_version(rig, RepoRecord(id=1, name="engine", url=URL, hosts=("two",)))
     one = rig.host("one")
     assert not has_work(one)
     assert rig.admin.ask(m.RepoShow(repo="engine"))["live_tasks"] == 1
