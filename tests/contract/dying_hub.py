@@ -41,12 +41,15 @@ class DyingHub(Broker):
 
     def _drain(self) -> tuple[list[Event], bool]:
         events, drained = super()._drain()
-        self.is_fatal = any(isinstance(event, Incoming) and is_marked(event.message) for event in events)
+        if any(isinstance(event, Incoming) and is_marked(event.message) for event in events):
+            self.is_fatal = True  # for the rest of the tick, which may drain once more
+            self.died_after("1")  # also where it joins a tick that has begun
         return events, drained
 
     def _housekeeping(self, now: Now) -> None:
         super()._housekeeping(now)
         self.died_after("housekeeping")
+        self.is_fatal = False
 
     def died_after(self, step: str) -> None:
         if self.is_fatal and step == self.fatal_step:
