@@ -87,10 +87,14 @@ def test_a_line_that_cannot_be_written_raises_nothing_and_is_counted_once_others
 
 
 @pytest.mark.parametrize("stderr", [None, io.StringIO()], ids=["none", "closed"])
-def test_without_a_stderr_nothing_is_written(monkeypatch: pytest.MonkeyPatch, stderr: io.StringIO | None) -> None:
+def test_lines_without_a_stderr_are_counted_as_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stderr: io.StringIO | None
+) -> None:
     if stderr is not None:
         stderr.close()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", stderr)
         logs.get().info("lost")
     logs.say("said")
+    lost, said = capsys.readouterr().err.splitlines()
+    assert (json.loads(lost)["event"], json.loads(lost)["count"], said) == ("log_lines_lost", 1, "said")
